@@ -1,0 +1,1 @@
+"""Weakly supervised semantic segmentation from tags and depth. Never imports ROS."""

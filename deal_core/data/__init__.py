@@ -1,0 +1,1 @@
+"""Recordings, datasets and what is read from them."""

@@ -1,0 +1,235 @@
+"""The small typed objects that cross the borders between rooms: classes, tags, camera, frames, samples."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deal_core.errors import DatasetError, UsageError, nearest_hint
+
+BACKGROUND = 0
+"""Mask value of everything that belongs to no class."""
+UNLABELLED = 255
+"""Mask value of pixels that nobody has labelled; ignored wherever masks are compared."""
+MAX_CLASSES = 254
+
+UInt8Array = npt.NDArray[np.uint8]
+UInt16Array = npt.NDArray[np.uint16]
+Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The K foreground classes in order; class `names[i]` has id `i + 1` in masks, 0 is background.
+
+    Args:
+        names: unique, non-empty class names.
+        colors: one RGB colour a class, each component 0..255; made from the number of classes when left out.
+
+    Raises:
+        DatasetError: no class, too many, a repeated or empty name, or a colour list of another length.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        names = tuple(self.names)
+        object.__setattr__(self, "names", names)
+        if not 1 <= len(names) <= MAX_CLASSES:
+            raise DatasetError(f"expected 1 to {MAX_CLASSES} classes, found {len(names)}")
+        if any(not isinstance(n, str) or not n.strip() or n != n.strip() for n in names):
+            raise DatasetError(f"class names must be non-empty and without outer spaces, found {list(names)}")
+        if len(set(names)) != len(names):
+            repeated = sorted({n for n in names if names.count(n) > 1})
+            raise DatasetError(f"class names must be unique, found {repeated} more than once")
+        colors = tuple((int(r), int(g), int(b)) for r, g, b in self.colors) or distinct_colors(len(names))
+        if len(colors) != len(names):
+            raise DatasetError(f"expected {len(names)} class colours, found {len(colors)}")
+        if any(not 0 <= c <= 255 for color in colors for c in color):
+            raise DatasetError(f"class colours are RGB 0..255, found {colors}")
+        object.__setattr__(self, "colors", colors)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def id_of(self, name: str) -> int:
+        """Return the mask id (1..K) of a class name.
+
+        Raises:
+            UsageError: the name is not in the list; the message suggests the nearest one.
+        """
+        try:
+            return self.names.index(name) + 1
+        except ValueError:
+            raise UsageError(
+                f"unknown class '{name}': expected one of {', '.join(self.names)}.{nearest_hint(name, self.names)}"
+            ) from None
+
+    def palette(self) -> UInt8Array:
+        """Return the (256, 3) RGB colour of every mask value; background black, unlabelled grey."""
+        table = np.zeros((256, 3), np.uint8)
+        table[1 : len(self) + 1] = self.colors
+        table[UNLABELLED] = 128
+        return table
+
+
+def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Return `count` RGB colours, evenly spread in hue, alternating in brightness."""
+    colors = []
+    for i in range(count):
+        rgb = colorsys.hsv_to_rgb((i * 0.618034) % 1.0, 0.85, 1.0 if i % 2 == 0 else 0.75)
+        colors.append((round(rgb[0] * 255), round(rgb[1] * 255), round(rgb[2] * 255)))
+    return tuple(colors)
+
+
+class TagMarker(str, Enum):
+    """What the set of present tags says about the classes it does not name."""
+
+    COMPLETE = "complete"
+    """The others are absent."""
+    PARTIAL = "partial"
+    """The others are unknown, unless listed as absent."""
+    IGNORE = "ignore"
+    """Nothing is known: the operator is moving things."""
+
+
+@dataclass(frozen=True)
+class TagState:
+    """Image-level tags as a person gives them: which classes are visible, and how sure the rest is.
+
+    Raises:
+        UsageError: a class is both present and absent.
+    """
+
+    present: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    marker: TagMarker = TagMarker.PARTIAL
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "present", tuple(sorted(set(self.present))))
+        object.__setattr__(self, "absent", tuple(sorted(set(self.absent))))
+        object.__setattr__(self, "marker", TagMarker(self.marker))
+        both = set(self.present) & set(self.absent)
+        if both:
+            raise UsageError(f"tags cannot be present and absent at once: {sorted(both)}")
+
+    def vector(self, classes: ClassList) -> Float32Array:
+        """Return (K,) tags: 1 present, 0 absent, nan unknown.
+
+        Raises:
+            UsageError: a tag is not in the class list.
+        """
+        present = [classes.id_of(name) - 1 for name in self.present]
+        absent = [classes.id_of(name) - 1 for name in self.absent]
+        tags = np.full(len(classes), np.nan, np.float32)
+        if self.marker is TagMarker.IGNORE:
+            return tags
+        if self.marker is TagMarker.COMPLETE:
+            tags[:] = 0.0
+        tags[absent] = 0.0
+        tags[present] = 1.0
+        return tags
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form that stands in frames.jsonl and in the tags topic."""
+        return {"present": list(self.present), "absent": list(self.absent), "marker": self.marker.value}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TagState:
+        """Read the plain form of `to_json`.
+
+        Raises:
+            DatasetError: a key is missing or a value has another type.
+        """
+        try:
+            present, absent = value["present"], value.get("absent", [])
+            if not all(isinstance(n, str) for n in [*present, *absent]):
+                raise TypeError("tag names must be strings")
+            return cls(tuple(present), tuple(absent), TagMarker(value.get("marker", "partial")))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DatasetError(
+                'expected tags like {"present": ["mug"], "absent": [], "marker": "complete"}, '
+                f"found {value!r} ({error})"
+            ) from None
+
+
+@dataclass(frozen=True)
+class CameraIntrinsics:
+    """A pinhole camera as in sensor_msgs/CameraInfo; lengths in pixels, z forward, x right, y down."""
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    distortion: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
+    distortion_model: str = "plumb_bob"
+    frame_id: str = "camera_color_optical_frame"
+
+
+@dataclass(frozen=True, eq=False)
+class RgbdPair:
+    """One colour image and the depth aligned to it.
+
+    Args:
+        stamp_ns: header stamp of the colour image, nanoseconds.
+        color: (H, W, 3) uint8 RGB.
+        depth_mm: (H, W) uint16 millimetres along the optical axis, 0 = no measurement.
+    """
+
+    stamp_ns: int
+    color: UInt8Array
+    depth_mm: UInt16Array
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One training or evaluation image in memory.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        depth: (H, W) float32 metres; 0 where invalid.
+        depth_valid: (H, W) bool, where depth was measured.
+        tags: (K,) float32 in {1 present, 0 absent, nan unknown}.
+        key: `<recording>/<stamp_ns>`, unique in a dataset.
+        mask: (H, W) uint8 class ids (0 background, 255 ignore), for evaluation only; None where nobody drew one.
+    """
+
+    image: UInt8Array
+    depth: Float32Array
+    depth_valid: BoolArray
+    tags: Float32Array
+    key: str
+    mask: UInt8Array | None = None
+
+
+def depth_to_metres(depth_mm: UInt16Array) -> tuple[Float32Array, BoolArray]:
+    """Return depth in metres (float32) and where it is valid, from millimetres with 0 = invalid."""
+    return depth_mm.astype(np.float32) / np.float32(1000.0), depth_mm > 0
+
+
+def metres_to_depth(depth_m: npt.NDArray[np.floating[Any]]) -> UInt16Array:
+    """Return millimetres (uint16, 0 = invalid) from metres; nan, infinite, negative or beyond 65.535 m is 0."""
+    with np.errstate(invalid="ignore"):
+        millimetres = np.rint(np.asarray(depth_m, np.float64) * 1000.0)
+        usable = np.isfinite(millimetres) & (millimetres > 0) & (millimetres <= 65535)
+    return np.where(usable, millimetres, 0).astype(np.uint16)
+
+
+def tag_counts(tags: Sequence[Float32Array] | Iterable[Float32Array], num_classes: int) -> Mapping[str, list[int]]:
+    """Count, per class, in how many images it is present, absent and unknown."""
+    present, absent, unknown = (np.zeros(num_classes, np.int64) for _ in range(3))
+    for vector in tags:
+        present += vector == 1
+        absent += vector == 0
+        unknown += np.isnan(vector)
+    return {"present": present.tolist(), "absent": absent.tolist(), "unknown": unknown.tolist()}

@@ -1,0 +1,39 @@
+"""The errors a person can cause.
+
+Every message names the file, topic or option, what was expected, what was found, and what to do. The command
+line prints the message alone and exits with 1 (2 for `UsageError`); anything else is a bug and keeps its
+traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DealError(Exception):
+    """Base of all errors a person can cause."""
+
+
+class UsageError(DealError):
+    """Options that contradict each other or name something that does not exist."""
+
+
+class ConfigError(UsageError):
+    """A configuration with an unknown, misspelt or out-of-range key."""
+
+
+class RecordingError(DealError):
+    """A bag that cannot be read, or does not hold what is needed."""
+
+
+class DatasetError(DealError):
+    """A dataset folder that is missing files or contradicts itself."""
+
+
+class ModelFileError(DealError):
+    """A model file that is truncated, of another format, or for other classes."""
+
+
+def nearest_hint(name: str, known: Iterable[str]) -> str:
+    """Return `" Did you mean 'x'?"` for the known name closest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,1 @@
+"""Networks that turn an image into class activation maps or masks."""

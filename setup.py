@@ -1,0 +1,83 @@
+"""Packaging for colcon (ament_python) and pip alike."""
+
+from glob import glob
+
+from setuptools import setup
+
+PACKAGE = "deal_ros"
+
+# What the model, the bags and the command line need. A robot that only runs the node needs no more.
+CORE = [
+    "numpy>=1.26",
+    "opencv-python-headless>=4.8",
+    "pillow>=10",
+    "pydantic>=2.6",
+    "pyyaml>=6",
+    "rich>=13",
+    "rosbags>=0.11",
+    "rosbags-image>=0.10",
+    "safetensors>=0.4",
+    "timm>=1.0.9",
+    "torch>=2.4",
+    "torchvision>=0.19",
+    "typer>=0.16",
+]
+EXTRAS = {
+    # ROS 2 from PyPI (x86-64), for machines without an apt ROS. Never install it over one.
+    "ros": [
+        "ros-rclpy[fastrtps]",
+        "ros-sensor-msgs",
+        "ros-std-msgs",
+        "ros-std-srvs",
+        "ros-diagnostic-msgs",
+        "ros-lifecycle-msgs",
+        "ros-visualization-msgs",
+    ],
+    "realsense": ["pyrealsense2>=2.55"],
+    # Training, evaluation, reports and the synthetic recordings.
+    "train": [
+        "lightning-fabric>=2.4",
+        "tensorboard>=2.16",
+        "matplotlib>=3.8",
+        "jinja2>=3.1",
+        "trimesh>=4.4",
+        "embreex>=2.17",
+    ],
+    "dev": ["pytest>=8", "pytest-timeout", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
+}
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="Weakly supervised semantic segmentation from tags and depth (DEAL), from recording to robot",
+    license="Apache-2.0",
+    author="DEAL for ROS 2 maintainers",
+    maintainer="DEAL for ROS 2 maintainers",
+    maintainer_email="maintainers@users.noreply.github.com",
+    python_requires=">=3.10",
+    packages=[
+        "deal_core",
+        "deal_core.data",
+        "deal_core.losses",
+        "deal_core.models",
+        "deal_ros",
+        "training",
+    ],
+    package_data={"deal_core": ["py.typed", "*.html"], "deal_ros": ["py.typed"], "training": ["py.typed"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        (f"share/{PACKAGE}/launch", glob("launch/*.launch.py")),
+        (f"share/{PACKAGE}/config", glob("config/*.yaml") + glob("config/*.xml")),
+    ],
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    zip_safe=False,
+    entry_points={
+        "console_scripts": [
+            "deal = training.cli:main",
+            "segmentation_node = deal_ros.segmentation_node:main",
+            "replay_node = deal_ros.replay_node:main",
+        ],
+    },
+)

@@ -1,0 +1,1 @@
+"""What a person runs: one short module a command, gathered in `cli`."""
