@@ -1,11 +1,62 @@
-"""How every command talks to a person: one console on stderr, errors as a sentence, results on stdout."""
+"""How every command talks to a person: progress and messages on stderr, results on stdout."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+T = TypeVar("T")
+
+
+def console() -> Console:
+    """Return the console for messages; stdout stays free for results."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
     """Print a result for scripts: one JSON document on stdout and nothing else."""
     print(json.dumps(value, indent=2, default=str))
+
+
+def track(items: Iterable[T], description: str, total: int | None = None, *, quiet: bool = False) -> Iterator[T]:
+    """Yield the items under a progress bar with rate and time left; shows nothing when `quiet`."""
+    with progress(quiet=quiet) as bar:
+        yield from bar.track(items, total=total, description=description)
+
+
+def progress(*, quiet: bool = False) -> Progress:
+    """Return the progress display all commands share."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console(),
+        disable=quiet,
+    )
+
+
+class _Rate(ProgressColumn):
+    """Items a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "–/s")

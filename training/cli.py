@@ -1,0 +1,49 @@
+"""The `deal` command.
+
+Command modules import nothing heavy at their top, so that `deal --help` answers at once; each pulls in torch,
+OpenCV and the rest inside the function that needs them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from deal_core.errors import DealError, UsageError
+from training.console import console
+
+app = typer.Typer(
+    name="deal",
+    help="Semantic segmentation from image-level tags and depth: record, train, run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def main() -> None:
+    """Run the command line; a person's error is one sentence and exit code 1, wrong use 2, Ctrl-C 130."""
+    try:
+        app()
+    except UsageError as error:
+        _fail(error, 2)
+    except DealError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        console().print("interrupted: nothing half-written was kept", style="yellow")
+        sys.exit(130)
+
+
+def _fail(error: DealError, code: int) -> None:
+    console().print(f"[red]error:[/red] {_escape(str(error))}")
+    sys.exit(code)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()
