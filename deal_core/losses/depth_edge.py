@@ -153,9 +153,7 @@ def edge_sign(strength: Tensor, mu: float = 2.5) -> Tensor:
     return (edge - flat) / (edge + flat)
 
 
-def cam_edges(
-    cams: Tensor, *, size: tuple[int, int], value: CamValue = "relu_max", edge: CamEdge = "max"
-) -> Tensor:
+def cam_edges(cams: Tensor, *, size: tuple[int, int], value: CamValue = "relu_max", edge: CamEdge = "max") -> Tensor:
     """Return the edge strength (B, K, H', W') in [0, 1] of each map in `cams` (B, K, h, w)."""
     _check_option("cam_value", value, CamValue)
     _check_option("cam_edge", edge, CamEdge)
@@ -287,7 +285,7 @@ def _min_max_where(values: Tensor, valid: Tensor) -> Tensor:
 
 def _fill_holes(depth: Tensor, valid: Tensor) -> Tensor:
     """Fill pixels that are not valid with the mean of the nearest coarser 2x2 cells that have one."""
-    if bool(valid.all()) or max(depth.shape[-2:]) == 1:
+    if max(depth.shape[-2:]) == 1:
         return depth
     share = F.avg_pool2d(valid.to(depth.dtype), 2, ceil_mode=True)
     total = F.avg_pool2d(depth.where(valid, 0.0), 2, ceil_mode=True)
@@ -305,9 +303,7 @@ def _check_shapes(cams: Tensor, depth: Tensor, tags: Tensor, valid: Tensor | Non
     if tuple(tags.shape) != (batch, classes):
         raise ValueError(f"expected tags of shape ({batch}, {classes}), got {tuple(tags.shape)}")
     if valid is not None and (valid.shape != depth.shape or valid.dtype != torch.bool):
-        raise ValueError(
-            f"expected valid as bool {tuple(depth.shape)}, got {valid.dtype} {tuple(valid.shape)}"
-        )
+        raise ValueError(f"expected valid as bool {tuple(depth.shape)}, got {valid.dtype} {tuple(valid.shape)}")
 
 
 def _check_option(name: str, value: str, choices: object) -> None:

@@ -1,0 +1,143 @@
+"""CAM classifier on any timm backbone: features, one 1x1 convolution, global average pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from deal_core.errors import ConfigError, ModelFileError, nearest_hint
+from deal_core.models.output import CamOutput
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class CamNet(nn.Module):
+    """Class activation maps from image-level tags (Zhou et al. 2016, with the classifier as a 1x1 convolution).
+
+    Feature levels of the backbone are projected to `width` channels, brought to the finest of them and added;
+    a 1x1 convolution makes the CAM logits, and their spatial mean the tag logits.
+
+    Args:
+        num_classes: K.
+        backbone: name of a timm model that can return feature maps.
+        levels: which feature levels to use, finest first, as indices into the backbone's list.
+        width: channels of the fused features.
+        weights: "none" (random), "hub" (timm's pretrained weights, downloaded) or the path of a .safetensors file.
+        backbone_arguments: passed on to `timm.create_model`, e.g. `{"output_stride": 8}`.
+        mean: of the RGB channels in [0, 1], subtracted from the image.
+        std: of the RGB channels in [0, 1], by which the image is divided.
+        dropout: on the fused features.
+        freeze_batch_norm: keep the backbone's BatchNorm statistics and affine parameters as they were loaded.
+
+    Raises:
+        ConfigError: the backbone is unknown or cannot return these levels.
+        ModelFileError: the weights file is missing, damaged or of another network.
+
+    >>> net = CamNet(3, backbone="test_resnet")
+    >>> net(torch.rand(1, 3, 64, 64)).cams.shape
+    torch.Size([1, 3, 8, 8])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "resnet18",
+        levels: Sequence[int] = (-3, -2, -1),
+        width: int = 128,
+        weights: str = "none",
+        backbone_arguments: Mapping[str, Any] | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        dropout: float = 0.0,
+        freeze_batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = _create_backbone(backbone, weights == "hub", dict(backbone_arguments or {}))
+        if weights not in ("none", "hub"):
+            load_backbone_weights(self.backbone, Path(weights))
+        channels, strides = self.backbone.feature_info.channels(), self.backbone.feature_info.reduction()
+        self.levels = [_level_index(level, len(channels), backbone) for level in levels]
+        self.stride = int(min(strides[i] for i in self.levels))
+        self.freeze_batch_norm = freeze_batch_norm
+        self.project = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels[i], width, 1, bias=False), nn.BatchNorm2d(width)) for i in self.levels
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.register_buffer("mean", torch.tensor(tuple(mean)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(tuple(std)).view(1, 3, 1, 1), persistent=False)
+        self.train(self.training)
+
+    def forward(self, image: Tensor) -> CamOutput:
+        """Return CAMs and tag logits of `image` (B, 3, H, W), RGB in [0, 1]."""
+        features = self.backbone((image - self.mean) / self.std)
+        maps = [project(features[i]) for project, i in zip(self.project, self.levels, strict=True)]
+        size = max((m.shape[-2:] for m in maps), key=lambda s: s[0] * s[1])
+        fused = torch.stack([_resize(m, size) for m in maps]).sum(0).relu()
+        cams = self.classifier(self.dropout(fused))
+        return CamOutput({"cam": cams.mean(dim=(-2, -1))}, cams, self.stride)
+
+    def train(self, mode: bool = True) -> CamNet:
+        """Switch between training and evaluation; frozen BatchNorm layers stay in evaluation."""
+        super().train(mode)
+        if self.freeze_batch_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval().requires_grad_(False)
+        return self
+
+
+def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
+    """Load a whole network's .safetensors into a backbone; tensors the backbone does not have are left out.
+
+    Raises:
+        ModelFileError: the file is missing or damaged, or lacks a tensor of the backbone in the right shape.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"{path}: expected a .safetensors file with backbone weights, found no file")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path}: not a readable .safetensors file ({error})") from None
+    wanted = backbone.state_dict()
+    lacking = [n for n, t in wanted.items() if n not in tensors or tensors[n].shape != t.shape]
+    lacking = [n for n in lacking if not n.endswith("num_batches_tracked")]
+    if lacking:
+        raise ModelFileError(
+            f"{path}: weights of another network: {len(lacking)} of {len(wanted)} tensors of the backbone are "
+            f"missing or have another shape, the first is '{lacking[0]}'"
+        )
+    backbone.load_state_dict({n: tensors.get(n, t) for n, t in wanted.items()})
+
+
+def _create_backbone(name: str, pretrained: bool, arguments: dict[str, Any]) -> Any:
+    if not timm.is_model(name):
+        raise ConfigError(f"unknown backbone '{name}': expected a timm model.{nearest_hint(name, timm.list_models())}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, features_only=True, **arguments)
+    except (RuntimeError, TypeError, AssertionError, AttributeError, NotImplementedError) as error:
+        raise ConfigError(f"backbone '{name}' cannot be made with {arguments}: {error}") from error
+
+
+def _level_index(level: int, count: int, backbone: str) -> int:
+    if not -count <= level < count:
+        raise ConfigError(f"backbone '{backbone}' has feature levels 0..{count - 1}, found {level}")
+    return level % count
+
+
+def _resize(maps: Tensor, size: torch.Size) -> Tensor:
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,34 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from deal_core.errors import ConfigError, nearest_hint
+from deal_core.models.cam_net import CamNet
+
+
+def create_model(name: str, num_classes: int, **arguments: Any) -> nn.Module:
+    """Return the CAM network called `name` for `num_classes` foreground classes.
+
+    Its forward takes images (B, 3, H, W), RGB in [0, 1], and returns a `CamOutput`.
+
+    Raises:
+        ConfigError: the name or an argument is unknown; the message suggests the nearest one.
+    """
+    models = _models()
+    if name not in models:
+        raise ConfigError(f"unknown model '{name}': expected {', '.join(models)}.{nearest_hint(name, models)}")
+    known = list(inspect.signature(models[name]).parameters)
+    for argument in arguments:
+        if argument not in known or argument == "num_classes":
+            raise ConfigError(f"model '{name}' has no argument '{argument}'.{nearest_hint(argument, known)}")
+    return models[name](num_classes, **arguments)
+
+
+def _models() -> dict[str, Callable[..., nn.Module]]:
+    return {"cam_net": CamNet}
