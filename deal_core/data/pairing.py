@@ -1,0 +1,264 @@
+"""Pair colour and depth messages by header stamp, and account for every message that found no partner."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+from deal_core.errors import UsageError
+
+A = TypeVar("A")
+B = TypeVar("B")
+T = TypeVar("T")
+
+
+class UnpairedCause(str, Enum):
+    """Why a message was given up."""
+
+    NO_PARTNER = "no partner within slop"
+    """The other stream went past this stamp without a message close enough."""
+    QUEUE_FULL = "queue full"
+    """The other stream had not reached this stamp when the queue needed the place: silent or far behind."""
+    DUPLICATE = "duplicate stamp"
+    """The same stream has just had a message with this stamp."""
+    EXPIRED = "waited too long"
+    """The caller took the message back (`StampPairer.expire_color`)."""
+
+
+@dataclass(frozen=True)
+class Pair(Generic[A, B]):
+    """One colour item and one depth item whose stamps differ by at most the slop."""
+
+    stamp_ns: int
+    color: A
+    depth_stamp_ns: int
+    depth: B
+
+    @property
+    def offset_ns(self) -> int:
+        """Depth stamp minus colour stamp, nanoseconds."""
+        return self.depth_stamp_ns - self.stamp_ns
+
+
+@dataclass
+class PairingCounts:
+    """What became of every message.
+
+    On each stream, `received == paired + sum(unpaired) + pending` at any time, with `pending` the messages
+    that still wait in the queue.
+    """
+
+    received_color: int = 0
+    received_depth: int = 0
+    paired: int = 0
+    unpaired_color: Counter[UnpairedCause] = field(default_factory=Counter)
+    unpaired_depth: Counter[UnpairedCause] = field(default_factory=Counter)
+    backwards_color: int = 0
+    """Messages older than the one before on their stream; they may still have been paired."""
+    backwards_depth: int = 0
+
+    @property
+    def unpaired(self) -> dict[str, int]:
+        """Counts by stream and cause, as in `{"depth: duplicate stamp": 2}`; only what occurred."""
+        streams = (("color", self.unpaired_color), ("depth", self.unpaired_depth))
+        return {f"{name}: {cause.value}": n for name, found in streams for cause, n in sorted(found.items())}
+
+
+class StampPairer(Generic[A, B]):
+    """Pair two streams by header stamp; each message is used at most once.
+
+    With `slop_ns=0` only equal stamps pair, and a pair is returned by the call that completes it, whatever
+    the order of arrival within the queue. That is the right choice wherever one driver stamps both images
+    alike (RealSense with aligned depth).
+
+    With a slop, the pairs are those that a greedy choice by (offset, colour stamp, depth stamp) over the
+    whole input would make: the closest messages pair first. Such a pair cannot be returned before it is
+    certain that no closer message will come. Equal stamps return at once; otherwise, the stream of the
+    *earlier* message has to advance past the later one by their offset, which costs up to one frame period
+    of latency. Messages that come out of order are matched with what still waits; they cannot revoke a pair
+    already returned.
+
+    Each stream's queue holds `queue_size` waiting messages. When one too many arrives, the message that
+    arrived first leaves: with its partner if it has one, else counted with a cause. Leaving by arrival, and
+    judging progress by the last `queue_size` stamps only, lets pairing recover after a clock jumped back.
+
+    Not thread-safe. Time per message is O(queue_size log queue_size).
+
+    Args:
+        slop_ns: largest difference between the stamps of a pair, nanoseconds.
+        queue_size: messages that may wait on each stream, at least 1.
+
+    Raises:
+        UsageError: a negative slop, or a queue without a place.
+
+    Example:
+        >>> pairer = StampPairer[str, str](slop_ns=0)
+        >>> pairer.add_color(100, "color"), pairer.add_depth(100, "depth")
+        ([], [Pair(stamp_ns=100, color='color', depth_stamp_ns=100, depth='depth')])
+    """
+
+    def __init__(self, *, slop_ns: int = 0, queue_size: int = 10) -> None:
+        if slop_ns < 0:
+            raise UsageError(f"the pairing slop must be 0 (equal stamps) or more, found {slop_ns} ns")
+        if queue_size < 1:
+            raise UsageError(f"the pairing queue must have at least 1 place, found {queue_size}")
+        self.slop_ns = slop_ns
+        self.queue_size = queue_size
+        self.counts = PairingCounts()
+        self._color: _Stream[A] = _Stream(queue_size)
+        self._depth: _Stream[B] = _Stream(queue_size)
+
+    @property
+    def pending_color(self) -> int:
+        """Colour messages waiting for a partner."""
+        return len(self._color.items)
+
+    @property
+    def pending_depth(self) -> int:
+        """Depth messages waiting for a partner."""
+        return len(self._depth.items)
+
+    def add_color(self, stamp_ns: int, item: A) -> list[Pair[A, B]]:
+        """Take a colour message; return the pairs that are certain now, by colour stamp."""
+        self.counts.received_color += 1
+        self.counts.backwards_color += self._color.is_backwards(stamp_ns)
+        if not self._color.add(stamp_ns, item):
+            self.counts.unpaired_color[UnpairedCause.DUPLICATE] += 1
+            return []
+        pairs = self._certain_pairs(stamp_ns)
+        if len(self._color.items) > self.queue_size:
+            pairs += self._make_room(self._color, self._depth, self.counts.unpaired_color, 0)
+        return _by_stamp(pairs)
+
+    def add_depth(self, stamp_ns: int, item: B) -> list[Pair[A, B]]:
+        """Take a depth message; return the pairs that are certain now, by colour stamp."""
+        self.counts.received_depth += 1
+        self.counts.backwards_depth += self._depth.is_backwards(stamp_ns)
+        if not self._depth.add(stamp_ns, item):
+            self.counts.unpaired_depth[UnpairedCause.DUPLICATE] += 1
+            return []
+        pairs = self._certain_pairs(stamp_ns)
+        if len(self._depth.items) > self.queue_size:
+            pairs += self._make_room(self._depth, self._color, self.counts.unpaired_depth, 1)
+        return _by_stamp(pairs)
+
+    def flush(self) -> list[Pair[A, B]]:
+        """End the input: return the pairs that still waited for certainty, count the rest as unpaired."""
+        pairs = [self._take(c, d) for c, d in self._greedy()]
+        self.counts.unpaired_color[UnpairedCause.NO_PARTNER] += self._color.clear()
+        self.counts.unpaired_depth[UnpairedCause.NO_PARTNER] += self._depth.clear()
+        self.counts.unpaired_color += Counter()  # drops causes that did not occur
+        self.counts.unpaired_depth += Counter()
+        return _by_stamp(pairs)
+
+    def expire_color(self, older_than_ns: int) -> list[tuple[int, A]]:
+        """Take back the colour messages stamped before `older_than_ns`, as (stamp, item) by stamp.
+
+        For a node that goes on without depth rather than wait longer.
+        """
+        stamps = self._color.stamps[: bisect_left(self._color.stamps, older_than_ns)]
+        self.counts.unpaired_color[UnpairedCause.EXPIRED] += len(stamps)
+        return [(stamp, self._color.pop(stamp)) for stamp in stamps]
+
+    def _certain_pairs(self, stamp_ns: int) -> list[Pair[A, B]]:
+        if self.slop_ns == 0:
+            both = stamp_ns in self._color.items and stamp_ns in self._depth.items
+            return [self._take(stamp_ns, stamp_ns)] if both else []
+        pairs = []
+        # One pair taken can make a neighbour's pair certain, so look again until nothing changes.
+        while certain := [(c, d) for c, d in self._mutual_nearest() if self._is_certain(c, d)]:
+            pairs += [self._take(c, d) for c, d in certain]
+        return pairs
+
+    def _is_certain(self, color: int, depth: int) -> bool:
+        offset = abs(color - depth)
+        # Later messages are stamped latest + 1 or more; a tie goes to the earlier stamp.
+        return self._color.latest() + 1 >= depth + offset and self._depth.latest() + 1 >= color + offset
+
+    def _mutual_nearest(self) -> list[tuple[int, int]]:
+        """Return the (colour, depth) stamps that are each other's nearest; the greedy choice takes them all."""
+        found = []
+        for color in self._color.stamps:
+            depth = _nearest(self._depth.stamps, color)
+            if depth is None or abs(depth - color) > self.slop_ns:
+                continue
+            if _nearest(self._color.stamps, depth) == color:
+                found.append((color, depth))
+        return found
+
+    def _greedy(self) -> list[tuple[int, int]]:
+        """Return the greedy matching of everything that waits."""
+        colors, depths, taken = list(self._color.stamps), list(self._depth.stamps), []
+        while found := self._mutual_nearest():
+            taken += found
+            for color, depth in found:
+                self._color.stamps.remove(color)
+                self._depth.stamps.remove(depth)
+        self._color.stamps, self._depth.stamps = colors, depths
+        return taken
+
+    def _make_room(
+        self, full: _Stream[T], other: _Stream[Any], unpaired: Counter[UnpairedCause], side: int
+    ) -> list[Pair[A, B]]:
+        oldest = full.first_arrived()
+        for pair in self._greedy() if self.slop_ns else []:
+            if pair[side] == oldest:
+                return [self._take(*pair)]
+        passed = other.latest() > oldest + self.slop_ns
+        unpaired[UnpairedCause.NO_PARTNER if passed else UnpairedCause.QUEUE_FULL] += 1
+        full.pop(oldest)
+        return []
+
+    def _take(self, color: int, depth: int) -> Pair[A, B]:
+        self.counts.paired += 1
+        return Pair(color, self._color.pop(color), depth, self._depth.pop(depth))
+
+
+class _Stream(Generic[T]):
+    """The waiting messages of one stream, and the stamps of its last arrivals."""
+
+    def __init__(self, queue_size: int) -> None:
+        self.items: dict[int, T] = {}  # by order of arrival
+        self.stamps: list[int] = []  # the same, sorted
+        self.recent: deque[int] = deque(maxlen=queue_size)
+
+    def add(self, stamp: int, item: T) -> bool:
+        if stamp in self.items or stamp in self.recent:
+            return False
+        self.items[stamp] = item
+        insort(self.stamps, stamp)
+        self.recent.append(stamp)
+        return True
+
+    def pop(self, stamp: int) -> T:
+        del self.stamps[bisect_left(self.stamps, stamp)]
+        return self.items.pop(stamp)
+
+    def clear(self) -> int:
+        count = len(self.items)
+        self.items.clear()
+        self.stamps.clear()
+        return count
+
+    def latest(self) -> int:
+        return max(self.recent, default=-(2**63))
+
+    def is_backwards(self, stamp: int) -> bool:
+        return bool(self.recent) and stamp < self.recent[-1]
+
+    def first_arrived(self) -> int:
+        return next(iter(self.items))
+
+
+def _nearest(stamps: Sequence[int], stamp: int) -> int | None:
+    """Return the nearest of sorted stamps, the earlier one of two equally near."""
+    at = bisect_left(stamps, stamp)
+    return min(stamps[max(at - 1, 0) : at + 1], key=lambda s: (abs(s - stamp), s), default=None)
+
+
+def _by_stamp(pairs: list[Pair[A, B]]) -> list[Pair[A, B]]:
+    return sorted(pairs, key=lambda pair: pair.stamp_ns)
