@@ -33,6 +33,10 @@ class ModelFileError(DealError):
     """A model file that is truncated, of another format, or for other classes."""
 
 
+class EvaluationError(DealError):
+    """A run's folder that was not evaluated, or an evaluation that cannot be read."""
+
+
 def nearest_hint(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the known name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
