@@ -225,9 +225,7 @@ def metres_to_depth(depth_m: npt.NDArray[np.floating[Any]]) -> UInt16Array:
     return np.where(usable, millimetres, 0).astype(np.uint16)
 
 
-def tag_counts(
-    tags: Sequence[Float32Array] | Iterable[Float32Array], num_classes: int
-) -> Mapping[str, list[int]]:
+def tag_counts(tags: Sequence[Float32Array] | Iterable[Float32Array], num_classes: int) -> Mapping[str, list[int]]:
     """Count, per class, in how many images it is present, absent and unknown."""
     present, absent, unknown = (np.zeros(num_classes, np.int64) for _ in range(3))
     for vector in tags:
