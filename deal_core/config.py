@@ -1,0 +1,192 @@
+"""Settings of a training: a YAML file, dotted overrides, and every key validated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deal_core.errors import ConfigError, nearest_hint
+from deal_core.losses.depth_edge import CamEdge, CamValue, DepthEdge, DepthValue
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Size = tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(Settings):
+    """What to train on, and how images are changed on the way."""
+
+    path: Path
+    """The dataset folder."""
+    recordings: tuple[str, ...] = ()
+    """Which recordings of it; all when empty."""
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the segments held out to watch the tag loss; no masks are ever read in training."""
+    image_size: Size = (240, 320)
+    """(height, width) the network works at."""
+    crop_scale: tuple[Positive, Positive] = (0.5, 1.0)
+    """Share of the image's area that a random crop keeps; (1, 1) switches cropping off."""
+    flip: bool = True
+    """Mirror half of the images."""
+    rotation: NotNegative = 0.0
+    """Largest random rotation, degrees; what is rotated in from outside has no depth."""
+    color_jitter: Fraction = 0.3
+    """Strength of random changes of brightness, contrast and saturation."""
+    erase: Fraction = 0.0
+    """Share of the images in which a random box is replaced by noise, and its depth by none."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that load images beside the training process."""
+    cache: bool = False
+    """Keep decoded images, already at `image_size` (or twice that where crops are on), in memory."""
+
+
+class ModelSettings(Settings):
+    """The network; `arguments` go to `deal_core.models.factory.create_model`."""
+
+    name: str = "cam_net"
+    arguments: Mapping[str, Any] = {}
+
+
+class DealSettings(Settings):
+    """The Depth Edge Alignment Loss; see `deal_core.losses.depth_edge` for the choices."""
+
+    weight: NotNegative = 0.3
+    """Factor of the loss in the total; 0 switches it off."""
+    start: Fraction = 0.0
+    """Share of the training after which the loss comes in."""
+    warmup: Fraction = 0.2
+    """Share of the training over which its weight then grows linearly to the full one."""
+    size: Size | None = None
+    """(H', W') at which edges are compared; half of the image size when left out."""
+    mu: float = 2.5
+    cam_value: CamValue = "relu_max"
+    cam_edge: CamEdge = "max"
+    depth_value: DepthValue = "min_max"
+    depth_edge: DepthEdge = "bound"
+
+
+class OptimizerSettings(Settings):
+    """Optimiser and learning-rate schedule, stepped every iteration."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Positive = 1e-3
+    momentum: Fraction = 0.9
+    """Of SGD."""
+    weight_decay: NotNegative = 0.01
+    """Not applied to biases and normalisation layers."""
+    backbone_factor: NotNegative = 1.0
+    """Learning rate of the backbone relative to the new layers; 0 freezes it."""
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"
+    warmup: Fraction = 0.05
+    """Share of the training over which the learning rate grows linearly from 0."""
+    poly_power: Positive = 0.9
+
+
+class TrainSettings(Settings):
+    """One training run."""
+
+    data: DataSettings
+    output: Path
+    """Run folder; a run that stopped there is resumed."""
+    model: ModelSettings = ModelSettings()
+    deal: DealSettings = DealSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    epochs: Annotated[int, Field(ge=1)] = 20
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Images a step, over all processes."""
+    seed: Annotated[int, Field(ge=0)] = 11
+    device: str = "auto"
+    """auto, cpu, cuda; the processes of torchrun each take one."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    threshold_rule: str = "otsu"
+    """Rule that chooses the background threshold from the training images, without masks."""
+    checkpoint_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between checkpoints; 0 writes one after each epoch."""
+    log_every: Annotated[int, Field(ge=1)] = 20
+    """Steps between two lines of history.jsonl."""
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
+    """Read settings from a YAML file and dotted overrides such as `deal.weight=0.1`; an override wins.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key is unknown, missing or out of range. The message names
+            the key, what was expected and found, and for an unknown one the nearest that exists.
+    """
+    values = _read_yaml(path) if path else {}
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        where = str(path) if path else "settings"
+        lines = [_explain(kind, dict(problem)) for problem in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+
+
+def dump_settings(settings: Settings) -> str:
+    """Return the settings as YAML that `load_settings` reads back."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot read this settings file ({error})") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"expected an override like deal.weight=0.1, found '{override}'")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        child = values.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"override '{override}': '{parent}' is a value, not a group of settings")
+        values = child
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{override}': the value is not valid YAML ({error})") from None
+
+
+def _explain(kind: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _keys_at(kind, location[:-1])
+        return f"unknown key '{key}': expected one of {', '.join(known)}.{nearest_hint(location[-1], known)}"
+    if problem["type"] == "missing":
+        return f"'{key}' is required"
+    return f"'{key}': {problem['msg']}, found {problem['input']!r}"
+
+
+def _keys_at(kind: type[BaseModel], location: Iterable[str]) -> list[str]:
+    for part in location:
+        annotation = kind.model_fields[part].annotation
+        candidates = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
+        kind = next(a for a in candidates if issubclass(a, BaseModel))
+    return list(kind.model_fields)

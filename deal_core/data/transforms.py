@@ -1,0 +1,119 @@
+"""One geometric transform for image, depth and validity, with one set of sampled parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from deal_core.config import DataSettings
+from deal_core.data.sample import Sample
+
+
+@dataclass(frozen=True, eq=False)
+class TensorSample:
+    """A sample as the network takes it.
+
+    Args:
+        image: (3, H, W) float32 RGB in [0, 1].
+        depth: (1, H, W) float32 metres, 0 where invalid.
+        valid: (1, H, W) bool.
+        tags: (K,) float32 in {1, 0, nan}.
+    """
+
+    image: Tensor
+    depth: Tensor
+    valid: Tensor
+    tags: Tensor
+
+
+def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
+    """Return the sample at `size` (height, width); the image by area, depth and masks by nearest neighbour."""
+    if sample.image.shape[:2] == size:
+        return sample
+    height, width = size
+    shrinks = height < sample.image.shape[0]
+
+    def nearest(array: np.ndarray) -> np.ndarray:
+        return cv2.resize(array, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+    return Sample(
+        image=cv2.resize(sample.image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR),
+        depth=nearest(sample.depth),
+        depth_valid=nearest(sample.depth_valid.view(np.uint8)).view(np.bool_),
+        tags=sample.tags,
+        key=sample.key,
+        mask=None if sample.mask is None else nearest(sample.mask),
+    )
+
+
+def to_tensors(sample: Sample) -> TensorSample:
+    """Return the sample as tensors, unchanged in size."""
+    return TensorSample(
+        image=torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1))).float() / 255.0,
+        depth=torch.from_numpy(sample.depth)[None],
+        valid=torch.from_numpy(sample.depth_valid)[None],
+        tags=torch.from_numpy(sample.tags),
+    )
+
+
+class TrainTransform:
+    """Random rotation, crop, flip, colour jitter and erasing, as `DataSettings` say.
+
+    Image, depth and validity are moved by the same sampled parameters; what comes in from outside the image,
+    and what is erased, has no valid depth.
+    """
+
+    def __init__(self, settings: DataSettings) -> None:
+        self._settings = settings
+        self._crop = v2.RandomResizedCrop(settings.image_size, scale=settings.crop_scale)
+        strength = settings.color_jitter
+        self._color = v2.ColorJitter(strength, strength, strength) if strength else v2.Identity()
+
+    def __call__(self, sample: Sample, seed: int) -> TensorSample:
+        """Return one random view of `sample`; the same `seed` gives the same view."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            image = torch.from_numpy(sample.image).permute(2, 0, 1)
+            # Depth and validity travel together, moved by nearest neighbour: a mean of two depths is the depth
+            # of nothing.
+            geometry = np.stack([sample.depth, sample.depth_valid.astype(np.float32)])
+            image, depth = self._move(image, torch.from_numpy(geometry))
+            pixels = self._color(image).float() / 255.0
+            valid = depth[1:] > 0.5
+            if float(torch.rand(())) < self._settings.erase:
+                pixels, valid = _erase_box(pixels, valid)
+            return TensorSample(pixels, depth[:1].where(valid, 0.0), valid, torch.from_numpy(sample.tags))
+
+    def _move(self, image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+        size = list(self._settings.image_size)
+        if self._settings.rotation:
+            angle = float((torch.rand(()) * 2 - 1) * self._settings.rotation)
+            image = F.rotate(image, angle, InterpolationMode.BILINEAR)
+            depth = F.rotate(depth, angle, InterpolationMode.NEAREST)
+        if self._settings.crop_scale == (1.0, 1.0):
+            box = {"top": 0, "left": 0, "height": image.shape[-2], "width": image.shape[-1]}
+        else:
+            box = self._crop.make_params([image])
+        image = F.resized_crop(image, size=size, interpolation=InterpolationMode.BILINEAR, antialias=True, **box)
+        depth = F.resized_crop(depth, size=size, interpolation=InterpolationMode.NEAREST_EXACT, **box)
+        if self._settings.flip and float(torch.rand(())) < 0.5:
+            image, depth = image.flip(-1), depth.flip(-1)
+        return image, depth
+
+
+def _erase_box(image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace a random box of a fifth to half of each side by noise, and its depth by none."""
+    sides = image.shape[-2:]
+    lengths = [max(int(side * (0.2 + 0.3 * float(torch.rand(())))), 1) for side in sides]
+    top, left = (int(torch.randint(0, s - n + 1, ())) for s, n in zip(sides, lengths, strict=True))
+    box = (..., slice(top, top + lengths[0]), slice(left, left + lengths[1]))
+    image, valid = image.clone(), valid.clone()
+    image[box] = torch.rand(image[box].shape)
+    valid[box] = False
+    return image, valid

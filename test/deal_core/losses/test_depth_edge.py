@@ -1,0 +1,344 @@
+"""The loss against an independent evaluation of its definition, and the properties its users rely on."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from deal_core.losses.depth_edge import (
+    SOBEL_BOUND,
+    DepthEdgeAlignmentLoss,
+    cam_edges,
+    depth_edge_alignment_loss,
+    depth_edge_alignment_terms,
+    depth_edges,
+    edge_sign,
+    sobel_magnitude,
+)
+
+NAN = float("nan")
+
+
+# --- an independent formulation: one pixel at a time, in float64, with logarithm and tanh as published ----------
+
+
+def slow_g(x: float, mu: float = 2.5) -> float:
+    if x <= 0.0:
+        return -1.0
+    if x >= 1.0:
+        return 1.0
+    return math.tanh(mu + math.log(x / (1.0 - x)))
+
+
+def slow_sobel(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape
+    kernel_x = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], float)
+    out = np.zeros((height, width))
+    for i in range(height):
+        for j in range(width):
+            dx = dy = 0.0
+            for di in (-1, 0, 1):
+                for dj in (-1, 0, 1):
+                    value = image[min(max(i + di, 0), height - 1), min(max(j + dj, 0), width - 1)]
+                    dx += kernel_x[di + 1, dj + 1] * value
+                    dy += kernel_x.T[di + 1, dj + 1] * value
+            out[i, j] = math.hypot(dx, dy)
+    return out
+
+
+def slow_loss(cams: np.ndarray, depth: np.ndarray, tags: np.ndarray, valid: np.ndarray, mu: float = 2.5) -> float:
+    """Recommended normalisation; CAMs and depth (B, K, H, W) and (B, H, W) at the size of the comparison."""
+    total = 0.0
+    for image_cams, image_depth, image_tags, image_valid in zip(cams, depth, tags, valid, strict=True):
+        present = [k for k, tag in enumerate(image_tags) if tag == 1]
+        if not present or not image_valid.any():
+            continue
+        low, high = image_depth[image_valid].min(), image_depth[image_valid].max()
+        filled = np.where(image_valid, image_depth, low)
+        scaled = (filled - low) / (high - low) if high > low else np.zeros_like(filled)
+        depth_strength = slow_sobel(scaled) / math.sqrt(20.0)
+        height, width = image_depth.shape
+        inner = 0.0
+        for k in present:
+            cam = np.maximum(image_cams[k], 0)
+            cam = cam / cam.max() if cam.max() > 0 else cam
+            strength = slow_sobel(cam)
+            strength = strength / strength.max() if strength.max() > 0 else strength
+            for i in range(height):
+                for j in range(width):
+                    around = image_valid[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+                    if around.all():
+                        inner += slow_g(strength[i, j], mu) * slow_g(depth_strength[i, j], mu)
+        total -= inner / len(present) / (height * width)
+    return total / len(cams)
+
+
+def random_case(seed: int, batch: int = 2, classes: int = 3, size: int = 9, holes: float = 0.15):
+    rng = np.random.default_rng(seed)
+    cams = rng.normal(size=(batch, classes, size, size))
+    depth = rng.uniform(0.4, 2.0, size=(batch, size, size))
+    valid = rng.random((batch, size, size)) >= holes / 4
+    tags = rng.choice([0.0, 1.0, NAN], size=(batch, classes))
+    return cams, depth, tags, valid
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_equals_the_definition(seed: int) -> None:
+    cams, depth, tags, valid = random_case(seed)
+    expected = slow_loss(cams, depth, tags, valid)
+    measured = depth_edge_alignment_loss(
+        torch.from_numpy(cams),
+        torch.from_numpy(depth)[:, None],
+        torch.from_numpy(tags),
+        valid=torch.from_numpy(valid)[:, None],
+        size=(9, 9),
+    )
+    assert measured.item() == pytest.approx(expected, abs=1e-9)
+    single = depth_edge_alignment_loss(
+        torch.from_numpy(cams).float(),
+        torch.from_numpy(depth)[:, None].float(),
+        torch.from_numpy(tags).float(),
+        valid=torch.from_numpy(valid)[:, None],
+        size=(9, 9),
+    )
+    assert single.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_resampling_is_bicubic_for_depth_and_bilinear_for_cams() -> None:
+    rng = np.random.default_rng(3)
+    depth = rng.uniform(0.5, 1.5, (24, 32)).astype(np.float32)
+    cams = rng.normal(size=(1, 1, 6, 8))
+    small = np.array(Image.fromarray(depth).resize((16, 12), Image.Resampling.BICUBIC), np.float64)
+    rows, columns = _bilinear_matrix(6, 12), _bilinear_matrix(8, 16)
+    expected = slow_loss((rows @ cams[0, 0] @ columns.T)[None, None], small[None], np.ones((1, 1)), small[None] > 0)
+    measured = depth_edge_alignment_loss(
+        torch.from_numpy(cams).float(), torch.from_numpy(depth)[None, None], torch.ones(1, 1)
+    )
+    assert measured.item() == pytest.approx(expected, abs=1e-5)
+
+
+def _bilinear_matrix(source: int, target: int) -> np.ndarray:
+    matrix = np.zeros((target, source))
+    for i in range(target):
+        position = min(max((i + 0.5) * source / target - 0.5, 0), source - 1)
+        low = int(position)
+        high = min(low + 1, source - 1)
+        matrix[i, low] += 1 - (position - low)
+        matrix[i, high] += position - low
+    return matrix
+
+
+@given(st.floats(0, 1), st.floats(0.1, 4))
+def test_closed_form_of_g(x: float, mu: float) -> None:
+    assert edge_sign(torch.tensor(x, dtype=torch.float64), mu).item() == pytest.approx(slow_g(x, mu), abs=1e-9)
+
+
+def test_sobel_bound_is_the_maximum_over_binary_patches() -> None:
+    patches = torch.tensor([[(n >> b) & 1 for b in range(9)] for n in range(512)], dtype=torch.float64)
+    magnitudes = sobel_magnitude(patches.view(512, 1, 3, 3))[:, 0, 1, 1]
+    assert magnitudes.max().item() == pytest.approx(SOBEL_BOUND)
+
+
+@given(st.integers(0, 10_000), st.integers(4, 12), st.integers(4, 12))
+@settings(deadline=None, max_examples=40)
+def test_stays_in_its_range_and_ignores_scale_and_shift_of_depth(seed: int, height: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    cams = torch.randn(2, 3, height, width, generator=generator, dtype=torch.float64)
+    depth = torch.rand(2, 1, height, width, generator=generator, dtype=torch.float64) + 0.3
+    tags = torch.randint(0, 2, (2, 3), generator=generator).double()
+    terms = depth_edge_alignment_terms(cams, depth, tags, size=(height, width))
+    assert -1 <= terms.loss <= 1 and -1 <= terms.flat <= 1
+    moved = depth_edge_alignment_terms(cams * 7, depth * 3 + 2, tags, size=(height, width))
+    assert moved.loss.item() == pytest.approx(terms.loss.item(), abs=1e-9)
+    flipped = depth_edge_alignment_terms(cams.flip(-1), depth.flip(-1), tags, size=(height, width))
+    assert flipped.loss.item() == pytest.approx(terms.loss.item(), abs=1e-9)
+
+
+def test_flat_is_the_loss_of_a_constant_cam() -> None:
+    cams, depth, tags, valid = (torch.from_numpy(a) for a in random_case(5))
+    terms = depth_edge_alignment_terms(cams, depth[:, None], tags, valid=valid[:, None], size=(9, 9))
+    constant = depth_edge_alignment_loss(
+        torch.full_like(cams, 0.7), depth[:, None], tags, valid=valid[:, None], size=(9, 9)
+    )
+    assert terms.flat.item() == pytest.approx(constant.item(), abs=1e-12)
+
+
+def test_absent_and_unknown_classes_change_nothing() -> None:
+    cams, depth, _, _ = (torch.from_numpy(a) for a in random_case(6))
+    tags = torch.tensor([[1.0, 0.0, NAN], [0.0, 1.0, NAN]], dtype=torch.float64)
+    other = cams.clone()
+    other[0, 1:], other[1, 0], other[1, 2] = 99.0, -5.0, torch.rand(9, 9)
+    assert depth_edge_alignment_loss(cams, depth[:, None], tags) == depth_edge_alignment_loss(
+        other, depth[:, None], tags
+    )
+
+
+@pytest.mark.parametrize("what", ["no tags", "no depth", "constant depth", "zero cam"])
+def test_degenerate_input_gives_finite_loss_and_gradient(what: str) -> None:
+    cams = torch.randn(2, 3, 8, 8, requires_grad=True)
+    depth, tags = torch.rand(2, 1, 16, 16) + 0.5, torch.ones(2, 3)
+    valid = None
+    if what == "no tags":
+        tags = torch.tensor([[0.0, NAN, 0.0]] * 2)
+    elif what == "no depth":
+        depth = torch.tensor([0.0, NAN]).view(2, 1, 1, 1).expand(2, 1, 16, 16)
+    elif what == "constant depth":
+        depth = torch.full((2, 1, 16, 16), 0.8)
+    else:
+        cams = torch.full((2, 3, 8, 8), -1.0, requires_grad=True)
+    loss = depth_edge_alignment_loss(cams, depth, tags, valid=valid)
+    loss.backward()
+    assert torch.isfinite(loss) and cams.grad is not None and torch.isfinite(cams.grad).all()
+    if what in ("no tags", "no depth"):
+        assert loss.item() == 0.0 and not cams.grad.any()
+
+
+def test_one_image_without_depth_does_not_change_the_gradient_of_another() -> None:
+    cams, depth, tags = torch.randn(2, 2, 8, 8), torch.rand(2, 1, 16, 16) + 0.5, torch.ones(2, 2)
+    valid = torch.ones(2, 1, 16, 16, dtype=torch.bool)
+    valid[1] = False
+    alone = depth_edge_alignment_loss(cams[:1], depth[:1], tags[:1])
+    both = depth_edge_alignment_loss(cams, depth, tags, valid=valid)
+    assert both.item() == pytest.approx(alone.item() / 2, abs=1e-6)
+
+
+def test_what_holes_hide_does_not_matter() -> None:
+    generator = torch.Generator().manual_seed(0)
+    depth = torch.rand(1, 1, 32, 32, generator=generator) + 0.5
+    valid = torch.ones_like(depth, dtype=torch.bool)
+    valid[..., 8:20, 10:18] = False
+    cams, tags = torch.randn(1, 2, 16, 16, generator=generator), torch.ones(1, 2)
+    garbage = depth.masked_fill(~valid, 60.0)
+    zeros = depth.masked_fill(~valid, 0.0)
+    first, second = (depth_edge_alignment_loss(cams, d, tags, valid=valid) for d in (garbage, zeros))
+    assert first == second
+    weight = depth_edges(garbage, valid, size=(16, 16)).weight[0, 0]
+    assert not weight[3:11, 4:10].any() and weight[:3].all() and weight[11:].all()
+
+
+def test_gradcheck() -> None:
+    cams = torch.randn(1, 2, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).abs() + 0.1
+    depth = torch.rand(1, 1, 10, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + 0.4
+    tags = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
+    for cam_value in ("relu_max", "min_max", "sigmoid", "none"):
+        for cam_edge in ("max", "bound"):
+            assert torch.autograd.gradcheck(
+                lambda c, v=cam_value, e=cam_edge: depth_edge_alignment_loss(
+                    c, depth, tags, size=(8, 8), cam_value=v, cam_edge=e
+                ),
+                cams.requires_grad_(),
+                fast_mode=True,
+            )
+
+
+def test_bfloat16_autocast_matches_float32() -> None:
+    cams, depth, tags, valid = (torch.from_numpy(a).float() for a in random_case(7))
+    rounded = cams.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = depth_edge_alignment_loss(rounded, depth[:, None], tags, valid=valid[:, None].bool())
+    high = depth_edge_alignment_loss(rounded.float(), depth[:, None], tags, valid=valid[:, None].bool())
+    assert low.dtype == torch.float32
+    assert low.item() == pytest.approx(high.item(), abs=1e-6)
+
+
+def scene(size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sloping table with two boxes of which one is the class; depth and the class's mask."""
+    rows = torch.linspace(1.1, 0.7, size).view(size, 1).expand(size, size).clone()
+    mask = torch.zeros(size, size)
+    mask[20:40, 12:30] = 1.0
+    rows = rows - 0.1 * mask
+    rows[30:52, 44:56] -= 0.12
+    return rows[None, None], mask[None, None]
+
+
+def test_true_mask_beats_a_blob_beats_a_flat_map() -> None:
+    depth, mask = scene()
+    tags = torch.ones(1, 1)
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    blob = torch.exp(-((y - 30) ** 2 + (x - 20) ** 2) / 60)[None, None]
+    losses = [
+        depth_edge_alignment_loss(cam, depth, tags, size=(32, 32)).item() for cam in (mask, blob, torch.ones_like(mask))
+    ]
+    assert losses[0] < losses[1] < losses[2]
+
+
+def test_gradient_descent_on_a_cam_finds_the_silhouette() -> None:
+    """From a soft blob that is larger than the object, the loss alone must sharpen the CAM to the silhouette."""
+    depth, mask = scene()
+    small = torch.nn.functional.avg_pool2d(mask, 2)[0, 0] > 0.5
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    logits = torch.exp(-((y - 14) ** 2 + (x - 9) ** 2) / 60)[None, None].requires_grad_()
+    before, iou_before = (
+        depth_edge_alignment_loss(logits, depth, torch.ones(1, 1), size=(32, 32)).item(),
+        best_iou(logits, small),
+    )
+    optimizer = torch.optim.Adam([logits], lr=0.01)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = depth_edge_alignment_loss(logits, depth, torch.ones(1, 1), size=(32, 32))
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < before - 0.1
+    assert best_iou(logits, small) > iou_before + 0.05
+
+
+def best_iou(cam: torch.Tensor, mask: torch.Tensor) -> float:
+    scores = cam.detach()[0, 0].relu() / cam.detach().max()
+    return max(float(((scores > t) & mask).sum() / ((scores > t) | mask).sum()) for t in torch.arange(0, 1, 0.05))
+
+
+def test_every_option_changes_the_result_and_unknown_ones_are_refused() -> None:
+    cams, depth, tags, valid = (torch.from_numpy(a) for a in random_case(8))
+    tags = torch.ones_like(tags)
+    arguments = {"cams": cams, "depth": depth[:, None], "tags": tags, "valid": valid[:, None], "size": (9, 9)}
+    default = depth_edge_alignment_loss(**arguments)
+    for option in (
+        {"cam_value": "sigmoid"},
+        {"cam_value": "min_max"},
+        {"cam_edge": "bound"},
+        {"depth_value": "none"},
+        {"depth_value": "inverse_min_max"},
+        {"depth_edge": "max"},
+        {"mu": 1.0},
+        {"size": (6, 6)},
+    ):
+        assert depth_edge_alignment_loss(**{**arguments, **option}) != default
+    with pytest.raises(ValueError, match="expected depth_edge to be one of bound, max, got 'maximum'"):
+        depth_edge_alignment_loss(**arguments, depth_edge="maximum")  # type: ignore[arg-type]
+
+
+def test_module_is_the_function() -> None:
+    cams, depth, tags, valid = (torch.from_numpy(a) for a in random_case(9))
+    module = DepthEdgeAlignmentLoss(size=(7, 7), mu=2.0, cam_value="sigmoid", depth_value="inverse_min_max")
+    expected = depth_edge_alignment_loss(
+        cams,
+        depth[:, None],
+        tags,
+        valid=valid[:, None],
+        size=(7, 7),
+        mu=2.0,
+        cam_value="sigmoid",
+        depth_value="inverse_min_max",
+    )
+    assert module(cams, depth[:, None], tags, valid[:, None]) == expected
+
+
+@pytest.mark.parametrize(
+    ("cams", "depth", "tags", "message"),
+    [
+        ((3, 8, 8), (1, 1, 16, 16), (1, 3), "expected cams of shape"),
+        ((2, 3, 8, 8), (2, 3, 16, 16), (2, 3), r"expected depth of shape \(2, 1, H, W\), got \(2, 3, 16, 16\)"),
+        ((2, 3, 8, 8), (2, 1, 16, 16), (2, 4), r"expected tags of shape \(2, 3\), got \(2, 4\)"),
+    ],
+)
+def test_wrong_shapes_are_named(cams, depth, tags, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        depth_edge_alignment_loss(torch.zeros(cams), torch.ones(depth), torch.zeros(tags))
+
+
+def test_cam_edges_of_a_zero_map_are_zero() -> None:
+    assert not cam_edges(torch.zeros(1, 2, 8, 8), size=(8, 8)).any()
