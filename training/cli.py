@@ -12,6 +12,7 @@ import typer
 
 from deal_core.errors import DealError, UsageError
 from training.console import console
+from training.synth import synth
 
 app = typer.Typer(
     name="deal",
@@ -21,6 +22,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.command()(synth)
+
+
+@app.callback()
+def _deal() -> None:
+    # With a callback, typer asks for a command's name even while there is only one.
+    return
 
 
 def main() -> None:
