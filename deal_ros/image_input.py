@@ -1,0 +1,91 @@
+"""One image topic as an input: a subscription that follows what its publisher offers, and its vital signs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rclpy.node import Node
+from rclpy.qos import ReliabilityPolicy
+from rclpy.subscription import Subscription
+from rclpy.utilities import get_rmw_implementation_identifier
+from sensor_msgs.msg import Image
+
+from deal_ros.diagnostics import InputSnapshot
+from deal_ros.qos import (
+    choose_reliability,
+    image_qos,
+    is_incompatible,
+    loses_large_best_effort,
+    reliability_name,
+)
+
+
+class ImageInput:
+    """Subscribe to an image topic; all calls come from the executor's thread.
+
+    Args:
+        node: who subscribes.
+        stream: "color" or "depth", for people.
+        topic: relative name, remappable.
+        wanted: "auto", "reliable" or "best_effort".
+        on_image: called with every message.
+    """
+
+    def __init__(self, node: Node, stream: str, topic: str, wanted: str, on_image: Callable[[Image], None]) -> None:
+        self._node, self._stream, self._wanted, self._on_image = node, stream, wanted, on_image
+        self.topic = node.resolve_topic_name(topic)
+        self._relative = topic
+        self._received = 0
+        self._last: tuple[str, int, int, int] = ("", 0, 0, 0)
+        self._heard = time.monotonic()
+        self._reliability = choose_reliability(wanted, self._offers())
+        self._subscription: Subscription | None = self._subscribe()
+
+    def follow_publisher(self) -> None:
+        """Subscribe anew where `auto` and the publishers now known ask for another reliability."""
+        chosen = choose_reliability(self._wanted, self._offers(), self._reliability)
+        if chosen == self._reliability:
+            return
+        self._node.get_logger().info(f"{self.topic}: publisher offers {reliability_name(chosen)}, subscribing so")
+        self.close()
+        self._reliability = chosen
+        self._subscription = self._subscribe()
+
+    def close(self) -> None:
+        """End the subscription."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    @property
+    def snapshot(self) -> InputSnapshot:
+        """What can be said of this input now."""
+        offers = self._offers()
+        encoding, width, height, size_bytes = self._last
+        return InputSnapshot(
+            stream=self._stream,
+            topic=self.topic,
+            received=self._received,
+            silent_s=time.monotonic() - self._heard,
+            encoding=encoding,
+            width=width,
+            height=height,
+            size_bytes=size_bytes,
+            offers=tuple(reliability_name(offer) for offer in offers),
+            requests=reliability_name(self._reliability),
+            incompatible=is_incompatible(self._reliability, offers),
+            best_effort_is_lossy=loses_large_best_effort(get_rmw_implementation_identifier()),
+        )
+
+    def _subscribe(self) -> Subscription:
+        return self._node.create_subscription(Image, self._relative, self._take, image_qos(self._reliability))
+
+    def _take(self, message: Image) -> None:
+        self._received += 1
+        self._heard = time.monotonic()
+        self._last = (message.encoding, message.width, message.height, len(message.data))
+        self._on_image(message)
+
+    def _offers(self) -> list[ReliabilityPolicy]:
+        return [info.qos_profile.reliability for info in self._node.get_publishers_info_by_topic(self.topic)]

@@ -1,0 +1,73 @@
+"""What a mask's ids mean, for subscribers of any age: vision_msgs/LabelInfo where it exists, JSON elsewhere."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rclpy.node import Node
+from std_msgs.msg import String
+
+from deal_core.data.sample import BACKGROUND, UNLABELLED, ClassList
+from deal_ros.qos import labels_qos
+
+try:
+    from vision_msgs.msg import LabelInfo, VisionClass
+except ImportError:  # not among the wheels on PyPI
+    LabelInfo = VisionClass = None
+
+LABEL_INFO_TOPIC = "label_info"
+LABELS_JSON_TOPIC = "labels"
+
+
+def publish_labels(node: Node, classes: ClassList, threshold: float, model_hash: str) -> Any:
+    """Publish the labels once, kept for late subscribers, and return the publisher.
+
+    The topic is `~/label_info` (vision_msgs/LabelInfo), or `~/labels` (std_msgs/String with the JSON of
+    `labels_to_json`) where vision_msgs is not installed.
+    """
+    if LabelInfo is not None:
+        publisher = node.create_publisher(LabelInfo, f"~/{LABEL_INFO_TOPIC}", labels_qos())
+        message = label_info(classes, threshold)
+        message.header.stamp = node.get_clock().now().to_msg()
+    else:
+        publisher = node.create_publisher(String, f"~/{LABELS_JSON_TOPIC}", labels_qos())
+        message = String(data=labels_to_json(classes, model_hash))
+    publisher.publish(message)
+    return publisher
+
+
+def label_info(classes: ClassList, threshold: float) -> Any:
+    """Return a vision_msgs/LabelInfo; the highest id, 255, is unlabelled by its convention and not listed."""
+    names = enumerate(["background", *classes.names], start=BACKGROUND)
+    return LabelInfo(
+        class_map=[VisionClass(class_id=id_, class_name=name) for id_, name in names], threshold=float(threshold)
+    )
+
+
+def names_from_label_info(message: Any) -> dict[int, str]:
+    """Return class names by mask id from a vision_msgs/LabelInfo."""
+    return {int(entry.class_id): str(entry.class_name) for entry in message.class_map}
+
+
+def labels_to_json(classes: ClassList, model_hash: str) -> str:
+    """Return what a mask's ids mean, as JSON.
+
+    `{"labels": [{"id": 0, "name": "background", "color": [0, 0, 0]}, ...], "unlabelled": 255, "model": "<sha256>"}`
+    """
+    palette = classes.palette()
+    names = enumerate(["background", *classes.names], start=BACKGROUND)
+    labels = [{"id": id_, "name": name, "color": palette[id_].tolist()} for id_, name in names]
+    return json.dumps({"labels": labels, "unlabelled": UNLABELLED, "model": model_hash})
+
+
+def names_from_json(text: str) -> dict[int, str]:
+    """Return class names by mask id from the JSON of `labels_to_json`.
+
+    Raises:
+        ValueError: it is not that JSON.
+    """
+    try:
+        return {int(label["id"]): str(label["name"]) for label in json.loads(text)["labels"]}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"expected the JSON of a labels topic, found {text[:80]!r} ({error})") from None

@@ -1,0 +1,208 @@
+"""Two image topics in, frames out: pairs by header stamp, or colour alone where the depth mode allows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from sensor_msgs.msg import Image
+
+from deal_core.data.pairing import Pair, StampPairer, UnpairedCause
+from deal_ros.conversions import stamp_to_ns
+
+_NS_PER_MS = 1_000_000
+
+
+class DepthMode(str, Enum):
+    """What the node wants of depth."""
+
+    OFF = "off"
+    """Not subscribed; every colour image is a frame."""
+    OPTIONAL = "optional"
+    """Colour waits a little for its depth, then goes on alone."""
+    REQUIRED = "required"
+    """Only pairs are frames."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The messages of one moment.
+
+    Args:
+        stamp_ns: header stamp of the colour image, nanoseconds.
+        color: the colour image.
+        depth: the depth image of the same moment; None where colour goes alone.
+    """
+
+    stamp_ns: int
+    color: Image
+    depth: Image | None
+
+
+@dataclass(frozen=True)
+class SyncCounts:
+    """What became of every message.
+
+    `received_color == paired + color_alone + sum(unpaired_color) + pending_color` and
+    `received_depth == paired + sum(unpaired_depth) + pending_depth` at any time;
+    `paired + color_alone` frames were handed on.
+    """
+
+    received_color: int = 0
+    received_depth: int = 0
+    paired: int = 0
+    color_alone: int = 0
+    unpaired_color: Mapping[str, int] = field(default_factory=dict)
+    unpaired_depth: Mapping[str, int] = field(default_factory=dict)
+    pending_color: int = 0
+    pending_depth: int = 0
+
+
+class Synchronizer(Protocol):
+    """What the node needs to know of whoever pairs; frames go to the callable given at construction."""
+
+    @property
+    def counts(self) -> SyncCounts:
+        """A snapshot of what became of every message."""
+
+    def add_color(self, message: Image) -> None:
+        """Take a colour image."""
+
+    def add_depth(self, message: Image) -> None:
+        """Take a depth image."""
+
+    def expire(self) -> None:
+        """Hand on what has waited long enough; to be called regularly."""
+
+
+class ColorOnly:
+    """Every colour image is a frame."""
+
+    def __init__(self, on_frame: Callable[[Frame], None]) -> None:
+        self._on_frame = on_frame
+        self._received = 0
+
+    @property
+    def counts(self) -> SyncCounts:
+        """A snapshot of what became of every message."""
+        return SyncCounts(received_color=self._received, color_alone=self._received)
+
+    def add_color(self, message: Image) -> None:
+        """Hand the colour image on."""
+        self._received += 1
+        self._on_frame(Frame(stamp_to_ns(message.header.stamp), message, None))
+
+    def add_depth(self, message: Image) -> None:
+        """Refuse: there is no depth in this mode.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("a depth image in depth mode 'off'")
+
+    def expire(self) -> None:
+        """Nothing waits."""
+
+
+class StampSynchronizer:
+    """Pairs by header stamp, each message used once, every loss counted (see `StampPairer`).
+
+    Not thread-safe: all calls come from the executor's thread.
+
+    Args:
+        on_frame: called with each frame, within the call that completed it.
+        slop_ns: largest difference between the stamps of a pair; 0 wants equal stamps.
+        queue_size: messages that may wait on each stream.
+        alone_after_s: seconds a colour image waits for its depth before it goes on alone; None means for ever.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        on_frame: Callable[[Frame], None],
+        *,
+        slop_ns: int,
+        queue_size: int,
+        alone_after_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._on_frame, self._alone_after_s, self._clock = on_frame, alone_after_s, clock
+        self._pairer: StampPairer[Image, Image] = StampPairer(slop_ns=slop_ns, queue_size=queue_size)
+        self._arrived: dict[int, float] = {}
+
+    @property
+    def counts(self) -> SyncCounts:
+        """A snapshot of what became of every message."""
+        found = self._pairer.counts
+        unpaired = {cause.value: n for cause, n in found.unpaired_color.items() if cause is not UnpairedCause.EXPIRED}
+        return SyncCounts(
+            received_color=found.received_color,
+            received_depth=found.received_depth,
+            paired=found.paired,
+            color_alone=found.unpaired_color[UnpairedCause.EXPIRED],
+            unpaired_color=unpaired,
+            unpaired_depth={cause.value: n for cause, n in found.unpaired_depth.items()},
+            pending_color=self._pairer.pending_color,
+            pending_depth=self._pairer.pending_depth,
+        )
+
+    def add_color(self, message: Image) -> None:
+        """Take a colour image; hand on the pairs that are certain now."""
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        if self._alone_after_s is not None:
+            self._arrived[stamp_ns] = self._clock()
+        self._hand_on(self._pairer.add_color(stamp_ns, message))
+
+    def add_depth(self, message: Image) -> None:
+        """Take a depth image; hand on the pairs that are certain now."""
+        self._hand_on(self._pairer.add_depth(stamp_to_ns(message.header.stamp), message))
+
+    def expire(self) -> None:
+        """Hand on, alone, the colour images that waited too long for their depth."""
+        if self._alone_after_s is None:
+            return
+        limit = self._clock() - self._alone_after_s
+        overdue = [stamp for stamp, arrived in self._arrived.items() if arrived <= limit]
+        if not overdue:
+            return
+        newest = max(overdue)
+        for stamp_ns, message in self._pairer.expire_color(newest + 1):
+            self._on_frame(Frame(stamp_ns, message, None))
+        self._arrived = {stamp: arrived for stamp, arrived in self._arrived.items() if stamp > newest}
+
+    def _hand_on(self, pairs: list[Pair[Image, Image]]) -> None:
+        for pair in pairs:
+            self._arrived.pop(pair.stamp_ns, None)
+            self._on_frame(Frame(pair.stamp_ns, pair.color, pair.depth))
+
+
+def create_synchronizer(
+    on_frame: Callable[[Frame], None],
+    *,
+    depth_mode: DepthMode,
+    policy: str,
+    slop_ms: float,
+    queue_size: int,
+    timeout_ms: float,
+) -> Synchronizer:
+    """Return the synchroniser for the node's parameters.
+
+    Args:
+        on_frame: called with each frame.
+        depth_mode: what is wanted of depth.
+        policy: "exact" for equal stamps (RealSense with aligned depth), "approximate" for stamps within the slop.
+        slop_ms: largest difference of stamps of the approximate policy, milliseconds.
+        queue_size: messages that may wait on each stream.
+        timeout_ms: how long colour waits for its depth in mode optional, milliseconds.
+    """
+    if depth_mode is DepthMode.OFF:
+        return ColorOnly(on_frame)
+    return StampSynchronizer(
+        on_frame,
+        slop_ns=0 if policy == "exact" else round(slop_ms * _NS_PER_MS),
+        queue_size=queue_size,
+        alone_after_s=timeout_ms / 1000 if depth_mode is DepthMode.OPTIONAL else None,
+    )

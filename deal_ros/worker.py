@@ -1,0 +1,178 @@
+"""A place for the newest item, and one thread that works on it: the freshest result, and every loss counted."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_STOP_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class WorkerCounts:
+    """What became of every item: `submitted == done + dropped + sum(failed) + in_flight` at any time.
+
+    Args:
+        submitted: items handed in.
+        done: items whose job came to its end.
+        dropped_busy: replaced by a newer item while the thread was busy.
+        dropped_old: older than the limit when their turn came.
+        dropped_stopped: still waiting when the worker stopped, or handed in afterwards.
+        failed: jobs that raised, by cause.
+        in_flight: waiting or being worked on.
+    """
+
+    submitted: int = 0
+    done: int = 0
+    dropped_busy: int = 0
+    dropped_old: int = 0
+    dropped_stopped: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    in_flight: int = 0
+
+    @property
+    def dropped(self) -> int:
+        """All items that no job was started for."""
+        return self.dropped_busy + self.dropped_old + self.dropped_stopped
+
+
+class NewestItemWorker(Generic[T]):
+    """Run a job on the newest item in a thread of its own.
+
+    An item handed in while another one waits takes its place. That keeps results as fresh as they can be: a
+    queue would make every result older by its length without making more of them.
+
+    Args:
+        job: the work; what it raises is counted and reported, and the next item is taken.
+        is_old: asked when an item's turn comes; items for which it is true are counted and left out.
+        on_error: told of every failed job, in the worker's thread.
+        cause_of: the word under which a failure is counted; the exception's type when left out.
+
+    Example:
+        >>> worker = NewestItemWorker(job=print)
+        >>> worker.start()
+        >>> worker.submit("frame 1"); worker.wait_idle(timeout_s=5)
+        frame 1
+        True
+        >>> worker.stop()
+        True
+    """
+
+    def __init__(
+        self,
+        job: Callable[[T], None],
+        *,
+        is_old: Callable[[T], bool] = lambda item: False,
+        on_error: Callable[[T, Exception], None] = lambda item, error: None,
+        cause_of: Callable[[Exception], str] = lambda error: type(error).__name__,
+    ) -> None:
+        self._job, self._is_old, self._on_error, self._cause_of = job, is_old, on_error, cause_of
+        self._changed = threading.Condition()
+        self._slot: list[T] = []
+        self._running = False
+        self._stopping = False
+        self._submitted = self._done = 0
+        self._dropped: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def counts(self) -> WorkerCounts:
+        """A consistent snapshot."""
+        with self._changed:
+            return WorkerCounts(
+                submitted=self._submitted,
+                done=self._done,
+                dropped_busy=self._dropped["busy"],
+                dropped_old=self._dropped["old"],
+                dropped_stopped=self._dropped["stopped"],
+                failed=Counter(self._failed),
+                in_flight=len(self._slot) + self._running,
+            )
+
+    def start(self) -> None:
+        """Start the thread; does nothing when it runs already."""
+        with self._changed:
+            if self._thread is not None:
+                return
+            self._stopping = False
+            # A daemon, so that a job that never returns cannot keep the process alive; `stop` waits for the others.
+            self._thread = threading.Thread(target=self._run, name="newest-item-worker", daemon=True)
+            self._thread.start()
+
+    def submit(self, item: T) -> None:
+        """Hand in an item and return at once."""
+        with self._changed:
+            self._submitted += 1
+            if self._stopping or self._thread is None:
+                self._dropped["stopped"] += 1
+                return
+            if self._slot:
+                self._slot.clear()
+                self._dropped["busy"] += 1
+            self._slot.append(item)
+            self._changed.notify_all()
+
+    def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> bool:
+        """Let the running job finish, drop the waiting item, end the thread.
+
+        Returns:
+            False when the running job did not finish in time.
+        """
+        with self._changed:
+            thread, self._stopping = self._thread, True
+            self._dropped["stopped"] += len(self._slot)
+            self._slot.clear()
+            self._changed.notify_all()
+        if thread is None:
+            return True
+        thread.join(timeout_s)
+        if thread.is_alive():
+            return False
+        self._thread = None
+        return True
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until nothing waits and nothing runs; return whether that came true in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._slot and not self._running, timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._slot or self._stopping)
+                if self._stopping:
+                    return
+                item = self._slot.pop()
+                self._running = True
+            outcome = self._attempt(item)
+            with self._changed:
+                self._running = False
+                outcome()
+                self._changed.notify_all()
+
+    def _attempt(self, item: T) -> Callable[[], None]:
+        """Work on an item and return how to count it, so that counting and becoming idle are one step."""
+        try:
+            if self._is_old(item):
+                return self._count_old
+            self._job(item)
+        except Exception as error:  # whatever a job raises, the next item deserves its turn
+            cause = self._cause_of(error)
+            self._on_error(item, error)
+            return lambda: self._count_failed(cause)
+        return self._count_done
+
+    def _count_old(self) -> None:
+        self._dropped["old"] += 1
+
+    def _count_done(self) -> None:
+        self._done += 1
+
+    def _count_failed(self, cause: str) -> None:
+        self._failed[cause] += 1
