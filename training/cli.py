@@ -12,6 +12,7 @@ import typer
 
 from deal_core.errors import DealError, UsageError
 from training.console import console
+from training.extract import extract
 from training.synth import synth
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.command()(extract)
 app.command()(synth)
 
 

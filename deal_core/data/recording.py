@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deal_core.data.class_json import classes_to_json
 from deal_core.data.sample import (
     UNLABELLED,
     CameraIntrinsics,
@@ -301,9 +302,8 @@ class _Bag:
 def _session_json(path: Path, classes: ClassList, session: Mapping[str, Any]) -> str:
     if "classes" in session:
         raise RecordingError(f"{path}: the session must not name 'classes', they come from the class list")
-    listed = [{"name": name, "color": list(color)} for name, color in zip(classes.names, classes.colors, strict=True)]
     try:
-        return json.dumps({"classes": listed, **session}, allow_nan=False)
+        return json.dumps({"classes": classes_to_json(classes), **session}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RecordingError(f"{path}: the session must be plain JSON values ({error})") from None
 
