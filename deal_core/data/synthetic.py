@@ -67,7 +67,7 @@ class SyntheticConfig:
     """Different classes on a table."""
     prints_per_scene: tuple[int, int] = (1, 3)
     """Flat printed pictures on a table: edges of colour that are none of depth."""
-    horizontal_fov_deg: float = 42.0
+    horizontal_fov_deg: float = 38.0
     """The colour camera's horizontal angle of view, 20 to 90."""
     distance_m: tuple[float, float] = (0.60, 0.80)
     """From the camera to the middle of the table."""
@@ -287,4 +287,4 @@ def _expose(view: View, gain: Float32Array, noise: float, rng: np.random.Generat
         sigma = np.float32(noise) * np.sqrt(np.float32(4e-4) * light + np.float32(1.6e-5))
         light = light + sigma * rng.standard_normal(light.shape, dtype=np.float32)
     light = np.clip(cv2.GaussianBlur(light, (3, 3), 0.45), 0, 1)
-    return np.rint(np.float32(255) * light ** np.float32(1 / 2.2)).astype(np.uint8)
+    return cv2.convertScaleAbs(cv2.pow(light, 1 / 2.2), alpha=255)

@@ -454,11 +454,11 @@ def _handle(body: _Body) -> trimesh.Trimesh:
 
 def _lid(body: _Body) -> trimesh.Trimesh:
     tall = 0.16 * body.height
-    return _moved(trimesh.creation.cylinder(1.06 * body.top, tall, sections=32), z=body.height + tall / 2)
+    return _moved(trimesh.creation.cylinder(0.85 * body.top, tall, sections=32), z=body.height + tall / 2)
 
 
 def _spout(body: _Body) -> trimesh.Trimesh:
-    long, wide = 0.88 * body.height, 0.20 * body.height
+    long, wide = 0.88 * body.height, 0.23 * body.height
     line = np.array([[0.0, 0.0], [wide, 0.0], [0.65 * wide, long], [0.0, long]])
     spout = _turned(trimesh.creation.revolve(line, sections=20), math.radians(48), (0, 1, 0))
     return _moved(spout, x=0.55 * body.middle, z=0.42 * body.height)
