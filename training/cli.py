@@ -11,6 +11,7 @@ import sys
 import typer
 
 from deal_core.errors import DealError, UsageError
+from training.check import check
 from training.console import console
 from training.extract import extract
 from training.synth import synth
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.command()(check)
 app.command()(extract)
 app.command()(synth)
 

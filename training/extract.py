@@ -124,14 +124,13 @@ def _extract_one(path: Path, out: Path, options: ExtractOptions, name: str | Non
     from training.console import progress
 
     with progress(quiet=quiet) as bar:
-        task = bar.add_task(path.name, total=None)
         return extract_recording(
             path,
             out,
             options,
             name=name,
-            on_start=lambda total: bar.update(task, total=total),
-            on_pair=lambda: bar.advance(task),
+            on_start=lambda total: bar.update(bar.add_task(path.name), total=total),
+            on_pair=lambda: bar.advance(bar.task_ids[0]),
         )
 
 

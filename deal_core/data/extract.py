@@ -9,12 +9,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from deal_core.data.bag import Recording, open_recording
 from deal_core.data.class_json import classes_to_json, require_same_classes
 from deal_core.data.dataset import RECORDINGS, SOURCE_FILE, DatasetWriter, check_recording_name
+from deal_core.data.ground_truth import GroundTruth
 from deal_core.data.image_messages import MessageDecoder
 from deal_core.data.recorded_frames import (
     FrameReader,
@@ -26,12 +24,11 @@ from deal_core.data.recorded_frames import (
     read_tags,
 )
 from deal_core.data.recording import GROUND_TRUTH, TAGS_TOPIC
-from deal_core.data.recording_report import RecordingReport, make_report
-from deal_core.data.sample import UNLABELLED, ClassList, TagState, UInt8Array
+from deal_core.data.recording_report import NO_CAMERA, RecordingReport, make_report
+from deal_core.data.sample import ClassList, TagState
 from deal_core.data.topics import find_topics
 from deal_core.errors import RecordingError, UsageError
 
-NO_CAMERA = "the camera's intrinsics are not known: no calibrated camera_info was recorded"
 _LAYOUT = 1  # counts up when the same recording would give other files
 
 
@@ -122,7 +119,7 @@ def extract_recording(
         timeline = _timeline(recording, decoder, classes, options)
         reader = FrameReader(recording, topics, timeline, decoder, slop_ns=options.slop_ns)
         camera = read_camera(recording, decoder, topics)
-        masks = _Masks(recording.folder / GROUND_TRUTH, classes)
+        masks = GroundTruth(recording.folder / GROUND_TRUTH, classes)
         frames: Counter[tuple[TagState, int]] = Counter()
         if on_start:
             on_start(topics.color.count)
@@ -150,37 +147,6 @@ def extract_recording(
                 folder.write_camera(camera)
             folder.write_source({"fingerprint": fingerprint, "session": session.facts, "report": asdict(report)})
     return Extraction(name, report, was_there=False)
-
-
-class _Masks:
-    """The drawn masks beside a recording."""
-
-    def __init__(self, folder: Path, classes: ClassList) -> None:
-        self._folder = folder
-        self._classes = classes
-        self.used = 0
-        self.problems: list[str] = []
-
-    def notes(self) -> list[str]:
-        rest = len(list(self._folder.glob("*.png"))) - self.used - len(self.problems)
-        return [f"{rest} drawn masks belong to no frame"] if rest > 0 else []
-
-    def read(self, stamp_ns: int, size: tuple[int, ...]) -> UInt8Array | None:
-        file = self._folder / f"{stamp_ns}.png"
-        if not file.is_file():
-            return None
-        mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-        if mask is None or mask.dtype != np.uint8 or mask.shape != size:
-            found = "no image" if mask is None else f"{mask.dtype} {mask.shape}"
-            self.problems.append(f"mask {file.name} is left out: expected uint8 {size}, found {found}")
-            return None
-        if ((mask > len(self._classes)) & (mask != UNLABELLED)).any():
-            self.problems.append(
-                f"mask {file.name} is left out: expected ids 0 to {len(self._classes)} or {UNLABELLED}"
-            )
-            return None
-        self.used += 1
-        return np.asarray(mask, np.uint8)
 
 
 def _classes(recording: Recording, session: Session, options: ExtractOptions) -> ClassList:

@@ -79,6 +79,11 @@ class TagTimeline:
         """Return a timeline with one state for the whole recording."""
         return cls([TagSpan(-(2**63), tags)])
 
+    def names(self) -> list[str]:
+        """Return all class names that occur, sorted."""
+        states = [span.tags for span in self.spans if span.tags is not None]
+        return sorted({name for tags in states for name in (*tags.present, *tags.absent)})
+
     def segment(self, stamp_ns: int) -> int:
         """Return the index of the span that holds at a stamp; -1 before the first."""
         return bisect_right(self._stamps, stamp_ns) - 1
@@ -147,10 +152,11 @@ def read_session(recording: Recording, decoder: MessageDecoder) -> Session:
     return sessions[0] if sessions else Session()
 
 
-def read_tags(recording: Recording, decoder: MessageDecoder, classes: ClassList) -> TagTimeline:
+def read_tags(recording: Recording, decoder: MessageDecoder, classes: ClassList | None) -> TagTimeline:
     """Return the recorded tags; a message that cannot be used makes its span one without tags.
 
     Few and small, they are read before the images, because tags may be recorded after the images they hold for.
+    Without a class list, every name is accepted.
     """
     spans, problems = [], []
     for message in recording.messages([TAGS_TOPIC]):
@@ -159,7 +165,8 @@ def read_tags(recording: Recording, decoder: MessageDecoder, classes: ClassList)
             content = json.loads(decoder.text(message.data))
             stamp_ns = int(content["stamp_ns"])
             tags = TagState.from_json(content)
-            tags.vector(classes)
+            if classes is not None:
+                tags.vector(classes)
             spans.append(TagSpan(stamp_ns, tags))
         except (DealError, ValueError, KeyError, AttributeError, TypeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)

@@ -15,6 +15,8 @@ from deal_core.data.recorded_frames import FrameCounts, TagTimeline
 from deal_core.data.sample import ClassList, TagState, tag_counts
 from deal_core.data.topics import ImageTopics
 
+NO_CAMERA = "the camera's intrinsics are not known: no calibrated camera_info was recorded"
+
 Float64Array = npt.NDArray[np.float64]
 
 
@@ -107,7 +109,7 @@ class RecordingReport:
 def make_report(
     recording: Recording,
     topics: ImageTopics,
-    classes: ClassList,
+    classes: ClassList | None,
     timeline: TagTimeline,
     counts: FrameCounts,
     frames: Mapping[tuple[TagState, int], int],
@@ -121,7 +123,7 @@ def make_report(
     Args:
         recording: as read.
         topics: where pairs came from.
-        classes: of the tags.
+        classes: of the tags; None where nobody named any.
         timeline: of the tags.
         counts: of the pass.
         frames: number of frames by tags and segment.
@@ -152,7 +154,7 @@ def make_report(
         offset_p50_ms=float(np.median(offsets)) if offsets.size else 0.0,
         offset_max_ms=float(offsets.max()) if offsets.size else 0.0,
         gaps=Gaps.of(counts.pair_stamps),
-        tags=tag_balance(classes, frames),
+        tags=tag_balance(classes, frames) if classes else {},
         segments=len({segment for _, segment in frames}),
         masks=masks,
         notes=list(notes),

@@ -1,0 +1,159 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+COLOR = "/camera/camera/color/image_raw"
+DEPTH = "/camera/camera/aligned_depth_to_color/image_raw"
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+STRING, CAMERA_INFO = "std_msgs/msg/String", "sensor_msgs/msg/CameraInfo"
+
+
+@dataclass(frozen=True)
+class RealFrames:
+    """Ten real frames of one tabletop: pairs in millimetres, drawn masks, classes and camera."""
+
+    pairs: list[Any]
+    masks: list[np.ndarray]
+    classes: Any
+    camera: Any
+
+
+@pytest.fixture(scope="session")
+def real_frames() -> RealFrames:
+    import cv2
+
+    from deal_core.data.sample import CameraIntrinsics, ClassList, RgbdPair
+
+    folder = SHARED / "data" / "ycb_video"
+    if not folder.is_dir():
+        pytest.skip(f"the real frames are not on this machine: {folder} does not exist")
+    names = (folder / "image_sets" / "classes.txt").read_text().split()
+    pairs, masks = [], []
+    for index, file in enumerate(sorted((folder / "data" / "0000").glob("*-color.png"))):
+        depth = cv2.imread(str(file).replace("-color", "-depth"), cv2.IMREAD_UNCHANGED)
+        color = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
+        # Stored in tenths of millimetres.
+        pairs.append(RgbdPair(1_700_000_000_000_000_000 + index * 33_333_333, color, (depth // 10).astype(np.uint16)))
+        masks.append(cv2.imread(str(file).replace("-color", "-label"), cv2.IMREAD_UNCHANGED))
+    camera = CameraIntrinsics(640, 480, 1066.778, 1067.487, 312.9869, 241.3109)
+    return RealFrames(pairs, masks, ClassList(tuple(names)), camera)
+
+
+@pytest.fixture(scope="session")
+def real_recording(real_frames: RealFrames, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of the ten real frames with complete tags and ground truth; read only."""
+    from deal_core.data.recording import RecordingWriter
+    from deal_core.data.sample import TagMarker, TagState
+
+    path = tmp_path_factory.mktemp("recordings") / "tabletop"
+    visible = tuple(real_frames.classes.names[i - 1] for i in np.unique(real_frames.masks[0]) if i)
+    with RecordingWriter(path, real_frames.classes, real_frames.camera, session={"camera": "Asus"}) as writer:
+        writer.write_tags(real_frames.pairs[0].stamp_ns, TagState(visible, marker=TagMarker.COMPLETE), "test")
+        for pair, mask in zip(real_frames.pairs, real_frames.masks, strict=True):
+            writer.write_pair(pair)
+            writer.write_ground_truth(pair.stamp_ns, mask)
+    return path
+
+
+@dataclass
+class Bag:
+    """Messages to be written as a bag of any kind, straight through rosbags."""
+
+    messages: list[tuple[str, str, int, bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        from rosbags.typesys import Stores, get_typestore
+
+        self._store = get_typestore(Stores.ROS2_JAZZY)
+
+    def add(self, topic: str, kind: str, log_time: int, **fields: Any) -> None:
+        message = self._store.types[kind](**fields)
+        self.raw(topic, kind, log_time, bytes(self._store.serialize_cdr(message, kind)))
+
+    def raw(self, topic: str, kind: str, log_time: int, data: bytes) -> None:
+        self.messages.append((topic, kind, log_time, data))
+
+    def header(self, stamp: int, frame_id: str) -> Any:
+        time = self._store.types["builtin_interfaces/msg/Time"](sec=stamp // 10**9, nanosec=stamp % 10**9)
+        return self._store.types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
+
+    def image(
+        self,
+        topic: str,
+        stamp: int,
+        pixels: np.ndarray,
+        encoding: str,
+        *,
+        frame_id: str = "optical",
+        log_time: int | None = None,
+        **changed: Any,
+    ) -> None:
+        """Add an Image; `changed` fields are written as given, right or wrong."""
+        data = np.ascontiguousarray(pixels)
+        fields = {
+            "height": data.shape[0],
+            "width": data.shape[1],
+            "encoding": encoding,
+            "is_bigendian": 0,
+            "step": data.nbytes // max(data.shape[0], 1),
+            "data": data.reshape(-1).view(np.uint8),
+        }
+        at = stamp if log_time is None else log_time
+        self.add(topic, IMAGE, at, header=self.header(stamp, frame_id), **{**fields, **changed})
+
+    def compressed(self, topic: str, stamp: int, form: str, data: bytes, *, frame_id: str = "optical") -> None:
+        content = np.frombuffer(data, np.uint8)
+        self.add(topic, COMPRESSED, stamp, header=self.header(stamp, frame_id), format=form, data=content)
+
+    def text(self, topic: str, log_time: int, content: Mapping[str, Any] | str) -> None:
+        self.add(topic, STRING, log_time, data=content if isinstance(content, str) else json.dumps(content))
+
+    def session(self, *classes: str) -> None:
+        self.text("/deal/session", 0, {"classes": [{"name": name} for name in classes]})
+
+    def tags(self, stamp: int, *present: str, marker: str = "complete", log_time: int | None = None) -> None:
+        at = stamp if log_time is None else log_time
+        self.text("/deal/tags", at, {"stamp_ns": stamp, "present": present, "absent": [], "marker": marker})
+
+    def pair(self, stamp: int, size: tuple[int, int] = (6, 8), *, depth_stamp: int | None = None) -> None:
+        """Add a colour and a depth image whose pixels follow from the stamp."""
+        self.image(COLOR, stamp, color_of(stamp, size), "rgb8")
+        self.image(DEPTH, stamp if depth_stamp is None else depth_stamp, depth_of(stamp, size), "16UC1")
+
+    def save(self, path: Path, storage: str = "mcap", compression: str = "none") -> Path:
+        """Write a rosbag2 folder; `compression` is none, storage (chunks), message or file."""
+        from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+        writer = Writer(path, version=8, storage_plugin=StoragePlugin[storage.upper()])
+        writer.set_compression(CompressionMode[compression.upper()], CompressionFormat.ZSTD)
+        connections: dict[tuple[str, str], Any] = {}
+        with writer:
+            for topic, kind, log_time, data in self.messages:
+                if (topic, kind) not in connections:
+                    connections[topic, kind] = writer.add_connection(topic, kind, typestore=self._store)
+                writer.write(connections[topic, kind], log_time, data)
+        return path
+
+
+def color_of(stamp: int, size: tuple[int, int] = (6, 8)) -> np.ndarray:
+    return np.random.default_rng(stamp).integers(0, 256, (*size, 3), np.uint8)
+
+
+def depth_of(stamp: int, size: tuple[int, int] = (6, 8)) -> np.ndarray:
+    return np.random.default_rng(stamp + 1).integers(0, 5000, size, np.uint16)
+
+
+@pytest.fixture
+def new_bag() -> Callable[[], Bag]:
+    """Make an empty `Bag` to fill and save."""
+    return Bag
