@@ -127,8 +127,17 @@ class Bag:
 
     def pair(self, stamp: int, size: tuple[int, int] = (6, 8), *, depth_stamp: int | None = None) -> None:
         """Add a colour and a depth image whose pixels follow from the stamp."""
-        self.image(COLOR, stamp, color_of(stamp, size), "rgb8")
-        self.image(DEPTH, stamp if depth_stamp is None else depth_stamp, depth_of(stamp, size), "16UC1")
+        self.image(COLOR, stamp, self.color_of(stamp, size), "rgb8")
+        at = stamp if depth_stamp is None else depth_stamp
+        self.image(DEPTH, at, self.depth_of(stamp, size), "16UC1")
+
+    @staticmethod
+    def color_of(stamp: int, size: tuple[int, int] = (6, 8)) -> np.ndarray:
+        return np.random.default_rng(stamp).integers(0, 256, (*size, 3), np.uint8)
+
+    @staticmethod
+    def depth_of(stamp: int, size: tuple[int, int] = (6, 8)) -> np.ndarray:
+        return np.random.default_rng(stamp + 1).integers(1, 5000, size, np.uint16)
 
     def save(self, path: Path, storage: str = "mcap", compression: str = "none") -> Path:
         """Write a rosbag2 folder; `compression` is none, storage (chunks), message or file."""
@@ -143,14 +152,6 @@ class Bag:
                     connections[topic, kind] = writer.add_connection(topic, kind, typestore=self._store)
                 writer.write(connections[topic, kind], log_time, data)
         return path
-
-
-def color_of(stamp: int, size: tuple[int, int] = (6, 8)) -> np.ndarray:
-    return np.random.default_rng(stamp).integers(0, 256, (*size, 3), np.uint8)
-
-
-def depth_of(stamp: int, size: tuple[int, int] = (6, 8)) -> np.ndarray:
-    return np.random.default_rng(stamp + 1).integers(0, 5000, size, np.uint16)
 
 
 @pytest.fixture

@@ -57,10 +57,12 @@ def print_dataset(report: DatasetReport) -> None:
     from rich.console import Console
 
     out = Console(highlight=False, soft_wrap=True)
-    table = _table(report.path, "recording", "frames", "segments", "masks", "valid depth", "gaps", "camera")
+    table = _table(report.path, "recording", "frames", "segments", "masks", "valid depth", "longest gap", "camera")
     for r in report.recordings:
         depth, camera = _depth(r.valid_depth, r.without_depth), "known" if r.has_camera else "unknown"
-        table.add_row(escaped(r.name), str(r.frames), str(r.segments), str(r.masks), depth, _gaps(r.gaps), camera)
+        table.add_row(
+            escaped(r.name), str(r.frames), str(r.segments), str(r.masks), depth, f"{r.gaps.longest_s:.2f} s", camera
+        )
     if report.recordings:
         out.print(table)
     if report.tags:
