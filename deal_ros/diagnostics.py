@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,11 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from deal_ros.qos import SHARED_MEMORY_LIMIT_BYTES
 from deal_ros.synchronizer import SyncCounts
+from deal_ros.transport import profile_variable
 from deal_ros.worker import WorkerCounts
 
+NO_PUBLISHER = "no publisher"
+"""Value of `<stream>_publisher_offers` while the node sees none."""
 _WINDOW = 300
 """Results over which ages and times are summarised: ten seconds at 30 Hz."""
 
@@ -205,16 +209,17 @@ def final_counts(sync: SyncCounts, work: WorkerCounts) -> str:
 
 def _assess_input(found: InputSnapshot, now: NodeSnapshot, before: NodeSnapshot | None) -> Status:
     earlier = next((i.received for i in before.inputs if i.stream == found.stream), 0) if before else 0
-    values = {
+    facts = {
         "topic": found.topic,
-        f"received_{found.stream}": str(found.received),
         "rate_hz": _rate(found.received - earlier, now, before),
         "silent_s": f"{found.silent_s:.1f}",
-        "publisher_offers": ", ".join(found.offers) or "no publisher",
+        "publisher_offers": ", ".join(found.offers) or NO_PUBLISHER,
         "node_requests": found.requests,
-        f"{found.stream}_encoding": found.encoding or "none yet",
-        f"{found.stream}_size": f"{found.width}x{found.height}" if found.encoding else "none yet",
+        "encoding": found.encoding or "none yet",
+        "size": f"{found.width}x{found.height}" if found.encoding else "none yet",
     }
+    # Every key occurs once in a node's diagnostics, so that whoever reads them may forget which status it was in.
+    values = {f"{found.stream}_{key}": value for key, value in facts.items()}
     level, message = _judge_input(found, now.input_timeout_s)
     return Status(f"{found.stream} input", level, message, values)
 
@@ -229,7 +234,7 @@ def _judge_input(found: InputSnapshot, timeout_s: float) -> tuple[Level, str]:
     lossy = found.best_effort_is_lossy and found.requests == "best_effort"
     advice = (
         "best-effort images over 0.5 MB do not fit Fast DDS' default shared memory: set "
-        "FASTDDS_DEFAULT_PROFILES_FILE to share/deal_ros/config/fastdds_shm.xml for camera and node"
+        f"{profile_variable(os.environ)} to share/deal_ros/config/fastdds_shm.xml for camera and node"
     )
     if found.silent_s > timeout_s:
         if not found.offers:

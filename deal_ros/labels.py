@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
 from std_msgs.msg import String
 
 from deal_core.data.sample import BACKGROUND, UNLABELLED, ClassList
+from deal_core.errors import DealError
 from deal_ros.qos import labels_qos
 
 try:
@@ -37,17 +39,23 @@ def publish_labels(node: Node, classes: ClassList, threshold: float, model_hash:
     return publisher
 
 
+def subscribe_labels(node: Node, namespace: str, on_names: Callable[[dict[int, str]], None]) -> None:
+    """Hear the labels of the node whose topics are in `namespace`, in either form, as class names by mask id."""
+    if LabelInfo is not None:
+        node.create_subscription(
+            LabelInfo, f"{namespace}/{LABEL_INFO_TOPIC}", lambda found: on_names(_names(found)), labels_qos()
+        )
+    node.create_subscription(
+        String, f"{namespace}/{LABELS_JSON_TOPIC}", lambda found: on_names(names_from_json(found.data)), labels_qos()
+    )
+
+
 def label_info(classes: ClassList, threshold: float) -> Any:
     """Return a vision_msgs/LabelInfo; the highest id, 255, is unlabelled by its convention and not listed."""
     names = enumerate(["background", *classes.names], start=BACKGROUND)
     return LabelInfo(
         class_map=[VisionClass(class_id=id_, class_name=name) for id_, name in names], threshold=float(threshold)
     )
-
-
-def names_from_label_info(message: Any) -> dict[int, str]:
-    """Return class names by mask id from a vision_msgs/LabelInfo."""
-    return {int(entry.class_id): str(entry.class_name) for entry in message.class_map}
 
 
 def labels_to_json(classes: ClassList, model_hash: str) -> str:
@@ -65,9 +73,13 @@ def names_from_json(text: str) -> dict[int, str]:
     """Return class names by mask id from the JSON of `labels_to_json`.
 
     Raises:
-        ValueError: it is not that JSON.
+        DealError: it is not that JSON.
     """
     try:
         return {int(label["id"]): str(label["name"]) for label in json.loads(text)["labels"]}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"expected the JSON of a labels topic, found {text[:80]!r} ({error})") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise DealError(f"expected the JSON of a labels topic, found {text[:80]!r} ({error})") from None
+
+
+def _names(message: Any) -> dict[int, str]:
+    return {int(entry.class_id): str(entry.class_name) for entry in message.class_map}

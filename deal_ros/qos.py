@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from deal_ros.transport import has_profile
+
 # A reliable writer keeps this many masks for retransmission. They are sent at once, so it adds no delay; with 1,
 # a mask that a slow reader has not acknowledged would be overwritten by the next one and lost without a trace.
 _MASK_DEPTH = 10
 # The node takes images out at once (they wait in the newest-item slot), so this only bridges a busy moment.
 _INPUT_DEPTH = 5
-_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 SHARED_MEMORY_LIMIT_BYTES = 500_000
 """Fast DDS' default shared memory segment; larger best-effort messages are lost."""
 
@@ -67,4 +68,4 @@ def reliability_name(policy: ReliabilityPolicy) -> str:
 
 def loses_large_best_effort(rmw: str) -> bool:
     """Return whether best-effort images beyond the default shared memory segment are lost in this process."""
-    return rmw.startswith("rmw_fastrtps") and not any(os.environ.get(name) for name in _PROFILE_VARIABLES)
+    return rmw.startswith("rmw_fastrtps") and not has_profile(os.environ)
