@@ -69,7 +69,7 @@ class MessageDecoder:
         self._types = get_typestore(Stores.ROS2_HUMBLE)
 
     def color(self, data: bytes, kind: str) -> ColorMessage:
-        """Decode a colour `Image` or `CompressedImage`; `rgb8` pixels are a view on `data`.
+        """Decode a colour `Image` or `CompressedImage`.
 
         Raises:
             ImageFormatError: the message is damaged, or its encoding is not one of a colour image.
@@ -79,7 +79,7 @@ class MessageDecoder:
         return ColorMessage(_stamp(message), message.header.frame_id, rgb)
 
     def depth(self, data: bytes, kind: str) -> DepthMessage:
-        """Decode a depth `Image` or `CompressedImage`; 16-bit pixels are a view on `data`.
+        """Decode a depth `Image` or `CompressedImage` to the bit for 16-bit encodings.
 
         The unit follows from the encoding: 16 bit is millimetres, 32 bit metres.
 
