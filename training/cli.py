@@ -29,12 +29,6 @@ app.command()(extract)
 app.command()(synth)
 
 
-@app.callback()
-def _deal() -> None:
-    # With a callback, typer asks for a command's name even while there is only one.
-    return
-
-
 def main() -> None:
     """Run the command line; a person's error is one sentence and exit code 1, wrong use 2, Ctrl-C 130."""
     try:

@@ -41,7 +41,6 @@ def synth(
         height=height,
         num_classes=classes,
         objects_per_scene=_pair(objects, "-", "--objects", "2-4"),
-        classes_per_scene=(1, min(3, classes)),
         prints_per_scene=_pair(prints, "-", "--prints", "1-3"),
     )
     frames = track(render_scenes(config), "rendering", config.frames, quiet=json_)

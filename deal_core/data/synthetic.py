@@ -113,6 +113,8 @@ class SyntheticConfig:
     def _expect(self, name: str, lowest: float, highest: float) -> None:
         value = getattr(self, name)
         for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(lowest, int) and not isinstance(number, int):
+                raise ConfigError(f"synthetic {name}: expected whole numbers, found {number!r}")
             if not lowest <= number <= highest:  # also refuses nan
                 raise ConfigError(f"synthetic {name}: expected {lowest} to {highest}, found {number}")
 

@@ -12,10 +12,11 @@ from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
 from deal_core.data.sample import BoolArray, CameraIntrinsics, Float32Array, UInt8Array
-from deal_core.data.synthetic_scene import CameraPose, Material, Pattern, Print, Tabletop
+from deal_core.data.synthetic_scene import TABLE, CameraPose, Material, Pattern, Print, Tabletop
 
 IntArray = npt.NDArray[np.intp]
 _ABOVE_SURFACE = np.float32(2e-4)  # secondary rays start this far off a surface (metres), not on it
+_HORIZON = 20.0  # metres: the table ends there
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,10 @@ class Renderer:
         self._scene = EmbreeScene()
         self._mesh = TriangleMesh(self._scene, tabletop.vertices, tabletop.faces)
         columns, rows = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
-        self._pixels = np.stack([columns.ravel(), rows.ravel()], axis=1).astype(np.float32)
+        x, y = (columns.ravel() - camera.cx) / camera.fx, (rows.ravel() - camera.cy) / camera.fy
+        self._rays = np.stack([x, y, np.ones_like(x)], axis=1).astype(np.float32)
+        quarters = np.array([[-0.125, -0.375, 0], [0.375, -0.125, 0], [0.125, 0.375, 0], [-0.375, 0.125, 0]])
+        self._within_pixel = (quarters / [camera.fx, camera.fy, 1]).astype(np.float32)
 
     def view(self, pose: CameraPose, baseline: float) -> View:
         """Render one view.
@@ -63,8 +67,8 @@ class Renderer:
             baseline: how far to the right of it the second camera is (metres, negative: to the left).
         """
         height, width = self._camera.height, self._camera.width
-        hits = self._cast(self._pixels, pose)
-        radiance = self._shade(hits, pose).reshape(height, width, 3)
+        hits = self._cast(self._rays, pose)
+        radiance = self._shade(hits).reshape(height, width, 3)
         radiance = self._smooth_edges(radiance, pose)
         flat = hits.face
         second = pose.position + np.float32(baseline) * pose.rotation[:, 0]
@@ -78,83 +82,86 @@ class Renderer:
             seen_by_second=seen.reshape(height, width),
         )
 
-    def _cast(self, pixels: Float32Array, pose: CameraPose) -> _Hits:
-        camera = self._camera
-        rays = np.empty((len(pixels), 3), np.float32)
-        x = (pixels[:, 0] - np.float32(camera.cx)) / np.float32(camera.fx)
-        y = (pixels[:, 1] - np.float32(camera.cy)) / np.float32(camera.fy)
-        # Not of unit length: with z = 1 the distance along the ray is the depth along the optical axis.
-        for axis in range(3):
-            rotation = pose.rotation[axis]
-            rays[:, axis] = x * rotation[0] + y * rotation[1] + rotation[2]
-        origins = np.broadcast_to(pose.position, rays.shape).copy()
+    def _cast(self, rays: Float32Array, pose: CameraPose) -> _Hits:
+        """Follow (N, 3) rays of the optical frame with z = 1: distance along them is depth along the axis."""
+        table = self._table
+        rays = rays @ np.ascontiguousarray(pose.rotation.T)
+        origins = np.empty_like(rays)
+        origins[:] = pose.position
         answer = self._scene.run(origins, rays, output=True)
-        found = answer["primID"] >= 0
-        face = np.where(found, answer["primID"], 0)
-        depth = np.where(found, answer["tfar"], np.float32(1.0))
-        point = origins + rays * depth[:, None]
+        face, u, v = answer["primID"], answer["u"], answer["v"]
+        # Objects stand on the table, so what a ray meets of them comes first; the rest sees the plane z = 0.
+        fall = np.maximum(-rays[:, 2], np.float32(1e-6))
+        depth = np.where(face == TABLE, pose.position[2] / fall, answer["tfar"])
+        found = depth < _HORIZON
+        depth = np.where(found, depth, np.float32(_HORIZON))
+        length = np.sqrt(np.einsum("ij,ij->i", rays, rays))
         normal = np.zeros_like(rays)
         normal[:, 2] = 1.0
-        # The table is flat and its first faces: only objects need their normals interpolated.
-        solid = np.flatnonzero(self._table.face_object[face] > 0)
-        corners = self._table.corner_normals[face[solid]]
-        u, v = answer["u"][solid, None], answer["v"][solid, None]
+        cosine = np.abs(rays[:, 2]) / length
+        solid = np.flatnonzero(face != TABLE)
+        corners = table.corner_normals[face[solid]]
+        u, v = u[solid, None], v[solid, None]
         shading = corners[:, 0] * (1 - u - v) + corners[:, 1] * u + corners[:, 2] * v
-        normal[solid] = shading / np.maximum(np.linalg.norm(shading, axis=1, keepdims=True), np.float32(1e-6))
-        length = np.sqrt(np.einsum("ij,ij->i", rays, rays))
-        cosine = np.abs(np.einsum("ij,ij->i", rays, normal)) / length
-        return _Hits(found, face, depth, point, normal, rays / length[:, None], cosine)
+        shading /= np.maximum(np.sqrt(np.einsum("ij,ij->i", shading, shading)), np.float32(1e-6))[:, None]
+        normal[solid] = shading
+        cosine[solid] = np.abs(np.einsum("ij,ij->i", rays[solid], shading)) / length[solid]
+        point = rays * depth[:, None]
+        point += pose.position
+        return _Hits(found, face, depth, point, normal, rays, cosine)
 
     def _occluded(self, hits: _Hits, towards: Float32Array) -> BoolArray:
         """Whether anything stands between each hit and what lies `towards` from it, (N, 3) or (3,)."""
-        origins = hits.point + hits.normal * _ABOVE_SURFACE
-        directions = np.ascontiguousarray(np.broadcast_to(towards, origins.shape), np.float32)
+        origins = hits.normal * _ABOVE_SURFACE
+        origins += hits.point
+        directions = np.empty_like(origins)
+        directions[:] = towards
         return np.asarray(self._scene.run(origins, directions, query="OCCLUDED") >= 0)
 
     def _smooth_edges(self, radiance: Float32Array, pose: CameraPose) -> Float32Array:
         """Replace pixels at edges of colour by the mean of four rays within them."""
-        span = np.zeros(radiance.shape[:2], np.float32)
-        for channel in cv2.split(np.sqrt(radiance)):  # nearer than radiance to what the eye sees
-            span = np.maximum(span, cv2.dilate(channel, _CROSS) - cv2.erode(channel, _CROSS))
-        edges = np.flatnonzero(span > np.float32(0.13))
+        tones = np.sqrt(radiance)  # nearer than radiance to what the eye sees
+        spans = cv2.split(cv2.dilate(tones, _CROSS) - cv2.erode(tones, _CROSS))
+        edges = np.flatnonzero(np.maximum.reduce(spans) > np.float32(0.13))
         if not len(edges):
             return radiance
-        offsets = np.array([[-0.125, -0.375], [0.375, -0.125], [0.125, 0.375], [-0.375, 0.125]], np.float32)
-        pixels = (self._pixels[edges, None, :] + offsets).reshape(-1, 2)
-        fine = self._shade(self._cast(pixels, pose), pose).reshape(-1, 4, 3).mean(axis=1)
+        rays = (self._rays[edges, None, :] + self._within_pixel).reshape(-1, 3)
         smooth = radiance.reshape(-1, 3).copy()
-        smooth[edges] = fine
+        fine = self._shade(self._cast(rays, pose)).reshape(-1, 4, 3)
+        smooth[edges] = (fine[:, 0] + fine[:, 1] + fine[:, 2] + fine[:, 3]) * np.float32(0.25)
         return smooth.reshape(radiance.shape)
 
-    def _shade(self, hits: _Hits, pose: CameraPose) -> Float32Array:
+    def _shade(self, hits: _Hits) -> Float32Array:
         """Return (N, 3) linear radiance: pattern, diffuse and glossy light with a shadow, light from the sky."""
         table = self._table
         albedo, gloss = self._albedo(hits)
         light = table.light_direction
-        facing = np.maximum(hits.normal @ light, np.float32(0))
-        lit = facing * ~self._occluded(hits, light)
-        sky = np.float32(table.ambient) * (np.float32(0.75) + np.float32(0.25) * hits.normal[:, 2])
+        lit = np.maximum(hits.normal @ light, np.float32(0))
+        lit *= ~self._occluded(hits, light)
+        sky = np.float32(0.75 * table.ambient) + np.float32(0.25 * table.ambient) * hits.normal[:, 2]
         sky *= self._openness(hits)
-        shine = np.zeros(len(gloss), np.float32)
+        radiance = lit[:, None] * table.light_color
+        radiance += sky[:, None]
+        radiance *= albedo
         glossy = np.flatnonzero((gloss > 0) & (lit > 0))
-        if len(glossy):
-            half = light - hits.direction[glossy]
-            half /= np.linalg.norm(half, axis=1, keepdims=True)
-            shine[glossy] = gloss[glossy] * np.maximum(np.einsum("ij,ij->i", half, hits.normal[glossy]), 0) ** 40
-        return albedo * (lit[:, None] * table.light_color + sky[:, None]) + shine[:, None] * table.light_color
+        view = hits.ray[glossy] / np.linalg.norm(hits.ray[glossy], axis=1, keepdims=True)
+        half = light - view
+        half /= np.linalg.norm(half, axis=1, keepdims=True)
+        shine = gloss[glossy] * np.maximum(np.einsum("ij,ij->i", half, hits.normal[glossy]), 0) ** 40
+        radiance[glossy] += shine[:, None] * table.light_color
+        return radiance
 
     def _albedo(self, hits: _Hits) -> tuple[Float32Array, Float32Array]:
         table = self._table
         albedo = np.full((len(hits.face), 3), 0.2, np.float32)
         gloss = np.zeros(len(hits.face), np.float32)
         material_of = table.face_material[hits.face]
-        object_of = table.face_object[hits.face]
         for index, material in enumerate(table.materials):
-            chosen = np.flatnonzero((material_of == index) & hits.found)
+            chosen = np.flatnonzero(material_of == index)
             if not len(chosen):
                 continue
             local = hits.point[chosen]
-            owner = int(object_of[chosen[0]])
+            owner = int(table.face_object[hits.face[chosen[0]]])
             if owner > 0:
                 placed = table.objects[owner - 1]
                 local = _to_local(local, (placed.x, placed.y), placed.yaw)
@@ -168,7 +175,7 @@ class Renderer:
     def _openness(self, hits: _Hits) -> Float32Array:
         """Return how much of the sky reaches the table next to objects (soft contact shadows)."""
         open_sky = np.ones(len(hits.face), np.float32)
-        floor = np.flatnonzero(self._table.face_object[hits.face] == 0)
+        floor = np.flatnonzero(hits.face == TABLE)
         x, y = hits.point[floor, 0], hits.point[floor, 1]
         shade = np.ones(len(floor), np.float32)
         for placed in self._table.objects:
@@ -183,14 +190,14 @@ _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 @dataclass(frozen=True, eq=False)
 class _Hits:
-    """Where N rays met the scene; arrays of length N. Without a hit, face is 0 and depth 1."""
+    """Where N rays met the scene; arrays of length N. Rays are not of unit length."""
 
     found: BoolArray
     face: IntArray
     depth: Float32Array
     point: Float32Array
     normal: Float32Array
-    direction: Float32Array
+    ray: Float32Array
     view_cosine: Float32Array
 
 

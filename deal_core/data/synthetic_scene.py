@@ -177,17 +177,23 @@ class CameraPose:
     position: Float32Array
 
 
+TABLE = -1
+"""The table among the faces: what a ray meets that meets no triangle."""
+
+
 @dataclass(frozen=True, eq=False)
 class Tabletop:
-    """One scene: triangles in world coordinates, what they look like, and the light.
+    """One scene: the table, which is the plane z = 0, triangles that stand on it, what all looks like, and the light.
+
+    What is known of faces has one entry more than there are faces: the last, at index `TABLE`, is the table.
 
     Args:
         vertices: (V, 3) metres, z up; the table is the plane z = 0.
         faces: (F, 3) indices into vertices.
         corner_normals: (F, 3, 3) shading normals at the corners of each face.
-        face_material: (F,) indices into materials; the table is material 0.
-        face_object: (F,) 0 for the table, i + 1 for objects[i].
-        face_is_part: (F,) whether the face belongs to the part that makes the class.
+        face_material: (F + 1,) indices into materials.
+        face_object: (F + 1,) i + 1 for objects[i], 0 for the table.
+        face_is_part: (F + 1,) whether the face belongs to the part that makes the class.
         materials: the looks.
         objects: what stands there.
         prints: what lies there.
@@ -235,8 +241,7 @@ def make_tabletop(num_classes: int, size: TabletopSize, rng: np.random.Generator
         size: how much there is on it.
         rng: the source of all chance here.
     """
-    builder = _Builder()
-    builder.add(_table_plane(), _table_material(rng), 0, part=False)
+    builder = _Builder(_table_material(rng))
     placed = _place_objects(_draw_classes(num_classes, size, rng), builder, rng)
     prints = tuple(_draw_print(num_classes, rng) for _ in range(rng.integers(size.prints[0], size.prints[1] + 1)))
     azimuth, height = rng.uniform(0, 2 * math.pi), rng.uniform(math.radians(40), math.radians(70))
@@ -532,24 +537,19 @@ _PARTS: dict[PartShape, Callable[[_Body], trimesh.Trimesh]] = {
 }
 
 
-def _table_plane(half: float = 20.0) -> trimesh.Trimesh:
-    corners = [[-half, -half, 0], [half, -half, 0], [half, half, 0], [-half, half, 0]]
-    return trimesh.Trimesh(corners, [[0, 1, 2], [0, 2, 3]], process=False)
-
-
 class _Builder:
     """Gathers meshes into the flat arrays of a `Tabletop`."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: Material) -> None:
         self._vertices: list[Float32Array] = []
         self._faces: list[npt.NDArray[np.int32]] = []
         self._normals: list[Float32Array] = []
         self._labels: list[npt.NDArray[np.int16]] = []
-        self._materials: list[Material] = []
+        self._materials = [table]
         self._count = 0
 
     def add(self, mesh: trimesh.Trimesh, material: Material, index: int, *, part: bool) -> None:
-        """Add a mesh in world coordinates that belongs to object `index` (0: the table)."""
+        """Add a mesh in world coordinates that belongs to object `index`, counted from 1."""
         self._vertices.append(np.asarray(mesh.vertices, np.float32))
         self._faces.append(np.asarray(mesh.faces, np.int32) + np.int32(self._count))
         self._normals.append(_corner_normals(mesh))
@@ -567,7 +567,8 @@ class _Builder:
         clouds: Float32Array,
     ) -> Tabletop:
         """Return the scene."""
-        labels = np.concatenate(self._labels)
+        table = np.zeros((1, 3), np.int16)
+        labels = np.concatenate([*self._labels, table])
         return Tabletop(
             vertices=np.concatenate(self._vertices),
             faces=np.concatenate(self._faces),
@@ -587,21 +588,20 @@ class _Builder:
 
 def _corner_normals(mesh: trimesh.Trimesh, crease: float = math.radians(35)) -> Float32Array:
     """Return (F, 3, 3) normals: smooth over a vertex's faces, except across creases sharper than `crease`."""
-    faces = np.asarray(mesh.faces)
-    normals = np.asarray(mesh.face_normals)
+    faces, normals = np.asarray(mesh.faces), np.asarray(mesh.face_normals)
     weighted = normals * np.asarray(mesh.area_faces)[:, None]
-    corners = np.repeat(normals[:, None, :], 3, axis=1)
-    # Every pair of faces at a vertex: sums of each face's neighbours within the crease angle.
+    # Corners in the order of their vertices; each is paired with all corners at its vertex, itself included.
     order = np.argsort(faces.reshape(-1), kind="stable")
     vertex, face = faces.reshape(-1)[order], order // 3
-    result = np.zeros((len(order), 3))
-    longest = int(np.bincount(vertex).max())
-    for shift in range(-longest + 1, longest):
-        source = np.clip(np.arange(len(order)) + shift, 0, len(order) - 1)
-        same = (vertex[source] == vertex) & (np.arange(len(order)) + shift == source)
-        near = np.einsum("ij,ij->i", normals[face[source]], normals[face]) > math.cos(crease)
-        result += weighted[face[source]] * (same & near)[:, None]
-    length = np.linalg.norm(result, axis=1, keepdims=True)
-    flat = corners.reshape(-1, 3)
-    flat[order] = np.where(length > 0, result / np.maximum(length, 1e-12), flat[order])
-    return flat.reshape(-1, 3, 3).astype(np.float32)
+    count = np.bincount(vertex)
+    partners = count[vertex]
+    begin = np.cumsum(partners) - partners
+    first = (np.cumsum(count) - count)[vertex]
+    partner = np.repeat(first - begin, partners) + np.arange(partners.sum())
+    own = np.repeat(np.arange(len(order)), partners)
+    smooth = np.einsum("ij,ij->i", normals[face[partner]], normals[face[own]]) > math.cos(crease)
+    total = np.add.reduceat(weighted[face[partner]] * smooth[:, None], begin)
+    length = np.linalg.norm(total, axis=1, keepdims=True)
+    corners = np.empty((len(order), 3), np.float32)
+    corners[order] = np.where(length > 0, total / np.maximum(length, 1e-30), normals[face])
+    return corners.reshape(-1, 3, 3)
