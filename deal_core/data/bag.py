@@ -235,7 +235,10 @@ def _open_file(path: Path, problems: list[str]) -> _Source:
         reason = str(error) or type(error).__name__
         if path.suffix == ".mcap":
             return _SalvagedSource(path, reason, problems)
-        raise RecordingError(f"{path} cannot be read as a sqlite3 recording: {reason}") from error
+        raise RecordingError(
+            f"{path} cannot be read as a sqlite3 recording: {reason}. If it was cut off, "
+            f"`sqlite3 {path} .recover | sqlite3 repaired.db3` may bring a part back"
+        ) from error
     return _SoundSource(path, reader, problems)
 
 

@@ -154,6 +154,13 @@ def test_empty_and_garbage_files_are_errors_that_name_the_file(tmp_path: Path, s
             open_recording(path)
 
 
+def test_truncated_sqlite_names_the_repair(bag: Any, tmp_path: Path) -> None:
+    file = bag.save(tmp_path / "bag", "sqlite3") / "bag.db3"
+    file.write_bytes(file.read_bytes()[:-5000])
+    with pytest.raises(RecordingError, match=r"bag\.db3 .*\.recover"):
+        open_recording(tmp_path / "bag")
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
