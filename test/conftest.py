@@ -139,14 +139,38 @@ class Bag:
     def depth_of(stamp: int, size: tuple[int, int] = (6, 8)) -> np.ndarray:
         return np.random.default_rng(stamp + 1).integers(1, 5000, size, np.uint16)
 
+    def camera_info(self, topic: str, stamp: int, fx: float, size: tuple[int, int] = (6, 8)) -> None:
+        roi = self._store.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+        self.add(
+            topic,
+            CAMERA_INFO,
+            stamp,
+            header=self.header(stamp, "optical"),
+            height=size[0],
+            width=size[1],
+            distortion_model="plumb_bob",
+            d=np.array([0.1, 0.2, 0, 0, 0]),
+            k=np.array([fx, 0, 4, 0, fx, 3, 0, 0, 1.0]),
+            r=np.eye(3).reshape(-1),
+            p=np.zeros(12),
+            binning_x=0,
+            binning_y=0,
+            roi=roi,
+        )
+
     def save(self, path: Path, storage: str = "mcap", compression: str = "none") -> Path:
-        """Write a rosbag2 folder; `compression` is none, storage (chunks), message or file."""
+        """Write a rosbag2 folder; `compression` is none, storage (zstd chunks), lz4 (chunks), message or file."""
         from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
         writer = Writer(path, version=8, storage_plugin=StoragePlugin[storage.upper()])
-        writer.set_compression(CompressionMode[compression.upper()], CompressionFormat.ZSTD)
+        if compression != "lz4":
+            writer.set_compression(CompressionMode[compression.upper()], CompressionFormat.ZSTD)
         connections: dict[tuple[str, str], Any] = {}
         with writer:
+            if compression == "lz4":  # recorders write it, rosbags only reads it
+                from lz4.frame import compress
+
+                writer.storage.compression, writer.storage.compressor = "lz4", compress
             for topic, kind, log_time, data in self.messages:
                 if (topic, kind) not in connections:
                     connections[topic, kind] = writer.add_connection(topic, kind, typestore=self._store)

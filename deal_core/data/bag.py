@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rosbags.rosbag2 import Reader
 
 _SUFFIXES = (".mcap", ".db3")
+_SAME_INSTANT = 16  # messages kept to tell, after damage, what was read already; bounds the memory
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,13 @@ class _SoundSource:
             return
         # Everything up to the last log time has been yielded; of that last instant, remember which messages.
         last_time = -1
-        last_messages: list[RawMessage] = []
+        last_messages: deque[RawMessage] = deque(maxlen=_SAME_INSTANT)
         try:
             for connection, log_time, data in self._reader.messages(connections):
                 message = RawMessage(connection.topic, connection.msgtype, log_time, bytes(data))
                 if log_time != last_time:
-                    last_time, last_messages = log_time, []
+                    last_time = log_time
+                    last_messages.clear()
                 last_messages.append(message)
                 yield message
         except Exception as error:  # rosbags, lz4, zstd, sqlite and struct raise errors of their own kinds

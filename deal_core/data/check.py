@@ -23,6 +23,7 @@ from deal_core.data.recorded_frames import (
     FrameReader,
     TagTimeline,
     explain_no_pairs,
+    fit_camera,
     read_camera,
     read_session,
     read_tags,
@@ -189,7 +190,7 @@ def _check_open(
         errors.append(explain_no_pairs(recording, reader.counts, slop_ns))
     elif not reader.counts.frames:
         errors.append(f"{recording.path} gives no frame: every pair is skipped")
-    notes = [] if camera else [NO_CAMERA]
+    notes = [] if fit_camera(camera, reader.size) else [NO_CAMERA]
     if recorded is None:
         notes.append("the recording does not say its classes: `deal extract` needs --classes")
     if not tagged:

@@ -19,6 +19,7 @@ from deal_core.data.recorded_frames import (
     Session,
     TagTimeline,
     explain_no_pairs,
+    fit_camera,
     read_camera,
     read_session,
     read_tags,
@@ -130,6 +131,7 @@ def extract_recording(
                 frames[frame.tags, frame.segment] += 1
                 if on_pair:
                     on_pair()
+            camera = fit_camera(camera, reader.size)
             report = make_report(
                 recording,
                 topics,

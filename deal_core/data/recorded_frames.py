@@ -7,7 +7,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -176,7 +176,10 @@ def read_tags(recording: Recording, decoder: MessageDecoder, classes: ClassList 
 
 
 def read_camera(recording: Recording, decoder: MessageDecoder, topics: ImageTopics) -> CameraIntrinsics | None:
-    """Return the colour camera's intrinsics; None where none were recorded or the camera is not calibrated."""
+    """Return the colour camera's intrinsics; None where none were recorded or the camera is not calibrated.
+
+    The size is 0 where the driver leaves it out; see `fit_camera`.
+    """
     if topics.info is None:
         return None
     for message in recording.messages([topics.info.name]):
@@ -185,6 +188,15 @@ def read_camera(recording: Recording, decoder: MessageDecoder, topics: ImageTopi
         except ImageFormatError:
             continue  # every pair comes with one; the next may be sound
     return None
+
+
+def fit_camera(camera: CameraIntrinsics | None, size: tuple[int, ...] | None) -> CameraIntrinsics | None:
+    """Return intrinsics that hold for images of a size (H, W, ...): filled in where absent, None where they differ."""
+    if camera is None or size is None:
+        return None
+    if not camera.width and not camera.height:
+        camera = replace(camera, width=size[1], height=size[0])
+    return camera if (camera.height, camera.width) == size[:2] else None
 
 
 class FrameReader:
@@ -196,6 +208,10 @@ class FrameReader:
         timeline: the tags.
         decoder: shared to save its set-up.
         slop_ns: largest difference between the stamps of colour and depth; 0 pairs equal stamps only.
+
+    Attributes:
+        counts: what became of the messages so far.
+        size: (H, W, 3) of the frames; None before the first.
 
     Raises:
         RecordingError: while iterating, if the first depth image is not aligned to its colour image.
@@ -215,7 +231,7 @@ class FrameReader:
         self._timeline = timeline
         self._decoder = decoder
         self._slop_ns = slop_ns
-        self._size: tuple[int, ...] | None = None
+        self.size: tuple[int, ...] | None = None
         self._seen: set[int] = set()
         self.counts = FrameCounts()
 
@@ -275,12 +291,12 @@ class FrameReader:
         except ImageFormatError as error:
             self.counts.examples.setdefault(f"{stream}: {error.cause}", str(error))
             return skip
-        if self._size is None:
+        if self.size is None:
             self._check_aligned(color, depth)
-            self._size = color.rgb.shape
-        if color.rgb.shape != self._size or depth.depth_mm.shape != self._size[:2]:
+            self.size = color.rgb.shape
+        if color.rgb.shape != self.size or depth.depth_mm.shape != self.size[:2]:
             self.counts.examples.setdefault(
-                "size", f"the first frame is {self._size}, another {color.rgb.shape} with {depth.depth_mm.shape}"
+                "size", f"the first frame is {self.size}, another {color.rgb.shape} with {depth.depth_mm.shape}"
             )
             return Skip.SIZE_CHANGED
         return TaggedFrame(RgbdPair(pair.stamp_ns, color.rgb, depth.depth_mm), tags, segment)

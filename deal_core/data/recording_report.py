@@ -15,7 +15,7 @@ from deal_core.data.recorded_frames import FrameCounts, TagTimeline
 from deal_core.data.sample import ClassList, TagState, tag_counts
 from deal_core.data.topics import ImageTopics
 
-NO_CAMERA = "the camera's intrinsics are not known: no calibrated camera_info was recorded"
+NO_CAMERA = "the camera's intrinsics are not known: no camera_info that is calibrated and of the images' size"
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +20,11 @@ from deal_core.data.check import check_recording
 from deal_core.data.dataset import Dataset
 from deal_core.data.extract import Extraction, ExtractOptions, extract_recording
 from deal_core.data.recorded_frames import Skip
-from deal_core.data.sample import ClassList, TagMarker, TagState
+from deal_core.data.recording import RecordingWriter
+from deal_core.data.sample import CameraIntrinsics, ClassList, RgbdPair, TagMarker, TagState
 from deal_core.errors import DatasetError, DealError, RecordingError, UsageError
 
+PROJECT = Path(__file__).resolve().parents[3]
 MS = 1_000_000
 COLOR = "/camera/camera/color/image_raw"
 DEPTH = "/camera/camera/aligned_depth_to_color/image_raw"
@@ -437,3 +442,42 @@ def test_source_file_says_what_was_done(bag: Any, tmp_path: Path) -> None:
     extract_recording(bag.save(tmp_path / "kitchen"), tmp_path / "dataset", ExtractOptions())
     source = json.loads((tmp_path / "dataset" / "recordings" / "kitchen" / "source.json").read_text())
     assert source["report"]["frames"] == 1 and len(source["fingerprint"]) == 64
+
+
+@pytest.mark.parametrize(("size", "known"), [((6, 8), True), ((0, 0), True), ((480, 640), False)])
+def test_intrinsics_are_kept_only_if_they_fit_the_images(
+    bag: Any, extract: Callable[..., tuple[Extraction, Dataset]], size: tuple[int, int], known: bool
+) -> None:
+    bag.tags(0, "mug")
+    bag.camera_info("/camera/camera/color/camera_info", 100, 500.0, size)
+    bag.pair(100)
+    extraction, dataset = extract(bag)
+    camera = dataset.camera("kitchen")
+    assert (camera is not None) == known and any("intrinsics" in n for n in extraction.report.notes) != known
+    assert camera is None or (camera.width, camera.height, camera.fx) == (8, 6, 500)
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from deal_core.data.extract import ExtractOptions, extract_recording
+extract_recording(Path(sys.argv[1]), Path(sys.argv[2]), ExtractOptions(color_format="jpeg"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:
+    classes, camera = ClassList(("mug",)), CameraIntrinsics(320, 240, 300, 300, 160, 120)
+    still = np.zeros((240, 320, 3), np.uint8), np.ones((240, 320), np.uint16)
+    peaks = []
+    for pairs in (20, 400):  # 8 MB and 150 MB
+        path = tmp_path / f"recording_{pairs}"
+        with RecordingWriter(path, classes, camera) as writer:
+            writer.write_tags(0, TagState(("mug",)), "test")
+            for index in range(pairs):
+                writer.write_pair(RgbdPair(index * 33 * MS, *still))
+        command = [sys.executable, "-c", MEASURE, str(path), str(tmp_path / "dataset")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT)
+        peaks.append(int(done.stdout))
+        shutil.rmtree(path)
+    assert peaks[1] - peaks[0] < 40, f"peak memory in MB: {peaks}"

@@ -226,24 +226,8 @@ def test_header_stamp_equals_the_decoded_one(bag: Any, decoder: MessageDecoder, 
 
 
 def test_camera_is_read_and_an_uncalibrated_one_is_none(bag: Any, decoder: MessageDecoder) -> None:
-    roi = bag._store.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
     for fx in (500.0, 0.0):
-        bag.add(
-            "/info",
-            "sensor_msgs/msg/CameraInfo",
-            0,
-            header=bag.header(STAMP, "optical"),
-            height=6,
-            width=8,
-            distortion_model="plumb_bob",
-            d=np.array([0.1, 0.2, 0, 0, 0]),
-            k=np.array([fx, 0, 4, 0, fx, 3, 0, 0, 1.0]),
-            r=np.eye(3).reshape(-1),
-            p=np.zeros(12),
-            binning_x=0,
-            binning_y=0,
-            roi=roi,
-        )
+        bag.camera_info("/info", STAMP, fx)
     camera, nothing = (decoder.camera(data) for _, _, _, data in bag.messages)
     assert camera is not None and nothing is None
     assert (camera.width, camera.height, camera.fx, camera.cx, camera.cy) == (8, 6, 500, 4, 3)
