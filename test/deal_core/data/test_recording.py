@@ -192,3 +192,26 @@ def test_session_must_be_plain(tmp_path: Path, session: dict[str, object]) -> No
 def test_writing_outside_the_block_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="is not open"):
         RecordingWriter(tmp_path / "kitchen", CLASSES, CAMERA).write_pair(pair(1))
+
+
+def test_ros_itself_reads_what_was_written_and_we_read_what_ros_wrote(tmp_path: Path) -> None:
+    serialization = pytest.importorskip("rclpy.serialization", reason="needs ROS 2 (rclpy)")
+    messages = pytest.importorskip("sensor_msgs.msg", reason="needs ROS 2 (sensor_msgs)")
+    from deal_core.data.bag import open_recording
+    from deal_core.data.image_messages import MessageDecoder
+
+    write(tmp_path / "kitchen")
+    decoder = MessageDecoder()
+    with open_recording(tmp_path / "kitchen") as recording:
+        for raw in recording.messages([COLOR_TOPIC, DEPTH_TOPIC, "/camera/camera/color/camera_info"]):
+            kind = getattr(messages, raw.type.rsplit("/", 1)[1])
+            message = serialization.deserialize_message(raw.data, kind)
+            assert message.header.frame_id == "optical"
+            again = serialization.serialize_message(message)
+            stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            if raw.topic == COLOR_TOPIC:
+                np.testing.assert_array_equal(decoder.color(again, raw.type).rgb, pair(stamp).color)
+            elif raw.topic == DEPTH_TOPIC:
+                np.testing.assert_array_equal(decoder.depth(again, raw.type).depth_mm, pair(stamp).depth_mm)
+            else:
+                assert list(message.k) == [10, 0, 4, 0, 11, 3, 0, 0, 1] and decoder.camera(again) == CAMERA
