@@ -124,14 +124,15 @@ def unknown_parameters(given: Mapping[str, Any], node: Node) -> list[str]:
 
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
-    wanted = type(field.default)
+    wanted, limits = type(field.default), field.metadata
     if wanted is float and type(value) is int:
         value = float(value)
-    limits = field.metadata
+    if value is False and "off" in limits["choices"]:
+        value = "off"  # `depth_mode:=off` reaches us as YAML's word for false
     fits = (
         type(value) is wanted
         and (not limits["choices"] or value in limits["choices"])
-        and (wanted not in (int, float) or limits["minimum"] <= value <= limits["maximum"])
+        and (wanted is str or limits["minimum"] <= value <= limits["maximum"])
     )
     if not fits:
         hint = nearest_hint(value, limits["choices"]) if isinstance(value, str) else ""

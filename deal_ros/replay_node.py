@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,7 @@ def replay_recording(
     depth_topic: str | None = None,
     slop_ms: float = 0.0,
     limit: int | None = None,
+    is_alive: Callable[[], bool] = lambda: True,
     ros_args: list[str] | None = None,
 ) -> ReplayResult:
     """Replay a recording's pairs and save the masks as `<out>/<stamp_ns>.png`, named by the recorded stamps.
@@ -73,6 +74,7 @@ def replay_recording(
         depth_topic: the recorded depth topic, where it cannot be told.
         slop_ms: largest difference between the stamps of colour and depth, milliseconds.
         limit: at most this many pairs.
+        is_alive: asked while waiting; when it is false there is no use in waiting on (the node's process ended).
         ros_args: remappings and the like, as after `--ros-args`.
 
     Raises:
@@ -100,6 +102,7 @@ def replay_recording(
             save_masks_to(out) if out else _forget,
             camera=read_camera(recording, decoder, topics),
             options=options,
+            is_alive=is_alive,
             ros_args=ros_args,
         )
         if not result.sent:

@@ -3,6 +3,8 @@
 ros2 launch deal_ros segmentation.launch.py model:=model.safetensors
 """
 
+import os
+
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.launch_context import LaunchContext
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
@@ -54,9 +56,9 @@ def _transport(context: LaunchContext) -> list[SetEnvironmentVariable]:
     if profile == "none":
         return []
     if profile == "auto":
-        added = shared_memory_environment(context.environment)
+        added = shared_memory_environment(os.environ)
     else:
-        added = {profile_variable(context.environment): profile}
+        added = {profile_variable(os.environ): profile}
     return [SetEnvironmentVariable(name, value) for name, value in added.items()]
 
 

@@ -1,0 +1,252 @@
+"""A model file, nodes as processes of their own, and a camera to feed them with."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+COLOR_TOPIC, DEPTH_TOPIC = "/camera/camera/color/image_raw", "/camera/camera/aligned_depth_to_color/image_raw"
+REMAPPINGS = {"color/image_raw": COLOR_TOPIC, "depth/image_raw": DEPTH_TOPIC}
+CLASSES = ("mug", "drill", "box")
+FRAME = "camera_color_optical_frame"
+PERIOD_S = 0.2
+WAIT_S = 120.0
+
+COUNTS = (
+    "received_color",
+    "received_depth",
+    "paired",
+    "color_alone",
+    "unpaired_color",
+    "unpaired_depth",
+    "pending_color",
+    "pending_depth",
+    "published",
+    "dropped_busy",
+    "dropped_old",
+    "dropped_stopped",
+    "failed",
+    "in_flight",
+)
+
+# Up to 101, domains are clear of the ports that Linux hands out.
+_domains = itertools.count(os.getpid() * 7)
+
+
+@pytest.fixture(scope="session")
+def new_domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], int]]:
+    """Give ROS domains of this machine alone; tests that run beside each other do not hear each other."""
+    from deal_ros.transport import shared_memory_environment
+
+    before = dict(os.environ)
+    os.environ.update(shared_memory_environment(before))
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_log"))
+    yield lambda: 1 + next(_domains) % 100
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    from deal_core.data.sample import ClassList
+    from deal_core.modelfile import ModelInfo, Threshold, save_model
+    from deal_core.models.factory import create_model
+
+    torch.manual_seed(0)
+    arguments = {"backbone": "test_resnet", "width": 8}
+    network = create_model("cam_net", len(CLASSES), **arguments)
+    with torch.no_grad():  # as drawn, the classes differ too little for masks with more than one id
+        network.classifier.weight *= 50
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_model(path, network, ModelInfo("cam_net", arguments, ClassList(CLASSES), (64, 64), Threshold(0.4, "fixed")))
+    return path
+
+
+class Camera:
+    """Publishes what it is told to, keeps the masks and the diagnostics it hears."""
+
+    def __init__(self, domain: int, *, reliability: str = "reliable", depth: bool = True) -> None:
+        import rclpy
+        from diagnostic_msgs.msg import DiagnosticArray
+        from rclpy.context import Context
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.qos import QoSProfile, ReliabilityPolicy
+        from sensor_msgs.msg import Image
+
+        from deal_ros.labels import subscribe_labels
+
+        qos = QoSProfile(depth=20, reliability=ReliabilityPolicy[reliability.upper()])
+        self._context = Context()
+        rclpy.init(args=[], context=self._context, domain_id=domain)
+        self.node = rclpy.create_node("test_camera", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self.color = self.node.create_publisher(Image, COLOR_TOPIC, qos)
+        self.depth = self.node.create_publisher(Image, DEPTH_TOPIC, qos) if depth else None
+        self.masks: dict[int, Any] = {}
+        self.labels: dict[int, str] = {}
+        self.values: dict[str, str] = {}
+        self.statuses: dict[str, tuple[int, str]] = {}
+        self.node.create_subscription(Image, "/deal_segmentation/mask", self._take_mask, 20)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._take_diagnostics, 20)
+        subscribe_labels(self.node, "/deal_segmentation", self.labels.update)
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self._context.shutdown()
+
+    def header(self, stamp_ns: int, frame_id: str = FRAME) -> Any:
+        from std_msgs.msg import Header
+
+        from deal_ros.conversions import stamp_from_ns
+
+        return Header(stamp=stamp_from_ns(stamp_ns), frame_id=frame_id)
+
+    def pair(self, seed: int = 0, size: tuple[int, int] = (48, 64), stamp_ns: int | None = None) -> tuple[Any, Any]:
+        """Return a colour and a depth message with random patches and one stamp."""
+        from deal_ros.conversions import array_to_image
+
+        rng = np.random.default_rng(seed)
+        patches = rng.integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3), np.uint8)
+        rgb = patches.repeat(8, 0).repeat(8, 1)[: size[0], : size[1]]
+        header = self.header(time.time_ns() if stamp_ns is None else stamp_ns)
+        color = array_to_image(rgb, header)
+        return color, array_to_image(rng.integers(1, 5000, size, np.uint16), header)
+
+    def send(self, color: Any, depth: Any | None) -> int:
+        """Publish and return the colour image's stamp."""
+        from deal_ros.conversions import stamp_to_ns
+
+        self.color.publish(color)
+        if depth is not None and self.depth is not None:
+            self.depth.publish(depth)
+        return stamp_to_ns(color.header.stamp)
+
+    def segment(self, color: Any, depth: Any | None) -> Any:
+        """Send a pair and return its mask."""
+        stamp_ns = self.send(color, depth)
+        self.wait(lambda: stamp_ns in self.masks, f"mask of {stamp_ns}")
+        return self.masks[stamp_ns]
+
+    def wait(self, is_true: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
+        end = time.monotonic() + timeout_s
+        while not is_true():
+            assert time.monotonic() < end, f"waited in vain for: {what}; diagnostics: {self.statuses} {self.values}"
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def wait_ready(self) -> None:
+        """Wait until node and camera have met in both directions."""
+
+        def met() -> bool:
+            offers = [
+                self.values.get(f"{s}_publisher_offers") for s in ("color", "depth") if f"{s}_topic" in self.values
+            ]
+            seen = int(self.values.get("mask_subscribers", 0)) >= self.node.count_subscribers("/deal_segmentation/mask")
+            subscribed = self.color.get_subscription_count() > 0
+            return bool(self.labels) and bool(offers) and "no publisher" not in offers and seen and subscribed
+
+        self.wait(met, "node and camera to meet")
+
+    def count(self, key: str) -> int:
+        return int(self.values.get(key, 0))
+
+    def wait_count(self, key: str, expected: int) -> None:
+        self.wait(lambda: self.count(key) >= expected, f"{key} >= {expected}")
+        assert self.count(key) == expected
+
+    def fresh_values(self) -> dict[str, str]:
+        """Wait for diagnostics that are newer than this call."""
+        self.values = {}
+        self.wait(lambda: bool(self.values), "diagnostics")
+        self.values = {}
+        self.wait(lambda: bool(self.values), "diagnostics")
+        return self.values
+
+    def check_balance(self) -> dict[str, int]:
+        """Check, in fresh diagnostics, that every message is accounted for; return the counts."""
+        values = self.fresh_values()
+        n = {key: int(values[key]) for key in COUNTS}
+        handed_on = n["paired"] + n["color_alone"]
+        assert n["received_color"] == handed_on + n["unpaired_color"] + n["pending_color"]
+        assert n["received_depth"] == n["paired"] + n["unpaired_depth"] + n["pending_depth"]
+        dropped = n["dropped_busy"] + n["dropped_old"] + n["dropped_stopped"]
+        assert handed_on == n["published"] + dropped + n["failed"] + n["in_flight"]
+        for total in ("unpaired_color", "unpaired_depth", "failed"):
+            assert n[total] == sum(int(v) for k, v in values.items() if k.startswith(f"{total}: "))
+        return n
+
+    def _take_mask(self, message: Any) -> None:
+        from deal_ros.conversions import stamp_to_ns
+
+        self.masks[stamp_to_ns(message.header.stamp)] = message
+
+    def _take_diagnostics(self, message: Any) -> None:
+        mine = [s for s in message.status if s.name.startswith("deal_segmentation: ")]
+        self.values = {entry.key: entry.value for status in mine for entry in status.values}
+        self.statuses = {s.name.split(": ", 1)[1]: (s.level[0], s.message) for s in mine}
+
+
+@pytest.fixture(scope="session")
+def new_camera(new_domain: Callable[[], int]) -> Iterator[Callable[..., Camera]]:
+    """Make cameras: `new_camera(domain, reliability=..., depth=...)`."""
+    cameras: list[Camera] = []
+
+    def make(domain: int, **options: Any) -> Camera:
+        cameras.append(Camera(domain, **options))
+        return cameras[-1]
+
+    yield make
+    for camera in cameras:
+        camera.close()
+
+
+@dataclass(frozen=True)
+class RunningNode:
+    """A node's process and the domain it lives in."""
+
+    node: Any
+    domain: int
+
+
+@pytest.fixture(scope="session")
+def start_node(
+    new_domain: Callable[[], int], model_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., RunningNode]]:
+    """Start segmentation nodes in domains of their own; those that still run at the end are stopped."""
+    from deal_ros.process import segmentation_process
+
+    with ExitStack() as stack:
+
+        def start(model: Path = model_file, **parameters: Any) -> RunningNode:
+            domain = new_domain()
+            node = stack.enter_context(
+                segmentation_process(
+                    model,
+                    tmp_path_factory.mktemp("node") / "output.txt",
+                    parameters={"diagnostics_period_s": PERIOD_S, **parameters},
+                    remappings=REMAPPINGS,
+                    environment={"ROS_DOMAIN_ID": str(domain)},
+                )
+            )
+            return RunningNode(node, domain)
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def pair_node(start_node: Callable[..., RunningNode]) -> RunningNode:
+    """A node that wants depth, shared by the tests that leave it alive."""
+    return start_node(depth_mode="required", max_age_ms=30_000)

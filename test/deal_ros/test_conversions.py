@@ -1,0 +1,106 @@
+"""Messages to arrays and back."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from deal_core.data.image_codec import ImageFormatError
+from deal_core.data.sample import CameraIntrinsics
+from deal_ros.conversions import (
+    array_to_image,
+    camera_to_info,
+    image_to_depth_m,
+    image_to_depth_mm,
+    image_to_mask,
+    image_to_rgb,
+    stamp_from_ns,
+    stamp_to_ns,
+)
+
+HEADER = Header(stamp=stamp_from_ns(1_700_000_000_123_456_789), frame_id="optical")
+
+
+@given(st.integers(0, 2**31 * 10**9 - 1))
+def test_stamps_keep_every_nanosecond(stamp_ns: int) -> None:
+    stamp = stamp_from_ns(stamp_ns)
+    assert 0 <= stamp.nanosec < 10**9
+    assert stamp_to_ns(stamp) == stamp_ns
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "encoding"),
+    [
+        ((3, 5), np.uint8, "mono8"),
+        ((3, 5, 3), np.uint8, "rgb8"),
+        ((3, 5), np.uint16, "16UC1"),
+        ((3, 5), np.float32, "32FC1"),
+    ],
+)
+def test_a_message_holds_the_bytes_of_the_array(shape: tuple[int, ...], dtype: type, encoding: str) -> None:
+    array = np.random.default_rng(0).integers(0, 250, shape).astype(dtype)
+    for source in (array, np.asfortranarray(array), np.pad(array, [(1, 1)] * array.ndim)[(slice(1, -1),) * array.ndim]):
+        message = array_to_image(source, HEADER)
+        assert (message.height, message.width, message.encoding) == (3, 5, encoding)
+        assert message.step * 3 == len(message.data) == array.nbytes and message.is_bigendian == 0
+        assert bytes(message.data) == array.tobytes()
+        assert message.header == HEADER
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 2), np.int32), np.zeros((2, 2, 4), np.uint8), np.zeros(4, np.uint8)])
+def test_arrays_that_are_no_image_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="no image encoding"):
+        array_to_image(array, HEADER)
+
+
+def test_reading_is_without_a_copy() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    color, depth = array_to_image(rgb, HEADER), array_to_image(rgb[..., 0].astype(np.uint16), HEADER)
+    assert np.shares_memory(image_to_rgb(color), np.frombuffer(color.data, np.uint8))
+    assert np.shares_memory(image_to_depth_mm(depth), np.frombuffer(depth.data, np.uint8))
+    np.testing.assert_array_equal(image_to_rgb(color), rgb)
+
+
+def test_step_and_byte_order_of_the_message_are_honoured() -> None:
+    values = [[0, 1, 1500], [65535, 258, 3]]
+    rows = [struct.pack(">3H", *row) + b"\xff\xff\xff\xff" for row in values]
+    message = Image(header=HEADER, height=2, width=3, encoding="16UC1", is_bigendian=1, step=10)
+    message.data.frombytes(b"".join(rows))
+    np.testing.assert_array_equal(image_to_depth_mm(message), values)
+    metres, valid = image_to_depth_m(message)
+    np.testing.assert_allclose(metres, np.array(values) / 1000, rtol=1e-6)
+    np.testing.assert_array_equal(valid, np.array(values) > 0)
+
+
+def test_messages_that_contradict_themselves_are_refused_with_a_cause() -> None:
+    message = array_to_image(np.zeros((4, 6, 3), np.uint8), HEADER)
+    message.data.pop()
+    with pytest.raises(ImageFormatError) as caught:
+        image_to_rgb(message)
+    assert caught.value.cause == "length"
+
+
+def test_a_mask_is_mono8() -> None:
+    mask = np.array([[0, 255], [3, 1]], np.uint8)
+    np.testing.assert_array_equal(image_to_mask(array_to_image(mask, HEADER)), mask)
+    with pytest.raises(ValueError, match="found 'rgb8'"):
+        image_to_mask(array_to_image(np.zeros((2, 2, 3), np.uint8), HEADER))
+
+
+def test_camera_info_projects_like_the_camera() -> None:
+    camera = CameraIntrinsics(640, 480, 600.0, 610.0, 320.5, 241.5, (0.1, -0.2, 0.0, 0.0, 0.05))
+    info = camera_to_info(camera, HEADER)
+    k, p = np.array(info.k).reshape(3, 3), np.array(info.p).reshape(3, 4)
+    u, v, w = k @ [0.2, -0.1, 2.0]
+    assert (u / w, v / w) == pytest.approx((600 * 0.1 + 320.5, 610 * -0.05 + 241.5))
+    np.testing.assert_array_equal(p[:, :3], k)
+    assert (info.width, info.height, list(info.d)) == (640, 480, list(camera.distortion))

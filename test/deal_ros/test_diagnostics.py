@@ -1,0 +1,176 @@
+"""Levels and sentences of /diagnostics, judged from snapshots."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+
+from builtin_interfaces.msg import Time
+
+from deal_ros.diagnostics import (
+    InputSnapshot,
+    Level,
+    ModelSnapshot,
+    NodeSnapshot,
+    ResultStatistics,
+    ResultSummary,
+    Status,
+    assess,
+    final_counts,
+    to_message,
+)
+from deal_ros.synchronizer import SyncCounts
+from deal_ros.worker import WorkerCounts
+
+MODEL = ModelSnapshot("m.safetensors", "ab" * 32, "cpu", "float32", 3, "required", "equal stamps")
+QUIET = NodeSnapshot(
+    time_s=10.0,
+    model=MODEL,
+    inputs=(
+        InputSnapshot("color", "/c", 0, 0.1, offers=("reliable",)),
+        InputSnapshot("depth", "/d", 0, 0.1, offers=("reliable",)),
+    ),
+    input_timeout_s=2.0,
+    max_age_ms=250.0,
+    sync=SyncCounts(),
+    work=WorkerCounts(),
+    results=ResultSummary(),
+    mask_subscribers=0,
+)
+
+
+def status(concern: str, now: NodeSnapshot, before: NodeSnapshot | None = QUIET) -> Status:
+    return next(s for s in assess(now, before) if s.concern == concern)
+
+
+def color_input(**changes: object) -> NodeSnapshot:
+    return replace(QUIET, inputs=(replace(QUIET.inputs[0], **changes), QUIET.inputs[1]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "said"),
+    [
+        ({"received": 3}, Level.OK, "receiving"),
+        ({}, Level.OK, "waiting for the first image"),
+        ({"silent_s": 5.0, "offers": ()}, Level.WARN, "no input on /c: nobody publishes it"),
+        ({"silent_s": 5.0}, Level.WARN, "no input on /c for 5 s, publisher offers reliable, we request reliable"),
+        (
+            {"silent_s": 0.5, "offers": ("best_effort",), "incompatible": True},
+            Level.ERROR,
+            "no input on /c, publisher offers best_effort, we request reliable; set color_qos to auto",
+        ),
+        (
+            {"silent_s": 5.0, "offers": ("best_effort",), "requests": "best_effort", "best_effort_is_lossy": True},
+            Level.WARN,
+            "do not fit Fast DDS' default shared memory: set FAST",
+        ),
+        (
+            {"received": 1, "requests": "best_effort", "best_effort_is_lossy": True, "size_bytes": 640 * 480 * 3},
+            Level.WARN,
+            "images on /c may be lost",
+        ),
+        (
+            {"received": 1, "requests": "best_effort", "best_effort_is_lossy": True, "size_bytes": 640 * 480},
+            Level.OK,
+            "receiving",
+        ),
+    ],
+)
+def test_an_input_is_judged_with_its_cause(changes: dict[str, object], level: Level, said: str) -> None:
+    found = status("color input", color_input(**changes))
+    assert found.level is level and said in found.message
+    assert status("depth input", color_input(**changes)).level is Level.OK
+
+
+def test_rates_are_since_the_last_report() -> None:
+    before = color_input(received=100)
+    now = replace(color_input(received=130), time_s=12.0, work=WorkerCounts(submitted=20, done=20))
+    assert status("color input", now, before).values["color_rate_hz"] == "15.0"
+    assert status("results", now, before).values["mask_rate_hz"] == "10.0"
+    assert status("color input", now, None).values["color_rate_hz"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("sync", "work", "results", "level", "said"),
+    [
+        (SyncCounts(), WorkerCounts(), ResultSummary(), Level.OK, "no frame to segment"),
+        (SyncCounts(paired=2), WorkerCounts(done=2), ResultSummary(valid_depth=0.5), Level.OK, "2 masks"),
+        (SyncCounts(paired=2), WorkerCounts(done=2), ResultSummary(valid_depth=0.0), Level.WARN, "no pixel"),
+        (
+            SyncCounts(paired=2),
+            WorkerCounts(failed=Counter(step=2)),
+            ResultSummary(last_error="step: bad"),
+            Level.ERROR,
+            "2 frames failed since the last report: step: bad",
+        ),
+        (SyncCounts(paired=2), WorkerCounts(done=1, failed=Counter(step=1)), ResultSummary(), Level.WARN, "1 frames"),
+        (
+            SyncCounts(paired=2),
+            WorkerCounts(dropped_old=2),
+            ResultSummary(oldest_dropped_ms=900.0),
+            Level.ERROR,
+            "2 frames were older than max_age_ms (250) when their turn came, the last 900 ms",
+        ),
+        (
+            SyncCounts(unpaired_color={"queue full": 4}),
+            WorkerCounts(),
+            ResultSummary(),
+            Level.ERROR,
+            "4 colour: queue full",
+        ),
+        (
+            SyncCounts(paired=9, unpaired_depth={"duplicate stamp": 1}),
+            WorkerCounts(done=9),
+            ResultSummary(),
+            Level.WARN,
+            "1 depth: duplicate stamp",
+        ),
+        (SyncCounts(paired=9), WorkerCounts(done=5, dropped_busy=4), ResultSummary(), Level.OK, "5 masks"),
+    ],
+)
+def test_results_are_judged_with_their_cause(
+    sync: SyncCounts, work: WorkerCounts, results: ResultSummary, level: Level, said: str
+) -> None:
+    now = replace(QUIET, sync=sync, work=work, results=results)
+    found = status("results", now)
+    assert found.level is level and said in found.message
+    # What happened before the last report is no longer news.
+    assert status("results", now, now).level is Level.OK
+    assert status("results", now, now).values["failed"] == str(sum(work.failed.values()))
+
+
+def test_every_key_occurs_once_and_names_are_the_nodes() -> None:
+    statuses = assess(QUIET, None)
+    message = to_message(statuses, "robot1/deal_segmentation", Time(sec=7))
+    keys = [entry.key for s in message.status for entry in s.values]
+    assert len(keys) == len(set(keys))
+    assert [s.name for s in message.status] == [
+        f"robot1/deal_segmentation: {concern}" for concern in ("color input", "depth input", "results", "model")
+    ]
+    assert message.header.stamp.sec == 7 and all(isinstance(s.level, bytes) for s in message.status)
+
+
+def test_statistics_summarise_the_last_results() -> None:
+    statistics = ResultStatistics()
+    assert np.isnan(statistics.summary.age_at_start_ms.p50)
+    for age in range(1000):
+        statistics.add_result(age, age + 10.0, 5.0, None if age % 2 else 0.25)
+    summary = statistics.summary
+    last = np.arange(700, 1000)
+    assert summary.age_at_start_ms.p50 == pytest.approx(np.median(last))
+    assert summary.age_at_publish_ms.p99 == pytest.approx(np.percentile(last, 99) + 10)
+    assert summary.inference_ms.p50 == 5.0 and summary.valid_depth == 0.25
+
+
+def test_the_final_line_accounts_for_everything() -> None:
+    sync = SyncCounts(12, 11, 9, 1, {"queue full": 1}, {"duplicate stamp": 2}, 1, 0)
+    line = final_counts(sync, WorkerCounts(10, 4, 3, 1, 1, Counter(step=1), 0))
+    assert line == (
+        "received 12 colour and 11 depth; paired 9, colour alone 1, unpaired 1 colour and 2 depth, "
+        "waiting 1 colour and 0 depth; published 4, dropped 3 busy, 1 old, 1 at the stop, failed 1, in flight 0"
+    )
