@@ -14,6 +14,7 @@ from deal_core.errors import DealError, UsageError
 from training.check import check
 from training.console import console
 from training.extract import extract
+from training.report import report
 from training.synth import synth
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(check)
 app.command()(extract)
+app.command()(report)
 app.command()(synth)
 
 

@@ -1,0 +1,425 @@
+"""Arrays to pictures a person can judge: depth, edges, CAM heat and mask overlays, of single frames and side by side.
+
+`deal evaluate` writes a handful of frames into a run's folder with `PictureWriter`, chosen by `choose_frames`;
+the report shows them. `summary_figure` makes the one picture of a README.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from deal_core.data.sample import BACKGROUND, UNLABELLED, BoolArray, ClassList, Float32Array, UInt8Array
+from deal_core.errors import EvaluationError
+from deal_core.evaluation import FrameScore, winning_class
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PICTURE_FOLDER = "pictures"
+PICTURE_LIST = "pictures.json"
+PICTURE_FORMAT = "deal-pictures"
+PICTURE_VERSION = 1
+PARTS = ("image", "depth", "edges", "cam", "prediction", "truth")
+"""The kinds of picture of one frame, in reading order."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The pictures of one frame in a run's folder.
+
+    Args:
+        key: the frame's name.
+        iou: its mIoU; nan where nothing is labelled.
+        files: part (one of `PARTS`) to PNG file; parts that were not available are missing.
+    """
+
+    key: str
+    iou: float
+    files: Mapping[str, Path]
+
+
+def choose_frames(frames: Sequence[FrameScore], count: int = 12) -> tuple[str, ...]:
+    """Return the keys of the frames worth showing, worst first.
+
+    Half are the worst; the others are spread evenly over the rest, up to the best one, so that a reader also
+    sees typical and good ones. Frames without a figure (nan) are left out; of equal ones, the first key comes first.
+    """
+    ranked = sorted((f for f in frames if not math.isnan(f.iou)), key=lambda f: (f.iou, f.key))
+    worst = ranked[: min((count + 1) // 2, len(ranked))]
+    rest = ranked[len(worst) :]
+    number = min(count - len(worst), len(rest))
+    spread = [rest[round(i)] for i in np.linspace(0, len(rest) - 1, number + 1)[1:]]
+    return tuple(frame.key for frame in [*worst, *spread])
+
+
+class PictureWriter:
+    """Writes pictures of frames into `<run>/pictures`: `<n>_<part>.png` and pictures.json.
+
+    A context manager. The pictures of an earlier evaluation are replaced when it ends well; when it does not,
+    they stay and nothing of this one is left behind.
+
+    Args:
+        run: the run's folder, made if missing.
+        classes: names and colours of the masks.
+
+    Example:
+        with PictureWriter(run, classes) as pictures:
+            pictures.add("kitchen/12", 0.41, image=image, prediction=prediction, truth=mask, depth=depth)
+    """
+
+    def __init__(self, run: Path, classes: ClassList) -> None:
+        self.classes = classes
+        self._folder = run / PICTURE_FOLDER
+        self._temporary = run / f".{PICTURE_FOLDER}.{os.getpid()}.tmp"
+        self._entries: list[dict[str, Any]] = []
+
+    def __enter__(self) -> PictureWriter:
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def add(
+        self,
+        key: str,
+        iou: float,
+        *,
+        image: UInt8Array,
+        prediction: UInt8Array,
+        truth: UInt8Array | None = None,
+        depth: Float32Array | None = None,
+        depth_valid: BoolArray | None = None,
+        scores: npt.NDArray[Any] | None = None,
+        tags: npt.NDArray[Any] | None = None,
+    ) -> None:
+        """Write the pictures of one frame; all arrays of one height and width.
+
+        Args:
+            key: the frame's name.
+            iou: its mIoU, shown beside it.
+            image: (H, W, 3) uint8 RGB.
+            prediction: (H, W) ids.
+            truth: (H, W) ids, 255 unlabelled.
+            depth: (H, W) metres; its edges are shown too, as the loss sees them.
+            depth_valid: (H, W) bool; finite and positive depth when left out.
+            scores: (K, H, W) CAM in [0, 1]; the strongest present class is shown as heat.
+            tags: (K,) which classes of `scores` are present; all when left out.
+
+        Raises:
+            ValueError: an array has another height or width than the image.
+        """
+        given = {"prediction": prediction, "truth": truth, "depth": depth, "depth_valid": depth_valid}
+        for what, array in (*given.items(), ("scores", None if scores is None else scores[0])):
+            if array is not None and array.shape != image.shape[:2]:
+                raise ValueError(f"expected the {what} in the image's size {image.shape[:2]}, found {array.shape}")
+        parts = {"image": image, "prediction": mask_overlay(image, prediction, self.classes)}
+        if truth is not None:
+            parts["truth"] = mask_overlay(image, truth, self.classes)
+        if depth is not None:
+            parts["depth"] = depth_picture(depth, depth_valid)
+            parts["edges"] = depth_edge_picture(depth, depth_valid)
+        if scores is not None:
+            parts["cam"] = heat_overlay(image, winning_class(scores, tags)[0])
+        index, files = len(self._entries), {}
+        for part in PARTS:
+            if part in parts:
+                files[part] = f"{index}_{part}.png"
+                _write_png(self._temporary / files[part], parts[part])
+        self._entries.append({"key": key, "iou": iou if math.isfinite(iou) else None, "files": files})
+
+    def _finish(self) -> None:
+        listing = {"format": PICTURE_FORMAT, "version": PICTURE_VERSION, "pictures": self._entries}
+        (self._temporary / PICTURE_LIST).write_text(json.dumps(listing, indent=1) + "\n", "utf-8")
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._temporary.replace(self._folder)
+
+
+def read_pictures(run: Path) -> tuple[Picture, ...]:
+    """Return the pictures in a run's folder, worst first; none where none were written.
+
+    Raises:
+        EvaluationError: the list cannot be read, names a file outside the folder, or a file is missing.
+    """
+    folder = run / PICTURE_FOLDER
+    listing = folder / PICTURE_LIST
+    if not listing.is_file():
+        return ()
+    try:
+        value = json.loads(listing.read_text("utf-8"))
+        if (value.get("format"), value.get("version")) != (PICTURE_FORMAT, PICTURE_VERSION):
+            raise ValueError(f"expected the format '{PICTURE_FORMAT}' of version {PICTURE_VERSION}")
+        pictures = [_read_entry(folder, entry) for entry in value["pictures"]]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        kind = f"no key {error}" if isinstance(error, KeyError) else str(error)
+        raise EvaluationError(f"{listing}: {kind}. Write it again with `deal evaluate`") from None
+    return tuple(sorted(pictures, key=lambda p: (math.isnan(p.iou), p.iou)))
+
+
+def depth_picture(depth: Float32Array, valid: BoolArray | None = None) -> UInt8Array:
+    """Return depth (H, W) in metres as (H, W, 3) RGB: near bright, far dark blue, no measurement black.
+
+    The colours span the middle 96 % of the measured depths of this image.
+    """
+    measured = np.isfinite(depth) & (depth > 0)
+    known = measured if valid is None else measured & valid
+    picture = np.zeros((*depth.shape, 3), np.uint8)
+    if known.any():
+        near, far = np.percentile(depth[known], [2, 98])
+        closeness = np.where(known, (far - depth) / max(far - near, 1e-6), 0).clip(0, 1)
+        picture = np.where(known[..., None], _colormap(closeness, cv2.COLORMAP_VIRIDIS), np.uint8(0))
+    return picture
+
+
+def depth_edge_picture(depth: Float32Array, valid: BoolArray | None = None) -> UInt8Array:
+    """Return the depth edges of the loss as (H, W, 3) RGB: white where strong, blue where nothing is known."""
+    import torch
+
+    from deal_core.losses.depth_edge import depth_edges
+
+    measured = np.isfinite(depth) & (depth > 0)
+    known = measured if valid is None else measured & valid
+    height, width = depth.shape
+    edges = depth_edges(
+        torch.from_numpy(np.ascontiguousarray(depth, np.float32))[None, None],
+        torch.from_numpy(known)[None, None],
+        size=(max(height // 2, 1), max(width // 2, 1)),
+    )
+    # The loss takes 0.076 for an edge; the square root makes that visible.
+    strength = edges.strength.sqrt()[0, 0].numpy()
+    weight = edges.weight[0, 0].numpy()
+    gray = np.rint(strength * weight * 255).astype(np.uint8)
+    picture = np.where(weight[..., None] > 0, gray[..., None], np.array([38, 52, 92], np.uint8))
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+
+
+def heat_overlay(image: UInt8Array, heat: npt.NDArray[Any]) -> UInt8Array:
+    """Return a heat map (H, W) in [0, 1] over the greyed image (H, W, 3), as RGB."""
+    strength = heat.astype(np.float32).clip(0, 1)
+    colored = _colormap(strength, cv2.COLORMAP_INFERNO).astype(np.float32)
+    opacity = (0.25 + 0.6 * strength)[..., None]
+    return np.rint((1 - opacity) * 0.8 * _gray(image) + opacity * colored).clip(0, 255).astype(np.uint8)
+
+
+def mask_overlay(image: UInt8Array, mask: UInt8Array, classes: ClassList) -> UInt8Array:
+    """Return a mask (H, W) in its classes' colours over the dimmed, greyed image (H, W, 3), as RGB.
+
+    Outlines are drawn in full colour; unlabelled pixels (255) are hatched.
+    """
+    palette = classes.palette().astype(np.float32)
+    gray = _gray(image)
+    colors = palette[mask]
+    fill = 0.45 * gray + 0.55 * colors
+    filled = (mask != BACKGROUND)[..., None]
+    picture = np.where(filled, fill, 0.7 * gray)
+    rows, columns = np.indices(mask.shape)
+    hatch = (mask == UNLABELLED) & ((rows + columns) // 2 % 3 == 0)
+    picture[hatch] = 225
+    outline = _outline(mask) & (mask != BACKGROUND) & (mask != UNLABELLED)
+    picture[outline] = colors[outline]
+    return np.rint(picture).clip(0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class SummaryFrame:
+    """One row of `summary_figure`; all arrays of one height and width.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        depth: (H, W) metres.
+        truth: (H, W) ids.
+        predictions: one (H, W) mask a run, in the order of the figure's runs.
+        heats: one (H, W) map in [0, 1] a run (its strongest CAM), or none at all.
+        depth_valid: (H, W) bool; finite and positive depth when left out.
+    """
+
+    image: UInt8Array
+    depth: Float32Array
+    truth: UInt8Array
+    predictions: Sequence[UInt8Array]
+    heats: Sequence[npt.NDArray[Any]] = ()
+    depth_valid: BoolArray | None = None
+
+
+@dataclass(frozen=True)
+class SummaryRun:
+    """A run in the heading of `summary_figure`: its title and its mIoU (0..1) on the whole set."""
+
+    title: str
+    miou: float
+
+
+def summary_figure(
+    path: Path,
+    frames: Sequence[SummaryFrame],
+    runs: Sequence[SummaryRun],
+    classes: ClassList,
+    *,
+    title: str = "",
+    max_bytes: int = 500_000,
+) -> Path:
+    """Write one PNG: a row a frame; image, depth edges, each run's CAM (where given) and masks, and the truth.
+
+    Args:
+        path: the PNG to write.
+        frames: the rows, three or four look best.
+        runs: titles and mIoU of the columns of predictions.
+        classes: names and colours, for the masks and the legend.
+        title: above everything.
+        max_bytes: the resolution is lowered until the file is no larger.
+
+    Raises:
+        ValueError: no frame, a frame with another number of predictions than runs, or with only some CAMs.
+    """
+    if not frames:
+        raise ValueError("expected at least one frame, found none")
+    for frame in frames:
+        if len(frame.predictions) != len(runs) or len(frame.heats) not in (0, len(runs)):
+            raise ValueError(
+                f"expected {len(runs)} predictions and 0 or {len(runs)} heats a frame, "
+                f"found {len(frame.predictions)} and {len(frame.heats)}"
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        for dpi in (160, 130, 110, 90, 75, 60, 45):
+            _draw_summary(temporary, frames, runs, classes, title, dpi)
+            if temporary.stat().st_size <= max_bytes:
+                break
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _draw_summary(
+    path: Path,
+    frames: Sequence[SummaryFrame],
+    runs: Sequence[SummaryRun],
+    classes: ClassList,
+    title: str,
+    dpi: int,
+) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+    from PIL import Image
+
+    with_heat = bool(frames[0].heats)
+    columns = [("Image", ""), ("Depth edges", "")]
+    for run in runs:
+        figure_text = f"{100 * run.miou:.1f} mIoU"
+        columns += [(f"{run.title}: CAM", "")] if with_heat else []
+        columns += [(run.title, figure_text)]
+    columns.append(("Truth", ""))
+    height, width = frames[0].image.shape[:2]
+    cell_width = 1.9
+    cell_height = cell_width * height / width
+    top, bottom, gap = 0.50 + (0.38 if title else 0.0), 0.42, 0.05
+    full_width = len(columns) * (cell_width + gap) + gap
+    full_height = top + bottom + len(frames) * (cell_height + gap)
+    figure = Figure(figsize=(full_width, full_height), dpi=dpi, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    if title:
+        figure.text(0.5, 1 - 0.22 / full_height, title, ha="center", va="center", fontsize=13, weight="bold")
+    for row, frame in enumerate(frames):
+        for column, picture in enumerate(_summary_row(frame, classes)):
+            left = gap + column * (cell_width + gap)
+            low = full_height - top - (row + 1) * cell_height - row * gap
+            axes: Axes = figure.add_axes(
+                (left / full_width, low / full_height, cell_width / full_width, cell_height / full_height)
+            )
+            axes.imshow(picture, interpolation="lanczos", aspect="auto")
+            axes.set_axis_off()
+    for column, (heading, figures) in enumerate(columns):
+        x = (gap + column * (cell_width + gap) + cell_width / 2) / full_width
+        y = 1 - (top - 0.33) / full_height
+        figure.text(x, y, heading, ha="center", va="center", fontsize=9.5, color="#1a1f2b")
+        if figures:
+            figure.text(x, y - 0.18 / full_height, figures, ha="center", va="center", fontsize=9, weight="bold")
+    figure.legend(
+        handles=[
+            Patch(color="#{:02x}{:02x}{:02x}".format(*color), label=name)
+            for name, color in zip(classes.names, classes.colors, strict=True)
+        ],
+        loc="lower center",
+        ncol=min(len(classes), 10),
+        frameon=False,
+        fontsize=8.5,
+        handlelength=1.0,
+        handleheight=1.0,
+    )
+    canvas.draw()
+    page = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    # 256 colours are a third of the size; k-means (on every 16th pixel) keeps rare colours, such as a class's, true.
+    sample = page.resize((max(page.width // 4, 1), max(page.height // 4, 1)), Image.Resampling.NEAREST)
+    palette = sample.quantize(256, Image.Quantize.MEDIANCUT, kmeans=3)
+    page.quantize(palette=palette, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True)
+
+
+def _summary_row(frame: SummaryFrame, classes: ClassList) -> list[UInt8Array]:
+    pictures = [frame.image, depth_edge_picture(frame.depth, frame.depth_valid)]
+    for index, prediction in enumerate(frame.predictions):
+        if frame.heats:
+            pictures.append(heat_overlay(frame.image, frame.heats[index]))
+        pictures.append(mask_overlay(frame.image, prediction, classes))
+    return [*pictures, mask_overlay(frame.image, frame.truth, classes)]
+
+
+def _read_entry(folder: Path, entry: Mapping[str, Any]) -> Picture:
+    files = {}
+    for part, name in entry["files"].items():
+        if part not in PARTS or Path(name).name != name:
+            raise ValueError(f"expected a picture of {', '.join(PARTS)} in {folder}, found {part}: {name!r}")
+        if not (folder / name).is_file():
+            raise ValueError(f"the picture {name} is missing")
+        files[part] = folder / name
+    iou = entry["iou"]
+    return Picture(str(entry["key"]), math.nan if iou is None else float(iou), files)
+
+
+def _write_png(path: Path, picture: UInt8Array) -> None:
+    done, data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR))
+    if not done:
+        raise ValueError(f"{path}: cannot encode a picture of shape {picture.shape}")
+    path.write_bytes(data.tobytes())
+
+
+def _colormap(values: npt.NDArray[Any], colormap: int) -> UInt8Array:
+    indices = np.rint(np.asarray(values, np.float32) * 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(indices, colormap), cv2.COLOR_BGR2RGB).astype(np.uint8)
+
+
+def _gray(image: UInt8Array) -> Float32Array:
+    """Return the image as (H, W, 1) luminance, 0..255."""
+    return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
+
+
+def _outline(mask: UInt8Array) -> BoolArray:
+    """Return the pixels that touch another id to the right or below, on both sides of the border."""
+    edge = np.zeros(mask.shape, np.bool_)
+    across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    return edge
