@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deal_core.errors import ConfigError, nearest_hint
-from deal_core.losses.depth_edge import CamEdge, CamValue, DepthEdge, DepthValue
+from deal_core.losses.depth_edge import CamEdge, CamValue, DepthEdge, DepthSlope, DepthValue
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -74,6 +74,8 @@ class DealSettings(Settings):
     cam_edge: CamEdge = "max"
     depth_value: DepthValue = "min_max"
     depth_edge: DepthEdge = "bound"
+    depth_slope: DepthSlope = "keep"
+    depth_gain: Positive = 1.0
 
 
 class OptimizerSettings(Settings):

@@ -26,6 +26,7 @@ CamValue = Literal["relu_max", "min_max", "sigmoid", "none"]
 CamEdge = Literal["max", "bound"]
 DepthValue = Literal["min_max", "inverse_min_max", "none"]
 DepthEdge = Literal["bound", "max"]
+DepthSlope = Literal["keep", "remove"]
 
 SOBEL_BOUND = math.sqrt(20.0)
 """The largest Sobel magnitude that a 3x3 patch with values in [0, 1] can have."""
@@ -70,6 +71,8 @@ def depth_edge_alignment_loss(
     cam_edge: CamEdge = "max",
     depth_value: DepthValue = "min_max",
     depth_edge: DepthEdge = "bound",
+    depth_slope: DepthSlope = "keep",
+    depth_gain: float = 1.0,
 ) -> Tensor:
     """Return the Depth Edge Alignment Loss, a scalar in [-1, 1] (arXiv 2509.17702).
 
@@ -88,6 +91,10 @@ def depth_edge_alignment_loss(
         depth_value: depth before the Sobel filter: min-max over the valid pixels of each image, the same for
             inverse depth, or as it is.
         depth_edge: Sobel magnitude of the depth divided by `SOBEL_BOUND`, or by its own maximum an image.
+        depth_slope: "remove" subtracts the median slope of each image, that of the surface that fills most of it,
+            before the magnitude is taken. Inverse depth of a plane is linear in the image, so with
+            `depth_value="inverse_min_max"` a table seen at any angle makes no edges at all.
+        depth_gain: factor on the edge strength of the depth, which is then cut off at 1.
 
     Raises:
         ValueError: a shape does not fit the others, or an option is unknown.
@@ -108,6 +115,8 @@ def depth_edge_alignment_loss(
         cam_edge=cam_edge,
         depth_value=depth_value,
         depth_edge=depth_edge,
+        depth_slope=depth_slope,
+        depth_gain=depth_gain,
     ).loss
 
 
@@ -123,6 +132,8 @@ def depth_edge_alignment_terms(
     cam_edge: CamEdge = "max",
     depth_value: DepthValue = "min_max",
     depth_edge: DepthEdge = "bound",
+    depth_slope: DepthSlope = "keep",
+    depth_gain: float = 1.0,
 ) -> AlignmentTerms:
     """Return the loss together with what a flat CAM would score; arguments as `depth_edge_alignment_loss`."""
     _check_shapes(cams, depth, tags, valid)
@@ -130,7 +141,15 @@ def depth_edge_alignment_terms(
     # Edges of low-precision maps are quantisation noise: under autocast, too, the arithmetic stays in float32.
     with torch.autocast(device_type=cams.device.type, enabled=False):
         dtype = torch.promote_types(cams.dtype, torch.float32)
-        edges = depth_edges(depth.to(dtype), valid, size=size, value=depth_value, edge=depth_edge)
+        edges = depth_edges(
+            depth.to(dtype),
+            valid,
+            size=size,
+            value=depth_value,
+            edge=depth_edge,
+            slope=depth_slope,
+            gain=depth_gain,
+        )
         target = edge_sign(edges.strength, mu) * edges.weight
         present = (tags == 1).to(dtype)
         share = present / present.sum(1, keepdim=True).clamp_min(1)
@@ -138,7 +157,9 @@ def depth_edge_alignment_terms(
         # The mean over pixels comes first, so that nothing larger than one map a class is kept for backward.
         agreement = (edge_sign(strength, mu) * target).mean(dim=(-2, -1))
         loss = -(share * agreement).sum(1).mean()
-        flat = (target.mean(dim=(-2, -1)) * share.sum(1, keepdim=True)).mean().detach()
+        without_edges = cam_edges(torch.zeros_like(cams[:1, :1]), size=size, value=cam_value, edge=cam_edge)
+        flat_agreement = (edge_sign(without_edges.to(dtype), mu) * target).mean(dim=(-2, -1))
+        flat = -(flat_agreement * share.sum(1, keepdim=True)).mean().detach()
     return AlignmentTerms(loss, flat)
 
 
@@ -154,7 +175,11 @@ def edge_sign(strength: Tensor, mu: float = 2.5) -> Tensor:
 
 
 def cam_edges(cams: Tensor, *, size: tuple[int, int], value: CamValue = "relu_max", edge: CamEdge = "max") -> Tensor:
-    """Return the edge strength (B, K, H', W') in [0, 1] of each map in `cams` (B, K, h, w)."""
+    """Return the edge strength (B, K, H', W') in [0, 1] of each map in `cams` (B, K, h, w).
+
+    Divided by its own maximum, a map without any edge has strength 1 everywhere: it is the limit of ever weaker
+    slopes, all of whose pixels are as steep as their steepest. A CAM so gains nothing by becoming flat.
+    """
     _check_option("cam_value", value, CamValue)
     _check_option("cam_edge", edge, CamEdge)
     if tuple(cams.shape[-2:]) != tuple(size):
@@ -166,7 +191,10 @@ def cam_edges(cams: Tensor, *, size: tuple[int, int], value: CamValue = "relu_ma
     elif value == "sigmoid":
         cams = cams.sigmoid()
     magnitude = sobel_magnitude(cams)
-    return _divide_by_maximum(magnitude) if edge == "max" else (magnitude / SOBEL_BOUND).clamp(max=1.0)
+    if edge == "bound":
+        return (magnitude / SOBEL_BOUND).clamp(max=1.0)
+    has_edge = magnitude.amax(dim=(-2, -1), keepdim=True) > 0
+    return _divide_by_maximum(magnitude).where(has_edge, 1.0)
 
 
 def depth_edges(
@@ -176,6 +204,8 @@ def depth_edges(
     size: tuple[int, int],
     value: DepthValue = "min_max",
     edge: DepthEdge = "bound",
+    slope: DepthSlope = "keep",
+    gain: float = 1.0,
 ) -> DepthEdges:
     """Return the edges of `depth` (B, 1, H, W) at `size`; pixels that are not `valid` make none.
 
@@ -185,6 +215,7 @@ def depth_edges(
     """
     _check_option("depth_value", value, DepthValue)
     _check_option("depth_edge", edge, DepthEdge)
+    _check_option("depth_slope", slope, DepthSlope)
     measured = torch.isfinite(depth) & (depth > 0)
     valid = measured if valid is None else valid & measured
     depth = depth.where(valid, 0.0)
@@ -198,13 +229,21 @@ def depth_edges(
         filled = _min_max_where(filled, valid)
     touches_hole = F.max_pool2d((~valid).to(depth.dtype), 3, stride=1, padding=1)
     weight = 1.0 - touches_hole
-    magnitude = sobel_magnitude(filled)
+    dx, dy = sobel(filled)
+    if slope == "remove":
+        dx, dy = (d - _median_where(d, weight > 0) for d in (dx, dy))
+    magnitude = _magnitude(dx, dy)
     strength = magnitude / SOBEL_BOUND if edge == "bound" else _divide_by_maximum(magnitude * weight)
-    return DepthEdges(strength.clamp(0.0, 1.0), weight)
+    return DepthEdges((gain * strength).clamp(0.0, 1.0), weight)
 
 
 def sobel_magnitude(maps: Tensor) -> Tensor:
-    """Return the Euclidean Sobel magnitude (kernel 1-2-1, replicate padding) of maps (B, C, H, W).
+    """Return the Euclidean Sobel magnitude of maps (B, C, H, W), as large; at most `SOBEL_BOUND` for maps in [0, 1]."""
+    return _magnitude(*sobel(maps))
+
+
+def sobel(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the Sobel derivatives (kernel 1-2-1, replicate padding) of maps (B, C, H, W) along x and y.
 
     Separable and without a convolution: on the CPU this is several times faster than `conv2d` with a group a map.
     """
@@ -213,10 +252,7 @@ def sobel_magnitude(maps: Tensor) -> Tensor:
     smooth_columns = padded[..., :-2] + 2.0 * padded[..., 1:-1] + padded[..., 2:]
     dx = smooth_rows[..., 2:] - smooth_rows[..., :-2]
     dy = smooth_columns[..., 2:, :] - smooth_columns[..., :-2, :]
-    squared = dx.square() + dy.square()
-    # The square root has infinite slope at 0; a flat pixel gets the subgradient 0 instead of nan.
-    flat = squared == 0
-    return squared.masked_fill(flat, 1.0).sqrt().masked_fill(flat, 0.0)
+    return dx, dy
 
 
 class DepthEdgeAlignmentLoss(nn.Module):
@@ -239,15 +275,19 @@ class DepthEdgeAlignmentLoss(nn.Module):
         cam_edge: CamEdge = "max",
         depth_value: DepthValue = "min_max",
         depth_edge: DepthEdge = "bound",
+        depth_slope: DepthSlope = "keep",
+        depth_gain: float = 1.0,
     ) -> None:
         super().__init__()
         _check_option("cam_value", cam_value, CamValue)
         _check_option("cam_edge", cam_edge, CamEdge)
         _check_option("depth_value", depth_value, DepthValue)
         _check_option("depth_edge", depth_edge, DepthEdge)
+        _check_option("depth_slope", depth_slope, DepthSlope)
         self.size, self.mu = size, mu
         self.cam_value, self.cam_edge = cam_value, cam_edge
         self.depth_value, self.depth_edge = depth_value, depth_edge
+        self.depth_slope, self.depth_gain = depth_slope, depth_gain
 
     def forward(self, cams: Tensor, depth: Tensor, tags: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return the scalar loss; shapes as in `depth_edge_alignment_loss`."""
@@ -266,7 +306,22 @@ class DepthEdgeAlignmentLoss(nn.Module):
             cam_edge=self.cam_edge,
             depth_value=self.depth_value,
             depth_edge=self.depth_edge,
+            depth_slope=self.depth_slope,
+            depth_gain=self.depth_gain,
         )
+
+
+def _magnitude(dx: Tensor, dy: Tensor) -> Tensor:
+    squared = dx.square() + dy.square()
+    # The square root has infinite slope at 0; a flat pixel gets the subgradient 0 instead of nan.
+    flat = squared == 0
+    return squared.masked_fill(flat, 1.0).sqrt().masked_fill(flat, 0.0)
+
+
+def _median_where(values: Tensor, usable: Tensor) -> Tensor:
+    """Return the median over the usable pixels of each image, (B, C, 1, 1); 0 where there is none."""
+    median = values.masked_fill(~usable, math.nan).flatten(2).nanmedian(dim=-1).values
+    return median.nan_to_num(0.0)[..., None, None]
 
 
 def _divide_by_maximum(maps: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def slow_loss(cams: np.ndarray, depth: np.ndarray, tags: np.ndarray, valid: np.n
             cam = np.maximum(image_cams[k], 0)
             cam = cam / cam.max() if cam.max() > 0 else cam
             strength = slow_sobel(cam)
-            strength = strength / strength.max() if strength.max() > 0 else strength
+            strength = strength / strength.max() if strength.max() > 0 else np.ones_like(strength)
             for i in range(height):
                 for j in range(width):
                     around = image_valid[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
@@ -340,5 +340,10 @@ def test_wrong_shapes_are_named(cams, depth, tags, message) -> None:
         depth_edge_alignment_loss(torch.zeros(cams), torch.ones(depth), torch.zeros(tags))
 
 
-def test_cam_edges_of_a_zero_map_are_zero() -> None:
-    assert not cam_edges(torch.zeros(1, 2, 8, 8), size=(8, 8)).any()
+def test_a_flat_map_is_the_limit_of_weak_slopes_or_without_edges_by_the_bound() -> None:
+    ramp = torch.arange(8.0).expand(1, 1, 8, 8)
+    slope, flat = cam_edges(1e-3 * ramp + 1, size=(8, 8)), cam_edges(torch.ones(1, 1, 8, 8), size=(8, 8))
+    assert torch.equal(flat, torch.ones_like(flat))
+    # Replicate padding halves the difference across the first and last column.
+    assert torch.allclose(slope[..., 1:-1], flat[..., 1:-1], atol=1e-3)
+    assert not cam_edges(torch.ones(1, 1, 8, 8), size=(8, 8), edge="bound").any()

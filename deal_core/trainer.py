@@ -1,0 +1,480 @@
+"""Training of CAM networks from tags and depth: one loop for every network, device and number of processes.
+
+A run folder holds `settings.yaml`, `history.jsonl` (one line a logged step), `tensorboard/`, `checkpoint.pt` (to
+resume; exact on the same machine) and, when the training is complete, `model.safetensors`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import Dataset as TorchDataset
+
+from deal_core.cams import multi_scale_scores
+from deal_core.config import DealSettings, OptimizerSettings, TrainSettings, dump_settings
+from deal_core.data.dataset import Dataset
+from deal_core.data.sample import Sample
+from deal_core.data.transforms import TensorSample, TrainTransform, resize_sample, to_tensors
+from deal_core.errors import ConfigError, ModelFileError
+from deal_core.losses.depth_edge import DepthEdgeAlignmentLoss
+from deal_core.losses.tags import tag_loss
+from deal_core.modelfile import ModelInfo, Threshold, save_model
+from deal_core.models.factory import create_model
+from deal_core.models.output import CamOutput
+from deal_core.thresholds import create_rule
+
+SETTINGS_FILE, HISTORY_FILE, CHECKPOINT_FILE, MODEL_FILE = (
+    "settings.yaml",
+    "history.jsonl",
+    "checkpoint.pt",
+    "model.safetensors",
+)
+_THRESHOLD_FRAMES = 500
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is; handed to the caller after every step."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    losses: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training leaves behind."""
+
+    model: Path
+    threshold: Threshold
+    steps: int
+    resumed_from: int
+    """Step of the checkpoint that was resumed, 0 for a fresh run."""
+
+
+def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda progress: None) -> TrainResult:
+    """Train, or go on with, the run in `settings.output`.
+
+    Raises:
+        DatasetError: the dataset cannot be read.
+        ConfigError: the run folder holds another run, or the settings do not fit the data.
+    """
+    fabric = _create_fabric(settings)
+    dataset = Dataset.open(settings.data.path).subset(recordings=settings.data.recordings or None)
+    training_set, held_out = dataset.split_by_segment(settings.data.validation_fraction, seed=settings.seed)
+    if settings.batch_size % fabric.world_size:
+        raise ConfigError(f"batch_size {settings.batch_size} cannot be divided over {fabric.world_size} processes")
+    if len(training_set) < settings.batch_size:
+        raise ConfigError(
+            f"batch_size {settings.batch_size} is larger than the training set, {len(training_set)} frames of "
+            f"{settings.data.path}"
+        )
+    if fabric.is_global_zero:
+        _prepare_folder(settings)
+    fabric.barrier()
+
+    torch.manual_seed(settings.seed)
+    network = create_model(settings.model.name, len(dataset.classes), **settings.model.arguments)
+    # Convolutions over images stored channels last are much faster, on the CPU as on tensor cores.
+    objective = Objective(network.to(memory_format=torch.channels_last), settings)
+    optimizer = create_optimizer(network, settings.optimizer)
+    steps_per_epoch = len(training_set) // settings.batch_size
+    state = TrainState(total_steps=steps_per_epoch * settings.epochs)
+    resumed_from = state.load(settings.output / CHECKPOINT_FILE, network, optimizer)
+    # Written through to the plain module and optimiser: a checkpoint does not depend on how the run was launched.
+    plain_optimizer = optimizer
+    wrapped, optimizer = fabric.setup(objective, optimizer)
+    views = fabric.setup_dataloaders(_loader(training_set, settings, fabric, state), use_distributed_sampler=False)
+    log = RunLog(settings.output, resumed_from) if fabric.is_global_zero else None
+
+    wrapped.train()
+    for batch in views:
+        losses = train_step(fabric, wrapped, optimizer, batch, state, settings)
+        state.step += 1
+        epoch_ends = state.step % steps_per_epoch == 0
+        if log and (state.step % settings.log_every == 0 or epoch_ends):
+            log.write(state.step, state.epoch(steps_per_epoch), losses)
+        if epoch_ends and len(held_out):
+            watched = watch(network, held_out, settings, fabric.device)
+            if log:
+                log.write(state.step, state.epoch(steps_per_epoch), watched)
+        every = settings.checkpoint_every or steps_per_epoch
+        if fabric.is_global_zero and (state.step % every == 0 or state.step == state.total_steps):
+            state.save(settings.output / CHECKPOINT_FILE, network, plain_optimizer)
+        report(Progress(state.step, state.total_steps, state.epoch(steps_per_epoch), losses))
+
+    if log:
+        log.close()
+    threshold = choose_threshold(network, training_set, settings, fabric.device)
+    model = settings.output / MODEL_FILE
+    if fabric.is_global_zero:
+        info = ModelInfo(
+            architecture=settings.model.name,
+            arguments=settings.model.arguments,
+            classes=dataset.classes,
+            input_size=settings.data.image_size,
+            threshold=threshold,
+            training={
+                "steps": state.total_steps,
+                "frames": len(training_set),
+                "seed": settings.seed,
+                "deal_weight": settings.deal.weight,
+            },
+        )
+        save_model(model, network, info)
+    fabric.barrier()
+    return TrainResult(model, threshold, state.total_steps, resumed_from)
+
+
+class Objective(nn.Module):
+    """A network together with its losses: from a batch to named scalars, the first of which is minimised."""
+
+    def __init__(self, network: nn.Module, settings: TrainSettings) -> None:
+        super().__init__()
+        self.network = network
+        self.alignment = alignment_loss(settings.deal, settings.data.image_size)
+
+    def forward(self, batch: TensorSample, deal_weight: float) -> dict[str, Tensor]:
+        """Return `loss` and its parts; the edge loss is computed, without gradient, even where its weight is 0."""
+        output: CamOutput = self.network(batch.image.contiguous(memory_format=torch.channels_last))
+        tags = torch.stack([tag_loss(logits, batch.tags) for logits in output.tag_logits.values()]).sum()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and deal_weight > 0):
+            terms = self.alignment.terms(output.cams, batch.depth, batch.tags, batch.valid)
+        loss = tags + deal_weight * terms.loss if deal_weight > 0 else tags
+        return {"loss": loss, "loss_tags": tags, "loss_deal": terms.loss, "deal_flat": terms.flat}
+
+
+def alignment_loss(settings: DealSettings, image_size: tuple[int, int]) -> DepthEdgeAlignmentLoss:
+    """Return the edge loss as the settings describe it."""
+    return DepthEdgeAlignmentLoss(
+        size=settings.size or (image_size[0] // 2, image_size[1] // 2),
+        mu=settings.mu,
+        cam_value=settings.cam_value,
+        cam_edge=settings.cam_edge,
+        depth_value=settings.depth_value,
+        depth_edge=settings.depth_edge,
+        depth_slope=settings.depth_slope,
+        depth_gain=settings.depth_gain,
+    )
+
+
+def train_step(
+    fabric: Fabric,
+    objective: Any,
+    optimizer: Optimizer,
+    batch: TensorSample,
+    state: TrainState,
+    settings: TrainSettings,
+) -> dict[str, float]:
+    """Make one optimiser step and return the losses of this process as plain numbers."""
+    position = state.step / state.total_steps
+    rate = learning_rate_factor(settings.optimizer, position)
+    for group in optimizer.param_groups:
+        group["lr"] = settings.optimizer.learning_rate * group["factor"] * rate
+    torch.manual_seed(hash((settings.seed, state.step, fabric.global_rank)) % 2**63)
+    losses: dict[str, Tensor] = objective(batch, deal_weight_at(settings.deal, position))
+    optimizer.zero_grad(set_to_none=True)
+    fabric.backward(losses["loss"])
+    optimizer.step()
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    if not math.isfinite(values["loss"]):
+        raise ConfigError(f"the loss became {values['loss']} at step {state.step}: lower optimizer.learning_rate")
+    return {
+        **values,
+        "lr": settings.optimizer.learning_rate * rate,
+        "deal_weight": deal_weight_at(settings.deal, position),
+    }
+
+
+def learning_rate_factor(settings: OptimizerSettings, position: float) -> float:
+    """Return the factor on the learning rate at `position` in [0, 1) of the training."""
+    if position < settings.warmup:
+        return (position + 1e-3) / (settings.warmup + 1e-3)
+    after = (position - settings.warmup) / (1 - settings.warmup) if settings.warmup < 1 else 0.0
+    if settings.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * after))
+    return (1 - after) ** settings.poly_power if settings.schedule == "poly" else 1.0
+
+
+def deal_weight_at(settings: DealSettings, position: float) -> float:
+    """Return the weight of the edge loss at `position` in [0, 1) of the training."""
+    if position < settings.start:
+        return 0.0
+    if settings.warmup == 0:
+        return settings.weight
+    return settings.weight * min(1.0, (position - settings.start) / settings.warmup)
+
+
+def create_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimizer:
+    """Return the optimiser; decay only on weights of two or more dimensions, the backbone at its own rate."""
+    backbone = {id(p) for p in network.backbone.parameters()} if isinstance(network.backbone, nn.Module) else set()
+    groups: list[dict[str, Any]] = []
+    for in_backbone in (True, False):
+        factor = settings.backbone_factor if in_backbone else 1.0
+        for decays in (True, False):
+            chosen = [
+                p
+                for p in network.parameters()
+                if (id(p) in backbone) == in_backbone and (p.ndim > 1) == decays and p.requires_grad
+            ]
+            if in_backbone and factor == 0:
+                for parameter in chosen:
+                    parameter.requires_grad_(False)
+            elif chosen:
+                decay = settings.weight_decay if decays else 0.0
+                groups.append({"params": chosen, "weight_decay": decay, "factor": factor})
+    if settings.name == "sgd":
+        return SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
+    return AdamW(groups, lr=settings.learning_rate)
+
+
+@dataclass
+class TrainState:
+    """How far a training is. Random numbers are a function of seed and step, so no state of theirs is kept."""
+
+    total_steps: int
+    step: int = 0
+
+    def epoch(self, steps_per_epoch: int) -> int:
+        """Return the number of complete epochs."""
+        return self.step // steps_per_epoch
+
+    def save(self, path: Path, network: nn.Module, optimizer: Optimizer) -> None:
+        """Write a checkpoint; the old one stays until the new one is whole."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        content = {
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
+        torch.save(content, temporary)
+        temporary.replace(path)
+
+    def load(self, path: Path, network: nn.Module, optimizer: Optimizer) -> int:
+        """Go on from a checkpoint, if there is one; return its step.
+
+        Raises:
+            ModelFileError: the file is damaged.
+            ConfigError: it belongs to a training of another length or network.
+        """
+        if not path.exists():
+            return 0
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            step, total = int(content["step"]), int(content["total_steps"])
+        except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+            raise ModelFileError(f"{path}: damaged checkpoint ({error}); delete it to start the run again") from None
+        if total != self.total_steps:
+            raise ConfigError(f"{path}: a checkpoint of a run of {total} steps, this one has {self.total_steps}")
+        network.load_state_dict(content["network"])
+        optimizer.load_state_dict(content["optimizer"])
+        self.step = step
+        return step
+
+
+class Views(TorchDataset[TensorSample]):
+    """Random views of the frames of a dataset; an item is (frame, seed of the view)."""
+
+    def __init__(self, dataset: Dataset, settings: TrainSettings) -> None:
+        self._dataset = dataset
+        self._transform = TrainTransform(settings.data)
+        height, width = settings.data.image_size
+        # Crops are enlarged to the image size, so what they are cut from is kept finer than that.
+        factor = 1 if settings.data.crop_scale == (1.0, 1.0) else 2
+        self._cached_size = (height * factor, width * factor)
+        self._cache: dict[int, Sample] | None = {} if settings.data.cache else None
+
+    def __getitem__(self, item: tuple[int, int]) -> TensorSample:
+        frame, seed = item
+        return self._transform(self._load(frame), seed)
+
+    def _load(self, frame: int) -> Sample:
+        if self._cache is None:
+            return self._dataset.load(frame)
+        if frame not in self._cache:
+            sample = self._dataset.load(frame)
+            smaller = sample.image.shape[0] > self._cached_size[0]
+            self._cache[frame] = resize_sample(sample, self._cached_size) if smaller else sample
+        return self._cache[frame]
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """The batches of one process from `start` to `stop` (steps), each a list of (frame, seed of its view).
+
+    A function of the seed alone: what a step sees depends neither on the number of processes nor on whether the
+    run was interrupted before it.
+    """
+
+    frames: int
+    batch_size: int
+    seed: int
+    start: int
+    stop: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        steps_per_epoch = self.frames // self.batch_size
+        for step in range(self.start, self.stop):
+            epoch, within = divmod(step, steps_per_epoch)
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.frames)
+            chosen = order[within * self.batch_size : (within + 1) * self.batch_size]
+            views = np.random.default_rng([self.seed, epoch, within]).integers(2**31, size=self.batch_size)
+            pairs = list(zip(chosen.tolist(), views.tolist(), strict=True))
+            yield pairs[self.rank :: self.world_size]
+
+
+class RunLog:
+    """history.jsonl and TensorBoard; a resumed run drops the lines after its checkpoint."""
+
+    def __init__(self, folder: Path, resumed_from: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = folder / HISTORY_FILE
+        kept = [line for line in _history_lines(path) if json.loads(line)["step"] <= resumed_from]
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_from + 1)
+
+    def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Add one line, and one TensorBoard point a value."""
+        self._file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Close both."""
+        self._file.close()
+        self._board.close()
+
+
+def watch(network: nn.Module, frames: Dataset, settings: TrainSettings, device: torch.device) -> dict[str, float]:
+    """Return the losses and the share of right tags on held-out frames; masks are not looked at."""
+    alignment = alignment_loss(settings.deal, settings.data.image_size)
+    losses, deal, right, known = [], [], 0, 0
+    with _evaluating(network):
+        for batch in _plain_batches(frames, settings, device):
+            output: CamOutput = network(batch.image)
+            logits = torch.stack(list(output.tag_logits.values())).mean(0)
+            losses.append(float(tag_loss(logits, batch.tags)))
+            deal.append(float(alignment(output.cams, batch.depth, batch.tags, batch.valid)))
+            is_known = ~torch.isnan(batch.tags)
+            right += int((((logits > 0) == (batch.tags == 1)) & is_known).sum())
+            known += int(is_known.sum())
+    return {
+        "held_out_loss_tags": float(np.mean(losses)),
+        "held_out_loss_deal": float(np.mean(deal)),
+        "held_out_tag_accuracy": right / max(known, 1),
+    }
+
+
+def choose_threshold(network: nn.Module, frames: Dataset, settings: TrainSettings, device: torch.device) -> Threshold:
+    """Choose the background threshold by a rule that sees no masks, on (at most 500 of) the training frames."""
+    rule = create_rule(settings.threshold_rule)
+    step = max(len(frames) // _THRESHOLD_FRAMES, 1)
+    with _evaluating(network):
+        for batch in _plain_batches(frames, settings, device, every=step):
+            scores = multi_scale_scores(network, batch.image, tags=batch.tags)
+            for i in range(len(scores)):
+                rule.update(scores[i].cpu().numpy(), batch.depth[i, 0].cpu().numpy(), batch.valid[i, 0].cpu().numpy())
+    return Threshold(rule.threshold(), settings.threshold_rule)
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients inside the block; the former mode after it."""
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(was_training)
+
+
+def _plain_batches(
+    frames: Dataset, settings: TrainSettings, device: torch.device, every: int = 1
+) -> Iterator[TensorSample]:
+    chosen = range(0, len(frames), every)
+    for start in range(0, len(chosen), settings.batch_size):
+        samples = [frames.load(i) for i in chosen[start : start + settings.batch_size]]
+        batch = _collate([to_tensors(resize_sample(s, settings.data.image_size)) for s in samples])
+        yield TensorSample(*(t.to(device) for t in (batch.image, batch.depth, batch.valid, batch.tags)))
+
+
+def _collate(samples: list[TensorSample]) -> TensorSample:
+    return TensorSample(
+        *(default_collate([getattr(s, name) for s in samples]) for name in ("image", "depth", "valid", "tags"))
+    )
+
+
+def _loader(frames: Dataset, settings: TrainSettings, fabric: Fabric, state: TrainState) -> DataLoader[TensorSample]:
+    order = BatchOrder(
+        frames=len(frames),
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        start=state.step,
+        stop=state.total_steps,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    return DataLoader(
+        Views(frames, settings),
+        batch_sampler=order,  # type: ignore[arg-type]
+        num_workers=settings.data.workers,
+        collate_fn=_collate,
+        pin_memory=fabric.device.type == "cuda",
+        persistent_workers=settings.data.workers > 0,
+    )
+
+
+def _create_fabric(settings: TrainSettings) -> Fabric:
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    accelerator = {"auto": "auto", "cuda": "cuda"}.get(settings.device, settings.device)
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda' cannot be used here: torch finds no GPU; expected auto or cpu")
+    if accelerator not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"unknown device '{settings.device}': expected auto, cpu or cuda")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(launched)))
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=local,
+        num_nodes=max(launched // local, 1),
+        strategy="ddp" if launched > 1 else "auto",
+        precision=settings.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def _prepare_folder(settings: TrainSettings) -> None:
+    """Make the run folder; refuse one that holds a run with other settings."""
+    settings.output.mkdir(parents=True, exist_ok=True)
+    path, text = settings.output / SETTINGS_FILE, dump_settings(settings)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(f"{settings.output}: holds a run with other settings; choose another output, or delete it")
+    path.write_text(text, encoding="utf-8")
+
+
+def _history_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
