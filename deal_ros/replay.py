@@ -158,18 +158,23 @@ class _Heard:
 class _Account:
     """The totals of the node's diagnostics that tell whether it is done with what it received."""
 
-    received: int = 0
+    received: Mapping[str, int] = field(default_factory=dict)
     published: int = 0
-    unfinished: int = 0
+    pending: int = 0
+    in_flight: int = 0
 
     @classmethod
     def of(cls, found: NodeDiagnostics | None) -> _Account:
         if found is None:
             return cls()
-        received, published, *unfinished = (
-            int(found.values[key]) for key in ("received_color", "published", "in_flight", "pending_color")
+        values = found.values
+        streams = [stream for stream in ("color", "depth") if f"{stream}_topic" in values]
+        return cls(
+            received={stream: int(values[f"received_{stream}"]) for stream in streams},
+            published=int(values["published"]),
+            pending=int(values["pending_color"]),
+            in_flight=int(values["in_flight"]),
         )
-        return cls(received, published, sum(unfinished))
 
 
 class _Player:
@@ -277,11 +282,14 @@ class _Player:
 
     def _is_settled(self) -> bool:
         """Return whether the node accounts for every pair sent, and every mask it published is here."""
-        now = _Account.of(self._heard.diagnostics)
+        now, before = _Account.of(self._heard.diagnostics), self._before
         return (
-            now.received - self._before.received >= len(self._sent)
-            and now.unfinished == 0
-            and now.published - self._before.published <= len(self._heard.answered) + self._heard.unexpected
+            bool(now.received)
+            and all(count - before.received[stream] >= len(self._sent) for stream, count in now.received.items())
+            and now.in_flight == 0
+            # Somebody else's colour images may be waiting for a depth that never comes.
+            and now.pending <= before.pending
+            and now.published - before.published <= len(self._heard.answered) + self._heard.unexpected
         )
 
     def _check_still_there(self) -> None:

@@ -19,7 +19,7 @@ REMAPPINGS = {"color/image_raw": COLOR_TOPIC, "depth/image_raw": DEPTH_TOPIC}
 CLASSES = ("mug", "drill", "box")
 FRAME = "camera_color_optical_frame"
 PERIOD_S = 0.2
-WAIT_S = 120.0
+WAIT_S = 200.0
 
 COUNTS = (
     "received_color",
@@ -238,7 +238,7 @@ def start_node(
                     tmp_path_factory.mktemp("node") / "output.txt",
                     parameters={"diagnostics_period_s": PERIOD_S, **parameters},
                     remappings=REMAPPINGS,
-                    environment={"ROS_DOMAIN_ID": str(domain)},
+                    environment={"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"},
                 )
             )
             return RunningNode(node, domain)
@@ -247,6 +247,17 @@ def start_node(
 
 
 @pytest.fixture(scope="session")
-def pair_node(start_node: Callable[..., RunningNode]) -> RunningNode:
+def nodes(start_node: Callable[..., RunningNode]) -> dict[str, RunningNode]:
+    """The nodes of all tests, started at once because importing torch takes seconds; all but `pair` are ended."""
+    return {
+        "pair": start_node(depth_mode="required", max_age_ms=30_000),
+        "mismatch": start_node(depth_mode="off", color_qos="reliable", input_timeout_s=0.5, max_age_ms=0),
+        "interrupted": start_node(depth_mode="required", max_age_ms=0),
+        "leaving": start_node(depth_mode="off", max_age_ms=0),
+    }
+
+
+@pytest.fixture(scope="session")
+def pair_node(nodes: dict[str, RunningNode]) -> RunningNode:
     """A node that wants depth, shared by the tests that leave it alive."""
-    return start_node(depth_mode="required", max_age_ms=30_000)
+    return nodes["pair"]

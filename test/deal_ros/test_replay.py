@@ -37,7 +37,13 @@ def totals(result: ReplayResult, *keys: str) -> list[int]:
 def test_masks_carry_the_recorded_stamps_and_the_nodes_account_follows(pair_node: Any) -> None:
     masks: dict[int, np.ndarray] = {}
     sent = pairs(3)
-    result = replay(sent, masks.__setitem__, domain_id=pair_node.domain, is_alive=pair_node.node.is_alive)
+    result = replay(
+        sent,
+        masks.__setitem__,
+        domain_id=pair_node.domain,
+        is_alive=pair_node.node.is_alive,
+        options=ReplayOptions(ready_timeout_s=200),  # the first of the tests that need the nodes to have started
+    )
     stamps = tuple(pair.stamp_ns for pair in sent)
     assert result.sent == result.answered == tuple(masks) == stamps and result.lost == ()
     assert len(result.latency_ms) == 3 and min(result.latency_ms) > 0
@@ -95,8 +101,8 @@ def test_a_node_that_reads_other_topics_is_named(pair_node: Any) -> None:
         replay(pairs(1), lambda *_: None, domain_id=pair_node.domain, options=options)
 
 
-def test_a_node_that_goes_away_is_noticed(start_node: Callable[..., Any]) -> None:
-    running = start_node(depth_mode="off")
+def test_a_node_that_goes_away_is_noticed(nodes: Any) -> None:
+    running = nodes["leaving"]
 
     def interrupted() -> Iterator[RgbdPair]:
         first, second = pairs(2)
@@ -105,7 +111,13 @@ def test_a_node_that_goes_away_is_noticed(start_node: Callable[..., Any]) -> Non
         yield second
 
     with pytest.raises(ReplayError, match="went away after 1 masks"):
-        replay(interrupted(), lambda *_: None, domain_id=running.domain, is_alive=running.node.is_alive)
+        replay(
+            interrupted(),
+            lambda *_: None,
+            domain_id=running.domain,
+            is_alive=running.node.is_alive,
+            options=ReplayOptions(ready_timeout_s=200),
+        )
     assert "received 1 colour and 0 depth" in running.node.text() and "Traceback" not in running.node.text()
 
 

@@ -23,16 +23,7 @@ WHEELS_BOOTSTRAP = ("_ROS_WHEELS_BOOTSTRAP_COMPLETE", "LD_LIBRARY_PATH")
 
 
 @pytest.fixture(scope="module")
-def other_nodes(start_node: Callable[..., Any]) -> Any:
-    """Nodes that a test ends, all started at once because importing torch takes seconds."""
-    return {
-        "off": start_node(depth_mode="off", color_qos="reliable", input_timeout_s=0.5, max_age_ms=0),
-        "required": start_node(depth_mode="required", max_age_ms=0),
-    }
-
-
-@pytest.fixture(scope="module")
-def camera(pair_node: Any, other_nodes: Any, new_camera: Callable[..., Any]) -> Any:
+def camera(pair_node: Any, new_camera: Callable[..., Any]) -> Any:
     camera = new_camera(pair_node.domain)
     camera.wait_ready()
     return camera
@@ -250,8 +241,8 @@ def test_a_best_effort_camera_is_followed(pair_node: Any, camera: Any, new_camer
     blunt.check_balance()
 
 
-def test_a_mismatch_is_named_and_sigterm_ends_the_node(other_nodes: Any, new_camera: Callable[..., Any]) -> None:
-    running = other_nodes["off"]
+def test_a_mismatch_is_named_and_sigterm_ends_the_node(nodes: Any, new_camera: Callable[..., Any]) -> None:
+    running = nodes["mismatch"]
     blunt = new_camera(running.domain, reliability="best_effort", depth=False)
     blunt.wait(lambda: blunt.statuses.get("color input", (0, ""))[0] == 2, "an error")
     assert blunt.statuses["color input"][1].startswith(
@@ -267,8 +258,8 @@ def test_a_mismatch_is_named_and_sigterm_ends_the_node(other_nodes: Any, new_cam
     assert "Traceback" not in running.node.text()
 
 
-def test_sigint_ends_the_node_with_its_account(other_nodes: Any, new_camera: Callable[..., Any]) -> None:
-    running = other_nodes["required"]
+def test_sigint_ends_the_node_with_its_account(nodes: Any, new_camera: Callable[..., Any]) -> None:
+    running = nodes["interrupted"]
     camera = new_camera(running.domain)
     camera.wait_ready()
     camera.segment(*camera.pair(1))
