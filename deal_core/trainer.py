@@ -90,7 +90,7 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     torch.manual_seed(settings.seed)
     network = create_model(settings.model.name, len(dataset.classes), **settings.model.arguments)
     # Convolutions over images stored channels last are much faster, on the CPU as on tensor cores.
-    objective = Objective(network.to(memory_format=torch.channels_last), settings)
+    objective = Objective(network.to(memory_format=torch.channels_last), settings)  # type: ignore[call-overload]
     optimizer = create_optimizer(network, settings.optimizer)
     steps_per_epoch = len(training_set) // settings.batch_size
     state = TrainState(total_steps=steps_per_epoch * settings.epochs)
@@ -440,7 +440,7 @@ def _loader(frames: Dataset, settings: TrainSettings, fabric: Fabric, state: Tra
     )
     return DataLoader(
         Views(frames, settings),
-        batch_sampler=order,  # type: ignore[arg-type]
+        batch_sampler=order,
         num_workers=settings.data.workers,
         collate_fn=_collate,
         pin_memory=fabric.device.type == "cuda",

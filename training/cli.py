@@ -11,11 +11,14 @@ import sys
 import typer
 
 from deal_core.errors import DealError, UsageError
+from training.cams import cams
 from training.check import check
 from training.console import console
+from training.evaluate import evaluate
 from training.extract import extract
 from training.report import report
 from training.synth import synth
+from training.train import train
 
 app = typer.Typer(
     name="deal",
@@ -25,10 +28,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.command()(cams)
 app.command()(check)
+app.command()(evaluate)
 app.command()(extract)
 app.command()(report)
 app.command()(synth)
+app.command()(train)
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from deal_core.config import DataSettings
 from deal_core.data.sample import Sample
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: Fabric moves a batch to its device field by field
 class TensorSample:
-    """A sample as the network takes it.
+    """A sample, or a batch of samples, as the network takes it.
 
     Args:
         image: (3, H, W) float32 RGB in [0, 1].
