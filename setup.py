@@ -22,18 +22,25 @@ CORE = [
     "torchvision>=0.19",
     "typer>=0.16",
 ]
+# Platforms with wheels; elsewhere an extra leaves out what it cannot have, and `deal doctor` says what is missing.
+LINUX_X86_64 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+LINUX_ARM_REALSENSE = (
+    "sys_platform == 'linux' and platform_machine == 'aarch64'"
+    " and (python_version == '3.10' or python_version == '3.12')"
+)
+ROS_WHEELS = [
+    "ros-rclpy[fastrtps]",
+    "ros-sensor-msgs",
+    "ros-std-msgs",
+    "ros-std-srvs",
+    "ros-diagnostic-msgs",
+    "ros-lifecycle-msgs",
+    "ros-visualization-msgs",
+]
 EXTRAS = {
-    # ROS 2 from PyPI (x86-64), for machines without an apt ROS. Never install it over one.
-    "ros": [
-        "ros-rclpy[fastrtps]",
-        "ros-sensor-msgs",
-        "ros-std-msgs",
-        "ros-std-srvs",
-        "ros-diagnostic-msgs",
-        "ros-lifecycle-msgs",
-        "ros-visualization-msgs",
-    ],
-    "realsense": ["pyrealsense2>=2.55"],
+    # ROS 2 from PyPI, for machines without an apt ROS. Never install it over one.
+    "ros": [f"{wheel}; {LINUX_X86_64}" for wheel in ROS_WHEELS],
+    "realsense": [f"pyrealsense2>=2.55; ({LINUX_X86_64}) or ({LINUX_ARM_REALSENSE})"],
     # Training, evaluation, reports and the synthetic recordings.
     "train": [
         "lightning-fabric>=2.4",
@@ -41,9 +48,9 @@ EXTRAS = {
         "matplotlib>=3.8",
         "jinja2>=3.1",
         "trimesh>=4.4",
-        "embreex>=2.17",
+        "embreex>=2.17; sys_platform != 'linux' or platform_machine == 'x86_64'",
     ],
-    "dev": ["pytest>=8", "pytest-timeout", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
+    "dev": ["pytest>=8", "pytest-timeout", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6", "types-PyYAML", "setuptools>=64"],
 }
 
 setup(

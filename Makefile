@@ -1,0 +1,41 @@
+# Every target sets up .venv first (requirements/install.sh), at once where that is done.
+# ARGS goes to the command: make demo ARGS=--help, make test ARGS="-k pairing".
+SHELL := bash
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench pins clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## make .venv with everything, and the system libraries it needs
+	@requirements/install.sh
+
+demo: setup ## record, train, evaluate and run, on synthetic images
+	@$(BIN)/deal demo $(ARGS)
+
+# Plugins are named, not found: an apt ROS brings some that do not fit this pytest.
+test: setup ## run the tests
+	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -p timeout -p hypothesispytest $(ARGS)
+
+lint: setup ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: setup ## run the scripts in benchmarks/
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit; done
+
+PIN := compile --universal --no-emit-index-url --python-version 3.10 --custom-compile-command "make pins"
+pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the newest)
+	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/apt-ros.txt \
+	    --extra train --extra realsense --extra dev
+	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/pypi-ros.txt \
+	    --all-extras --constraint requirements/apt-ros.txt
+
+clean: ## remove caches and what builds and demos leave
+	@rm -rf build install log demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	@find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean ## remove .venv and uv, too
+	@rm -rf .venv .uv

@@ -1,0 +1,195 @@
+#!/usr/bin/env bash
+# Make .venv with all that `make demo` and `make test` need, and say what is installed and why. Does nothing, at
+# once, where that is done; goes on where it was interrupted.
+#
+#   PYTHON=python3.12   the Python to use (3.10 or newer); without it the first that fits.
+#   ROS_DISTRO          set by sourcing a ROS 2: .venv then sees that ROS, and the ROS wheels from PyPI stay out.
+set -euo pipefail
+shopt -s inherit_errexit
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly VENV=.venv
+readonly MADE_FOR=$VENV/made-for     # folder, ROS and Python this environment was made for
+readonly DONE=$VENV/setup-done       # written last: what was installed
+readonly OLDEST=10 NEEDED_GB=8
+
+say() { echo "setup: $*" >&2; }
+stop() { echo "setup: error: $*" >&2; exit 1; }
+
+main() {
+    is_done && return
+    exec 9<"${BASH_SOURCE[0]}"
+    flock --nonblock 9 || { say "waiting for another set-up of this folder to end"; flock 9; }
+    is_done && return
+
+    local python uv
+    python=$(find_python)
+    check_ros "$python"
+    uv=$(find_uv "$python")
+    make_environment "$uv" "$python"
+    install_packages "$uv"
+    install_libraries
+    fingerprint >"$DONE.tmp" && mv "$DONE.tmp" "$DONE"
+    say "done; '$VENV/bin/deal doctor' tells what can be used"
+}
+
+# --- is there anything to do? Without starting a Python.
+
+is_done() { fits && [[ -f $DONE && $(<"$DONE") == "$(fingerprint)" ]]; }
+
+fingerprint() {
+    cat requirements/*.* setup.py setup.cfg pyproject.toml package.xml config/* launch/*.py "$MADE_FOR" | sha256sum
+}
+
+# The environment runs, and was made for this folder, this ROS and (where one is asked for) this Python.
+fits() {
+    [[ -x $VENV/bin/python && -f $MADE_FOR ]] || return 1
+    local folder ros python
+    { read -r folder; read -r ros; read -r python; } <"$MADE_FOR"
+    [[ $folder == "$PWD" && $ros == "ROS ${ROS_DISTRO:-none}" ]] || return 1
+    [[ -z ${PYTHON:-} || $python == "$(command -v "$PYTHON")" ]]
+}
+
+# --- which Python
+
+find_python() {
+    local names=(python3 python3.13 python3.12 python3.11 python3.10 python3.14) name
+    if [[ -n ${PYTHON:-} ]]; then
+        names=("$PYTHON")
+    elif [[ -n ${ROS_DISTRO:-} ]]; then
+        names=(/usr/bin/python3 python3)
+    fi
+    for name in "${names[@]}"; do
+        if is_new_enough "$name" && { [[ -z ${ROS_DISTRO:-} ]] || "$name" -c "import rclpy" 2>/dev/null; }; then
+            command -v "$name"
+            return
+        fi
+    done
+    if [[ -n ${ROS_DISTRO:-} ]]; then
+        stop "ROS '$ROS_DISTRO' is sourced, but none of these is a Python 3.$OLDEST or newer that can import its rclpy:" \
+            "${names[*]}. Install ros-$ROS_DISTRO-rclpy, or use a shell without ROS: the wheels from PyPI will do."
+    fi
+    stop "no Python 3.$OLDEST or newer among: ${names[*]}. Install one, or name it: PYTHON=/path/to/python3 make ..."
+}
+
+is_new_enough() { "$1" -c "import sys; sys.exit(sys.version_info < (3, $OLDEST))" 2>/dev/null; }
+
+# Wheels beside an apt ROS of the same Python would mix with it as soon as someone sources it.
+check_ros() {
+    [[ -z ${ROS_DISTRO:-} ]] || { say "ROS $ROS_DISTRO is sourced: using it, not the wheels from PyPI"; return; }
+    local version found
+    version=$("$1" -c "import sys; print('%d.%d' % sys.version_info[:2])")
+    for found in /opt/ros/*/{lib,local/lib}/python"$version"/{site,dist}-packages/rclpy; do
+        [[ -d $found ]] || continue
+        found=${found#/opt/ros/}
+        stop "ROS ${found%%/*} is installed but not sourced; first: source /opt/ros/${found%%/*}/setup.bash"
+    done
+}
+
+# --- uv, which installs packages fast and exactly as pinned
+
+find_uv() {
+    if uv --version >/dev/null 2>&1; then
+        command -v uv
+        return
+    fi
+    if [[ ! -x .uv/bin/uv ]]; then
+        if "$1" -m pip --version >/dev/null 2>&1 || install_pip "$1"; then
+            say "uv (into .uv, with pip): it installs the Python packages"
+            PIP_REQUIRE_VIRTUALENV=0 PIP_ROOT_USER_ACTION=ignore "$1" -m pip install --quiet --disable-pip-version-check --upgrade --target .uv uv >&2
+        else
+            say "uv (into .uv, an environment of its own): it installs the Python packages"
+            "$1" -m venv --clear .uv >&2
+            .uv/bin/python -m pip install --quiet --disable-pip-version-check uv >&2
+        fi
+        touch .uv/COLCON_IGNORE
+    fi
+    echo "$PWD/.uv/bin/uv"
+}
+
+# Fails where pip is not needed after all: `python -m venv` brings its own.
+install_pip() {
+    if "$1" -c "import ensurepip, venv" 2>/dev/null; then return 1; fi
+    install_system python3-pip "pip installs uv" && "$1" -m pip --version >/dev/null 2>&1 && return
+    stop "$1 has neither pip nor ensurepip. Run 'sudo apt-get install python3-pip', or put uv on PATH."
+}
+
+# --- the environment
+
+make_environment() {
+    if [[ -e $VENV ]] && ! fits; then
+        if [[ ! -f $MADE_FOR && -f $VENV/pyvenv.cfg ]]; then
+            adopt "$2"
+        else
+            say "$VENV was made for another folder, ROS or Python, or not to its end: making it anew"
+            rm -rf "$VENV"
+        fi
+    fi
+    if [[ ! -e $VENV ]]; then
+        say "$VENV with $2 ($("$2" --version 2>&1))"
+        warn_of_full_disk
+        local options=()
+        [[ -z ${ROS_DISTRO:-} ]] || options=(--system-site-packages)
+        "$1" venv --quiet --python "$2" "${options[@]}" "$VENV"
+        write_made_for "$2"
+    fi
+    rm -f "$DONE"
+}
+
+# Take an environment that someone made by hand, or whose making was interrupted, if it is as this script makes them.
+adopt() {
+    local version="import sys; print(sys.version)" sees_system=false
+    [[ -z ${ROS_DISTRO:-} ]] || sees_system=true
+    if ! grep -q "^include-system-site-packages = $sees_system" "$VENV/pyvenv.cfg" ||
+        [[ $("$VENV/bin/python" -c "$version") != "$("$1" -c "$version")" ]]; then
+        stop "$PWD/$VENV was not made by this script, and not for $1: move it away, or choose its Python with PYTHON=..."
+    fi
+    say "using the $VENV that is there"
+    write_made_for "$1"
+}
+
+write_made_for() {
+    touch "$VENV/COLCON_IGNORE" # else colcon looks for packages in it
+    printf '%s\n' "$PWD" "ROS ${ROS_DISTRO:-none}" "$1" >"$MADE_FOR"
+}
+
+warn_of_full_disk() {
+    local free_gb
+    free_gb=$(df --output=avail --block-size=1G . | tail -n 1)
+    ((free_gb >= NEEDED_GB)) || say "warning: ${free_gb// /} GB are free here, and PyTorch with CUDA takes $NEEDED_GB"
+}
+
+install_packages() {
+    local pins=requirements/pypi-ros.txt
+    [[ -z ${ROS_DISTRO:-} ]] || pins=requirements/apt-ros.txt
+    say "the packages in $pins: PyTorch and what the project needs beside it"
+    "$1" pip install --python "$VENV/bin/python" --requirement "$pins"
+    say "the project itself, editable"
+    "$1" pip install --quiet --python "$VENV/bin/python" --no-deps --no-build-isolation --editable .
+}
+
+# --- system libraries
+
+install_libraries() {
+    has_package pyrealsense2 && ! has_library libusb-1.0.so.0 || return 0
+    install_system libusb-1.0-0 "pyrealsense2 reads RealSense cameras through it" ||
+        say "without libusb everything but recording straight from a camera works; for that: sudo apt-get install libusb-1.0-0"
+}
+
+has_package() { compgen -G "$VENV/lib/python3*/site-packages/$1" >/dev/null; }
+has_library() { PATH=$PATH:/sbin:/usr/sbin ldconfig -p | grep -qF "$1"; }
+
+# Fails, saying so, where there is no apt or no right to use it.
+install_system() {
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120)
+    command -v apt-get >/dev/null || { say "$1 is missing ($2), and this system has no apt"; return 1; }
+    if ((EUID != 0)); then
+        sudo -n true 2>/dev/null || { say "$1 is missing ($2), and installing it needs a password"; return 1; }
+        apt=(sudo -n "${apt[@]}")
+    fi
+    say "$1 (with apt): $2"
+    "${apt[@]}" install --yes --quiet=2 --no-install-recommends "$1" >/dev/null 2>&1 && return
+    "${apt[@]}" update --quiet=2 >&2 && "${apt[@]}" install --yes --quiet=2 --no-install-recommends "$1" >&2
+}
+
+main
