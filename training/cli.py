@@ -14,6 +14,7 @@ from deal_core.errors import DealError, UsageError
 from training.cams import cams
 from training.check import check
 from training.console import console
+from training.demo import demo
 from training.evaluate import evaluate
 from training.extract import extract
 from training.report import report
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(cams)
 app.command()(check)
+app.command()(demo)
 app.command()(evaluate)
 app.command()(extract)
 app.command()(report)
