@@ -161,7 +161,7 @@ class Objective(nn.Module):
 def alignment_loss(settings: DealSettings, image_size: tuple[int, int]) -> DepthEdgeAlignmentLoss:
     """Return the edge loss as the settings describe it."""
     return DepthEdgeAlignmentLoss(
-        size=settings.size or (image_size[0] // 2, image_size[1] // 2),
+        size=settings.size or (image_size[0] // 4, image_size[1] // 4),
         mu=settings.mu,
         cam_value=settings.cam_value,
         cam_edge=settings.cam_edge,
