@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from deal_core.errors import DealError
 
 if TYPE_CHECKING:
     from deal_core.data.dataset import Dataset
@@ -91,15 +96,48 @@ def _extract(recordings: dict[str, Path], out: Path) -> Path:
 
 
 def _train(dataset: Path, runs: Path, config: Path, epochs: int, seed: int) -> dict[str, Path]:
-    from deal_core.config import TrainSettings, load_settings
-    from training.train import run_training
+    """Train both networks side by side, each a `deal train` of its own: small networks use one core well, two badly."""
+    import os
 
-    models = {}
-    for name, extra in {"baseline": ["deal.weight=0"], "DEAL": []}.items():
-        common = [f"data.path={dataset}", f"data.recordings=[{_TRAIN}]", f"epochs={epochs}", f"seed={seed}"]
-        settings = load_settings(TrainSettings, config, [*common, f"output={runs / name.lower()}", *extra])
-        models[name] = run_training(settings, description=name).model
-    return models
+    from training.console import progress
+
+    common = [f"data.path={dataset}", f"data.recordings=[{_TRAIN}]", f"epochs={epochs}", f"seed={seed}"]
+    variants = {"baseline": ["deal.weight=0"], "DEAL": []}
+    folders = {name: runs / name.lower() for name in variants}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max((os.cpu_count() or 2) // len(variants), 1))}
+    runs.mkdir(parents=True)
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress())
+        training = {}
+        for name, extra in variants.items():
+            log = stack.enter_context((runs / f"{name.lower()}.log").open("wb"))
+            overrides = [*common, f"output={folders[name]}", *extra]
+            command = [sys.executable, "-m", "training.cli", "train", str(config), *overrides, "--json"]
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            stack.callback(_end, process)
+            training[bar.add_task(name, total=epochs)] = (name, process)
+        while any(process.poll() is None for _, process in training.values()):
+            time.sleep(0.5)
+            for task, (name, _) in training.items():
+                bar.update(task, completed=_epochs_done(folders[name]))
+    for name, process in training.values():
+        if process.returncode:
+            text = (runs / f"{name.lower()}.log").read_text(encoding="utf-8", errors="replace")
+            raise DealError(f"training {name} failed with exit code {process.returncode}: {text[-2000:]}")
+    return {name: folder / "model.safetensors" for name, folder in folders.items()}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        process.wait()
+
+
+def _epochs_done(run: Path) -> int:
+    history = run / "history.jsonl"
+    text = history.read_text(encoding="utf-8") if history.exists() else ""
+    lines = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]  # the last one may be half-written
+    return int(json.loads(lines[-1])["epoch"]) if lines else 0
 
 
 def _evaluate(models: dict[str, Path], dataset: Path) -> dict[str, EvaluationResult]:
