@@ -104,63 +104,8 @@ def depth_edge_alignment_loss(
     >>> depth_edge_alignment_loss(cams, depth, tags).shape
     torch.Size([])
     """
-    return depth_edge_alignment_terms(
-        cams,
-        depth,
-        tags,
-        valid=valid,
-        size=size,
-        mu=mu,
-        cam_value=cam_value,
-        cam_edge=cam_edge,
-        depth_value=depth_value,
-        depth_edge=depth_edge,
-        depth_slope=depth_slope,
-        depth_gain=depth_gain,
-    ).loss
-
-
-def depth_edge_alignment_terms(
-    cams: Tensor,
-    depth: Tensor,
-    tags: Tensor,
-    *,
-    valid: Tensor | None = None,
-    size: tuple[int, int] | None = None,
-    mu: float = 2.5,
-    cam_value: CamValue = "relu_max",
-    cam_edge: CamEdge = "max",
-    depth_value: DepthValue = "min_max",
-    depth_edge: DepthEdge = "bound",
-    depth_slope: DepthSlope = "keep",
-    depth_gain: float = 1.0,
-) -> AlignmentTerms:
-    """Return the loss together with what a flat CAM would score; arguments as `depth_edge_alignment_loss`."""
-    _check_shapes(cams, depth, tags, valid)
-    size = size or (max(depth.shape[-2] // 2, 1), max(depth.shape[-1] // 2, 1))
-    # Edges of low-precision maps are quantisation noise: under autocast, too, the arithmetic stays in float32.
-    with torch.autocast(device_type=cams.device.type, enabled=False):
-        dtype = torch.promote_types(cams.dtype, torch.float32)
-        edges = depth_edges(
-            depth.to(dtype),
-            valid,
-            size=size,
-            value=depth_value,
-            edge=depth_edge,
-            slope=depth_slope,
-            gain=depth_gain,
-        )
-        target = edge_sign(edges.strength, mu) * edges.weight
-        present = (tags == 1).to(dtype)
-        share = present / present.sum(1, keepdim=True).clamp_min(1)
-        strength = cam_edges(cams.to(dtype), size=size, value=cam_value, edge=cam_edge)
-        # The mean over pixels comes first, so that nothing larger than one map a class is kept for backward.
-        agreement = (edge_sign(strength, mu) * target).mean(dim=(-2, -1))
-        loss = -(share * agreement).sum(1).mean()
-        without_edges = cam_edges(torch.zeros_like(cams[:1, :1]), size=size, value=cam_value, edge=cam_edge)
-        flat_agreement = (edge_sign(without_edges.to(dtype), mu) * target).mean(dim=(-2, -1))
-        flat = -(flat_agreement * share.sum(1, keepdim=True)).mean().detach()
-    return AlignmentTerms(loss, flat)
+    criterion = DepthEdgeAlignmentLoss(size, mu, cam_value, cam_edge, depth_value, depth_edge, depth_slope, depth_gain)
+    return criterion(cams, depth, tags, valid)
 
 
 def edge_sign(strength: Tensor, mu: float = 2.5) -> Tensor:
@@ -294,21 +239,33 @@ class DepthEdgeAlignmentLoss(nn.Module):
         return self.terms(cams, depth, tags, valid).loss
 
     def terms(self, cams: Tensor, depth: Tensor, tags: Tensor, valid: Tensor | None = None) -> AlignmentTerms:
-        """Return the loss and what a flat CAM would score on the same batch."""
-        return depth_edge_alignment_terms(
-            cams,
-            depth,
-            tags,
-            valid=valid,
-            size=self.size,
-            mu=self.mu,
-            cam_value=self.cam_value,
-            cam_edge=self.cam_edge,
-            depth_value=self.depth_value,
-            depth_edge=self.depth_edge,
-            depth_slope=self.depth_slope,
-            depth_gain=self.depth_gain,
-        )
+        """Return the loss and what a flat CAM would score on the same batch; shapes as in the function."""
+        _check_shapes(cams, depth, tags, valid)
+        size = self.size or (max(depth.shape[-2] // 2, 1), max(depth.shape[-1] // 2, 1))
+        # Edges of low-precision maps are quantisation noise: under autocast, too, the arithmetic stays in float32.
+        with torch.autocast(device_type=cams.device.type, enabled=False):
+            dtype = torch.promote_types(cams.dtype, torch.float32)
+            edges = depth_edges(
+                depth.to(dtype),
+                valid,
+                size=size,
+                value=self.depth_value,
+                edge=self.depth_edge,
+                slope=self.depth_slope,
+                gain=self.depth_gain,
+            )
+            target = edge_sign(edges.strength, self.mu) * edges.weight
+            present = (tags == 1).to(dtype)
+            share = present / present.sum(1, keepdim=True).clamp_min(1)
+            strength = cam_edges(cams.to(dtype), size=size, value=self.cam_value, edge=self.cam_edge)
+            agreement = (edge_sign(strength, self.mu) * target).mean(dim=(-2, -1))
+            loss = -(share * agreement).sum(1).mean()
+            without_edges = cam_edges(
+                torch.zeros_like(cams[:1, :1]), size=size, value=self.cam_value, edge=self.cam_edge
+            )
+            flat_agreement = (edge_sign(without_edges.to(dtype), self.mu) * target).mean(dim=(-2, -1))
+            flat = -(flat_agreement * share.sum(1, keepdim=True)).mean().detach()
+        return AlignmentTerms(loss, flat)
 
 
 def _magnitude(dx: Tensor, dy: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from deal_core.losses.depth_edge import (
     DepthEdgeAlignmentLoss,
     cam_edges,
     depth_edge_alignment_loss,
-    depth_edge_alignment_terms,
     depth_edges,
     edge_sign,
     sobel_magnitude,
@@ -150,17 +149,17 @@ def test_stays_in_its_range_and_ignores_scale_and_shift_of_depth(seed: int, heig
     cams = torch.randn(2, 3, height, width, generator=generator, dtype=torch.float64)
     depth = torch.rand(2, 1, height, width, generator=generator, dtype=torch.float64) + 0.3
     tags = torch.randint(0, 2, (2, 3), generator=generator).double()
-    terms = depth_edge_alignment_terms(cams, depth, tags, size=(height, width))
+    terms = DepthEdgeAlignmentLoss(size=(height, width)).terms(cams, depth, tags)
     assert -1 <= terms.loss <= 1 and -1 <= terms.flat <= 1
-    moved = depth_edge_alignment_terms(cams * 7, depth * 3 + 2, tags, size=(height, width))
+    moved = DepthEdgeAlignmentLoss(size=(height, width)).terms(cams * 7, depth * 3 + 2, tags)
     assert moved.loss.item() == pytest.approx(terms.loss.item(), abs=1e-9)
-    flipped = depth_edge_alignment_terms(cams.flip(-1), depth.flip(-1), tags, size=(height, width))
+    flipped = DepthEdgeAlignmentLoss(size=(height, width)).terms(cams.flip(-1), depth.flip(-1), tags)
     assert flipped.loss.item() == pytest.approx(terms.loss.item(), abs=1e-9)
 
 
 def test_flat_is_the_loss_of_a_constant_cam() -> None:
     cams, depth, tags, valid = (torch.from_numpy(a) for a in random_case(5))
-    terms = depth_edge_alignment_terms(cams, depth[:, None], tags, valid=valid[:, None], size=(9, 9))
+    terms = DepthEdgeAlignmentLoss(size=(9, 9)).terms(cams, depth[:, None], tags, valid[:, None])
     constant = depth_edge_alignment_loss(
         torch.full_like(cams, 0.7), depth[:, None], tags, valid=valid[:, None], size=(9, 9)
     )
@@ -303,6 +302,8 @@ def test_every_option_changes_the_result_and_unknown_ones_are_refused() -> None:
         {"depth_value": "none"},
         {"depth_value": "inverse_min_max"},
         {"depth_edge": "max"},
+        {"depth_slope": "remove"},
+        {"depth_gain": 2.0},
         {"mu": 1.0},
         {"size": (6, 6)},
     ):
@@ -347,3 +348,17 @@ def test_a_flat_map_is_the_limit_of_weak_slopes_or_without_edges_by_the_bound() 
     # Replicate padding halves the difference across the first and last column.
     assert torch.allclose(slope[..., 1:-1], flat[..., 1:-1], atol=1e-3)
     assert not cam_edges(torch.ones(1, 1, 8, 8), size=(8, 8), edge="bound").any()
+
+
+def test_a_plane_at_any_angle_makes_no_edges_once_its_slope_is_removed() -> None:
+    """Inverse depth of a plane is linear in the image; a box on it keeps its outline."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 64), indexing="ij")
+    plane = (1 / (0.9 + 0.35 * y + 0.1 * x))[None, None]
+    options = {"value": "inverse_min_max", "slope": "remove"}
+    inside = (..., slice(1, -1), slice(1, -1))  # replicate padding bends a slope at the border
+    assert float(depth_edges(plane, size=(48, 64), **options).strength[inside].max()) < 1e-4
+    assert float(depth_edges(plane, size=(48, 64)).strength[inside].min()) > 0.01
+    box = plane.clone()
+    box[..., 16:32, 20:36] *= 0.85
+    edges = depth_edges(box, size=(48, 64), **options).strength[0, 0]
+    assert edges[15:17, 21:35].min() > 0.05 and edges[20:28, 25:31].max() < 0.05 and edges[36:44, 2:62].max() < 1e-4
