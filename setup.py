@@ -10,6 +10,7 @@ PACKAGE = "deal_ros"
 CORE = [
     "numpy>=1.26",
     "opencv-python-headless>=4.8",
+    "packaging>=23",
     "pillow>=10",
     "pydantic>=2.6",
     "pyyaml>=6",

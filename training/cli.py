@@ -15,9 +15,11 @@ from training.cams import cams
 from training.check import check
 from training.console import console
 from training.demo import demo
+from training.doctor import doctor
 from training.evaluate import evaluate
 from training.extract import extract
 from training.report import report
+from training.segment import segment
 from training.synth import synth
 from training.train import train
 
@@ -32,9 +34,11 @@ app = typer.Typer(
 app.command()(cams)
 app.command()(check)
 app.command()(demo)
+app.command()(doctor)
 app.command()(evaluate)
 app.command()(extract)
 app.command()(report)
+app.command()(segment)
 app.command()(synth)
 app.command()(train)
 
