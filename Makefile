@@ -38,4 +38,4 @@ clean: ## remove caches and what builds and demos leave
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 distclean: clean ## remove .venv and uv, too
-	@rm -rf .venv .uv
+	@rm -rf .venv .uv .uv.new

@@ -10,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly VENV=.venv
 readonly MADE_FOR=$VENV/made-for     # folder, ROS and Python this environment was made for
+readonly INSTALLING=$VENV/installing # there while packages are installed: an interruption leaves half of one behind
 readonly DONE=$VENV/setup-done       # written last: what was installed
 readonly OLDEST=10 NEEDED_GB=8
 
@@ -93,16 +94,19 @@ find_uv() {
         command -v uv
         return
     fi
-    if [[ ! -x .uv/bin/uv ]]; then
+    if [[ ! -d .uv ]]; then
+        rm -rf .uv.new
         if "$1" -m pip --version >/dev/null 2>&1 || install_pip "$1"; then
             say "uv (into .uv, with pip): it installs the Python packages"
-            PIP_REQUIRE_VIRTUALENV=0 PIP_ROOT_USER_ACTION=ignore "$1" -m pip install --quiet --disable-pip-version-check --upgrade --target .uv uv >&2
+            PIP_REQUIRE_VIRTUALENV=0 PIP_ROOT_USER_ACTION=ignore \
+                "$1" -m pip install --quiet --disable-pip-version-check --target .uv.new uv >&2
         else
             say "uv (into .uv, an environment of its own): it installs the Python packages"
-            "$1" -m venv --clear .uv >&2
-            .uv/bin/python -m pip install --quiet --disable-pip-version-check uv >&2
+            "$1" -m venv .uv.new >&2
+            .uv.new/bin/python -m pip install --quiet --disable-pip-version-check uv >&2
         fi
-        touch .uv/COLCON_IGNORE
+        touch .uv.new/COLCON_IGNORE
+        mv .uv.new .uv
     fi
     echo "$PWD/.uv/bin/uv"
 }
@@ -117,12 +121,15 @@ install_pip() {
 # --- the environment
 
 make_environment() {
-    if [[ -e $VENV ]] && ! fits; then
+    if [[ -e $INSTALLING ]]; then
+        say "$VENV is incomplete, installing was interrupted: making it anew (what was downloaded is kept)"
+        remove_environment
+    elif [[ -e $VENV ]] && ! fits; then
         if [[ ! -f $MADE_FOR && -f $VENV/pyvenv.cfg ]]; then
             adopt "$2"
         else
             say "$VENV was made for another folder, ROS or Python, or not to its end: making it anew"
-            rm -rf "$VENV"
+            remove_environment
         fi
     fi
     if [[ ! -e $VENV ]]; then
@@ -148,6 +155,9 @@ adopt() {
     write_made_for "$1"
 }
 
+# Without pyvenv.cfg, what is left by an interruption is not taken for an environment.
+remove_environment() { rm -f "$VENV/pyvenv.cfg" && rm -rf "$VENV"; }
+
 write_made_for() {
     touch "$VENV/COLCON_IGNORE" # else colcon looks for packages in it
     printf '%s\n' "$PWD" "ROS ${ROS_DISTRO:-none}" "$1" >"$MADE_FOR"
@@ -162,10 +172,12 @@ warn_of_full_disk() {
 install_packages() {
     local pins=requirements/pypi-ros.txt
     [[ -z ${ROS_DISTRO:-} ]] || pins=requirements/apt-ros.txt
+    touch "$INSTALLING"
     say "the packages in $pins: PyTorch and what the project needs beside it"
     "$1" pip install --python "$VENV/bin/python" --requirement "$pins"
     say "the project itself, editable"
     "$1" pip install --quiet --python "$VENV/bin/python" --no-deps --no-build-isolation --editable .
+    rm "$INSTALLING"
 }
 
 # --- system libraries
