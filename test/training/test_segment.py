@@ -1,0 +1,62 @@
+"""`deal segment` writes what the run-time segmenter says, under the image's name."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from deal_core.data.sample import ClassList
+from deal_core.errors import DatasetError, UsageError
+from deal_core.modelfile import ModelInfo, Threshold, save_model
+from deal_core.models.factory import create_model
+from deal_core.runtime import Segmenter
+from training.cli import app
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    arguments = {"backbone": "test_resnet"}
+    info = ModelInfo("cam_net", arguments, ClassList(("a", "b")), (48, 64), Threshold(0.3, "fixed"))
+    save_model(tmp_path / "model.safetensors", create_model("cam_net", 2, **arguments), info)
+    return tmp_path / "model.safetensors"
+
+
+def run(*arguments: object) -> None:
+    result = CliRunner().invoke(app, ["segment", *map(str, arguments)])
+    if result.exception:
+        raise result.exception
+
+
+def test_masks_equal_the_segmenter(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in {"one.png": (60, 80), "two.png": (33, 47)}.items():
+        cv2.imwrite(str(folder / name), rng.integers(0, 255, (*size, 3), dtype=np.uint8))
+    run(model, folder, "--out", tmp_path / "masks")
+    segmenter = Segmenter.load(model, device="cpu")
+    for name in ("one.png", "two.png"):
+        rgb = cv2.cvtColor(cv2.imread(str(folder / name)), cv2.COLOR_BGR2RGB)
+        written = cv2.imread(str(tmp_path / "masks" / name), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(written, segmenter.segment(rgb).mask)
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
+        "one.png",
+        "one_overlay.png",
+        "two.png",
+        "two_overlay.png",
+    ]
+
+
+def test_what_is_no_image_is_named(model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"broken\.png: not an image"):
+        run(model, broken, "--out", tmp_path / "masks")
+    with pytest.raises(UsageError, match="found nothing"):
+        run(model, tmp_path / "missing.png", "--out", tmp_path / "masks")
+    with pytest.raises(UsageError, match="no image among"):
+        run(model, model, "--out", tmp_path / "masks")

@@ -1,0 +1,74 @@
+"""`deal segment`: masks of image files with a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+
+
+def segment(
+    model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for <name>.png (class ids) and <name>_overlay.png.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
+) -> None:
+    """Segment image files as the node would, and draw the masks over them.
+
+    Example: deal segment runs/kitchen/model.safetensors kitchen/recordings/kitchen_1/color --out masks
+    """
+    import os
+
+    import cv2
+    import numpy as np
+
+    from deal_core.errors import DatasetError
+    from deal_core.pictures import mask_overlay
+    from deal_core.runtime import Segmenter
+    from training.console import console, track
+
+    files = find_images(images)
+    segmenter = Segmenter.load(model, device=device)
+    out.mkdir(parents=True, exist_ok=True)
+    shares = np.zeros(256, np.int64)
+    for file in track(files, "segmenting", len(files)):
+        image = cv2.imread(str(file), cv2.IMREAD_COLOR)
+        if image is None:
+            raise DatasetError(f"{file}: not an image that can be read; expected PNG, JPEG or BMP")
+        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        mask = segmenter.segment(rgb.astype(np.uint8, copy=False)).mask
+        shares += np.bincount(mask.ravel(), minlength=256)
+        overlay = cv2.cvtColor(mask_overlay(rgb, mask, segmenter.classes), cv2.COLOR_RGB2BGR)
+        for name, picture in {f"{file.stem}.png": mask, f"{file.stem}_overlay.png": overlay}.items():
+            temporary = out / f".{os.getpid()}.{name}"
+            cv2.imwrite(str(temporary), picture)
+            temporary.replace(out / name)
+    found = [f"{name} {100 * shares[i + 1] / shares.sum():.1f} %" for i, name in enumerate(segmenter.classes.names)]
+    console().print(f"{out}: {len(files)} masks; share of pixels: {', '.join(found)}")
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the image files among the paths and in the folders among them, by name.
+
+    Raises:
+        UsageError: a path does not exist, there is no image, or two have one name.
+    """
+    from deal_core.errors import UsageError
+
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"{path}: expected an image file or a folder of images, found nothing")
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        files += [file for file in inside if file.suffix.lower() in _SUFFIXES]
+    if not files:
+        raise UsageError(f"no image among {', '.join(map(str, paths))}: expected {', '.join(_SUFFIXES)}")
+    stems = [file.stem for file in files]
+    repeated = next((file for file in files if stems.count(file.stem) > 1), None)
+    if repeated:
+        raise UsageError(f"several images are called '{repeated.stem}' and would get the same mask file")
+    return files
