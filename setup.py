@@ -51,7 +51,15 @@ EXTRAS = {
         "trimesh>=4.4",
         "embreex>=2.17; sys_platform != 'linux' or platform_machine == 'x86_64'",
     ],
-    "dev": ["pytest>=8", "pytest-timeout", "hypothesis>=6.100", "mypy>=1.11", "ruff>=0.6", "types-PyYAML", "setuptools>=64"],
+    "dev": [
+        "pytest>=8",
+        "pytest-timeout",
+        "hypothesis>=6.100",
+        "mypy>=1.11",
+        "ruff>=0.6",
+        "types-PyYAML",
+        "setuptools>=64,<80",  # `colcon build --symlink-install` fails beside newer ones
+    ],
 }
 
 setup(
