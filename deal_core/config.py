@@ -7,22 +7,45 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from deal_core.errors import ConfigError, nearest_hint
 from deal_core.losses.depth_edge import CamEdge, CamValue, DepthEdge, DepthSlope, DepthValue
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Size = tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]]
-EdgeSize = tuple[Annotated[int, Field(ge=3)], Annotated[int, Field(ge=3)]]
+
+def _refuse_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+def _refuse_falling(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("expected the smaller value first")
+    return bounds
+
+
+# YAML reads yes and on as true, and true would pass for 1.
+Whole = Annotated[int, BeforeValidator(_refuse_bool)]
+Number = Annotated[float, BeforeValidator(_refuse_bool)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Positive = Annotated[Number, Field(gt=0)]
+PositiveFraction = Annotated[Number, Field(gt=0, le=1)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Size = tuple[Annotated[Whole, Field(ge=16)], Annotated[Whole, Field(ge=16)]]
+EdgeSize = tuple[Annotated[Whole, Field(ge=3)], Annotated[Whole, Field(ge=3)]]
 
 
 class Settings(BaseModel):
     """Base of all settings: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _group_without_values(cls, value: Any) -> Any:
+        """Take a group whose keys are all commented out as one that changes nothing."""
+        return {} if value is None else value
 
 
 class DataSettings(Settings):
@@ -32,12 +55,12 @@ class DataSettings(Settings):
     """The dataset folder."""
     recordings: tuple[str, ...] = ()
     """Which recordings of it; all when empty."""
-    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    validation_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     """Share of the segments held out to watch the tag loss; no masks are ever read in training."""
     image_size: Size = (240, 320)
     """(height, width) the network works at."""
-    crop_scale: tuple[Positive, Positive] = (0.5, 1.0)
-    """Share of the image's area that a random crop keeps; (1, 1) switches cropping off."""
+    crop_scale: Annotated[tuple[PositiveFraction, PositiveFraction], AfterValidator(_refuse_falling)] = (0.5, 1.0)
+    """Smallest and largest share of the image's area that a random crop keeps; (1, 1) switches cropping off."""
     flip: bool = True
     """Mirror half of the images."""
     rotation: NotNegative = 0.0
@@ -46,7 +69,7 @@ class DataSettings(Settings):
     """Strength of random changes of brightness, contrast and saturation."""
     erase: Fraction = 0.0
     """Share of the images in which a random box is replaced by noise, and its depth by none."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[Whole, Field(ge=0)] = 0
     """Processes that load images beside the training process."""
     cache: bool = False
     """Keep decoded images, already at `image_size` (or twice that where crops are on), in memory."""
@@ -73,7 +96,7 @@ class DealSettings(Settings):
     """Share of the training over which its weight then grows linearly to the full one."""
     size: EdgeSize | None = None
     """(H', W') at which edges are compared; a quarter of the image size when left out."""
-    mu: float = 2.5
+    mu: Number = 2.5
     """Where g changes sign: at an edge strength of sigmoid(-mu)."""
     cam_value: CamValue = "relu_max"
     """What of the CAM is compared."""
@@ -115,18 +138,18 @@ class TrainSettings(Settings):
     model: ModelSettings = ModelSettings()
     deal: DealSettings = DealSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
-    epochs: Annotated[int, Field(ge=1)] = 20
-    batch_size: Annotated[int, Field(ge=1)] = 16
+    epochs: Annotated[Whole, Field(ge=1)] = 20
+    batch_size: Annotated[Whole, Field(ge=1)] = 16
     """Images a step, over all processes."""
-    seed: Annotated[int, Field(ge=0)] = 11
+    seed: Annotated[Whole, Field(ge=0)] = 11
     device: str = "auto"
     """auto, cpu, cuda; the processes of torchrun each take one."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     threshold_rule: str = "depth_edges"
     """Rule that chooses the background threshold from the training images, without masks."""
-    checkpoint_every: Annotated[int, Field(ge=0)] = 0
+    checkpoint_every: Annotated[Whole, Field(ge=0)] = 0
     """Steps between checkpoints; 0 writes one after each epoch."""
-    log_every: Annotated[int, Field(ge=1)] = 20
+    log_every: Annotated[Whole, Field(ge=1)] = 20
     """Steps between two lines of history.jsonl."""
 
 
@@ -158,7 +181,7 @@ def dump_settings(settings: Settings) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read this settings file ({error})") from None
     except yaml.YAMLError as error:
@@ -170,18 +193,31 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a mapping that gives a key twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _apply(values: dict[str, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign or not key.strip():
         raise ConfigError(f"expected an override like deal.weight=0.1, found '{override}'")
     *parents, last = key.strip().split(".")
     for parent in parents:
-        child = values.setdefault(parent, {})
+        if values.get(parent) is None:
+            values[parent] = {}
+        child = values[parent]
         if not isinstance(child, dict):
             raise ConfigError(f"override '{override}': '{parent}' is a value, not a group of settings")
         values = child
     try:
-        values[last] = yaml.safe_load(text)
+        values[last] = yaml.load(text, _UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"override '{override}': the value is not valid YAML ({error})") from None
 
@@ -194,7 +230,8 @@ def _explain(kind: type[BaseModel], problem: Mapping[str, Any]) -> str:
         return f"unknown key '{key}': expected one of {', '.join(known)}.{nearest_hint(location[-1], known)}"
     if problem["type"] == "missing":
         return f"'{key}' is required"
-    return f"'{key}': {problem['msg']}, found {problem['input']!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"'{key}': {message}, found {problem['input']!r}"
 
 
 def _keys_at(kind: type[BaseModel], location: Iterable[str]) -> list[str]:
