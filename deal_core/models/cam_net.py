@@ -18,6 +18,16 @@ from deal_core.models.output import CamOutput
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Of timm.create_model: set by our own arguments, or able to load a pickle, which no model file may ask for.
+_OWN_ARGUMENTS = {
+    "pretrained": "weights",
+    "pretrained_cfg": "weights",
+    "pretrained_cfg_overlay": "weights",
+    "checkpoint_path": "weights",
+    "cache_dir": "weights",
+    "features_only": "levels",
+    "out_indices": "levels",
+}
 
 
 class CamNet(nn.Module):
@@ -29,7 +39,8 @@ class CamNet(nn.Module):
     Args:
         num_classes: K.
         backbone: name of a timm model that can return feature maps.
-        levels: which feature levels to use, finest first, as indices into the backbone's list.
+        levels: which feature levels to use, as indices into the backbone's list, whose first is the finest; what the
+            backbone would compute after the last of them is left out where timm can.
         width: channels of the fused features.
         weights: "none" (random), "hub" (timm's pretrained weights, downloaded) or the path of a .safetensors file.
         backbone_arguments: passed on to `timm.create_model`, e.g. `{"output_stride": 8}`.
@@ -39,7 +50,7 @@ class CamNet(nn.Module):
         freeze_batch_norm: keep the backbone's BatchNorm statistics and affine parameters as they were loaded.
 
     Raises:
-        ConfigError: the backbone is unknown or cannot return these levels.
+        ConfigError: the backbone is unknown or cannot return these levels, or a value is out of range.
         ModelFileError: the weights file is missing, damaged or of another network.
 
     >>> net = CamNet(3, backbone="test_resnet")
@@ -54,7 +65,7 @@ class CamNet(nn.Module):
         self,
         num_classes: int,
         backbone: str = "resnet18",
-        levels: Sequence[int] = (-3, -2, -1),
+        levels: Sequence[int] = (-3, -2),
         width: int = 128,
         weights: str = "none",
         backbone_arguments: Mapping[str, Any] | None = None,
@@ -64,15 +75,19 @@ class CamNet(nn.Module):
         freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = _create_backbone(backbone, weights == "hub", dict(backbone_arguments or {}))
+        _check_arguments(weights, levels, width, mean, std)
+        self.backbone = _create_backbone(backbone, levels, weights == "hub", dict(backbone_arguments or {}))
         if weights not in ("none", "hub"):
             load_backbone_weights(self.backbone, Path(weights))
-        channels, strides = self.backbone.feature_info.channels(), self.backbone.feature_info.reduction()
-        self.levels = [_level_index(level, len(channels), backbone) for level in levels]
-        self.stride = int(min(strides[i] for i in self.levels))
+        info = self.backbone.feature_info.info
+        # The backbone returns its levels from fine to coarse, however they were asked for.
+        used = [info[i] for i in sorted({level % len(info) for level in levels})]
+        self.stride = int(min(level["reduction"] for level in used))
+        output_format = getattr(self.backbone, "output_fmt", None)
+        self.features_are_nhwc = output_format is not None and output_format.value == "NHWC"
         self.freeze_batch_norm = freeze_batch_norm
         self.project = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels[i], width, 1, bias=False), nn.BatchNorm2d(width)) for i in self.levels
+            nn.Sequential(nn.Conv2d(level["num_chs"], width, 1, bias=False), nn.BatchNorm2d(width)) for level in used
         )
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
@@ -83,7 +98,9 @@ class CamNet(nn.Module):
     def forward(self, image: Tensor) -> CamOutput:
         """Return CAMs and tag logits of `image` (B, 3, H, W), RGB in [0, 1]."""
         features = self.backbone((image - self.mean) / self.std)
-        maps = [project(features[i]) for project, i in zip(self.project, self.levels, strict=True)]
+        if self.features_are_nhwc:
+            features = [f.permute(0, 3, 1, 2) for f in features]
+        maps = [project(f) for project, f in zip(self.project, features, strict=True)]
         size = max((m.shape[-2:] for m in maps), key=lambda s: s[0] * s[1])
         fused = torch.stack([_resize(m, size) for m in maps]).sum(0).relu()
         cams = self.classifier(self.dropout(fused))
@@ -111,30 +128,64 @@ def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path}: not a readable .safetensors file ({error})") from None
+    # As a feature extractor, timm names some tensors with '_' for '.', or puts 'model.' before them.
+    known = {_plain_name(n): t for n, t in tensors.items()}
     wanted = backbone.state_dict()
-    lacking = [n for n, t in wanted.items() if n not in tensors or tensors[n].shape != t.shape]
-    lacking = [n for n in lacking if not n.endswith("num_batches_tracked")]
+    found = {n: known.get(_plain_name(n)) for n in wanted}
+    fitting = {n: t for n, t in found.items() if t is not None and t.shape == wanted[n].shape}
+    lacking = [n for n in wanted if n not in fitting and not n.endswith("num_batches_tracked")]
     if lacking:
         raise ModelFileError(
             f"{path}: weights of another network: {len(lacking)} of {len(wanted)} tensors of the backbone are "
             f"missing or have another shape, the first is '{lacking[0]}'"
         )
-    backbone.load_state_dict({n: tensors.get(n, t) for n, t in wanted.items()})
+    backbone.load_state_dict({**wanted, **fitting})
 
 
-def _create_backbone(name: str, pretrained: bool, arguments: dict[str, Any]) -> Any:
-    if not timm.is_model(name):
-        raise ConfigError(f"unknown backbone '{name}': expected a timm model.{nearest_hint(name, timm.list_models())}")
+def _plain_name(name: str) -> str:
+    return name.removeprefix("model.").replace(".", "_")
+
+
+def _check_arguments(
+    weights: str, levels: Sequence[int], width: int, mean: Sequence[float], std: Sequence[float]
+) -> None:
+    if not isinstance(weights, str):
+        raise ConfigError(f"expected weights as none, hub or the path of a .safetensors file, found {weights!r}")
+    if isinstance(levels, str) or not levels or any(type(level) is not int for level in levels):
+        raise ConfigError(f"expected levels as whole numbers, like [-3, -2], found {levels!r}")
+    if width < 1:
+        raise ConfigError(f"expected a width of at least 1 channel, found {width}")
+    if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
+        raise ConfigError(f"expected mean and std as three numbers each, std above 0, found {mean!r}, {std!r}")
+
+
+def _create_backbone(name: str, levels: Sequence[int], pretrained: bool, arguments: dict[str, Any]) -> Any:
+    if not isinstance(name, str) or not timm.is_model(name):
+        hint = nearest_hint(str(name), timm.list_models())
+        raise ConfigError(f"unknown backbone '{name}': expected a timm model.{hint}")
+    for argument in arguments:
+        if argument in _OWN_ARGUMENTS:
+            raise ConfigError(
+                f"backbone_arguments cannot set '{argument}': '{_OWN_ARGUMENTS[argument]}' of cam_net does that"
+            )
     try:
-        return timm.create_model(name, pretrained=pretrained, features_only=True, **arguments)
-    except (RuntimeError, TypeError, AssertionError, AttributeError, NotImplementedError) as error:
-        raise ConfigError(f"backbone '{name}' cannot be made with {arguments}: {error}") from error
-
-
-def _level_index(level: int, count: int, backbone: str) -> int:
-    if not -count <= level < count:
-        raise ConfigError(f"backbone '{backbone}' has feature levels 0..{count - 1}, found {level}")
-    return level % count
+        return timm.create_model(
+            name, pretrained=pretrained, features_only=True, out_indices=tuple(levels), **arguments
+        )
+    except IndexError:
+        count = len(timm.create_model(name, features_only=True, **arguments).feature_info.info)
+        raise ConfigError(
+            f"backbone '{name}' has feature levels 0..{count - 1} (or -{count}..-1), found {list(levels)}"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"the weights of '{name}' cannot be downloaded ({str(error).splitlines()[0]}); fetch them where there is "
+            "a connection and give the path of the .safetensors file as weights"
+        ) from error
+    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise ConfigError(
+            f"backbone '{name}' cannot be made with levels {list(levels)} and arguments {arguments}: {error}"
+        ) from error
 
 
 def _resize(maps: Tensor, size: torch.Size) -> Tensor:

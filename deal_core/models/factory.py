@@ -18,7 +18,8 @@ def create_model(name: str, num_classes: int, **arguments: Any) -> nn.Module:
     Its forward takes images (B, 3, H, W), RGB in [0, 1], and returns a `CamOutput`.
 
     Raises:
-        ConfigError: the name or an argument is unknown; the message suggests the nearest one.
+        ConfigError: the name or an argument is unknown, and the message suggests the nearest one; or a value is of
+            another type or out of range.
     """
     models = _models()
     if name not in models:
@@ -27,7 +28,10 @@ def create_model(name: str, num_classes: int, **arguments: Any) -> nn.Module:
     for argument in arguments:
         if argument not in known or argument == "num_classes":
             raise ConfigError(f"model '{name}' has no argument '{argument}'.{nearest_hint(argument, known)}")
-    return models[name](num_classes, **arguments)
+    try:
+        return models[name](num_classes, **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"model '{name}' cannot be made with {arguments}: {error}") from error
 
 
 def _models() -> dict[str, Callable[..., nn.Module]]:
