@@ -1,0 +1,195 @@
+"""What is installed, declared and pinned; and how little the command line loads."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import runpy
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+import setuptools
+from packaging.requirements import Requirement
+
+PROJECT = Path(__file__).resolve().parents[1]
+PINS = ("apt-ros.txt", "pypi-ros.txt")
+HEAVY = {"cv2", "lightning_fabric", "matplotlib", "numpy", "rclpy", "rosbags", "timm", "torch", "torchvision"}
+ROS_PACKAGES = {
+    "ament_index_python",
+    "builtin_interfaces",
+    "cv_bridge",
+    "diagnostic_msgs",
+    "geometry_msgs",
+    "launch",
+    "launch_ros",
+    "lifecycle_msgs",
+    "message_filters",
+    "rcl_interfaces",
+    "rclpy",
+    "sensor_msgs",
+    "std_msgs",
+    "std_srvs",
+    "vision_msgs",
+    "visualization_msgs",
+}
+
+
+@pytest.fixture
+def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What setup.py hands to setuptools."""
+    arguments: dict[str, Any] = {}
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.setattr(setuptools, "setup", lambda **given: arguments.update(given))
+    runpy.run_path("setup.py")
+    return arguments
+
+
+def package_xml() -> ElementTree.Element:
+    return ElementTree.parse(PROJECT / "package.xml").getroot()
+
+
+def imported(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def test_every_folder_of_modules_is_a_package_that_is_installed(setup_arguments):
+    folders = [
+        p.parent for room in ("deal_core", "deal_ros", "training") for p in (PROJECT / room).rglob("__init__.py")
+    ]
+    assert sorted(setup_arguments["packages"]) == sorted(".".join(f.relative_to(PROJECT).parts) for f in folders)
+    for room in ("deal_core", "deal_ros", "training"):
+        modules = {file.parent for file in (PROJECT / room).rglob("*.py")}
+        assert modules <= set(folders), "a folder with modules has no __init__.py"
+
+
+def test_every_file_ros_looks_for_is_installed_where_it_looks(setup_arguments):
+    places = dict(setup_arguments["data_files"])
+    assert places["share/ament_index/resource_index/packages"] == ["resource/deal_ros"]
+    assert places["share/deal_ros"] == ["package.xml"]
+    for folder in ("launch", "config"):
+        files = [str(p.relative_to(PROJECT)) for p in (PROJECT / folder).iterdir() if p.is_file()]
+        assert sorted(places[f"share/deal_ros/{folder}"]) == sorted(files)
+    assert all((PROJECT / file).is_file() for files in places.values() for file in files)
+
+
+def test_every_file_a_package_reads_is_installed_with_it(setup_arguments):
+    for package in ("deal_core", "deal_ros", "training"):
+        folder = PROJECT / package
+        kept = {file for pattern in setup_arguments["package_data"][package] for file in folder.glob(pattern)}
+        there = {file for file in folder.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+        assert kept == there
+
+
+def test_package_xml_says_the_same_as_setup_py(setup_arguments):
+    package = package_xml()
+    assert package.attrib["format"] == "3"
+    assert package.findtext("name") == setup_arguments["name"]
+    assert package.findtext("version") == setup_arguments["version"]
+    assert package.findtext("license") == setup_arguments["license"]
+    assert package.findtext("export/build_type") == "ament_python"
+    assert re.fullmatch(r"\S+@\S+", package.find("maintainer").attrib["email"])
+
+
+def test_package_xml_declares_every_ros_package_that_is_imported():
+    declared = {element.text for element in package_xml() if element.tag in ("depend", "exec_depend")}
+    files = [*(PROJECT / "deal_ros").rglob("*.py"), *(PROJECT / "launch").iterdir()]
+    assert set().union(*map(imported, files)) & ROS_PACKAGES <= declared
+
+
+def test_executables_are_functions_of_modules_that_are_there(setup_arguments):
+    scripts = dict(re.split(r"\s*=\s*", line) for line in setup_arguments["entry_points"]["console_scripts"])
+    assert set(scripts) == {"deal", "segmentation_node", "replay_node"}
+    for target in scripts.values():
+        module, _, name = target.partition(":")
+        tree = ast.parse((PROJECT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))
+        (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+        required = len(function.args.args) - len(function.args.defaults)
+        assert required == 0, f"{target} is called without arguments"
+
+
+def test_ros2_run_finds_the_executables():
+    settings = configparser.ConfigParser()
+    settings.read(PROJECT / "setup.cfg")
+    # With dashes they are ignored by some setuptools, and the executables land where ros2 run does not look.
+    assert dict(settings["develop"]) == {"script_dir": "$base/lib/deal_ros"}
+    assert dict(settings["install"]) == {"install_scripts": "$base/lib/deal_ros"}
+
+
+def pins(name: str) -> list[Requirement]:
+    lines = (PROJECT / "requirements" / name).read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.lstrip().startswith("#")]
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_pins_name_no_place(name):
+    text = (PROJECT / "requirements" / name).read_text()
+    assert not re.search(r"://|--\S*(index|links|host)|(?<!\S)/|@ ", text)
+    for pin in pins(name):
+        assert [s.operator for s in pin.specifier] == ["=="]
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("minor", range(10, 15))
+@pytest.mark.parametrize("name", PINS)
+def test_pins_fit_what_setup_py_asks_for(setup_arguments, name, minor, machine):
+    target = {
+        "python_version": f"3.{minor}",
+        "python_full_version": f"3.{minor}.1",
+        "platform_machine": machine,
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "os_name": "posix",
+    }
+
+    def applies(requirement: Requirement) -> bool:
+        return requirement.marker is None or requirement.marker.evaluate(target)
+
+    chosen = {pin.name.lower(): pin for pin in pins(name) if applies(pin)}
+    assert len(chosen) == sum(map(applies, pins(name))), "two versions of one package"
+    extras = dict(setup_arguments["extras_require"])
+    if name == "apt-ros.txt":
+        del extras["ros"]
+    wanted = map(
+        Requirement, [*setup_arguments["install_requires"], *(line for lines in extras.values() for line in lines)]
+    )
+    for requirement in filter(applies, wanted):
+        (version,) = chosen[requirement.name.lower()].specifier
+        assert requirement.specifier.contains(version.version), requirement
+
+
+def test_wheels_of_ros_are_not_installed_over_an_apt_ros():
+    with_wheels, without = ({(p.name, str(p.specifier), str(p.marker)) for p in pins(name)} for name in reversed(PINS))
+    assert without < with_wheels
+    assert not [name for name, *_ in without if name.startswith("ros-")]
+    # What the wheels bring along would hide what apt's ROS builds messages with.
+    assert {name for name, *_ in with_wheels - without if not name.startswith("ros-")} == {"empy", "lark-parser"}
+
+
+HELP = """
+import contextlib, io, sys
+from training.cli import app, main
+names = [command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands]
+for words in [[], *([name] for name in names)]:
+    sys.argv = ["deal", *words, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main()
+    assert "Usage" in out.getvalue(), words
+print(*sys.modules)
+"""
+
+
+def test_help_loads_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not HEAVY & {name.partition(".")[0] for name in done.stdout.split()}
