@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
 from deal_core.config import DataSettings
@@ -71,7 +71,6 @@ class TrainTransform:
 
     def __init__(self, settings: DataSettings) -> None:
         self._settings = settings
-        self._crop = v2.RandomResizedCrop(settings.image_size, scale=settings.crop_scale)
         strength = settings.color_jitter
         self._color = v2.ColorJitter(strength, strength, strength) if strength else v2.Identity()
 
@@ -91,17 +90,19 @@ class TrainTransform:
             return TensorSample(pixels, depth[:1].where(valid, 0.0), valid, torch.from_numpy(sample.tags))
 
     def _move(self, image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
-        size = list(self._settings.image_size)
+        height, width = image.shape[-2:]
         if self._settings.rotation:
             angle = float((torch.rand(()) * 2 - 1) * self._settings.rotation)
             image = F.rotate(image, angle, InterpolationMode.BILINEAR)
             depth = F.rotate(depth, angle, InterpolationMode.NEAREST)
-        if self._settings.crop_scale == (1.0, 1.0):
-            box = {"top": 0, "left": 0, "height": image.shape[-2], "width": image.shape[-1]}
-        else:
-            box = self._crop.make_params([image])
-        image = F.resized_crop(image, size=size, interpolation=InterpolationMode.BILINEAR, antialias=True, **box)
-        depth = F.resized_crop(depth, size=size, interpolation=InterpolationMode.NEAREST_EXACT, **box)
+        box = (0, 0, height, width)
+        if self._settings.crop_scale != (1.0, 1.0):
+            # Around the image's own shape: the network later sees whole images, and things in that proportion.
+            ratios = [width / height * stretch for stretch in (3 / 4, 4 / 3)]
+            box = RandomResizedCrop.get_params(image, list(self._settings.crop_scale), ratios)
+        size = list(self._settings.image_size)
+        image = F.resized_crop(image, *box, size, InterpolationMode.BILINEAR, antialias=True)
+        depth = F.resized_crop(depth, *box, size, InterpolationMode.NEAREST_EXACT)
         if self._settings.flip and float(torch.rand(())) < 0.5:
             image, depth = image.flip(-1), depth.flip(-1)
         return image, depth
