@@ -6,6 +6,7 @@ comes in from outside (black) is told apart.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +205,12 @@ def test_the_sample_is_never_changed() -> None:
 
 
 def nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The pixel whose centre is nearest, in loops."""
+    """The pixel whose centre is nearest, in loops; of two at one distance the one further up and left."""
     result = np.empty(size, array.dtype)
     for i in range(size[0]):
         for j in range(size[1]):
-            row = int((i + 0.5) * array.shape[0] / size[0])
-            column = int((j + 0.5) * array.shape[1] / size[1])
+            row = math.ceil((i + 0.5) * array.shape[0] / size[0] - 1e-9) - 1
+            column = math.ceil((j + 0.5) * array.shape[1] / size[1] - 1e-9) - 1
             result[i, j] = array[row, column]
     return result
 
