@@ -234,14 +234,12 @@ def _ros(trial: Trial, environment: Mapping[str, str]) -> Finding:
     if trial.error:
         return Finding("rclpy", State.MISSING, trial.error, _ros_fix(distribution), _ROS_JOBS)
     place = Path(json.loads(trial.output)["rclpy"]).parent
-    is_wheel = place.is_relative_to(sys.prefix)
-    if is_wheel and not distribution:
+    if not _has_package("ros-rclpy"):
+        return Finding("rclpy", State.OK, f"ROS {distribution} in {place}")
+    if not distribution and place.is_relative_to(sys.prefix):
         return Finding("rclpy", State.OK, f"wheel {importlib.metadata.version('ros-rclpy')} from PyPI")
-    if is_wheel or _has_package("ros-rclpy"):
-        fix = "in this shell: rm -rf .venv && make setup"
-        found = f"ROS wheels from PyPI beside the sourced ROS {distribution}: the two mix (rclpy is {place})"
-        return Finding("rclpy", State.WARNING, found, fix)
-    return Finding("rclpy", State.OK, f"ROS {distribution} in {place}")
+    found = f"ROS wheels from PyPI beside the sourced ROS {distribution}: the two mix (rclpy is {place})"
+    return Finding("rclpy", State.WARNING, found, "in this shell: rm -rf .venv && make setup")
 
 
 def _ros_fix(distribution: str) -> str:
