@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
+# Before numpy and torch load, and inherited by the processes that tests start: with a thread for each core, small
+# tensors spend their time waiting for one another, the more so when several processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 COLOR = "/camera/camera/color/image_raw"
