@@ -6,7 +6,6 @@ comes in from outside (black) is told apart.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -204,33 +203,24 @@ def test_the_sample_is_never_changed() -> None:
         assert sample.image.flags.writeable
 
 
-def nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The pixel whose centre is nearest, in loops; of two at one distance the one further up and left."""
-    result = np.empty(size, array.dtype)
-    for i in range(size[0]):
-        for j in range(size[1]):
-            row = math.ceil((i + 0.5) * array.shape[0] / size[0] - 1e-9) - 1
-            column = math.ceil((j + 0.5) * array.shape[1] / size[1] - 1e-9) - 1
-            result[i, j] = array[row, column]
-    return result
-
-
 @pytest.mark.parametrize("size", [(24, 32), (16, 16), (96, 128), (48, 64), (31, 45), (96, 32)])
-def test_resize_takes_the_nearest_depth_and_mask(size: tuple[int, int]) -> None:
+def test_resize_takes_depth_validity_and_mask_of_the_nearest_pixel(size: tuple[int, int]) -> None:
     sample = traceable()
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    sample.depth[:] = 1 + columns + 1000 * rows
     result = resize_sample(sample, size)
-    assert result.image.shape == (*size, 3) and result.image.dtype == np.uint8
-    np.testing.assert_array_equal(result.depth, nearest(sample.depth, size))
-    np.testing.assert_array_equal(result.depth_valid, nearest(sample.depth_valid, size))
+    assert result.depth.shape == size and result.depth.dtype == np.float32 and result.depth_valid.dtype == np.bool_
+    code = result.depth.astype(int) - 1
+    columns, rows = code % 1000, code // 1000
+    centres = (np.mgrid[: size[0], : size[1]] + 0.5) * np.reshape((HEIGHT / size[0], WIDTH / size[1]), (2, 1, 1))
+    assert np.abs(np.stack([rows, columns]) + 0.5 - centres).max() <= 0.5 + 1e-9
     assert sample.mask is not None and result.mask is not None
-    np.testing.assert_array_equal(result.mask, nearest(sample.mask, size))
-    assert result.depth_valid.dtype == np.bool_ and result.depth.dtype == np.float32
-    assert (result.depth[~result.depth_valid] == 0).all()
+    np.testing.assert_array_equal(result.depth_valid, sample.depth_valid[rows, columns])
+    np.testing.assert_array_equal(result.mask, sample.mask[rows, columns])
     assert result.key == sample.key and result.tags is sample.tags
-    view = to_tensors(result)
-    columns, rows = origin_by_depth(view)
-    for ours, theirs in zip((columns, rows), origin_by_image(view), strict=True):
-        assert np.abs(ours - theirs)[result.depth_valid].max() < 1 + 64 / size[0]
+    assert result.image.shape == (*size, 3) and result.image.dtype == np.uint8
+    for ours, theirs in zip((columns, rows), origin_by_image(to_tensors(result)), strict=True):
+        assert np.abs(ours - theirs).max() < 1 + 64 / size[0]
 
 
 def test_resize_averages_the_image_where_it_shrinks() -> None:
