@@ -173,6 +173,8 @@ def test_summary_figure_keeps_to_its_size(tmp_path, with_heat):
         assert wide / high == pytest.approx(columns * 1.95 / (3 * 1.475 + 1.3), rel=0.1)
         # The prediction of the first run is empty, that of the second is not.
         cells = np.asarray(picture.convert("RGB")).astype(int)
+    legend = cells[int(high * 0.85) :].reshape(-1, 3)
+    assert all(np.abs(legend - color).max(axis=1).min() <= 4 for color in CLASSES.colors)
     reddish = (cells[..., 0] > cells[..., 1] + 80) & (cells[..., 0] > cells[..., 2] + 80)
     column = wide / columns
     first, last = (3, 5) if with_heat else (2, 3)
