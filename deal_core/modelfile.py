@@ -12,14 +12,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from deal_core.data.class_json import classes_from_json, classes_to_json
 from deal_core.data.sample import ClassList
-from deal_core.errors import DatasetError, ModelFileError
+from deal_core.errors import ConfigError, DatasetError, ModelFileError
 from deal_core.models.factory import create_model
 
 FORMAT_VERSION = 1
@@ -67,26 +69,32 @@ class LoadedModel:
 
 
 def save_model(path: Path, network: nn.Module, info: ModelInfo) -> None:
-    """Write a model file; the name appears only when the file is whole."""
+    """Write a model file; the name appears only when the file is whole.
+
+    Raises:
+        ModelFileError: the file cannot be written there; one that was there before is kept.
+    """
     tensors: dict[str, Tensor] = {n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}
     header = {
         "format_version": FORMAT_VERSION,
         "architecture": info.architecture,
-        "arguments": {**info.arguments, **({"weights": "none"} if "weights" in info.arguments else {})},
-        "classes": [
-            {"name": n, "color": list(c)} for n, c in zip(info.classes.names, info.classes.colors, strict=True)
-        ],
+        "arguments": _without_initial_weights(info.arguments),
+        "classes": classes_to_json(info.classes),
         "input_size": list(info.input_size),
         "threshold": dataclasses.asdict(info.threshold),
         "training": info.training,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(header)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, temporary, metadata={_HEADER_KEY: json.dumps(header)})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata={_HEADER_KEY: text})
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"{path}: the model cannot be written there ({error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
 
 
 def read_info(path: Path) -> ModelInfo:
@@ -117,12 +125,46 @@ def load_model(path: Path, *, expected_classes: ClassList | None = None) -> Load
             f"{path}: expected a model for the classes {list(expected_classes.names)}, "
             f"found one for {list(info.classes.names)}"
         )
-    network = create_model(info.architecture, len(info.classes), **info.arguments)
     try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ModelFileError(f"{path}: weights do not fit '{info.architecture}': {error}") from None
+        network = create_model(info.architecture, len(info.classes), **_without_initial_weights(info.arguments))
+    except ConfigError as error:
+        raise ModelFileError(f"{path}: its header describes a network that cannot be made: {error}") from None
+    wanted = network.state_dict()
+    wrong = [
+        n for n in {**wanted, **tensors} if n not in wanted or n not in tensors or tensors[n].shape != wanted[n].shape
+    ]
+    if wrong:
+        raise ModelFileError(
+            f"{path}: weights do not fit '{info.architecture}': {len(wrong)} tensors are missing, not its own or of "
+            f"another shape, the first is '{wrong[0]}'"
+        )
+    network.load_state_dict(tensors)
     return LoadedModel(network.eval(), info, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+class _Threshold(BaseModel):
+    value: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+    rule: str
+
+
+class _Version(BaseModel):
+    format_version: int
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    architecture: str
+    arguments: dict[str, Any]
+    classes: list[Any]
+    input_size: tuple[Annotated[int, Field(ge=1, le=16384)], Annotated[int, Field(ge=1, le=16384)]]
+    threshold: _Threshold
+    training: dict[str, Any]
+
+
+def _without_initial_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a network whose weights come from the file, and from nowhere else."""
+    return {name: "none" if name == "weights" else value for name, value in arguments.items()}
 
 
 def _open(path: Path) -> Any:
@@ -143,23 +185,27 @@ def _parse_header(path: Path, metadata: Mapping[str, str] | None) -> ModelInfo:
         raise ModelFileError(
             f"{path}: a .safetensors file without a DEAL header; expected a model written by `deal train`"
         )
+    text = metadata[_HEADER_KEY]
     try:
-        header = json.loads(metadata[_HEADER_KEY])
-        version = int(header["format_version"])
+        version = _Version.model_validate_json(text, strict=True).format_version
         if version > FORMAT_VERSION:
             raise ModelFileError(
                 f"{path}: format {version} is newer than this software reads (up to {FORMAT_VERSION}); update deal_ros"
             )
-        return ModelInfo(
-            architecture=str(header["architecture"]),
-            arguments=dict(header["arguments"]),
-            classes=ClassList(
-                tuple(c["name"] for c in header["classes"]), tuple(tuple(c["color"]) for c in header["classes"])
-            ),
-            input_size=(int(header["input_size"][0]), int(header["input_size"][1])),
-            threshold=Threshold(float(header["threshold"]["value"]), str(header["threshold"]["rule"])),
-            training=dict(header["training"]),
-            format_version=version,
-        )
-    except (KeyError, TypeError, ValueError, IndexError, DatasetError) as error:
-        raise ModelFileError(f"{path}: the header is damaged ({type(error).__name__}: {error})") from None
+        header = _Header.model_validate_json(text)
+        classes = classes_from_json(header.classes)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise ModelFileError(f"{path}: the header is damaged ({where}: {problem['msg']})") from None
+    except DatasetError as error:
+        raise ModelFileError(f"{path}: the header is damaged ({error})") from None
+    return ModelInfo(
+        architecture=header.architecture,
+        arguments=header.arguments,
+        classes=classes,
+        input_size=header.input_size,
+        threshold=Threshold(header.threshold.value, header.threshold.rule),
+        training=header.training,
+        format_version=version,
+    )

@@ -12,7 +12,7 @@ from deal_core.errors import ConfigError, nearest_hint
 from deal_core.models.cam_net import CamNet
 
 
-def create_model(name: str, num_classes: int, **arguments: Any) -> nn.Module:
+def create_model(name: str, num_classes: int, /, **arguments: Any) -> nn.Module:
     """Return the CAM network called `name` for `num_classes` foreground classes.
 
     Its forward takes images (B, 3, H, W), RGB in [0, 1], and returns a `CamOutput`.

@@ -141,6 +141,8 @@ def test_frozen_batch_norm_keeps_statistics_and_weights_through_train() -> None:
         ({"backbone_arguments": {"pretrained": True}}, "cannot set 'pretrained'"),
         ({"backbone_arguments": {"out_indices": [1]}}, "cannot set 'out_indices'"),
         ({"widht": 3}, "Did you mean 'width'"),
+        ({"num_classes": 3}, "no argument 'num_classes'"),
+        ({"name": "x"}, "no argument 'name'"),
     ],
 )
 def test_wrong_arguments_are_told(arguments: dict[str, Any], said: str) -> None:
