@@ -30,10 +30,12 @@ from deal_core.data.transforms import to_tensors
 from deal_core.evaluation import EvaluationResult, summarise_seeds
 from deal_core.inference import CamSettings, evaluate_model, score_frames
 from deal_core.modelfile import load_model
+from deal_core.thresholds import create_rule
 from deal_core.trainer import alignment_loss
 
 SCENES = {"train": (1, 150, 6), "test": (900, 40, 5)}  # seed, scenes, views of each
 WIDTH, HEIGHT = 160, 120
+RULES = ("otsu", "depth_edges", "depth_relief")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,12 @@ def main() -> None:
         models = list(pool.map(lambda run: train(dataset, arguments.out, run[0], run[1], arguments.epochs), runs))
     results = {run: evaluate(model, dataset) for run, model in zip(runs, models, strict=True)}
     first = {v.name: m for (v, s), m in zip(runs, models, strict=True) if s == arguments.seeds[0]}
-    text = accuracy_table(results, arguments.seeds) + "\n" + ranking_table(dataset, first)
+    tables = [
+        accuracy_table(results, arguments.seeds),
+        rules_table(dataset, dict(zip(runs, models, strict=True)), results, arguments.seeds),
+        ranking_table(dataset, first),
+    ]
+    text = "\n".join(tables)
     (arguments.out / "tables.md").write_text(text, encoding="utf-8")
     record = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
@@ -137,6 +144,35 @@ def accuracy_table(results: dict[tuple[Variant, int], EvaluationResult], seeds: 
             ", ".join(f"{r.auto.threshold:.2f}" for r in ours if r.auto),
         ]
         lines.append(f"| {' | '.join(columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def rules_table(
+    dataset: Path,
+    models: dict[tuple[Variant, int], Path],
+    results: dict[tuple[Variant, int], EvaluationResult],
+    seeds: Sequence[int],
+) -> str:
+    """Return the mIoU on the test scenes at the threshold that each rule takes from the training images."""
+    frames = Dataset.open(dataset).subset(recordings=["train"])
+    frames = frames.subset(predicate=lambda frame: frame.stamp_ns % 3 == 0)
+    gained: dict[tuple[str, str], list[float]] = {}
+    for (variant, seed), path in models.items():
+        rules = {name: create_rule(name) for name in RULES}
+        for frame in score_frames(load_model(path), frames):
+            for rule in rules.values():
+                rule.update(frame.scores, frame.sample.depth, frame.sample.depth_valid, frame.tags)
+        curve = results[(variant, seed)].curve
+        assert curve is not None
+        for name, rule in rules.items():
+            place = int(np.abs(curve.thresholds - rule.threshold()).argmin())
+            gained.setdefault((variant.name, name), []).append(float(curve.miou[place]))
+    lines = ["mIoU in % at the threshold of each rule", "", f"| variant | oracle | {' | '.join(RULES)} |"]
+    lines.append("|" + "---|" * (len(RULES) + 2))
+    for variant in VARIANTS:
+        oracle = summarise_seeds([_oracle(results[(variant, seed)]) for seed in seeds]).percent()
+        cells = [summarise_seeds(gained[(variant.name, name)]).percent() for name in RULES]
+        lines.append(f"| {variant.name} | {oracle} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -145,7 +145,7 @@ class TrainSettings(Settings):
     device: str = "auto"
     """auto, cpu, cuda; the processes of torchrun each take one."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    threshold_rule: str = "depth_edges"
+    threshold_rule: str = "depth_relief"
     """Rule that chooses the background threshold from the training images, without masks."""
     checkpoint_every: Annotated[Whole, Field(ge=0)] = 0
     """Steps between checkpoints; 0 writes one after each epoch."""
