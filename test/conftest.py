@@ -13,8 +13,8 @@ from typing import Any
 # tensors spend their time waiting for one another, the more so when several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import numpy as np
+import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 COLOR = "/camera/camera/color/image_raw"
