@@ -17,6 +17,7 @@ from deal_core.errors import UsageError
 from deal_core.modelfile import ModelInfo, load_model
 
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
+_DEVICE_TYPES = ("cpu", "cuda", "mps")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -44,7 +45,9 @@ class Segmenter:
 
     def __init__(self, network: nn.Module, info: ModelInfo, model_hash: str, device: str, precision: str) -> None:
         self.info, self.model_hash, self.device, self.precision = info, model_hash, device, precision
-        self._network = network.eval().requires_grad_(False).to(device)
+        # Convolutions over images stored channels last are faster, on the CPU as on tensor cores.
+        network = network.eval().requires_grad_(False).to(device)
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", precision: Precision = "auto") -> Segmenter:
@@ -60,8 +63,9 @@ class Segmenter:
             UsageError: the device does not exist here, or the precision is unknown.
         """
         chosen = resolve_device(device)
+        chosen_precision = _resolve_precision(precision, chosen)
         model = load_model(Path(path))
-        return cls(model.network, model.info, model.sha256, chosen, _resolve_precision(precision, chosen))
+        return cls(model.network, model.info, model.sha256, chosen, chosen_precision)
 
     @property
     def classes(self) -> ClassList:
@@ -116,6 +120,8 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if torch.device(device).type not in _DEVICE_TYPES:
+            raise RuntimeError(f"not one of {', '.join(_DEVICE_TYPES)}")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -136,5 +142,7 @@ def _resolve_precision(precision: str, device: str) -> str:
 def _check_input(rgb: UInt8Array, depth: Float32Array | None) -> None:
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
         raise ValueError(f"expected rgb as uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}")
-    if depth is not None and depth.shape != rgb.shape[:2]:
-        raise ValueError(f"expected depth of the image's size {rgb.shape[:2]}, got {depth.shape}")
+    if depth is not None and (depth.shape != rgb.shape[:2] or depth.dtype != np.float32):
+        raise ValueError(
+            f"expected depth as float32 of the image's size {rgb.shape[:2]}, got {depth.dtype} {depth.shape}"
+        )
