@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +19,7 @@ import torch.nn.functional as F
 
 from deal_core.cams import multi_scale_scores
 from deal_core.data.dataset import Dataset
-from deal_core.data.sample import Float32Array, Sample, UInt8Array
+from deal_core.data.sample import UNLABELLED, Float32Array, Sample, UInt8Array
 from deal_core.data.transforms import resize_sample, to_tensors
 from deal_core.errors import DatasetError, ModelFileError
 from deal_core.evaluation import EvaluationResult, MaskEvaluator, ThresholdSweep, predict_mask
@@ -24,6 +28,12 @@ from deal_core.pictures import PictureWriter, choose_frames
 from deal_core.runtime import resolve_device
 
 TagSource = Literal["given", "predicted"]
+CAMS_FILE = "cams.json"
+# What numpy and zipfile raise for files that are damaged or of another kind.
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ def evaluate_model(
         advance: told the number of frames done, 0 to twice their number.
 
     Raises:
-        DatasetError: no frame has a mask.
+        DatasetError: no frame has a mask, or none of the masks a labelled pixel.
         ModelFileError: the model is for other classes.
     """
     settings = settings or CamSettings()
@@ -121,6 +131,8 @@ def evaluate_model(
         sweep.update(frame.scores, frame.tags, mask)
         auto.update(predict_mask(frame.scores, frame.tags, threshold.value), mask, frame.sample.key)
         advance(done)
+    if not sweep.counts.any():
+        raise DatasetError(f"{dataset.path}: the masks hold no labelled pixel, only {UNLABELLED} (ignored)")
     best = sweep.best()
     shown = choose_frames(auto.frames, num_pictures) if pictures else ()
     kept: dict[str, ScoredFrame] = {}
@@ -150,29 +162,32 @@ def write_cams(model: LoadedModel, dataset: Dataset, out: Path, settings: CamSet
 
     `<out>/<recording>/<stamp>.npz` holds `scores` (P, h, w) uint8, of [0, 1], at the model's input size, and
     `classes` (P,), the mask ids of the P present classes; `<stamp>.png` the mask (H, W) at the model's
-    threshold. Frames whose two files exist are left alone, so an interrupted run goes on where it stopped.
+    threshold; `<out>/cams.json` says which model and settings made them. Frames whose two files exist are left
+    alone, so an interrupted run goes on where it stopped.
 
     Raises:
-        DatasetError, ModelFileError: as `score_frames`.
+        DatasetError: as `score_frames`; or the folder holds CAMs of another model or other settings, or cannot be
+            written.
+        ModelFileError: as `score_frames`.
     """
+    settings = settings or CamSettings()
+    check_classes(model, dataset)
+    _claim_folder(out, model, settings)
     paths = {frame.key: _cam_paths(out, frame.key) for frame in dataset.frames}
     missing = dataset.subset(predicate=lambda frame: not all(p.exists() for p in paths[frame.key]))
     for _ in range(len(dataset) - len(missing)):
         yield False
     for frame in score_frames(model, missing, settings):
         scores_file, mask_file = paths[frame.sample.key]
-        scores_file.parent.mkdir(parents=True, exist_ok=True)
         present = np.flatnonzero(frame.tags)
         height, width = model.info.input_size
         small = [cv2.resize(frame.scores[k], (width, height), interpolation=cv2.INTER_LINEAR) for k in present]
         quantised = np.rint(np.stack(small) * 255).astype(np.uint8) if small else np.zeros((0, height, width), np.uint8)
-        temporary = scores_file.with_name(f".{scores_file.stem}.{os.getpid()}.npz")
-        np.savez_compressed(temporary, scores=quantised, classes=(present + 1).astype(np.uint8))
-        temporary.replace(scores_file)
+        compressed = io.BytesIO()
+        np.savez_compressed(compressed, scores=quantised, classes=(present + 1).astype(np.uint8))
+        _write_whole(scores_file, compressed.getvalue())
         mask = predict_mask(frame.scores, frame.tags, model.info.threshold.value)
-        temporary = mask_file.with_name(f".{mask_file.stem}.{os.getpid()}.png")
-        cv2.imwrite(str(temporary), mask)
-        temporary.replace(mask_file)
+        _write_whole(mask_file, cv2.imencode(".png", mask)[1].tobytes())
         yield True
 
 
@@ -185,12 +200,16 @@ def read_cam(path: Path, num_classes: int) -> Float32Array:
     try:
         with np.load(path, allow_pickle=False) as file:
             small, classes = file["scores"], file["classes"]
-            scores = np.zeros((num_classes, *small.shape[1:]), np.float32)
-            scores[classes.astype(int) - 1] = small.astype(np.float32) / 255.0
-    except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
+        if small.ndim != 3 or small.dtype != np.uint8 or classes.shape != small.shape[:1]:
+            raise ValueError(f"found scores {small.dtype} {small.shape} and classes {classes.shape}")
+        if not all(1 <= int(c) <= num_classes for c in classes):
+            raise ValueError(f"found the ids {classes.tolist()}")
+    except _DAMAGE as error:
         raise DatasetError(
             f"{path}: not a CAM file for {num_classes} classes ({error}); delete it and run again"
         ) from None
+    scores = np.zeros((num_classes, *small.shape[1:]), np.float32)
+    scores[classes.astype(int) - 1] = small.astype(np.float32) / 255.0
     return scores
 
 
@@ -228,6 +247,46 @@ def _write_pictures(run: Path, result: EvaluationResult, frames: Sequence[Scored
 def _mask_of(sample: Sample) -> UInt8Array:
     assert sample.mask is not None  # only frames with a mask were asked for
     return sample.mask
+
+
+def _claim_folder(out: Path, model: LoadedModel, settings: CamSettings) -> None:
+    """Note which model and settings the folder's CAMs are of; refuse one that holds others'."""
+    file = out / CAMS_FILE
+    ours = {
+        "model": model.sha256,
+        "classes": list(model.info.classes.names),
+        "threshold": model.info.threshold.value,
+        "tags": settings.tags,
+        "scales": list(settings.scales),
+        "flip": settings.flip,
+    }
+    try:
+        theirs = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        theirs = None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{file} cannot be read ({error}): delete the folder and run again") from None
+    if theirs is None:
+        _write_whole(file, (json.dumps(ours, indent=1) + "\n").encode())
+    elif theirs != ours:
+        other = [name for name in ours if not isinstance(theirs, dict) or theirs.get(name) != ours[name]]
+        raise DatasetError(
+            f"{out} holds CAMs that were made with another {', '.join(other)} ({file.name} says which): "
+            "choose another folder, or delete this one"
+        )
+
+
+def _write_whole(file: Path, data: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(file)
+    except OSError as error:
+        raise DatasetError(f"{file} cannot be written: {error.strerror}") from error
+    finally:
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
 
 
 def _cam_paths(out: Path, key: str) -> tuple[Path, Path]:

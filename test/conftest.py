@@ -187,3 +187,24 @@ class Bag:
 def new_bag() -> Callable[[], Bag]:
     """Make an empty `Bag` to fill and save."""
     return Bag
+
+
+@pytest.fixture(scope="session")
+def tiny_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic recording: 4 tabletops of 3 frames, 64x48, three classes, complete tags, true masks; read only."""
+    from deal_core.data.synthetic import SyntheticConfig, write_recording
+
+    path = tmp_path_factory.mktemp("synthetic") / "tiny"
+    config = SyntheticConfig(seed=3, scenes=4, frames_per_scene=3, width=64, height=48, num_classes=3)
+    write_recording(path, config)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tiny_recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_recording` as a dataset of 12 frames; read only."""
+    from deal_core.data.extract import ExtractOptions, extract_recording
+
+    path = tmp_path_factory.mktemp("datasets") / "tiny"
+    extract_recording(tiny_recording, path, ExtractOptions())
+    return path
