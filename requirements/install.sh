@@ -2,7 +2,7 @@
 # Make .venv with all that `make demo` and `make test` need, and say what is installed and why. Does nothing, at
 # once, where that is done; goes on where it was interrupted.
 #
-#   PYTHON=python3.12   the Python to use (3.10 or newer); without it the first that fits.
+#   PYTHON=python3.12   the Python to use (3.10 to 3.14); without it the first that fits.
 #   ROS_DISTRO          set by sourcing a ROS 2: .venv then sees that ROS, and the ROS wheels from PyPI stay out.
 set -euo pipefail
 shopt -s inherit_errexit
@@ -12,7 +12,7 @@ readonly VENV=.venv
 readonly MADE_FOR=$VENV/made-for     # folder, ROS and Python this environment was made for
 readonly INSTALLING=$VENV/installing # there while packages are installed: an interruption leaves half of one behind
 readonly DONE=$VENV/setup-done       # written last: what was installed
-readonly OLDEST=10 NEEDED_GB=8
+readonly OLDEST=10 NEWEST=14 NEEDED_GB=8 # Python 3.x with wheels of everything
 
 say() { echo "setup: $*" >&2; }
 stop() { echo "setup: error: $*" >&2; exit 1; }
@@ -61,19 +61,19 @@ find_python() {
         names=(/usr/bin/python3 python3)
     fi
     for name in "${names[@]}"; do
-        if is_new_enough "$name" && { [[ -z ${ROS_DISTRO:-} ]] || "$name" -c "import rclpy" 2>/dev/null; }; then
+        if is_supported "$name" && { [[ -z ${ROS_DISTRO:-} ]] || "$name" -c "import rclpy" 2>/dev/null; }; then
             command -v "$name"
             return
         fi
     done
     if [[ -n ${ROS_DISTRO:-} ]]; then
-        stop "ROS '$ROS_DISTRO' is sourced, but none of these is a Python 3.$OLDEST or newer that can import its rclpy:" \
+        stop "ROS '$ROS_DISTRO' is sourced, but none of these is a Python 3.$OLDEST to 3.$NEWEST that can import its rclpy:" \
             "${names[*]}. Install ros-$ROS_DISTRO-rclpy, or use a shell without ROS: the wheels from PyPI will do."
     fi
-    stop "no Python 3.$OLDEST or newer among: ${names[*]}. Install one, or name it: PYTHON=/path/to/python3 make ..."
+    stop "no Python 3.$OLDEST to 3.$NEWEST among: ${names[*]}. Install one, or name it: PYTHON=/path/to/python3 make ..."
 }
 
-is_new_enough() { "$1" -c "import sys; sys.exit(sys.version_info < (3, $OLDEST))" 2>/dev/null; }
+is_supported() { "$1" -c "import sys; sys.exit(not (3, $OLDEST) <= sys.version_info[:2] <= (3, $NEWEST))" 2>/dev/null; }
 
 # Wheels beside an apt ROS of the same Python would mix with it as soon as someone sources it.
 check_ros() {
