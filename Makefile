@@ -14,9 +14,10 @@ setup: ## make .venv with everything, and the system libraries it needs
 demo: setup ## record, train, evaluate and run, on synthetic images
 	@$(BIN)/deal demo $(ARGS)
 
-# Plugins are named, not found: an apt ROS brings some that do not fit this pytest.
+# Plugins are named, not found: an apt ROS brings some that do not fit this pytest. Hypothesis draws the same examples
+# every time; `.venv/bin/pytest` draws new ones.
 test: setup ## run the tests
-	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -p timeout -p hypothesispytest $(ARGS)
+	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -p timeout -p hypothesispytest --hypothesis-profile=ci $(ARGS)
 
 lint: setup ## check style and types
 	@$(BIN)/ruff check .
