@@ -33,9 +33,7 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
-def track(
-    items: Iterable[T], description: str, total: int | None = None, *, quiet: bool = False
-) -> Iterator[T]:
+def track(items: Iterable[T], description: str, total: int | None = None, *, quiet: bool = False) -> Iterator[T]:
     """Yield the items under a progress bar with rate and time left; shows nothing when `quiet`."""
     with progress(quiet=quiet) as bar:
         yield from bar.track(items, total=total, description=description)
