@@ -33,7 +33,7 @@ from deal_core.modelfile import load_model
 from deal_core.thresholds import create_rule
 from deal_core.trainer import alignment_loss
 
-SCENES = {"train": (1, 150, 6), "test": (900, 40, 5)}  # seed, scenes, views of each
+SCENES = {"train": (1, 150, 6), "test": (7_000, 40, 5)}  # seed, scenes, views of each
 WIDTH, HEIGHT = 160, 120
 RULES = ("otsu", "depth_edges", "depth_relief")
 

@@ -21,8 +21,9 @@ def measure_wall(depth, camera: StereoCamera, seed: int = 0, cosine: float = 1.0
 
 @settings(max_examples=25, deadline=None)
 @given(
-    depth=st.floats(1.0, 3.5),
-    noise=st.floats(0.06, 0.2),
+    # Below, the error is hardly larger than the steps, and the uniform rounding error assumed here is not one.
+    depth=st.floats(1.5, 3.5),
+    noise=st.floats(0.1, 0.2),
     baseline=st.sampled_from([0.05, 0.095, -0.05]),
     seed=st.integers(0, 2**16),
 )
