@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -101,6 +101,7 @@ def evaluate_model(
     name: str,
     pictures: Path | None = None,
     num_pictures: int = 12,
+    show: Collection[str] = (),
     advance: Callable[[int], None] = lambda frames: None,
 ) -> EvaluationResult:
     """Compare a model's masks with the true ones, with the model's own threshold and the swept one.
@@ -114,6 +115,7 @@ def evaluate_model(
         name: of the run, for readers.
         pictures: run folder into which pictures of some frames are written, worst first; none when left out.
         num_pictures: how many frames to show.
+        show: the keys of the frames to show instead, as for another run that is to be looked at beside this one.
         advance: told the number of frames done, 0 to twice their number.
 
     Raises:
@@ -134,7 +136,7 @@ def evaluate_model(
     if not sweep.counts.any():
         raise DatasetError(f"{dataset.path}: the masks hold no labelled pixel, only {UNLABELLED} (ignored)")
     best = sweep.best()
-    shown = choose_frames(auto.frames, num_pictures) if pictures else ()
+    shown = tuple(show) or choose_frames(auto.frames, num_pictures) if pictures else ()
     kept: dict[str, ScoredFrame] = {}
     for done, frame in enumerate(score_frames(model, dataset, settings), 1):
         oracle.update(predict_mask(frame.scores, frame.tags, best.threshold), _mask_of(frame.sample), frame.sample.key)
@@ -153,7 +155,7 @@ def evaluate_model(
         details={"tags": settings.tags, "model": model.sha256[:12], **_plain(model.info.training)},
     )
     if pictures:
-        _write_pictures(pictures, result, [kept[key] for key in shown], threshold.value)
+        _write_pictures(pictures, result, [kept[key] for key in shown if key in kept], threshold.value)
     return result
 
 

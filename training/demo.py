@@ -146,9 +146,12 @@ def _evaluate(models: dict[str, Path], dataset: Path) -> dict[str, EvaluationRes
     from training.evaluate import run_evaluation
 
     frames = Dataset.open(dataset).subset(recordings=[_HELD_OUT])
-    return {
-        name: run_evaluation(model, frames, model.parent, CamSettings(), name=name) for name, model in models.items()
-    }
+    results: dict[str, EvaluationResult] = {}
+    for name, model in models.items():
+        # All runs draw the frames on which the first one is worst, so that the report sets them side by side.
+        first = next(iter(models.values())).parent if results else None
+        results[name] = run_evaluation(model, frames, model.parent, CamSettings(), name=name, frames_of=first)
+    return results
 
 
 def _run_node(model: Path, recording: Path, dataset: Path, folder: Path) -> NodeResult:

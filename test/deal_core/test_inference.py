@@ -183,6 +183,13 @@ def test_evaluation_equals_the_figures_counted_by_hand(model: LoadedModel, datas
     assert len(shown) == 3 and min(per_frame, key=lambda key: per_frame[key]) in shown
 
 
+def test_the_frames_of_another_run_are_drawn_in_its_order(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:
+    wanted = [dataset.frames[7].key, dataset.frames[2].key]
+    evaluate_model(model, dataset, GIVEN, name="tiny", pictures=tmp_path, show=[*wanted, "another/1"])
+    pictures = json.loads((tmp_path / "pictures" / "pictures.json").read_text())["pictures"]
+    assert [picture["key"] for picture in pictures] == wanted
+
+
 def copy_of(dataset: Dataset, folder: Path) -> Path:
     return Path(shutil.copytree(dataset.path, folder / "copy"))
 
