@@ -29,7 +29,7 @@ def demo(
         "demo_output"
     ),
     scenes: Annotated[int, typer.Option(min=4, help="Tabletops to train on; 6 views each.")] = 150,
-    epochs: Annotated[int, typer.Option(min=1, help="Of each of the two trainings.")] = 12,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each of the two trainings.")] = 16,
     seed: Annotated[int, typer.Option(min=0)] = 11,
     config: Annotated[Path | None, typer.Option(help="Training settings; config/demo.yaml if left out.")] = None,
 ) -> None:
