@@ -122,7 +122,7 @@ class OptimizerSettings(Settings):
     weight_decay: NotNegative = 0.01
     """Not applied to biases and normalisation layers."""
     backbone_factor: NotNegative = 1.0
-    """Learning rate of the backbone relative to the new layers; 0 freezes it."""
+    """Learning rate of the backbone relative to the new layers; 0 freezes its weights."""
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     warmup: Fraction = 0.05
     """Share of the training over which the learning rate grows linearly from 0."""
@@ -143,7 +143,7 @@ class TrainSettings(Settings):
     """Images a step, over all processes."""
     seed: Annotated[Whole, Field(ge=0)] = 11
     device: str = "auto"
-    """auto, cpu, cuda; the processes of torchrun each take one."""
+    """auto, cpu, cuda, cuda:1; the processes of torchrun each take one GPU."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     threshold_rule: str = "depth_relief"
     """Rule that chooses the background threshold from the training images, without masks."""

@@ -10,14 +10,18 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision, Precision
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import DataLoader, default_collate
@@ -28,12 +32,13 @@ from deal_core.config import DealSettings, OptimizerSettings, TrainSettings, dum
 from deal_core.data.dataset import Dataset
 from deal_core.data.sample import Sample
 from deal_core.data.transforms import TensorSample, TrainTransform, resize_sample, to_tensors
-from deal_core.errors import ConfigError, ModelFileError
+from deal_core.errors import ConfigError, DealError, ModelFileError
 from deal_core.losses.depth_edge import DepthEdgeAlignmentLoss
 from deal_core.losses.tags import tag_loss
 from deal_core.modelfile import ModelInfo, Threshold, save_model
 from deal_core.models.factory import create_model
 from deal_core.models.output import CamOutput
+from deal_core.runtime import resolve_device
 from deal_core.thresholds import create_rule
 
 SETTINGS_FILE, HISTORY_FILE, CHECKPOINT_FILE, MODEL_FILE = (
@@ -43,6 +48,8 @@ SETTINGS_FILE, HISTORY_FILE, CHECKPOINT_FILE, MODEL_FILE = (
     "model.safetensors",
 )
 _THRESHOLD_FRAMES = 500
+_MAY_CHANGE = ("device", "threshold_rule", "checkpoint_every", "log_every", "data.workers")
+"""Settings that do not touch the weights: a run may go on with others."""
 
 
 @dataclass(frozen=True)
@@ -71,71 +78,65 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
 
     Raises:
         DatasetError: the dataset cannot be read.
-        ConfigError: the run folder holds another run, or the settings do not fit the data.
+        ConfigError: the run folder holds another run, or the settings do not fit the data, the network or this
+            machine.
+        ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
+        EvaluationError: the training is complete, but its rule finds no threshold; go on with another rule.
     """
+    create_rule(settings.threshold_rule)  # an unknown one is told now, not after the last step
     fabric = _create_fabric(settings)
     dataset = Dataset.open(settings.data.path).subset(recordings=settings.data.recordings or None)
     training_set, held_out = dataset.split_by_segment(settings.data.validation_fraction, seed=settings.seed)
-    if settings.batch_size % fabric.world_size:
-        raise ConfigError(f"batch_size {settings.batch_size} cannot be divided over {fabric.world_size} processes")
-    if len(training_set) < settings.batch_size:
-        raise ConfigError(
-            f"batch_size {settings.batch_size} is larger than the training set, {len(training_set)} frames of "
-            f"{settings.data.path}"
-        )
+    _check_batch_size(settings, len(training_set), fabric.world_size)
+    torch.manual_seed(settings.seed)
+    network = create_model(settings.model.name, len(dataset.classes), **settings.model.arguments)
+    _try_out(network, settings.data.image_size)
     if fabric.is_global_zero:
         _prepare_folder(settings)
     fabric.barrier()
 
-    torch.manual_seed(settings.seed)
-    network = create_model(settings.model.name, len(dataset.classes), **settings.model.arguments)
     # Convolutions over images stored channels last are much faster, on the CPU as on tensor cores.
     objective = Objective(network.to(memory_format=torch.channels_last), settings)  # type: ignore[call-overload]
-    optimizer = create_optimizer(network, settings.optimizer)
+    # A checkpoint is that of the plain module and optimiser: it does not depend on how the run was launched.
+    plain_optimizer = create_optimizer(network, settings.optimizer)
+    wrapped, optimizer = fabric.setup(objective, plain_optimizer)
     steps_per_epoch = len(training_set) // settings.batch_size
     state = TrainState(total_steps=steps_per_epoch * settings.epochs)
-    resumed_from = state.load(settings.output / CHECKPOINT_FILE, network, optimizer)
-    # Written through to the plain module and optimiser: a checkpoint does not depend on how the run was launched.
-    plain_optimizer = optimizer
-    wrapped, optimizer = fabric.setup(objective, optimizer)
+    checkpoint = settings.output / CHECKPOINT_FILE
+    resumed_from = state.load(checkpoint, network, plain_optimizer, fabric.strategy.precision)
     views = fabric.setup_dataloaders(_loader(training_set, settings, fabric, state), use_distributed_sampler=False)
-    log = RunLog(settings.output, resumed_from) if fabric.is_global_zero else None
 
     wrapped.train()
-    for batch in views:
-        losses = train_step(fabric, wrapped, optimizer, batch, state, settings)
-        state.step += 1
-        epoch_ends = state.step % steps_per_epoch == 0
-        if log and (state.step % settings.log_every == 0 or epoch_ends):
-            log.write(state.step, state.epoch(steps_per_epoch), losses)
-        if epoch_ends and len(held_out):
-            watched = watch(network, held_out, settings, fabric.device)
-            if log:
-                log.write(state.step, state.epoch(steps_per_epoch), watched)
-        every = settings.checkpoint_every or steps_per_epoch
-        if fabric.is_global_zero and (state.step % every == 0 or state.step == state.total_steps):
-            state.save(settings.output / CHECKPOINT_FILE, network, plain_optimizer)
-        report(Progress(state.step, state.total_steps, state.epoch(steps_per_epoch), losses))
+    with RunLog(settings.output, resumed_from) if fabric.is_global_zero else nullcontext() as log:
+        for batch in views:
+            if isinstance(batch, DealError):
+                raise batch
+            losses = train_step(fabric, wrapped, optimizer, batch, state, settings)
+            state.step += 1
+            epoch = state.step // steps_per_epoch
+            epoch_ends = state.step % steps_per_epoch == 0
+            if log and (state.step % settings.log_every == 0 or epoch_ends):
+                log.write(state.step, epoch, losses)
+            if epoch_ends and len(held_out):
+                watched = watch(network, held_out, settings, fabric.device)
+                if log:
+                    log.write(state.step, epoch, watched)
+            every = settings.checkpoint_every or steps_per_epoch
+            if fabric.is_global_zero and (state.step % every == 0 or state.step == state.total_steps):
+                state.save(checkpoint, network, plain_optimizer, fabric.strategy.precision)
+            report(Progress(state.step, state.total_steps, epoch, losses))
 
-    if log:
-        log.close()
     threshold = choose_threshold(network, training_set, settings, fabric.device)
     model = settings.output / MODEL_FILE
     if fabric.is_global_zero:
-        info = ModelInfo(
-            architecture=settings.model.name,
-            arguments=settings.model.arguments,
-            classes=dataset.classes,
-            input_size=settings.data.image_size,
-            threshold=threshold,
-            training={
-                "steps": state.total_steps,
-                "frames": len(training_set),
-                "seed": settings.seed,
-                "deal_weight": settings.deal.weight,
-            },
-        )
-        save_model(model, network, info)
+        facts = {
+            "steps": state.total_steps,
+            "frames": len(training_set),
+            "seed": settings.seed,
+            "deal_weight": settings.deal.weight,
+        }
+        name, arguments, size = settings.model.name, settings.model.arguments, settings.data.image_size
+        save_model(model, network, ModelInfo(name, arguments, dataset.classes, size, threshold, facts))
     fabric.barrier()
     return TrainResult(model, threshold, state.total_steps, resumed_from)
 
@@ -148,10 +149,17 @@ class Objective(nn.Module):
         self.network = network
         self.alignment = alignment_loss(settings.deal, settings.data.image_size)
 
-    def forward(self, batch: TensorSample, deal_weight: float) -> dict[str, Tensor]:
-        """Return `loss` and its parts; the edge loss is computed, without gradient, even where its weight is 0."""
+    def forward(self, batch: TensorSample, deal_weight: float, tag_share: float = 1.0) -> dict[str, Tensor]:
+        """Return `loss` and its parts; the edge loss is computed, without gradient, even where its weight is 0.
+
+        Args:
+            batch: of this process.
+            deal_weight: of the edge loss.
+            tag_share: known tags in this batch relative to the mean over all processes, whose gradients are
+                averaged: an image counts the same wherever it is.
+        """
         output: CamOutput = self.network(batch.image.contiguous(memory_format=torch.channels_last))
-        tags = torch.stack([tag_loss(logits, batch.tags) for logits in output.tag_logits.values()]).sum()
+        tags = tag_share * torch.stack([tag_loss(logits, batch.tags) for logits in output.tag_logits.values()]).sum()
         with torch.set_grad_enabled(torch.is_grad_enabled() and deal_weight > 0):
             terms = self.alignment.terms(output.cams, batch.depth, batch.tags, batch.valid)
         loss = tags + deal_weight * terms.loss if deal_weight > 0 else tags
@@ -186,18 +194,15 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = settings.optimizer.learning_rate * group["factor"] * rate
     torch.manual_seed(hash((settings.seed, state.step, fabric.global_rank)) % 2**63)
-    losses: dict[str, Tensor] = objective(batch, deal_weight_at(settings.deal, position))
+    weight = deal_weight_at(settings.deal, position)
+    losses: dict[str, Tensor] = objective(batch, weight, _tag_share(fabric, batch.tags))
     optimizer.zero_grad(set_to_none=True)
     fabric.backward(losses["loss"])
     optimizer.step()
     values = {name: float(value.detach()) for name, value in losses.items()}
     if not math.isfinite(values["loss"]):
         raise ConfigError(f"the loss became {values['loss']} at step {state.step}: lower optimizer.learning_rate")
-    return {
-        **values,
-        "lr": settings.optimizer.learning_rate * rate,
-        "deal_weight": deal_weight_at(settings.deal, position),
-    }
+    return {**values, "lr": settings.optimizer.learning_rate * rate, "deal_weight": weight}
 
 
 def learning_rate_factor(settings: OptimizerSettings, position: float) -> float:
@@ -220,7 +225,10 @@ def deal_weight_at(settings: DealSettings, position: float) -> float:
 
 
 def create_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimizer:
-    """Return the optimiser; decay only on weights of two or more dimensions, the backbone at its own rate."""
+    """Return the optimiser; decay only on weights of two or more dimensions, the backbone at its own rate.
+
+    Parameters of a backbone whose factor is 0 are switched to need no gradient.
+    """
     backbone = {id(p) for p in network.backbone.parameters()} if isinstance(network.backbone, nn.Module) else set()
     groups: list[dict[str, Any]] = []
     for in_backbone in (True, False):
@@ -249,46 +257,62 @@ class TrainState:
     total_steps: int
     step: int = 0
 
-    def epoch(self, steps_per_epoch: int) -> int:
-        """Return the number of complete epochs."""
-        return self.step // steps_per_epoch
+    def save(self, path: Path, network: nn.Module, optimizer: Optimizer, precision: Precision) -> None:
+        """Write a checkpoint; the old one stays until the new one is whole.
 
-    def save(self, path: Path, network: nn.Module, optimizer: Optimizer) -> None:
-        """Write a checkpoint; the old one stays until the new one is whole."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        Raises:
+            ModelFileError: it cannot be written, as on a full disk.
+        """
+        temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves is overwritten
         content = {
             "step": self.step,
             "total_steps": self.total_steps,
             "network": network.state_dict(),
             "optimizer": optimizer.state_dict(),
+            "precision": precision.state_dict(),
         }
-        torch.save(content, temporary)
-        temporary.replace(path)
+        try:
+            torch.save(content, temporary)
+            temporary.replace(path)
+        except (OSError, RuntimeError) as error:
+            raise ModelFileError(f"{path}: the checkpoint cannot be written ({error})") from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
-    def load(self, path: Path, network: nn.Module, optimizer: Optimizer) -> int:
+    def load(self, path: Path, network: nn.Module, optimizer: Optimizer, precision: Precision) -> int:
         """Go on from a checkpoint, if there is one; return its step.
 
         Raises:
-            ModelFileError: the file is damaged.
-            ConfigError: it belongs to a training of another length or network.
+            ModelFileError: the file is damaged, or of another network.
+            ConfigError: it belongs to a training of another length.
         """
         if not path.exists():
             return 0
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
             step, total = int(content["step"]), int(content["total_steps"])
-        except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
-            raise ModelFileError(f"{path}: damaged checkpoint ({error}); delete it to start the run again") from None
+            if total == self.total_steps:
+                network.load_state_dict(content["network"])
+                optimizer.load_state_dict(content["optimizer"])
+                precision.load_state_dict(content["precision"])
+        except (OSError, EOFError, RuntimeError, KeyError, IndexError, ValueError, TypeError, UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelFileError(f"{path}: damaged checkpoint ({reason}); delete it to start the run again") from None
         if total != self.total_steps:
-            raise ConfigError(f"{path}: a checkpoint of a run of {total} steps, this one has {self.total_steps}")
-        network.load_state_dict(content["network"])
-        optimizer.load_state_dict(content["optimizer"])
+            raise ConfigError(
+                f"{path}: a checkpoint of a run of {total} steps, this one has {self.total_steps}: has the dataset "
+                "changed? Choose another output, or delete the checkpoint"
+            )
         self.step = step
         return step
 
 
-class Views(TorchDataset[TensorSample]):
-    """Random views of the frames of a dataset; an item is (frame, seed of the view)."""
+class Views(TorchDataset["TensorSample | DealError"]):
+    """Random views of the frames of a dataset; an item is (frame, seed of the view).
+
+    A frame that cannot be read is handed over as the error: raised in a worker, it would arrive with the worker's
+    traceback for a message.
+    """
 
     def __init__(self, dataset: Dataset, settings: TrainSettings) -> None:
         self._dataset = dataset
@@ -299,9 +323,12 @@ class Views(TorchDataset[TensorSample]):
         self._cached_size = (height * factor, width * factor)
         self._cache: dict[int, Sample] | None = {} if settings.data.cache else None
 
-    def __getitem__(self, item: tuple[int, int]) -> TensorSample:
+    def __getitem__(self, item: tuple[int, int]) -> TensorSample | DealError:
         frame, seed = item
-        return self._transform(self._load(frame), seed)
+        try:
+            return self._transform(self._load(frame), seed)
+        except DealError as error:
+            return error
 
     def _load(self, frame: int) -> Sample:
         if self._cache is None:
@@ -344,16 +371,25 @@ class BatchOrder:
 
 
 class RunLog:
-    """history.jsonl and TensorBoard; a resumed run drops the lines after its checkpoint."""
+    """history.jsonl and TensorBoard, as a context manager; a resumed run drops the lines after its checkpoint."""
 
     def __init__(self, folder: Path, resumed_from: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / HISTORY_FILE
-        kept = [line for line in _history_lines(path) if json.loads(line)["step"] <= resumed_from]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        kept = "".join(line + "\n" for line in _history_lines(path, resumed_from))
+        _write_whole(path, kept)
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_from + 1)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._board.close()
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Add one line, and one TensorBoard point a value."""
@@ -362,28 +398,24 @@ class RunLog:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """Close both."""
-        self._file.close()
-        self._board.close()
-
 
 def watch(network: nn.Module, frames: Dataset, settings: TrainSettings, device: torch.device) -> dict[str, float]:
     """Return the losses and the share of right tags on held-out frames; masks are not looked at."""
     alignment = alignment_loss(settings.deal, settings.data.image_size)
-    losses, deal, right, known = [], [], 0, 0
+    losses, deal, sizes, right, known = [], [], [], 0, 0
     with _evaluating(network):
         for batch in _plain_batches(frames, settings, device):
             output: CamOutput = network(batch.image)
             logits = torch.stack(list(output.tag_logits.values())).mean(0)
             losses.append(float(tag_loss(logits, batch.tags)))
             deal.append(float(alignment(output.cams, batch.depth, batch.tags, batch.valid)))
+            sizes.append(len(batch.tags))
             is_known = ~torch.isnan(batch.tags)
             right += int((((logits > 0) == (batch.tags == 1)) & is_known).sum())
             known += int(is_known.sum())
     return {
-        "held_out_loss_tags": float(np.mean(losses)),
-        "held_out_loss_deal": float(np.mean(deal)),
+        "held_out_loss_tags": float(np.average(losses, weights=sizes)),
+        "held_out_loss_deal": float(np.average(deal, weights=sizes)),
         "held_out_tag_accuracy": right / max(known, 1),
     }
 
@@ -422,13 +454,27 @@ def _plain_batches(
         yield TensorSample(*(t.to(device) for t in (batch.image, batch.depth, batch.valid, batch.tags)))
 
 
+def _tag_share(fabric: Fabric, tags: Tensor) -> float:
+    if fabric.world_size == 1:
+        return 1.0
+    known = (~torch.isnan(tags)).sum().float()
+    mean = float(fabric.all_reduce(known.clone(), reduce_op="mean"))
+    return float(known) / mean if mean > 0 else 1.0
+
+
+def _collate_or_error(samples: list[TensorSample | DealError]) -> TensorSample | DealError:
+    views = [sample for sample in samples if isinstance(sample, TensorSample)]
+    failed = [sample for sample in samples if isinstance(sample, DealError)]
+    return failed[0] if failed else _collate(views)
+
+
 def _collate(samples: list[TensorSample]) -> TensorSample:
     return TensorSample(
         *(default_collate([getattr(s, name) for s in samples]) for name in ("image", "depth", "valid", "tags"))
     )
 
 
-def _loader(frames: Dataset, settings: TrainSettings, fabric: Fabric, state: TrainState) -> DataLoader[TensorSample]:
+def _loader(frames: Dataset, settings: TrainSettings, fabric: Fabric, state: TrainState) -> DataLoader[Any]:
     order = BatchOrder(
         frames=len(frames),
         batch_size=settings.batch_size,
@@ -442,39 +488,118 @@ def _loader(frames: Dataset, settings: TrainSettings, fabric: Fabric, state: Tra
         Views(frames, settings),
         batch_sampler=order,
         num_workers=settings.data.workers,
-        collate_fn=_collate,
+        collate_fn=_collate_or_error,
         pin_memory=fabric.device.type == "cuda",
         persistent_workers=settings.data.workers > 0,
     )
 
 
+class _Autocast(MixedPrecision):
+    """Mixed precision that leaves the inputs alone: depth rounded to bfloat16 has steps of 4 mm at 1 m."""
+
+    def convert_input(self, data: Any) -> Any:
+        """Return the data as it is; autocast converts what a layer takes."""
+        return data
+
+
 def _create_fabric(settings: TrainSettings) -> Fabric:
+    device = torch.device(resolve_device(settings.device))
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    accelerator = {"auto": "auto", "cuda": "cuda"}.get(settings.device, settings.device)
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda' cannot be used here: torch finds no GPU; expected auto or cpu")
-    if accelerator not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"unknown device '{settings.device}': expected auto, cpu or cuda")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(launched)))
+    if device.type == "cuda" and local > torch.cuda.device_count():
+        raise ConfigError(
+            f"{local} processes were launched, each takes a GPU, and there are {torch.cuda.device_count()}"
+        )
+    if device.type == "cpu" and settings.precision == "16-mixed":
+        raise ConfigError("precision '16-mixed' needs a GPU; expected 32-true or bf16-mixed on the CPU")
+    if settings.precision == "32-true":
+        precision = Precision()
+    else:
+        precision = _Autocast(settings.precision, device.type)
     fabric = Fabric(
-        accelerator=accelerator,
-        devices=local,
+        accelerator=device.type,
+        devices=local if device.index is None else [device.index],
         num_nodes=max(launched // local, 1),
         strategy="ddp" if launched > 1 else "auto",
-        precision=settings.precision,
+        plugins=[precision],
     )
     fabric.launch()
     return fabric
 
 
+def _check_batch_size(settings: TrainSettings, frames: int, processes: int) -> None:
+    if settings.batch_size % processes:
+        raise ConfigError(f"batch_size {settings.batch_size} cannot be divided over {processes} processes")
+    if frames < settings.batch_size:
+        raise ConfigError(
+            f"batch_size {settings.batch_size} is larger than the training set, {frames} frames of {settings.data.path}"
+        )
+
+
+def _try_out(network: nn.Module, size: tuple[int, int]) -> None:
+    """Pass one image through, forward and backward.
+
+    Refuses a size that the network cannot take, such as that of a transformer made for another. Parameters that no
+    output depends on, of layers behind the last level in use, are switched to need no gradient: several processes
+    would wait for it.
+    """
+    was_training = network.training
+    try:
+        output: CamOutput = network.eval()(torch.zeros(1, 3, *size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"the network cannot take images of {size[0]}x{size[1]} (data.image_size): {reason}"
+        ) from error
+    maps = [output.cams] if output.refined is None else [output.cams, output.refined]
+    torch.stack([tensor.sum() for tensor in (*output.tag_logits.values(), *maps)]).sum().backward()
+    for parameter in network.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
+    network.train(was_training)
+
+
 def _prepare_folder(settings: TrainSettings) -> None:
-    """Make the run folder; refuse one that holds a run with other settings."""
-    settings.output.mkdir(parents=True, exist_ok=True)
+    """Make the run folder; refuse one that holds the beginnings of a run with other settings."""
     path, text = settings.output / SETTINGS_FILE, dump_settings(settings)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise ConfigError(f"{settings.output}: holds a run with other settings; choose another output, or delete it")
-    path.write_text(text, encoding="utf-8")
+    if (settings.output / CHECKPOINT_FILE).exists() and path.exists():
+        try:
+            there = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path} cannot be read ({error}): choose another output") from None
+        ours = _dotted(yaml.safe_load(text))
+        theirs = _dotted(there) if isinstance(there, dict) else {}
+        other = [k for k in {**theirs, **ours} if theirs.get(k) != ours.get(k) and k not in _MAY_CHANGE]
+        if other:
+            told = ", ".join(f"{k} is {theirs.get(k)!r} there and {ours.get(k)!r} here" for k in other)
+            raise ConfigError(
+                f"{settings.output}: holds a run with other settings ({told}); choose another output, or delete it"
+            )
+    _write_whole(path, text)
 
 
-def _history_lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat
+
+
+def _history_lines(path: Path, last_step: int) -> Iterator[str]:
+    """Yield the lines up to a step; one that a kill cut off comes after the last checkpoint, and is left out."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            if json.loads(line)["step"] <= last_step:
+                yield line
+        except (ValueError, KeyError, TypeError):
+            continue
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error}): choose another output") from error

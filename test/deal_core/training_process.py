@@ -1,0 +1,62 @@
+"""What each process of `test_two_processes_take_the_steps_of_one` runs: three steps of each case, saved by the first.
+
+python training_process.py CONFIG CASES OUT
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from deal_core import trainer
+from deal_core.config import TrainSettings, load_settings
+from deal_core.data.dataset import Dataset
+from deal_core.data.transforms import TensorSample
+from deal_core.models.cam_net import CamNet
+
+STEPS = 3
+
+
+def main(config: Path, cases: Path, out: Path) -> None:
+    settings = load_settings(TrainSettings, config)
+    fabric = trainer._create_fabric(settings)
+    frames = Dataset.open(settings.data.path)
+    out.mkdir(exist_ok=True)
+    for name, case in json.loads(cases.read_text()).items():
+        torch.manual_seed(1)
+        network = CamNet(len(frames.classes), backbone=case["backbone"], levels=[-3], width=8)
+        trainer._try_out(network, settings.data.image_size)
+        before = {n: p.detach().clone() for n, p in network.named_parameters()}
+        optimizer = trainer.create_optimizer(network, settings.optimizer)
+        objective, optimizer = fabric.setup(trainer.Objective(network, settings), optimizer)
+        objective.eval()
+        state = trainer.TrainState(total_steps=STEPS)
+        for batch in fabric.setup_dataloaders(
+            trainer._loader(frames, settings, fabric, state), use_distributed_sampler=False
+        ):
+            shown = forget_tags(batch, fabric.global_rank, fabric.world_size) if case["tags"] == "partial" else batch
+            trainer.train_step(fabric, objective, optimizer, shown, state, settings)
+            state.step += 1
+        if fabric.is_global_zero:
+            moved = {f"moved.{n}": (p.detach() - before[n]) for n, p in network.named_parameters()}
+            save_file({**network.state_dict(), **moved}, out / f"{name}.safetensors")
+        fabric.barrier()
+
+
+def forget_tags(batch: TensorSample, rank: int, world_size: int) -> TensorSample:
+    """Make tags unknown by the image's place in the whole batch: more of them in one process than in the other."""
+    tags = batch.tags.clone()
+    for i in range(len(tags)):
+        place = i * world_size + rank
+        tags[i, (place % 3) :] = float("nan")
+        if place % 2:
+            tags[i] = float("nan")
+    return TensorSample(batch.image, batch.depth, batch.valid, tags)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))
