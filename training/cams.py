@@ -38,7 +38,7 @@ def cams(
     frames = Dataset.open(dataset).subset(recordings=recordings or None)
     settings = CamSettings(tags=tags.value, scales=parse_scales(scales), flip=flip, device=device)
     made = sum(track(write_cams(load_model(model), frames, out, settings), "CAMs", total=len(frames)))
-    console().print(f"{out}: {made} frames written, {len(frames) - made} were there already")
+    console().print(f"{out}: {made} frames written, {len(frames) - made} were there already", markup=False)
 
 
 def parse_scales(text: str) -> tuple[float, ...]:

@@ -42,18 +42,21 @@ app.command()(segment)
 app.command()(synth)
 app.command()(train)
 
+_INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the command line; a person's error is one sentence and exit code 1, wrong use 2, Ctrl-C 130."""
     try:
-        app()
+        app(prog_name="deal")
     except UsageError as error:
         _fail(error, 2)
     except DealError as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
-        console().print("interrupted: nothing half-written was kept", style="yellow")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer turns Ctrl-C into this
+            console().print("interrupted: nothing half-written was kept", style="yellow")
+        raise
 
 
 def _fail(error: DealError, code: int) -> None:

@@ -35,6 +35,8 @@ def train(
     from training.console import console, print_json
 
     result = run_training(load_settings(TrainSettings, config, overrides or []), quiet=as_json)
+    if not _is_first_process():
+        return
     if as_json:
         print_json(
             {
@@ -47,18 +49,17 @@ def train(
         )
         return
     console().print(
-        f"model: {result.model} (background threshold {result.threshold.value:.2f}, {result.threshold.rule})"
+        f"model: {result.model} (background threshold {result.threshold.value:.2f}, {result.threshold.rule})",
+        markup=False,
     )
 
 
 def run_training(settings: TrainSettings, *, description: str = "training", quiet: bool = False) -> TrainResult:
     """Train under a progress bar; only the first of several processes shows it."""
-    import os
-
     from deal_core.trainer import train as train_model
     from training.console import progress
 
-    with progress(quiet=quiet or os.environ.get("RANK", "0") != "0") as bar:
+    with progress(quiet=quiet or not _is_first_process()) as bar:
         task = bar.add_task(description, total=None)
 
         def report(now: Progress) -> None:
@@ -66,3 +67,9 @@ def run_training(settings: TrainSettings, *, description: str = "training", quie
             bar.update(task, completed=now.step, total=now.total_steps, description=text)
 
         return train_model(settings, report)
+
+
+def _is_first_process() -> bool:
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
