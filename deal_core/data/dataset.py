@@ -189,7 +189,7 @@ class Dataset:
 
         Frames of one segment show the same scene, so a split by frame would test on what was trained on. Which
         side a segment falls on depends on its name and the seed alone: it stays when recordings are added. Both
-        sides get a segment if there are two or more.
+        sides get a segment if there are two or more; a single one is trained on.
 
         Args:
             fraction: share of segments to hold out, between 0 and 1; 0 holds out none.
@@ -203,8 +203,9 @@ class Dataset:
         ranks = {key: _rank(key, seed) for key in {(f.recording, f.segment) for f in self.frames}}
         ordered = sorted(ranks, key=lambda key: (ranks[key], key))
         held = {key for key in ordered if ranks[key] < fraction}
-        if fraction > 0 and len(ordered) > 1:
-            held = (held or {ordered[0]}) - ({ordered[-1]} if len(held) == len(ordered) else set())
+        if fraction > 0 and ordered:
+            # The first comes to the held-out side at the latest, and the last stays on the other.
+            held = (held or {ordered[0]}) - {ordered[-1]}
         return Split(
             self.subset(predicate=lambda f: (f.recording, f.segment) not in held),
             self.subset(predicate=lambda f: (f.recording, f.segment) in held),
