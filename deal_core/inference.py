@@ -75,6 +75,7 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
     Raises:
         ModelFileError: the model is for other classes than the dataset.
         DatasetError: a file of the dataset is missing or damaged.
+        UsageError: the device is not there.
     """
     settings = settings or CamSettings()
     check_classes(model, dataset)
@@ -170,10 +171,11 @@ def write_cams(model: LoadedModel, dataset: Dataset, out: Path, settings: CamSet
     Raises:
         DatasetError: as `score_frames`; or the folder holds CAMs of another model or other settings, or cannot be
             written.
-        ModelFileError: as `score_frames`.
+        ModelFileError, UsageError: as `score_frames`.
     """
     settings = settings or CamSettings()
     check_classes(model, dataset)
+    resolve_device(settings.device)
     _claim_folder(out, model, settings)
     paths = {frame.key: _cam_paths(out, frame.key) for frame in dataset.frames}
     missing = dataset.subset(predicate=lambda frame: not all(p.exists() for p in paths[frame.key]))
