@@ -41,7 +41,6 @@ def demo(
 
     started = time.monotonic()
     folder = _fresh_folder(out)
-    say = console().print
     with _step("1/5 record: synthetic tabletops, tags and depth as a RealSense would give"):
         recordings = _record(folder / "recordings", scenes, seed)
     with _step("2/5 extract: recordings into a dataset"):
@@ -55,7 +54,8 @@ def demo(
     report, picture = _show(results, models, dataset, folder)
     _print_summary(results, node)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    say(f"\ndone in {minutes} min {seconds} s\n  report:  {report}\n  picture: {picture}\n  model:   {models['DEAL']}")
+    found = f"  report:  {report}\n  picture: {picture}\n  model:   {models['DEAL']}"
+    console().print(f"\ndone in {minutes} min {seconds} s\n{found}", markup=False)
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,9 @@ def _run_node(model: Path, recording: Path, dataset: Path, folder: Path) -> Node
     from deal_ros.replay_node import replay_recording
 
     folder.mkdir(parents=True)
-    # A domain of its own: the demo neither hears a robot on this network nor is heard by it.
-    os.environ.setdefault("ROS_DOMAIN_ID", str(100 + os.getpid() % 100))
+    # A domain of its own: the demo neither hears a robot on this network nor is heard by it. From 102 on, domains use
+    # ports that Linux hands out to others.
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     remappings = {
         "color/image_raw": "/camera/camera/color/image_raw",
