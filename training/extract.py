@@ -46,7 +46,7 @@ def extract(
     depth_topic: Annotated[str | None, typer.Option(help="Where there are several depth topics.")] = None,
     slop_ms: Annotated[float, typer.Option(min=0, help="Largest offset of colour and depth; 0: equal stamps.")] = 0,
     color_format: Annotated[ColorFormat, typer.Option(help="png is exact, jpeg small.")] = ColorFormat.PNG,
-    jpeg_quality: Annotated[int, typer.Option(min=1, max=100)] = 95,
+    jpeg_quality: Annotated[int, typer.Option(help="Of JPEG images; higher is better.", min=1, max=100)] = 95,
     name: Annotated[str | None, typer.Option(help="Another name in the dataset, for one recording.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace recordings that are in the dataset.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the reports as JSON.")] = False,

@@ -1,0 +1,143 @@
+"""The `deal` command as a whole: help, examples that parse, exit codes, and nothing heavy before it is needed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from deal_core.errors import DatasetError, UsageError
+from training import cli
+
+PROJECT = Path(__file__).resolve().parents[2]
+GROUP: Any = typer.main.get_command(cli.app)
+COMMANDS: dict[str, Any] = GROUP.commands
+
+
+def examples_in(text: str) -> list[str]:
+    """The lines that are commands: `Example: deal …`, `deal …` on a line of its own, continued by a backslash."""
+    joined = re.sub(r"\\\n\s*", " ", text)
+    lines = [line.strip().removeprefix("Example:").strip() for line in joined.splitlines()]
+    return [line.partition("  # ")[0].strip() for line in lines if line.startswith("deal ")]
+
+
+def all_examples() -> list[tuple[str, str]]:
+    found = []
+    for name, command in COMMANDS.items():
+        module = sys.modules[command.callback.__module__]
+        found += [(f"deal {name}", e) for e in examples_in(f"{command.help}\n\n{module.__doc__}")]
+    for file in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]:
+        blocks = re.findall(r"```(?:bash|sh|console)?\n(.*?)```", file.read_text(), flags=re.DOTALL)
+        found += [(file.name, e) for block in blocks for e in examples_in(block)]
+    return found
+
+
+EXAMPLES = all_examples()
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help_with_an_example(name: str, deal: Callable[..., Any]) -> None:
+    done = deal(name, "--help")
+    assert done.returncode == 0 and "Usage: deal" in done.stdout
+    assert "Example" in done.stdout
+    own = [e for source, e in EXAMPLES if source == f"deal {name}" and shlex.split(e)[1] == name]
+    assert own, f"no example of deal {name} in its help"
+    for parameter in COMMANDS[name].params:
+        assert parameter.name == "help" or getattr(parameter, "help", None) or parameter.name in ("seed",), (
+            parameter.name
+        )
+
+
+@pytest.mark.parametrize(("source", "example"), EXAMPLES, ids=[f"{s}: {e[:60]}" for s, e in EXAMPLES])
+def test_every_example_parses(source: str, example: str) -> None:
+    words = shlex.split(example, comments=True)
+    assert words[0] == "deal" and words[1] in COMMANDS, f"{source}: {example}"
+    command = COMMANDS[words[1]]
+    context = command.make_context(words[1], words[2:])  # an option that does not exist raises
+    assert not context.args
+    if words[1] == "train":
+        from deal_core.config import TrainSettings, load_settings
+
+        settings = load_settings(TrainSettings, PROJECT / context.params["config"], context.params["overrides"] or [])
+        assert settings.output
+
+
+def test_help_lists_all_commands(deal: Callable[..., Any]) -> None:
+    done = deal("--help")
+    assert done.returncode == 0 and all(name in done.stdout for name in COMMANDS)
+    assert {"train", "evaluate", "cams", "demo", "extract", "check", "synth", "report"} <= set(COMMANDS)
+    assert list(COMMANDS) == sorted(COMMANDS)
+    assert "Usage" in deal().stdout + deal().stderr
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; import training.cli; heavy = {'torch', 'cv2', 'numpy', 'timm', 'rosbags', 'pydantic', 'rclpy', "
+        "'matplotlib', 'trimesh'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["trian"],
+        ["train"],
+        ["train", "config/train.yaml", "--nonsense"],
+        ["evaluate", "model.safetensors"],
+        ["evaluate", "model.safetensors", "dataset", "--pictures", "-1"],
+        ["evaluate", "model.safetensors", "dataset", "--tags", "some"],
+        ["cams", "model.safetensors", "dataset"],
+        ["demo", "--scenes", "1"],
+    ],
+)
+def test_wrong_use_exits_with_2(arguments: list[str], deal: Callable[..., Any]) -> None:
+    done = deal(*arguments)
+    assert done.returncode == 2 and done.stderr and "Traceback" not in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize(("error", "code"), [(DatasetError("[kitchen] is [red]wrong[/red]"), 1), (UsageError("no"), 2)])
+def test_errors_are_one_sentence_with_their_exit_code(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(prog_name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == code
+    output = capsys.readouterr()
+    assert output.err == f"error: {error}\n" and not output.out
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(prog_name: str) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_an_interrupt_exits_with_130_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(sys, "argv", ["deal"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 130 and "interrupted" in capsys.readouterr().err
