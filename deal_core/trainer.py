@@ -490,7 +490,6 @@ def _loader(frames: Dataset, settings: TrainSettings, fabric: Fabric, state: Tra
         num_workers=settings.data.workers,
         collate_fn=_collate_or_error,
         pin_memory=fabric.device.type == "cuda",
-        persistent_workers=settings.data.workers > 0,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import runpy
 import shutil
@@ -660,6 +661,7 @@ def test_a_frame_that_is_missing_is_one_sentence_also_from_a_worker(
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(DatasetError, match=f"{file}.*damaged") as caught:
         train(settings)
+    assert not multiprocessing.active_children(), "the workers end with the training, not when the error is forgotten"
     assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
 
 
