@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +33,7 @@ import numpy.typing as npt
 
 from deal_core.data.sample import BACKGROUND, UNLABELLED, BoolArray, ClassList, UInt8Array
 from deal_core.errors import DealError, EvaluationError
+from deal_core.files import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -547,14 +547,9 @@ class EvaluationResult:
         Returns:
             The file's path.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / EVALUATION_FILE
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as temporary:
             temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", "utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         return path
 
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,6 +22,7 @@ from deal_core.data.sample import UNLABELLED, Float32Array, Sample, UInt8Array
 from deal_core.data.transforms import resize_sample, to_tensors
 from deal_core.errors import DatasetError, ModelFileError
 from deal_core.evaluation import EvaluationResult, MaskEvaluator, ThresholdSweep, predict_mask
+from deal_core.files import replacing
 from deal_core.modelfile import LoadedModel
 from deal_core.pictures import PictureWriter, choose_frames
 from deal_core.runtime import resolve_device
@@ -281,16 +281,11 @@ def _claim_folder(out: Path, model: LoadedModel, settings: CamSettings) -> None:
 
 
 def _write_whole(file: Path, data: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(file)
+        with replacing(file) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise DatasetError(f"{file} cannot be written: {error.strerror}") from error
-    finally:
-        if temporary.parent.is_dir():
-            temporary.unlink(missing_ok=True)
 
 
 def _cam_paths(out: Path, key: str) -> tuple[Path, Path]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from deal_core.data.class_json import classes_from_json, classes_to_json
 from deal_core.data.sample import ClassList
 from deal_core.errors import ConfigError, DatasetError, ModelFileError
+from deal_core.files import replacing
 from deal_core.models.factory import create_model
 
 FORMAT_VERSION = 1
@@ -85,16 +85,11 @@ def save_model(path: Path, network: nn.Module, info: ModelInfo) -> None:
         "training": info.training,
     }
     text = json.dumps(header)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={_HEADER_KEY: text})
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata={_HEADER_KEY: text})
     except (OSError, SafetensorError) as error:
         raise ModelFileError(f"{path}: the model cannot be written there ({error})") from error
-    finally:
-        if temporary.parent.is_dir():
-            temporary.unlink(missing_ok=True)
 
 
 def read_info(path: Path) -> ModelInfo:

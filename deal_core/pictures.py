@@ -23,6 +23,7 @@ import numpy.typing as npt
 from deal_core.data.sample import BACKGROUND, UNLABELLED, BoolArray, ClassList, Float32Array, UInt8Array
 from deal_core.errors import EvaluationError
 from deal_core.evaluation import FrameScore, winning_class
+from deal_core.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,7 +122,7 @@ class PictureWriter:
             image: (H, W, 3) uint8 RGB.
             prediction: (H, W) ids.
             truth: (H, W) ids, 255 unlabelled.
-            depth: (H, W) metres; its edges are shown too, as the loss sees them.
+            depth: (H, W) metres; its edges are shown too, see `depth_edge_picture`.
             depth_valid: (H, W) bool; finite and positive depth when left out.
             scores: (K, H, W) CAM in [0, 1]; the strongest present class is shown as heat.
             tags: (K,) which classes of `scores` are present; all when left out.
@@ -192,7 +193,10 @@ def depth_picture(depth: Float32Array, valid: BoolArray | None = None) -> UInt8A
 
 
 def depth_edge_picture(depth: Float32Array, valid: BoolArray | None = None) -> UInt8Array:
-    """Return the depth edges of the loss as (H, W, 3) RGB: white where strong, blue where nothing is known."""
+    """Return the edges of min-max depth as (H, W, 3) RGB: white where strong, blue where nothing is known.
+
+    These are the loss function's own defaults; a training may remove the slope first, and so see fainter tables.
+    """
     import torch
 
     from deal_core.losses.depth_edge import depth_edges
@@ -299,16 +303,11 @@ def summary_figure(
                 f"expected {len(runs)} predictions and 0 or {len(runs)} heats a frame, "
                 f"found {len(frame.predictions)} and {len(frame.heats)}"
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         for dpi in (160, 130, 110, 90, 75, 60, 45):
             _draw_summary(temporary, frames, runs, classes, title, dpi)
             if temporary.stat().st_size <= max_bytes:
                 break
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from deal_core.evaluation import (
     SeedSummary,
     summarise_seeds,
 )
+from deal_core.files import replacing
 from deal_core.pictures import Picture, read_pictures
 
 HISTORY_FILE = "history.jsonl"
@@ -123,13 +123,8 @@ def write_report(runs: Sequence[Run], path: Path, *, title: str = "") -> Path:
     if not runs:
         raise EvaluationError("a report needs at least one run")
     page = render_report(runs, title=title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(page, "utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -209,9 +209,10 @@ class DepthEdgesRule(ThresholdRule):
     """The threshold at which the outline of the foreground follows the depth edges best.
 
     For every threshold, the correlation over all pairs of neighbouring pixels between "the outline runs between
-    these two" and the strength of the depth edge there (as the loss sees it). An empty or full foreground has no
-    outline and correlates with nothing; one that is too large runs across the table, one that is too small across
-    the objects. It needs CAMs whose outlines do meet depth edges: sharp ones, or those of the edge loss.
+    these two" and the strength of the depth edge there (by the loss function's defaults). An empty or full
+    foreground has no outline and correlates with nothing; one that is too large runs across the table, one that is
+    too small across the objects. It needs CAMs whose outlines do meet depth edges: sharp ones, or those of the edge
+    loss.
 
     A pair of scores (a, b) has an outline between them at the thresholds a <= t < b and at no others, so two
     histograms of the ends hold the sums of all thresholds at once.

@@ -33,6 +33,7 @@ from deal_core.data.dataset import Dataset
 from deal_core.data.sample import Sample
 from deal_core.data.transforms import TensorSample, TrainTransform, resize_sample, to_tensors
 from deal_core.errors import ConfigError, DealError, ModelFileError
+from deal_core.files import replacing
 from deal_core.losses.depth_edge import DepthEdgeAlignmentLoss
 from deal_core.losses.tags import tag_loss
 from deal_core.modelfile import ModelInfo, Threshold, save_model
@@ -263,7 +264,6 @@ class TrainState:
         Raises:
             ModelFileError: it cannot be written, as on a full disk.
         """
-        temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves is overwritten
         content = {
             "step": self.step,
             "total_steps": self.total_steps,
@@ -272,12 +272,10 @@ class TrainState:
             "precision": precision.state_dict(),
         }
         try:
-            torch.save(content, temporary)
-            temporary.replace(path)
+            with replacing(path, per_process=False) as temporary:
+                torch.save(content, temporary)
         except (OSError, RuntimeError) as error:
             raise ModelFileError(f"{path}: the checkpoint cannot be written ({error})") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def load(self, path: Path, network: nn.Module, optimizer: Optimizer, precision: Precision) -> int:
         """Go on from a checkpoint, if there is one; return its step.
@@ -595,10 +593,8 @@ def _history_lines(path: Path, last_step: int) -> Iterator[str]:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path, per_process=False) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error}): choose another output") from error

@@ -21,34 +21,34 @@ def segment(
 
     Example: deal segment runs/kitchen/model.safetensors kitchen/recordings/kitchen_1/color --out masks
     """
-    import os
-
     import cv2
     import numpy as np
 
     from deal_core.errors import DatasetError
+    from deal_core.files import replacing
     from deal_core.pictures import mask_overlay
     from deal_core.runtime import Segmenter
     from training.console import console, track
 
     files = find_images(images)
     segmenter = Segmenter.load(model, device=device)
-    out.mkdir(parents=True, exist_ok=True)
     shares = np.zeros(256, np.int64)
     for file in track(files, "segmenting", len(files)):
         image = cv2.imread(str(file), cv2.IMREAD_COLOR)
         if image is None:
             raise DatasetError(f"{file}: not an image that can be read; expected PNG, JPEG or BMP")
         rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        mask = segmenter.segment(rgb.astype(np.uint8, copy=False)).mask
+        mask = segmenter.segment(rgb).mask
         shares += np.bincount(mask.ravel(), minlength=256)
         overlay = cv2.cvtColor(mask_overlay(rgb, mask, segmenter.classes), cv2.COLOR_RGB2BGR)
         for name, picture in {f"{file.stem}.png": mask, f"{file.stem}_overlay.png": overlay}.items():
-            temporary = out / f".{os.getpid()}.{name}"
-            cv2.imwrite(str(temporary), picture)
-            temporary.replace(out / name)
+            try:
+                with replacing(out / name) as temporary:
+                    temporary.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+            except OSError as error:
+                raise DatasetError(f"{out / name} cannot be written: {error}") from None
     found = [f"{name} {100 * shares[i + 1] / shares.sum():.1f} %" for i, name in enumerate(segmenter.classes.names)]
-    console().print(f"{out}: {len(files)} masks; share of pixels: {', '.join(found)}")
+    console().print(f"{out}: {len(files)} masks; share of pixels: {', '.join(found)}", markup=False)
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:

@@ -40,6 +40,7 @@ from deal_core.data.sample import (
     depth_to_metres,
 )
 from deal_core.errors import DatasetError, DealError, UsageError, nearest_hint
+from deal_core.files import replacing
 
 FORMAT, VERSION = "deal-dataset", 1
 DATASET_FILE, FRAMES_FILE, CAMERA_FILE, SOURCE_FILE = "dataset.yaml", "frames.jsonl", "camera.json", "source.json"
@@ -301,9 +302,8 @@ class DatasetWriter:
             "depth_unit": "mm",
             "provenance": "made by `deal extract`; each recording's source.json says from what",
         }
-        temporary = self.path / f".{DATASET_FILE}.{os.getpid()}"
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        os.replace(temporary, file)
+        with replacing(file) as temporary:
+            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 class RecordingFolder:

@@ -9,37 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from training.cli import main
-
 PROJECT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "training.cli"]
-
-
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def deal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Run the command in this process; starting Python anew each time would take most of the time."""
-
-    def _deal(*arguments: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["deal", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        code = caught.value.code
-        return Done(code if isinstance(code, int) else 0, *capsys.readouterr())
-
-    return _deal
 
 
 @pytest.fixture
@@ -52,7 +28,7 @@ def kitchen(new_bag: Callable[[], Any], tmp_path: Path) -> Path:
     return bag.save(tmp_path / "kitchen")
 
 
-def test_check_extract_check(deal: Callable[..., Done], kitchen: Path, tmp_path: Path) -> None:
+def test_check_extract_check(deal: Callable[..., Any], kitchen: Path, tmp_path: Path) -> None:
     done = deal("check", kitchen, "--json")
     report = json.loads(done.stdout)
     assert done.returncode == 0 and report["kind"] == "recording" and report["frames"] == 5
@@ -70,7 +46,7 @@ def test_check_extract_check(deal: Callable[..., Done], kitchen: Path, tmp_path:
     assert done.returncode == 0 and "kitchen" in done.stdout and "never tagged present" in done.stderr
 
 
-def test_several_recordings_one_of_them_broken(deal: Callable[..., Done], kitchen: Path, tmp_path: Path) -> None:
+def test_several_recordings_one_of_them_broken(deal: Callable[..., Any], kitchen: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.mcap").write_bytes(b"")
     done = deal("extract", tmp_path / "broken.mcap", kitchen, "--out", tmp_path / "dataset", "--json")
     result = json.loads(done.stdout)
@@ -80,7 +56,7 @@ def test_several_recordings_one_of_them_broken(deal: Callable[..., Done], kitche
 
 
 def test_truncated_recording_is_saved_and_exits_with_1_every_time(
-    deal: Callable[..., Done], kitchen: Path, tmp_path: Path
+    deal: Callable[..., Any], kitchen: Path, tmp_path: Path
 ) -> None:
     file = kitchen / "kitchen.mcap"
     file.write_bytes(file.read_bytes()[:2500])
@@ -92,7 +68,7 @@ def test_truncated_recording_is_saved_and_exits_with_1_every_time(
 
 
 def test_plain_recording_needs_classes_and_tags(
-    deal: Callable[..., Done], new_bag: Callable[[], Any], tmp_path: Path
+    deal: Callable[..., Any], new_bag: Callable[[], Any], tmp_path: Path
 ) -> None:
     bag = new_bag()
     bag.pair(100)
@@ -119,7 +95,7 @@ def test_plain_recording_needs_classes_and_tags(
     ],
 )
 def test_wrong_use_exits_with_2(
-    deal: Callable[..., Done], kitchen: Path, tmp_path: Path, arguments: list[str], said: str
+    deal: Callable[..., Any], kitchen: Path, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     done = deal("extract", kitchen, "--out", tmp_path / "dataset", *arguments)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
@@ -127,7 +103,7 @@ def test_wrong_use_exits_with_2(
 
 
 def test_recordings_of_one_name_are_refused_before_anything_is_done(
-    deal: Callable[..., Done], kitchen: Path, tmp_path: Path
+    deal: Callable[..., Any], kitchen: Path, tmp_path: Path
 ) -> None:
     done = deal("extract", kitchen, kitchen / "kitchen.mcap", "--out", tmp_path / "dataset")
     assert done.returncode == 2 and "--name" in done.stderr
@@ -135,7 +111,7 @@ def test_recordings_of_one_name_are_refused_before_anything_is_done(
     assert done.returncode == 2 and "one recording" in done.stderr
 
 
-def test_what_does_not_exist_is_one_sentence(deal: Callable[..., Done], tmp_path: Path) -> None:
+def test_what_does_not_exist_is_one_sentence(deal: Callable[..., Any], tmp_path: Path) -> None:
     for arguments in (["check", tmp_path / "no"], ["extract", tmp_path / "no", "--out", tmp_path / "d"]):
         done = deal(*arguments)
         assert done.returncode == 1 and "does not exist" in done.stderr and "Traceback" not in done.stderr
