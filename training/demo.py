@@ -6,8 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,18 +38,21 @@ def demo(
     """
     from training.console import console
 
+    def say(step: str) -> None:
+        console().print(step, style="bold", markup=False)
+
     started = time.monotonic()
     folder = _fresh_folder(out)
-    with _step("1/5 record: synthetic tabletops, tags and depth as a RealSense would give"):
-        recordings = _record(folder / "recordings", scenes, seed)
-    with _step("2/5 extract: recordings into a dataset"):
-        dataset = _extract(recordings, folder / "dataset")
-    with _step("3/5 train from tags and depth: the same schedule without and with the depth edge alignment loss"):
-        models = _train(dataset, folder / "runs", config or _config_folder() / "demo.yaml", epochs, seed)
-    with _step("4/5 evaluate on scenes never seen"):
-        results = _evaluate(models, dataset)
-    with _step("5/5 run: a ROS 2 node segments the held-out recording, pair by pair, over DDS"):
-        node = _run_node(models["DEAL"], recordings[_HELD_OUT], dataset, folder / "node")
+    say("1/5 record: synthetic tabletops, tags and depth as a RealSense would give")
+    recordings = _record(folder / "recordings", scenes, seed)
+    say("2/5 extract: recordings into a dataset")
+    dataset = _extract(recordings, folder / "dataset")
+    say("3/5 train from tags and depth: the same schedule without and with the depth edge alignment loss")
+    models = _train(dataset, folder / "runs", config or _config_folder() / "demo.yaml", epochs, seed)
+    say("4/5 evaluate on scenes never seen")
+    results = _evaluate(models, dataset)
+    say("5/5 run: a ROS 2 node segments the held-out recording, pair by pair, over DDS")
+    node = _run_node(models["DEAL"], recordings[_HELD_OUT], dataset, folder / "node")
     report, picture = _show(results, models, dataset, folder)
     _print_summary(results, node)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
@@ -237,10 +239,10 @@ def _show(
     return report, picture
 
 
-def _frames_to_show(result: EvaluationResult, count: int = 4) -> set[str]:
-    """Return frames around the median, from different scenes: neither the best nor the worst of them."""
+def _frames_to_show(result: EvaluationResult) -> set[str]:
+    """Return up to four frames around the median: neither the best nor the worst of them."""
     ranked = sorted((f for f in result.per_frame if f.iou == f.iou), key=lambda frame: frame.iou)
-    places = [round(len(ranked) * share) for share in (0.4, 0.5, 0.6, 0.7)][:count]
+    places = [round(len(ranked) * share) for share in (0.4, 0.5, 0.6, 0.7)]
     return {ranked[min(place, len(ranked) - 1)].key for place in places}
 
 
@@ -295,11 +297,3 @@ def _config_folder() -> Path:
         if (place / "demo.yaml").exists():
             return place
     raise UsageError(f"config/demo.yaml is in none of {', '.join(map(str, places))}: pass --config")
-
-
-@contextmanager
-def _step(title: str) -> Iterator[None]:
-    from training.console import console
-
-    console().print(f"[bold]{title}[/bold]")
-    yield
