@@ -32,6 +32,7 @@ Fraction = Annotated[Number, Field(ge=0, le=1)]
 Positive = Annotated[Number, Field(gt=0)]
 PositiveFraction = Annotated[Number, Field(gt=0, le=1)]
 NotNegative = Annotated[Number, Field(ge=0)]
+PositiveWhole = Annotated[Whole, Field(ge=1)]
 Size = tuple[Annotated[Whole, Field(ge=16)], Annotated[Whole, Field(ge=16)]]
 EdgeSize = tuple[Annotated[Whole, Field(ge=3)], Annotated[Whole, Field(ge=3)]]
 
@@ -48,25 +49,52 @@ class Settings(BaseModel):
         return {} if value is None else value
 
 
-class DataSettings(Settings):
-    """What to train on, and how images are changed on the way."""
+class SourceSettings(Settings):
+    """Which images to read, in which layout."""
 
     path: Path
     """The dataset folder."""
+    format: Literal["deal", "voc", "coco", "bop"] = "deal"
+    """Its layout: `deal extract`'s, or the official one of PASCAL VOC, MS COCO or a BOP dataset."""
+    split: str = ""
+    """Which list of it: train, train_aug, val of VOC; train2014, val2014 of COCO; a folder such as onboarding_static
+    of BOP. The layout's training list when left out; a deal dataset has none."""
     recordings: tuple[str, ...] = ()
-    """Which recordings of it; all when empty."""
+    """Which recordings (of a deal dataset) or sequences (of BOP); all when empty."""
+    depth: Path | None = None
+    """Folder of depth maps made by `deal depth`, in place of the sensor's; VOC and COCO have no other."""
+    class_ids: Literal["contiguous", "category"] = "contiguous"
+    """Of COCO: 80 classes without gaps, or one for each category id 1 to 90."""
+
+
+class DataSettings(SourceSettings):
+    """What to train on, and how images are changed on the way."""
+
     validation_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     """Share of the segments held out to watch the tag loss; no masks are ever read in training."""
     image_size: Size = (240, 320)
     """(height, width) the network works at."""
+    crop: Literal["resized", "canvas"] = "resized"
+    """A random part of the image enlarged to `image_size`; or the image at a random `long_side`, of which a window
+    of `image_size` is taken (and filled up with black where it is smaller), as SEAM does."""
     crop_scale: Annotated[tuple[PositiveFraction, PositiveFraction], AfterValidator(_refuse_falling)] = (0.5, 1.0)
-    """Smallest and largest share of the image's area that a random crop keeps; (1, 1) switches cropping off."""
+    """Of a resized crop: smallest and largest share of the image's area that it keeps; (1, 1) switches it off."""
+    crop_stretch: Annotated[Number, Field(ge=1)] = 4 / 3
+    """Of a resized crop: how far its shape may differ from that of the image, as a factor on width / height."""
+    long_side: Annotated[tuple[PositiveWhole, PositiveWhole], AfterValidator(_refuse_falling)] = (448, 768)
+    """Of a canvas crop: smallest and largest length of the image's longer side, pixels."""
     flip: bool = True
     """Mirror half of the images."""
     rotation: NotNegative = 0.0
     """Largest random rotation, degrees; what is rotated in from outside has no depth."""
     color_jitter: Fraction = 0.3
     """Strength of random changes of brightness, contrast and saturation."""
+    color_hue: Annotated[Number, Field(ge=0, le=0.5)] = 0.0
+    """Strength of random changes of hue, as a share of the colour circle."""
+    rand_augment: Annotated[Whole, Field(ge=0)] = 0
+    """Operations of RandAugment an image, each made with probability 0.5; depth follows those that move pixels."""
+    rand_augment_magnitude: Annotated[Number, Field(ge=0, le=10)] = 9.0
+    """How strong they are."""
     erase: Fraction = 0.0
     """Share of the images in which a random box is replaced by noise, and its depth by none."""
     workers: Annotated[Whole, Field(ge=0)] = 0
@@ -82,18 +110,35 @@ class ModelSettings(Settings):
     arguments: Mapping[str, Any] = {}
 
 
-class DealSettings(Settings):
+class LossSettings(Settings):
+    """A loss that is added to the network's own."""
+
+    weight: NotNegative = 0.0
+    """Factor of the loss in the total; 0 switches it off."""
+    start: Fraction = 0.0
+    """Share of the training after which the loss comes in."""
+    warmup: Fraction = 0.0
+    """Share of the training over which its weight then grows linearly to the full one."""
+
+
+class MapLossSettings(LossSettings):
+    """A loss that acts on one of the network's maps."""
+
+    map: str | None = None
+    """Its name: cam of cam_net; coarse, fused, fine of weaktr; raw, refined of seam. The raw CAM when left out."""
+    through_backbone: bool = True
+    """Whether the loss trains the backbone too, or only what lies between it and the map."""
+
+
+class DealSettings(MapLossSettings):
     """The Depth Edge Alignment Loss in training; see `deal_core.losses.depth_edge` for the choices.
 
     The defaults are what helped most on synthetic tabletops (docs/results.md), not the loss function's own.
     """
 
     weight: NotNegative = 1.0
-    """Factor of the loss in the total; 0 switches it off."""
     start: Fraction = 0.3
-    """Share of the training after which the loss comes in."""
     warmup: Fraction = 0.2
-    """Share of the training over which its weight then grows linearly to the full one."""
     size: EdgeSize | None = None
     """(H', W') at which edges are compared; a quarter of the image size when left out."""
     mu: Number = 2.5
@@ -112,20 +157,48 @@ class DealSettings(Settings):
     """Factor on the strength of depth edges."""
 
 
+class IslSettings(LossSettings):
+    """The importance sampling loss (Jonnarth et al. 2024), on the raw CAM."""
+
+    weight: Fraction = 0.0
+    """Its share in the tag loss of the raw CAM, whose spatial mean keeps the rest; published: 0.2."""
+    samples: PositiveWhole = 10
+    """Cells drawn a class and image."""
+
+
+class FslSettings(MapLossSettings):
+    """The feature similarity loss (Jonnarth et al. 2024); published weights: 1 on VOC, 0.2 on COCO."""
+
+    mu: Number = 2.5
+    """Colours that differ by less than sigmoid(-mu) should be of one class, others of two."""
+    sigma: Positive = 40.0
+    """How far pixels compare themselves with others, in pixels of the network's input (448 where published)."""
+
+
 class OptimizerSettings(Settings):
-    """Optimiser and learning-rate schedule, stepped every iteration."""
+    """Optimiser and learning-rate schedule."""
 
     name: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     momentum: Fraction = 0.9
     """Of SGD."""
     weight_decay: NotNegative = 0.01
-    """Not applied to biases and normalisation layers."""
+    decay_all: bool = False
+    """Apply it to biases and normalisation layers as well."""
     backbone_factor: NotNegative = 1.0
-    """Learning rate of the backbone relative to the new layers; 0 freezes its weights."""
+    """Factor on the learning rate of the backbone; 0 freezes its weights."""
+    head_factor: Positive = 1.0
+    """Factor on the learning rate of the layers behind it."""
+    bias_factor: Positive = 1.0
+    """A further factor on the learning rate of biases."""
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     warmup: Fraction = 0.05
-    """Share of the training over which the learning rate grows linearly from 0."""
+    """Share of the training over which the learning rate grows linearly from `warmup_from`."""
+    warmup_from: NotNegative = 0.0
+    floor: NotNegative = 0.0
+    """Learning rate at which the schedule ends."""
+    every: Literal["step", "epoch", "epoch_late"] = "step"
+    """When the rate changes: each step; each epoch; or each epoch with the rate of the one before (as timm's loop)."""
     poly_power: Positive = 0.9
 
 
@@ -137,6 +210,8 @@ class TrainSettings(Settings):
     """Run folder; a run that stopped there is resumed."""
     model: ModelSettings = ModelSettings()
     deal: DealSettings = DealSettings()
+    isl: IslSettings = IslSettings()
+    fsl: FslSettings = FslSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     epochs: Annotated[Whole, Field(ge=1)] = 20
     batch_size: Annotated[Whole, Field(ge=1)] = 16

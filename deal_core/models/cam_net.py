@@ -102,9 +102,13 @@ class CamNet(nn.Module):
             features = [f.permute(0, 3, 1, 2) for f in features]
         maps = [project(f) for project, f in zip(self.project, features, strict=True)]
         size = max((m.shape[-2:] for m in maps), key=lambda s: s[0] * s[1])
-        fused = torch.stack([_resize(m, size) for m in maps]).sum(0).relu()
-        cams = self.classifier(self.dropout(fused))
-        return CamOutput({"cam": cams.mean(dim=(-2, -1))}, cams, self.stride)
+        fused = self.dropout(torch.stack([_resize(m, size) for m in maps]).sum(0).relu())
+        cams = self.classifier(fused)
+
+        def cam(through_backbone: bool) -> Tensor:
+            return cams if through_backbone else self.classifier(fused.detach())
+
+        return CamOutput({"cam": cams.mean(dim=(-2, -1))}, "cam", cams, self.stride, {"cam": cam})
 
     def train(self, mode: bool = True) -> CamNet:
         """Switch between training and evaluation; frozen BatchNorm layers stay in evaluation."""

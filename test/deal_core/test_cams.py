@@ -151,12 +151,12 @@ def test_normalised_maps(activation: np.ndarray, present: np.ndarray, factor: fl
 
 def test_predicted_tags_are_the_mean_of_the_heads() -> None:
     heads = {"a": torch.tensor([[4.0, -1.0, -3.0, 0.0]]), "b": torch.tensor([[-2.0, -1.0, 3.5, 0.0]])}
-    output = CamOutput(heads, torch.zeros(1, 4, 2, 2), 8)
+    output = CamOutput(heads, "cam", torch.zeros(1, 4, 2, 2), 8, {})
     assert predicted_tags(output).tolist() == [[True, False, True, True]]
 
 
 def test_the_refined_map_is_used_where_there_is_one() -> None:
     raw, refined = torch.zeros(1, 1, 2, 2), torch.tensor([[[[0.0, 2.0], [1.0, 0.5]]]])
-    output = CamOutput({"cam": torch.ones(1, 1)}, raw, 8, refined=refined)
+    output = CamOutput({"cam": torch.ones(1, 1)}, "cam", raw, 8, {}, refined)
     assert cam_scores(output, size=(2, 2)).tolist() == [[[[0.0, 1.0], [0.5, 0.25]]]]
-    assert not cam_scores(CamOutput({"cam": torch.ones(1, 1)}, raw, 8), size=(2, 2)).any()
+    assert not cam_scores(CamOutput({"cam": torch.ones(1, 1)}, "cam", raw, 8, {}), size=(2, 2)).any()

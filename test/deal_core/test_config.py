@@ -48,7 +48,7 @@ def values_of(mapping: dict[str, Any], groups: set[str], prefix: str = "") -> di
     return values
 
 
-GROUPS = {"data", "model", "deal", "optimizer"}
+GROUPS = {"data", "model", "deal", "isl", "fsl", "optimizer"}
 
 
 def test_misspelt_keys_are_named_with_the_nearest_that_exists() -> None:

@@ -34,7 +34,7 @@ class Known(nn.Module):
     def forward(self, image: Tensor) -> CamOutput:
         self.seen.append(image)
         logits = torch.tensor([[5.0 if p else -5.0 for p in self.present]])
-        return CamOutput({"cam": logits}, self.cams, 8)
+        return CamOutput({"cam": logits}, "cam", self.cams, 8, {})
 
 
 def segmenter_of(network: nn.Module, threshold: float = 0.4) -> Segmenter:
