@@ -6,7 +6,7 @@ import colorsys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ UInt8Array = npt.NDArray[np.uint8]
 UInt16Array = npt.NDArray[np.uint16]
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
+
+DepthKind = Literal["metric", "inverse"]
+"""What a depth map holds: metres; or relative inverse depth, larger is nearer, of unknown scale."""
 
 
 @dataclass(frozen=True)
@@ -197,10 +200,10 @@ class Sample:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        depth: (H, W) float32 metres; 0 where invalid.
-        depth_valid: (H, W) bool, where depth was measured.
+        depth: (H, W) float32 of the dataset's `depth_kind`; 0 where invalid.
+        depth_valid: (H, W) bool, where depth was measured or estimated.
         tags: (K,) float32 in {1 present, 0 absent, nan unknown}.
-        key: `<recording>/<stamp_ns>`, unique in a dataset.
+        key: `<recording>/<name>`, unique in a dataset.
         mask: (H, W) uint8 class ids (0 background, 255 ignore), for evaluation only; None where nobody drew one.
     """
 
