@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from deal_core.data.sample import BoolArray
+from deal_core.data.sample import BoolArray, DepthKind
 from deal_core.errors import ConfigError, EvaluationError, nearest_hint
 from deal_core.evaluation import Float64Array, Int64Array, threshold_bins, threshold_grid, to_numpy, winning_class
 
@@ -50,7 +50,7 @@ class ThresholdRule(ABC):
 
         Args:
             scores: (K, H, W) in [0, 1].
-            depth: (H, W) metres, at the size of the scores; needed by the rules named after it.
+            depth: (H, W) of the rule's kind, at the size of the scores; needed by the rules named after depth.
             depth_valid: (H, W) bool, where depth was measured; finite and positive depth when left out.
             tags: (K,), 1 marks the classes that may be predicted; all when left out.
 
@@ -156,16 +156,20 @@ class DepthReliefRule(ThresholdRule):
     Args:
         size: longer side, in pixels, at which scores and depth are compared; smaller images stay as they are.
         window: side of the window, as a share of the longer side; should be larger than the objects.
-        margin: how much nearer than the plane a pixel must be, as a share of its distance.
+        margin: how much nearer than the plane a pixel must be, as a share of its distance; of relative inverse
+            depth, whose scale and zero mean nothing, as a share of the range it spans in the image.
+        depth_kind: of the depth it is given.
     """
 
-    def __init__(self, *, size: int = 96, window: float = 0.5, margin: float = 0.015) -> None:
+    def __init__(
+        self, *, size: int = 96, window: float = 0.5, margin: float = 0.015, depth_kind: DepthKind = "metric"
+    ) -> None:
         if size < 8 or not 0 < window <= 2 or not 0 < margin < 1:
             raise ConfigError(
                 "expected a size of at least 8 pixels, a window in (0, 2] and a margin in (0, 1), "
                 f"found {size}, {window} and {margin}"
             )
-        self._setting = (size, window, margin)
+        self._setting = (size, window, margin, _known_kind(depth_kind))
         self._correlation = _Correlation()
         self._counts: Int64Array = np.zeros(BINS + 2, np.int64)
 
@@ -177,12 +181,12 @@ class DepthReliefRule(ThresholdRule):
         tags: Array | None = None,
     ) -> None:
         """See the base class."""
-        best, metres, measured = _score_and_depth("depth_relief", scores, depth, depth_valid, tags)
+        best, values, measured = _score_and_depth("depth_relief", scores, depth, depth_valid, tags)
         if not best.any() or not measured.any():
             return
-        longest, window, margin = self._setting
+        longest, window, margin, kind = self._setting
         size = _fit(best.shape, longest)
-        stands_out, known = _stands_out(metres, measured, size, window, margin)
+        stands_out, known = _stands_out(values, measured, size, window, margin, kind)
         bins = _bins(best, size)[known]
         quantity = stands_out[known].astype(np.float64)
         self._correlation.add(_above(bins, None), _above(bins, quantity), quantity)
@@ -219,12 +223,13 @@ class DepthEdgesRule(ThresholdRule):
 
     Args:
         size: longer side, in pixels, at which outline and depth edges are compared; smaller images stay as they are.
+        depth_kind: of the depth it is given.
     """
 
-    def __init__(self, *, size: int = 96) -> None:
+    def __init__(self, *, size: int = 96, depth_kind: DepthKind = "metric") -> None:
         if size < 8:
             raise ConfigError(f"expected a size of at least 8 pixels, found {size}")
-        self._size = size
+        self._setting = (size, _known_kind(depth_kind))
         self._correlation = _Correlation()
 
     def update(
@@ -235,11 +240,12 @@ class DepthEdgesRule(ThresholdRule):
         tags: Array | None = None,
     ) -> None:
         """See the base class."""
-        best, metres, measured = _score_and_depth("depth_edges", scores, depth, depth_valid, tags)
+        best, values, measured = _score_and_depth("depth_edges", scores, depth, depth_valid, tags)
         if not best.any() or not measured.any():
             return
-        size = _fit(best.shape, self._size)
-        edges, bins = _edge_strength(metres, measured, size), _bins(best, size)
+        longest, kind = self._setting
+        size = _fit(best.shape, longest)
+        edges, bins = _edge_strength(values, measured, size, kind), _bins(best, size)
         for one, two in (((slice(None), slice(1, None)), (slice(None), slice(-1))), ((slice(1, None),), (slice(-1),))):
             low, high = np.minimum(bins[one], bins[two]).ravel(), np.maximum(bins[one], bins[two]).ravel()
             strength = np.maximum(edges[one], edges[two]).ravel()
@@ -247,7 +253,7 @@ class DepthEdgesRule(ThresholdRule):
 
     def merge(self, other: ThresholdRule) -> None:
         """See the base class."""
-        if not isinstance(other, DepthEdgesRule) or self._size != other._size:
+        if not isinstance(other, DepthEdgesRule) or self._setting != other._setting:
             raise ValueError(f"cannot merge {type(other).__name__} into DepthEdgesRule of these settings")
         self._correlation.merge(other._correlation)
 
@@ -260,18 +266,19 @@ class DepthEdgesRule(ThresholdRule):
         return _best_agreement("depth_edges", self.agreement())
 
 
-_RULES: dict[str, Callable[..., ThresholdRule]] = {
-    "depth_edges": DepthEdgesRule,
-    "depth_relief": DepthReliefRule,
-    "fixed": FixedRule,
-    "otsu": OtsuRule,
-}
+_DEPTH_RULES: dict[str, Callable[..., ThresholdRule]] = {"depth_edges": DepthEdgesRule, "depth_relief": DepthReliefRule}
+_RULES: dict[str, Callable[..., ThresholdRule]] = {**_DEPTH_RULES, "fixed": FixedRule, "otsu": OtsuRule}
 RULES = tuple(_RULES)
 """The names `create_rule` knows."""
 
 
-def create_rule(name: str, **arguments: Any) -> ThresholdRule:
-    """Return a rule by name, one of `RULES`; `fixed:0.3` is short for a fixed threshold of 0.3.
+def create_rule(name: str, depth_kind: DepthKind = "metric", **arguments: Any) -> ThresholdRule:
+    """Return a rule by name, one of `RULES`.
+
+    Args:
+        name: of the rule; `fixed:0.3` is short for a fixed threshold of 0.3.
+        depth_kind: of the depth that the rule is going to be given; one that needs no depth ignores it.
+        arguments: of the rule's class.
 
     Raises:
         ConfigError: an unknown name, or a value out of range.
@@ -290,6 +297,8 @@ def create_rule(name: str, **arguments: Any) -> ThresholdRule:
             arguments["threshold"] = float(value)
         except ValueError:
             raise ConfigError(f"expected a rule like 'fixed:0.3', found '{name}'") from None
+    if kind in _DEPTH_RULES:
+        arguments["depth_kind"] = depth_kind
     return _RULES[kind](**arguments)
 
 
@@ -367,6 +376,12 @@ def _fit(shape: tuple[int, ...], longest: int) -> tuple[int, int]:
     return max(round(shape[0] * factor), 1), max(round(shape[1] * factor), 1)
 
 
+def _known_kind(kind: DepthKind) -> DepthKind:
+    if kind not in get_args(DepthKind):
+        raise ConfigError(f"expected depth_kind {' or '.join(get_args(DepthKind))}, found {kind!r}")
+    return kind
+
+
 def _score_and_depth(
     rule: str, scores: Array, depth: Array | None, depth_valid: Array | None, tags: Array | None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32], BoolArray]:
@@ -374,50 +389,64 @@ def _score_and_depth(
     if depth is None:
         raise ValueError(f"the rule '{rule}' needs depth; without it use 'otsu'")
     best, _ = winning_class(scores, tags)
-    metres = to_numpy(depth)
-    measured = np.isfinite(metres) & (metres > 0)
+    values = to_numpy(depth)
+    measured = np.isfinite(values) & (values > 0)
     if depth_valid is not None:
         valid = to_numpy(depth_valid).astype(np.bool_)
-        if valid.shape != metres.shape:
-            raise ValueError(f"expected depth_valid in the depth's size {metres.shape}, found {valid.shape}")
+        if valid.shape != values.shape:
+            raise ValueError(f"expected depth_valid in the depth's size {values.shape}, found {valid.shape}")
         measured &= valid
-    if metres.shape != best.shape:
-        raise ValueError(f"expected depth in the scores' size {best.shape}, found {metres.shape}")
-    return best, np.where(measured, metres, 0).astype(np.float32), measured
+    if values.shape != best.shape:
+        raise ValueError(f"expected depth in the scores' size {best.shape}, found {values.shape}")
+    return best, np.where(measured, values, 0).astype(np.float32), measured
 
 
-def _edge_strength(metres: npt.NDArray[np.float32], measured: BoolArray, size: tuple[int, int]) -> Float64Array:
+def _edge_strength(
+    depth: npt.NDArray[np.float32], measured: BoolArray, size: tuple[int, int], kind: DepthKind
+) -> Float64Array:
     """Return the depth edges of the loss at `size`, (h, w) in [0, 1]."""
     import torch
 
     from deal_core.losses.depth_edge import depth_edges
 
-    edges = depth_edges(torch.from_numpy(metres)[None, None], torch.from_numpy(measured)[None, None], size=size)
+    values, valid = (torch.from_numpy(array)[None, None] for array in (depth, measured))
+    edges = depth_edges(values, valid, size=size, kind=kind)
     # Stereo cameras lose depth exactly where it jumps: the edge across the filled hole is kept, at its place
     # give or take the hole's width, where the loss would leave it out.
     return edges.strength[0, 0].double().numpy()
 
 
 def _stands_out(
-    metres: npt.NDArray[np.float32], measured: BoolArray, size: tuple[int, int], window: float, margin: float
+    depth: npt.NDArray[np.float32],
+    measured: BoolArray,
+    size: tuple[int, int],
+    window: float,
+    margin: float,
+    kind: DepthKind,
 ) -> tuple[BoolArray, BoolArray]:
     """Return (h, w) which pixels are nearer than the surface around them, and (h, w) where that is known."""
     known = measured.astype(np.float64)
-    inverse = np.divide(1.0, metres, out=np.zeros(metres.shape), where=measured)
-    if metres.shape != size:
+    if kind == "metric":
+        inverse = np.divide(1.0, depth, out=np.zeros(depth.shape), where=measured)
+    else:
+        inverse = depth.astype(np.float64)
+    if depth.shape != size:
         inverse, known = (cv2.resize(a, size[::-1], interpolation=cv2.INTER_AREA) for a in (inverse, known))
         inverse = np.divide(inverse, known, out=np.zeros(size), where=known > 0)
     usable = known >= 0.5
     side = max(round(window * max(size)), 3) | 1
-    relief = _relief(inverse, _local_plane(inverse, usable.astype(np.float64), side))
+    extent = None if kind == "metric" else float(np.ptp(inverse[usable])) if usable.any() else 0.0
+    relief = _relief(inverse, _local_plane(inverse, usable.astype(np.float64), side), extent)
     # What stands out is no part of the surface it stands on: it hardly counts in the second plane.
     surface = np.where(relief < 0.4 * margin, 1.0, 1e-3) * usable
-    relief = _relief(inverse, _local_plane(inverse, surface, side))
+    relief = _relief(inverse, _local_plane(inverse, surface, side), extent)
     return relief > margin, usable
 
 
-def _relief(inverse: Float64Array, plane: Float64Array) -> Float64Array:
-    """Return how much nearer each pixel is than the plane, as a share of its distance."""
+def _relief(inverse: Float64Array, plane: Float64Array, extent: float | None) -> Float64Array:
+    """Return how much nearer each pixel is than the plane: as a share of its distance, or of the `extent` given."""
+    if extent is not None:
+        return (inverse - plane) / (extent or 1.0)
     return np.divide(inverse, plane, out=np.ones_like(inverse), where=plane > 1e-6) - 1.0
 
 

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deal_core.data.sample import DepthKind
+
 CamValue = Literal["relu_max", "min_max", "sigmoid", "none"]
 CamEdge = Literal["max", "bound"]
 DepthValue = Literal["min_max", "inverse_min_max", "none"]
@@ -73,12 +75,13 @@ def depth_edge_alignment_loss(
     depth_edge: DepthEdge = "bound",
     depth_slope: DepthSlope = "keep",
     depth_gain: float = 1.0,
+    depth_kind: DepthKind = "metric",
 ) -> Tensor:
     """Return the Depth Edge Alignment Loss, a scalar in [-1, 1] (arXiv 2509.17702).
 
     Args:
         cams: (B, K, h, w) class activation maps, raw logits; resampled bilinearly to `size`.
-        depth: (B, 1, H, W) metres (or any monotone function of distance); resampled bicubically to `size`.
+        depth: (B, 1, H, W) of `depth_kind`, larger than 0; resampled bicubically to `size`.
         tags: (B, K), 1 present, 0 absent, nan unknown. Only present classes take part; an image without any
             contributes 0.
         valid: (B, 1, H, W) bool, where depth was measured; finite and positive depth when left out. An image
@@ -89,12 +92,13 @@ def depth_edge_alignment_loss(
             sigmoid, or as it is.
         cam_edge: Sobel magnitude of the CAM divided by its own maximum a map, or by `SOBEL_BOUND`.
         depth_value: depth before the Sobel filter: min-max over the valid pixels of each image, the same for
-            inverse depth, or as it is.
+            inverse depth, or as it is. What is inverse already is never inverted again.
         depth_edge: Sobel magnitude of the depth divided by `SOBEL_BOUND`, or by its own maximum an image.
         depth_slope: "remove" subtracts the median slope of each image, that of the surface that fills most of it,
             before the magnitude is taken. Inverse depth of a plane is linear in the image, so with
             `depth_value="inverse_min_max"` a table seen at any angle makes no edges at all.
         depth_gain: factor on the edge strength of the depth, which is then cut off at 1.
+        depth_kind: "metric", or "inverse" for relative inverse depth of any scale, as Depth Anything estimates it.
 
     Raises:
         ValueError: a shape does not fit the others, or an option is unknown.
@@ -104,7 +108,9 @@ def depth_edge_alignment_loss(
     >>> depth_edge_alignment_loss(cams, depth, tags).shape
     torch.Size([])
     """
-    criterion = DepthEdgeAlignmentLoss(size, mu, cam_value, cam_edge, depth_value, depth_edge, depth_slope, depth_gain)
+    criterion = DepthEdgeAlignmentLoss(
+        size, mu, cam_value, cam_edge, depth_value, depth_edge, depth_slope, depth_gain, depth_kind
+    )
     return criterion(cams, depth, tags, valid)
 
 
@@ -151,8 +157,9 @@ def depth_edges(
     edge: DepthEdge = "bound",
     slope: DepthSlope = "keep",
     gain: float = 1.0,
+    kind: DepthKind = "metric",
 ) -> DepthEdges:
-    """Return the edges of `depth` (B, 1, H, W) at `size`; pixels that are not `valid` make none.
+    """Return the edges of `depth` (B, 1, H, W) of this kind at `size`; pixels that are not `valid` make none.
 
     Holes are filled from their surroundings only so that resampling and the Sobel filter have a number to work
     on; what is computed from a filled pixel gets weight 0. A cell of the smaller grid is valid where at least
@@ -161,10 +168,11 @@ def depth_edges(
     _check_option("depth_value", value, DepthValue)
     _check_option("depth_edge", edge, DepthEdge)
     _check_option("depth_slope", slope, DepthSlope)
+    _check_option("depth_kind", kind, DepthKind)
     measured = torch.isfinite(depth) & (depth > 0)
     valid = measured if valid is None else valid & measured
     depth = depth.where(valid, 0.0)
-    if value == "inverse_min_max":
+    if value == "inverse_min_max" and kind == "metric":
         depth = depth.where(valid, 1.0).reciprocal()
     filled = _fill_holes(depth, valid)
     if tuple(depth.shape[-2:]) != tuple(size):
@@ -222,6 +230,7 @@ class DepthEdgeAlignmentLoss(nn.Module):
         depth_edge: DepthEdge = "bound",
         depth_slope: DepthSlope = "keep",
         depth_gain: float = 1.0,
+        depth_kind: DepthKind = "metric",
     ) -> None:
         super().__init__()
         _check_option("cam_value", cam_value, CamValue)
@@ -229,10 +238,11 @@ class DepthEdgeAlignmentLoss(nn.Module):
         _check_option("depth_value", depth_value, DepthValue)
         _check_option("depth_edge", depth_edge, DepthEdge)
         _check_option("depth_slope", depth_slope, DepthSlope)
+        _check_option("depth_kind", depth_kind, DepthKind)
         self.size, self.mu = size, mu
         self.cam_value, self.cam_edge = cam_value, cam_edge
         self.depth_value, self.depth_edge = depth_value, depth_edge
-        self.depth_slope, self.depth_gain = depth_slope, depth_gain
+        self.depth_slope, self.depth_gain, self.depth_kind = depth_slope, depth_gain, depth_kind
 
     def forward(self, cams: Tensor, depth: Tensor, tags: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return the scalar loss; shapes as in `depth_edge_alignment_loss`."""
@@ -253,6 +263,7 @@ class DepthEdgeAlignmentLoss(nn.Module):
                 edge=self.depth_edge,
                 slope=self.depth_slope,
                 gain=self.depth_gain,
+                kind=self.depth_kind,
             )
             target = edge_sign(edges.strength, self.mu) * edges.weight
             present = (tags == 1).to(dtype)

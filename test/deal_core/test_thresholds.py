@@ -92,6 +92,30 @@ def test_a_slanted_table_alone_does_not_stand_out():
         rule.threshold()
 
 
+@pytest.mark.parametrize("name", DEPTH_RULES)
+@pytest.mark.parametrize("factor, shift", [(1.0, 0.0), (0.01, 3.0), (500.0, 0.3)])
+def test_inverse_depth_of_any_scale_and_zero_leads_to_a_good_threshold(name, factor, shift):
+    """As of a network that estimates depth from one image: what is 1 / metres to the sensor, nobody knows."""
+    rule, sweep = create_rule(name, "inverse"), ThresholdSweep(2)
+    for seed in range(12):
+        scores, depth, tags, mask = scene(seed)
+        measured = depth > 0
+        inverse = np.where(measured, factor * (1 / np.where(measured, depth, 1) + shift), 0)
+        rule.update(scores, inverse, None, tags)
+        sweep.update(scores, tags, mask)
+    assert sweep.best().miou - sweep.confusion_at(rule.threshold()).miou() < 0.03
+
+
+def test_a_slanted_table_alone_does_not_stand_out_in_inverse_depth_either():
+    rows = np.mgrid[0:HEIGHT, 0:WIDTH][0]
+    rule = create_rule("depth_relief", "inverse")
+    scores = np.linspace(0, 1, HEIGHT * WIDTH, dtype=np.float32).reshape(1, HEIGHT, WIDTH)
+    rule.update(scores, (7.0 + 3.0 * rows / HEIGHT).astype(np.float32))
+    rule.update(scores, np.full((HEIGHT, WIDTH), 7.0, np.float32))
+    with pytest.raises(EvaluationError, match="no agreement"):
+        rule.threshold()
+
+
 def slow_correlation(on, quantity):
     if on.std() < 1e-12 or quantity.std() < 1e-12:
         return 0.0
@@ -161,6 +185,9 @@ def test_two_ranks_merge_into_one(name):
         np.testing.assert_allclose(first.agreement(), whole.agreement(), rtol=1e-9)
     with pytest.raises(ValueError, match="cannot merge"):
         first.merge(create_rule(next(other for other in RULES if other != name)))
+    if name in DEPTH_RULES:
+        with pytest.raises(ValueError, match="cannot merge"):
+            first.merge(create_rule(name, "inverse"))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -233,6 +260,8 @@ def test_arrays_that_do_not_fit_are_refused(name):
         ("fixed", {"threshold": 1.5}, "[0, 1], found 1.5"),
         ("depth_edges", {"size": 2}, "at least 8 pixels, found 2"),
         ("depth_relief", {"window": 0}, "found 96, 0 and 0.015"),
+        ("depth_relief", {"depth_kind": "disparity"}, "expected depth_kind metric or inverse, found 'disparity'"),
+        ("depth_edges", {"depth_kind": "disparity"}, "expected depth_kind metric or inverse, found 'disparity'"),
     ],
 )
 def test_wrong_rules_are_refused(name, arguments, message):
@@ -243,3 +272,4 @@ def test_wrong_rules_are_refused(name, arguments, message):
 def test_a_fixed_rule_can_be_written_in_one_word():
     assert create_rule("fixed:0.3").threshold() == 0.3
     assert create_rule("fixed", threshold=0.4).threshold() == 0.4
+    assert create_rule("fixed:0.3", "inverse").threshold() == 0.3

@@ -1,6 +1,7 @@
 """The loss against an independent evaluation of its definition, and the properties its users rely on."""
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -310,22 +311,19 @@ def test_every_option_changes_the_result_and_unknown_ones_are_refused() -> None:
         assert depth_edge_alignment_loss(**{**arguments, **option}) != default
     with pytest.raises(ValueError, match="expected depth_edge to be one of bound, max, got 'maximum'"):
         depth_edge_alignment_loss(**arguments, depth_edge="maximum")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected depth_kind to be one of metric, inverse, got 'disparity'"):
+        depth_edge_alignment_loss(**arguments, depth_kind="disparity")  # type: ignore[arg-type]
 
 
 def test_module_is_the_function() -> None:
     cams, depth, tags, valid = (torch.from_numpy(a) for a in random_case(9))
-    module = DepthEdgeAlignmentLoss(size=(7, 7), mu=2.0, cam_value="sigmoid", depth_value="inverse_min_max")
-    expected = depth_edge_alignment_loss(
-        cams,
-        depth[:, None],
-        tags,
-        valid=valid[:, None],
-        size=(7, 7),
-        mu=2.0,
-        cam_value="sigmoid",
-        depth_value="inverse_min_max",
-    )
-    assert module(cams, depth[:, None], tags, valid[:, None]) == expected
+    options = {"size": (7, 7), "mu": 2.0, "cam_value": "sigmoid", "depth_value": "inverse_min_max"}
+    for kind in ("metric", "inverse"):
+        expected = depth_edge_alignment_loss(
+            cams, depth[:, None], tags, valid=valid[:, None], depth_kind=kind, **options
+        )
+        module = DepthEdgeAlignmentLoss(**options, depth_kind=kind)
+        assert module(cams, depth[:, None], tags, valid[:, None]) == expected
 
 
 @pytest.mark.parametrize(
@@ -362,3 +360,31 @@ def test_a_plane_at_any_angle_makes_no_edges_once_its_slope_is_removed() -> None
     box[..., 16:32, 20:36] *= 0.85
     edges = depth_edges(box, size=(48, 64), **options).strength[0, 0]
     assert edges[15:17, 21:35].min() > 0.05 and edges[20:28, 25:31].max() < 0.05 and edges[36:44, 2:62].max() < 1e-4
+
+
+@given(st.integers(0, 10_000), st.floats(0.01, 1000), st.floats(0, 10), st.sampled_from(["keep", "remove"]))
+@settings(deadline=None, max_examples=40)
+def test_inverse_depth_of_any_scale_and_zero_is_as_good_as_metric_depth(
+    seed: int, factor: float, shift: float, slope: Literal["keep", "remove"]
+) -> None:
+    cams, depth, tags, valid = (torch.from_numpy(a) for a in random_case(seed))
+    depth, valid = depth[:, None].masked_fill(~valid[:, None], 0.0), valid[:, None]
+    inverse = torch.where(valid, factor * (1 / depth + shift), 0.0)
+    # At the size of the maps and smaller: inverse depth is what is resampled, whichever kind is given.
+    for size in ((9, 9), (5, 6)):
+        common = {"size": size, "depth_slope": slope}
+        metric = depth_edge_alignment_loss(cams, depth, tags, depth_value="inverse_min_max", **common)
+        for value in ("inverse_min_max", "min_max"):
+            relative = depth_edge_alignment_loss(cams, inverse, tags, depth_value=value, depth_kind="inverse", **common)
+            assert relative.item() == pytest.approx(metric.item(), abs=1e-6)
+
+
+def test_the_kind_of_depth_changes_nothing_where_depth_is_not_inverted() -> None:
+    depth = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(4)) + 0.5
+    for value in ("min_max", "none"):
+        metric, inverse = (depth_edges(depth, size=(12, 12), value=value, kind=k) for k in ("metric", "inverse"))
+        assert torch.equal(metric.strength, inverse.strength)
+    metric, inverse = (
+        depth_edges(depth, size=(12, 12), value="inverse_min_max", kind=k) for k in ("metric", "inverse")
+    )
+    assert not torch.allclose(metric.strength, inverse.strength, atol=1e-3)
