@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,16 @@ from deal_core.models.output import CamOutput
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Of timm.create_model: set by our own arguments, or able to load a pickle, which no model file may ask for.
-_OWN_ARGUMENTS = {
-    "pretrained": "weights",
-    "pretrained_cfg": "weights",
-    "pretrained_cfg_overlay": "weights",
-    "checkpoint_path": "weights",
-    "cache_dir": "weights",
-    "features_only": "levels",
-    "out_indices": "levels",
-}
+# Of timm.create_model: set from our own arguments, or able to load a pickle, which no model file may ask for.
+_OWN_ARGUMENTS = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+    "features_only",
+    "out_indices",
+)
 
 
 class CamNet(nn.Module):
@@ -75,10 +75,10 @@ class CamNet(nn.Module):
         freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        _check_arguments(weights, levels, width, mean, std)
-        self.backbone = _create_backbone(backbone, levels, weights == "hub", dict(backbone_arguments or {}))
-        if weights not in ("none", "hub"):
-            load_backbone_weights(self.backbone, Path(weights))
+        check_image_statistics(mean, std)
+        if width < 1:
+            raise ConfigError(f"expected a width of at least 1 channel, found {width}")
+        self.backbone = create_backbone(backbone, levels, weights, backbone_arguments)
         info = self.backbone.feature_info.info
         # The backbone returns its levels from fine to coarse, however they were asked for.
         used = [info[i] for i in sorted({level % len(info) for level in levels})]
@@ -114,14 +114,63 @@ class CamNet(nn.Module):
         """Switch between training and evaluation; frozen BatchNorm layers stay in evaluation."""
         super().train(mode)
         if self.freeze_batch_norm:
-            for module in self.backbone.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval().requires_grad_(False)
+            freeze_batch_norm(self.backbone)
         return self
 
 
-def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
+def create_backbone(
+    name: str, levels: Sequence[int], weights: str, arguments: Mapping[str, Any] | None = None, **own: Any
+) -> Any:
+    """Return a timm model that gives the feature maps of `levels`, with its weights.
+
+    Args:
+        name: of the timm model.
+        levels: indices into its list of feature levels.
+        weights: "none" (random), "hub" (timm's pretrained weights, downloaded) or the path of a .safetensors file.
+        arguments: of `timm.create_model`, chosen by the user.
+        own: those that the network sets, and the user may not.
+
+    Raises:
+        ConfigError: the backbone is unknown, cannot be made like this, or its weights cannot be downloaded.
+        ModelFileError: the weights file is missing, damaged or of another network.
+    """
+    if not isinstance(weights, str):
+        raise ConfigError(f"expected weights as none, hub or the path of a .safetensors file, found {weights!r}")
+    if isinstance(levels, str) or not levels or any(type(level) is not int for level in levels):
+        raise ConfigError(f"expected levels as whole numbers, like [-3, -2], found {levels!r}")
+    for argument in arguments or {}:
+        if argument in (*_OWN_ARGUMENTS, *own):
+            raise ConfigError(
+                f"backbone_arguments cannot set '{argument}': the network sets it itself, from its other arguments"
+            )
+    backbone = _create_timm_model(name, levels, weights == "hub", {**(arguments or {}), **own})
+    if weights not in ("none", "hub"):
+        load_backbone_weights(backbone, Path(weights))
+    return backbone
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Keep the statistics and affine parameters of every BatchNorm in `module`; to be called after each `train()`."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval().requires_grad_(False)
+
+
+def check_image_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise ConfigError unless `mean` and `std` are three numbers each, std above 0."""
+    if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
+        raise ConfigError(f"expected mean and std as three numbers each, std above 0, found {mean!r}, {std!r}")
+
+
+def load_backbone_weights(
+    backbone: nn.Module, path: Path, adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+) -> None:
     """Load a whole network's .safetensors into a backbone; tensors the backbone does not have are left out.
+
+    Args:
+        backbone: the module to load into.
+        path: the file.
+        adapt: what to do to the file's tensors first, such as resizing position embeddings.
 
     Raises:
         ModelFileError: the file is missing or damaged, or lacks a tensor of the backbone in the right shape.
@@ -132,6 +181,11 @@ def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path}: not a readable .safetensors file ({error})") from None
+    if adapt is not None:
+        try:
+            tensors = adapt(tensors)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ModelFileError(f"{path}: weights of another network: {error}") from error
     # As a feature extractor, timm names some tensors with '_' for '.', or puts 'model.' before them.
     known = {_plain_name(n): t for n, t in tensors.items()}
     wanted = backbone.state_dict()
@@ -150,28 +204,10 @@ def _plain_name(name: str) -> str:
     return name.removeprefix("model.").replace(".", "_")
 
 
-def _check_arguments(
-    weights: str, levels: Sequence[int], width: int, mean: Sequence[float], std: Sequence[float]
-) -> None:
-    if not isinstance(weights, str):
-        raise ConfigError(f"expected weights as none, hub or the path of a .safetensors file, found {weights!r}")
-    if isinstance(levels, str) or not levels or any(type(level) is not int for level in levels):
-        raise ConfigError(f"expected levels as whole numbers, like [-3, -2], found {levels!r}")
-    if width < 1:
-        raise ConfigError(f"expected a width of at least 1 channel, found {width}")
-    if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
-        raise ConfigError(f"expected mean and std as three numbers each, std above 0, found {mean!r}, {std!r}")
-
-
-def _create_backbone(name: str, levels: Sequence[int], pretrained: bool, arguments: dict[str, Any]) -> Any:
+def _create_timm_model(name: str, levels: Sequence[int], pretrained: bool, arguments: dict[str, Any]) -> Any:
     if not isinstance(name, str) or not timm.is_model(name):
         hint = nearest_hint(str(name), timm.list_models())
         raise ConfigError(f"unknown backbone '{name}': expected a timm model.{hint}")
-    for argument in arguments:
-        if argument in _OWN_ARGUMENTS:
-            raise ConfigError(
-                f"backbone_arguments cannot set '{argument}': '{_OWN_ARGUMENTS[argument]}' of cam_net does that"
-            )
     try:
         return timm.create_model(
             name, pretrained=pretrained, features_only=True, out_indices=tuple(levels), **arguments

@@ -10,6 +10,7 @@ from torch import nn
 
 from deal_core.errors import ConfigError, nearest_hint
 from deal_core.models.cam_net import CamNet
+from deal_core.models.weaktr import WeakTr
 
 
 def create_model(name: str, num_classes: int, /, **arguments: Any) -> nn.Module:
@@ -35,4 +36,4 @@ def create_model(name: str, num_classes: int, /, **arguments: Any) -> nn.Module:
 
 
 def _models() -> dict[str, Callable[..., nn.Module]]:
-    return {"cam_net": CamNet}
+    return {"cam_net": CamNet, "weaktr": WeakTr}
