@@ -45,6 +45,14 @@ def test_the_training_loop_of_the_loss_document_runs(capsys: pytest.CaptureFixtu
     assert scope["cams"].grad.abs().sum() > 0  # type: ignore[attr-defined]
 
 
+def test_the_snippet_of_the_document_on_isl_and_fsl_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (snippet,) = blocks(ROOT / "docs" / "isl_fsl.md", "python")
+    scope: dict[str, object] = {}
+    exec(compile(snippet, "docs/isl_fsl.md", "exec"), scope)
+    assert "FSL:" in capsys.readouterr().out
+    assert scope["cams"].grad.abs().sum() > 0  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_inside_the_project_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", path.read_text(encoding="utf-8")):
