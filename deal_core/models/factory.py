@@ -10,6 +10,7 @@ from torch import nn
 
 from deal_core.errors import ConfigError, nearest_hint
 from deal_core.models.cam_net import CamNet
+from deal_core.models.seam import Seam
 from deal_core.models.weaktr import WeakTr
 
 
@@ -36,4 +37,4 @@ def create_model(name: str, num_classes: int, /, **arguments: Any) -> nn.Module:
 
 
 def _models() -> dict[str, Callable[..., nn.Module]]:
-    return {"cam_net": CamNet, "weaktr": WeakTr}
+    return {"cam_net": CamNet, "seam": Seam, "weaktr": WeakTr}

@@ -1,0 +1,140 @@
+"""ResNet38-d: the wide residual network that SEAM and its relatives are built on."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deal_core.models.cam_net import freeze_batch_norm
+
+
+class ResNet38(nn.Module):
+    """Wide ResNet-38 (Wu, Shen, van den Hengel 2016) at output stride 8, as SEAM (Wang et al. 2020) uses it.
+
+    Pre-activation blocks; the last two stages are dilated by 2 and 4 in place of striding. Made to be fine-tuned: the
+    first convolution, the stage `b2` and every BatchNorm keep what was loaded, also in training.
+    """
+
+    channels = (512, 1024, 4096)
+    """Of the three feature maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1a = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.b2 = _stage(3, 64, 128, 128, stride=2)
+        self.b3 = _stage(3, 128, 256, 256, stride=2)
+        self.b4 = _stage(6, 256, 512, 512, stride=2)
+        self.b5 = _stage(3, 512, 512, 1024, first_dilation=1, dilation=2)
+        self.b6 = _Bottleneck(1024, 2048, dilation=4, dropout=0.3)
+        self.b7 = _Bottleneck(2048, 4096, dilation=4, dropout=0.5)
+        self.bn7 = nn.BatchNorm2d(4096)
+        self.conv1a.requires_grad_(False)
+        self.b2.requires_grad_(False)
+        self.train(self.training)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return feature maps of (B, 512, h, w), (B, 1024, h, w) and (B, 4096, h, w) at stride 8, none negative.
+
+        They are the activated inputs of `b5` and `b6` ("conv4", "conv5") and the activated output of `b7` ("conv6").
+
+        Args:
+            image: (B, 3, H, W), normalised; h = ceil(H / 8), w = ceil(W / 8).
+        """
+        x = self.b4(self.b3(self.b2(self.conv1a(image))))
+        conv4 = self.b5[0].activate(x)
+        x = self.b5[0].add_branch(x, conv4)
+        for block in self.b5[1:]:
+            x = block(x)
+        conv5 = self.b6.activate(x)
+        x = self.b7(self.b6.add_branch(x, conv5))
+        return [conv4, conv5, _activate(self.bn7, x)]
+
+    def train(self, mode: bool = True) -> ResNet38:
+        """Switch dropout between training and evaluation; BatchNorm stays in evaluation."""
+        super().train(mode)
+        freeze_batch_norm(self)
+        return self
+
+
+class _Block(nn.Module):
+    """Pre-activation residual block: `activate` its input once, then add the branch to the shortcut."""
+
+    bn1: nn.BatchNorm2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.add_branch(x, self.activate(x))
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Return what the first convolution sees, BatchNorm and ReLU of the block's input."""
+        return _activate(self.bn1, x)
+
+    def add_branch(self, x: Tensor, activated: Tensor) -> Tensor:
+        """Return the block's output for its input `x` and `activate(x)`."""
+        raise NotImplementedError
+
+
+class _BasicBlock(_Block):
+    """Two 3x3 convolutions; the shortcut is the input, or a 1x1 convolution of the activated one."""
+
+    def __init__(
+        self, in_channels: int, width: int, out_channels: int, *, stride: int, first_dilation: int, dilation: int
+    ) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = _conv3x3(in_channels, width, stride=stride, dilation=first_dilation)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = _conv3x3(width, out_channels, dilation=dilation)
+        changes_shape = stride != 1 or in_channels != out_channels
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False) if changes_shape else None
+
+    def add_branch(self, x: Tensor, activated: Tensor) -> Tensor:
+        shortcut = x if self.shortcut is None else self.shortcut(activated)
+        return shortcut + self.conv2(_activate(self.bn2, self.conv1(activated)))
+
+
+class _Bottleneck(_Block):
+    """1x1, dilated 3x3 and 1x1 convolution, with dropout of whole channels before the last two."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels // 4, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels // 4)
+        self.conv2 = _conv3x3(out_channels // 4, out_channels // 2, dilation=dilation)
+        self.bn3 = nn.BatchNorm2d(out_channels // 2)
+        self.conv3 = nn.Conv2d(out_channels // 2, out_channels, 1, bias=False)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.dropout = nn.Dropout2d(dropout)
+
+    def add_branch(self, x: Tensor, activated: Tensor) -> Tensor:
+        branch = self.dropout(_activate(self.bn2, self.conv1(activated)))
+        branch = self.dropout(_activate(self.bn3, self.conv2(branch)))
+        return self.shortcut(activated) + self.conv3(branch)
+
+
+def _stage(
+    blocks: int,
+    in_channels: int,
+    width: int,
+    out_channels: int,
+    *,
+    stride: int = 1,
+    first_dilation: int = 1,
+    dilation: int = 1,
+) -> nn.Sequential:
+    first = _BasicBlock(
+        in_channels, width, out_channels, stride=stride, first_dilation=first_dilation, dilation=dilation
+    )
+    rest = (
+        _BasicBlock(out_channels, width, out_channels, stride=1, first_dilation=dilation, dilation=dilation)
+        for _ in range(blocks - 1)
+    )
+    return nn.Sequential(first, *rest)
+
+
+def _conv3x3(in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, bias=False)
+
+
+def _activate(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    return F.relu(norm(x), inplace=True)

@@ -1,0 +1,295 @@
+"""SEAM: CAMs that two views of an image agree on, and their refinement by pixel correlation.
+
+Wang, Zhang, Kan, Shan, Chen, "Self-supervised Equivariant Attention Mechanism for Weakly Supervised Semantic
+Segmentation", CVPR 2020, arXiv 2004.04581. docs/seam.md shows what carries gradient where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deal_core.errors import ConfigError
+from deal_core.losses.equivariance import (
+    EPSILON,
+    equivariant_cross_regularization_loss,
+    equivariant_regularization_loss,
+    max_norm,
+    refined_minimum_loss,
+)
+from deal_core.models.cam_net import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    check_image_statistics,
+    create_backbone,
+    freeze_batch_norm,
+    load_backbone_weights,
+)
+from deal_core.models.output import CamOutput, Consistency
+from deal_core.models.resnet38 import ResNet38
+
+Preset = Literal["reference", "fixed"]
+
+STRIDE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeamOutput(CamOutput):
+    """One forward pass of SEAM.
+
+    Args:
+        refined_background: (B, 1, h, w) in [0, 1], what the refinement makes of the background.
+    """
+
+    refined_background: Tensor
+
+
+class Seam(nn.Module):
+    """SEAM with its own ResNet38, or with a convolutional timm backbone, at output stride 8.
+
+    `cams` are the logits of a 1x1 convolution on the last feature map. `refined` is their normalised form, averaged
+    over the pixels that look alike to the pixel correlation module (PCM). Its embedding is made from an early and a
+    middle feature map and the colours. As published, no gradient leaves the PCM: losses on `refined` train the three
+    convolutions of the embedding, and the map "refined" with `through_backbone` lets them train everything.
+
+    With the preset "reference" it trains as published. "fixed" differs in four points that are errors:
+
+    1. The difference between the views is averaged over the tags that are present, not over all classes, of which
+       the absent ones are 0 by construction: the published weight of L_ER falls with the number of classes.
+    2. Hard mining takes the largest 20 % of the entries of present classes and background. The published 20 % of all
+       entries holds every one that is not 0 as soon as less than a fifth of the classes is present, and mines nothing.
+    3. The classifier has one output a class. The published one has one more, which nothing trains or reads.
+    4. Images are made smaller with an antialiasing filter, and everything is resized with one convention
+       (`align_corners=False`), as when CAMs are made and masks are compared.
+
+    Args:
+        num_classes: K.
+        backbone: "resnet38", or the name of a timm model whose last three feature levels are at stride 8 when it is
+            asked for that output stride.
+        weights: "none" (random), "hub" (timm's pretrained weights, downloaded) or the path of a .safetensors file.
+        backbone_arguments: passed on to `timm.create_model`, e.g. `{"pad_type": "same"}`.
+        mean: of the RGB channels in [0, 1], subtracted from the image.
+        std: of the RGB channels in [0, 1], by which the image is divided.
+        dropout: of whole channels before the classifier.
+        second_scale: size of the second view, of that of the first.
+        freeze_batch_norm: keep the BatchNorm statistics and affine parameters of a timm backbone as they were
+            loaded; those of resnet38 are always kept.
+        preset: "reference" or "fixed", see above.
+
+    Raises:
+        ConfigError: the backbone is unknown or cannot work at stride 8, or a value is out of range.
+        ModelFileError: the weights file is missing, damaged or of another network.
+
+    >>> net = Seam(3, backbone="test_resnet")
+    >>> net(torch.rand(1, 3, 64, 80)).refined.shape
+    torch.Size([1, 3, 8, 10])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "resnet38",
+        weights: str = "none",
+        backbone_arguments: Mapping[str, Any] | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        dropout: float = 0.5,
+        second_scale: float = 0.3,
+        freeze_batch_norm: bool = False,
+        preset: Preset = "reference",
+    ) -> None:
+        super().__init__()
+        check_image_statistics(mean, std)
+        if not 0 < second_scale <= 1:
+            raise ConfigError(f"expected second_scale in (0, 1], found {second_scale}")
+        if preset not in get_args(Preset):
+            raise ConfigError(f"expected preset as one of {', '.join(get_args(Preset))}, found {preset!r}")
+        if backbone == "resnet38":
+            self.backbone, channels = _create_resnet38(weights, backbone_arguments), ResNet38.channels
+        else:
+            self.backbone = _create_timm_backbone(backbone, weights, backbone_arguments)
+            channels = tuple(self.backbone.feature_info.channels())
+        self.preset, self.second_scale, self.freeze_batch_norm = preset, second_scale, freeze_batch_norm
+        self.dropout = nn.Dropout2d(dropout)
+        self.background_slots = 1 if preset == "reference" else 0
+        self.classifier = nn.Conv2d(channels[2], self.background_slots + num_classes, 1, bias=False)
+        nn.init.xavier_uniform_(self.classifier.weight)
+        self.embedding = PixelEmbedding(channels[0], channels[1])
+        self.register_buffer("mean", torch.tensor(tuple(mean)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(tuple(std)).view(1, 3, 1, 1), persistent=False)
+        self.train(self.training)
+
+    def forward(self, image: Tensor) -> SeamOutput:
+        """Return CAMs, their refinement and tag logits of `image` (B, 3, H, W), RGB in [0, 1], at stride 8."""
+        normalised = (image - self.mean) / self.std
+        early, middle, last = self.backbone(normalised)
+        last = self.dropout(last)
+        cams = self._classify(last)
+        colours = self._resize(normalised, early.shape[-2:])
+        refined = pixel_correlation(seed(cams.detach()), self.embedding(colours, early.detach(), middle.detach()))
+
+        def raw_map(through_backbone: bool) -> Tensor:
+            return cams if through_backbone else self._classify(last.detach())
+
+        def refined_map(through_backbone: bool) -> Tensor:
+            if not through_backbone:
+                return refined[:, 1:]
+            return pixel_correlation(seed(cams), self.embedding(colours, early, middle))[:, 1:]
+
+        return SeamOutput(
+            tag_logits={"cam": cams.mean(dim=(-2, -1))},
+            cam_head="cam",
+            cams=cams,
+            stride=STRIDE,
+            maps={"raw": raw_map, "refined": refined_map},
+            refined=refined[:, 1:],
+            refined_background=refined[:, :1],
+        )
+
+    def consistency(self, image: Tensor, tags: Tensor, first: CamOutput) -> Consistency:
+        """Return the output for the smaller view and what SEAM asks of the two, each with weight 1.
+
+        "rvmin", the mean of the two views, pulls the refined map to 0 where it is lowest; "er" makes the CAMs of the
+        two views equal; "ecr" makes the refined map of each view equal to the CAM of the other. A tag that is unknown
+        is taken as absent: it contributes nothing.
+
+        Args:
+            image: (B, 3, H, W), the first view.
+            tags: (B, K) in {1, 0, nan}.
+            first: this network's output for it.
+        """
+        assert isinstance(first, SeamOutput)
+        size, second_size = image.shape[-2:], [max(int(side * self.second_scale), 1) for side in image.shape[-2:]]
+        second = self.forward(self._resize(image, second_size))
+        # Losses of nearly equal maps are differences: under autocast, too, the arithmetic stays in float32.
+        with torch.autocast(device_type=image.device.type, enabled=False):
+            return Consistency(second, self._losses((first, second), (size, second_size), tags))
+
+    def train(self, mode: bool = True) -> Seam:
+        """Switch between training and evaluation; frozen BatchNorm layers stay in evaluation."""
+        super().train(mode)
+        if self.freeze_batch_norm:
+            freeze_batch_norm(self.backbone)
+        return self
+
+    def _classify(self, features: Tensor) -> Tensor:
+        return self.classifier(features)[:, self.background_slots :]
+
+    def _losses(
+        self, outputs: tuple[SeamOutput, SeamOutput], sizes: tuple[Sequence[int], Sequence[int]], tags: Tensor
+    ) -> dict[str, Tensor]:
+        # Classes that no image of the batch has are 0 on both sides: most of the work is left out with them.
+        used = (tags == 1).any(dim=0)
+        used[0] |= ~used.any()
+        known, classes = tags[:, used], tags.shape[1] if self.preset == "reference" else None
+        cams, refined, rvmin = [], [], []
+        for output, size in zip(outputs, sizes, strict=True):
+            assert output.refined is not None
+            cams.append(max_norm(self._resize(_full_precision(output.cams[:, used]), size)))
+            both = torch.cat([output.refined_background, output.refined[:, used]], dim=1)
+            both = self._resize(both, size)
+            rvmin.append(refined_minimum_loss(both[:, 1:], known))
+            refined.append(max_norm(both))
+        cam, second_cam = (self._resize(maps, sizes[1]) for maps in cams)
+        first_refined, second_refined = (self._resize(maps, sizes[1]) for maps in refined)
+        return {
+            "rvmin": (rvmin[0] + rvmin[1]) / 2,
+            "er": equivariant_regularization_loss(cam, second_cam, known, classes=classes),
+            "ecr": equivariant_cross_regularization_loss(
+                cam, second_cam, first_refined, second_refined, known, classes=classes
+            ),
+        }
+
+    def _resize(self, maps: Tensor, size: Sequence[int]) -> Tensor:
+        """Resize images or maps; reduced as published, a pixel is made of no more than its four neighbours."""
+        if tuple(maps.shape[-2:]) == tuple(size):
+            return maps
+        fixed = self.preset == "fixed"
+        return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=not fixed, antialias=fixed)
+
+
+class PixelEmbedding(nn.Module):
+    """What the pixel correlation module compares: a feature vector a pixel, from two feature maps and the colours."""
+
+    def __init__(self, early_channels: int, middle_channels: int) -> None:
+        super().__init__()
+        self.early = nn.Conv2d(early_channels, 64, 1, bias=False)
+        self.middle = nn.Conv2d(middle_channels, 128, 1, bias=False)
+        self.fuse = nn.Conv2d(3 + 64 + 128, 192, 1, bias=False)
+        nn.init.kaiming_normal_(self.early.weight)
+        nn.init.kaiming_normal_(self.middle.weight)
+        nn.init.xavier_uniform_(self.fuse.weight, gain=4)
+
+    def forward(self, colours: Tensor, early: Tensor, middle: Tensor) -> Tensor:
+        """Return (B, 192, h, w) of normalised colours (B, 3, h, w) and feature maps (B, C, h, w)."""
+        parts = [colours, F.relu(self.early(early)), F.relu(self.middle(middle))]
+        return self.fuse(torch.cat([part.to(colours.dtype) for part in parts], dim=1))
+
+
+def seed(cams: Tensor) -> Tensor:
+    """Return what the pixel correlation module spreads, (B, K + 1, h, w) in [0, 1], the background first.
+
+    Each CAM (B, K, h, w) is divided by its maximum; the background is 1 - max over classes, and of the classes only
+    the largest one at each pixel is kept.
+    """
+    positive = _full_precision(cams).relu()
+    scaled = (positive - EPSILON).relu() / (positive.amax(dim=(-2, -1), keepdim=True) + EPSILON)
+    largest = scaled.amax(dim=1, keepdim=True)
+    return torch.cat([1.0 - largest, scaled.where(scaled >= largest, 0.0)], dim=1)
+
+
+def pixel_correlation(maps: Tensor, embedding: Tensor) -> Tensor:
+    """Return at every pixel the mean of `maps` over all pixels, weighted by how alike the embeddings are.
+
+    The pixel correlation module of SEAM: the weight is the cosine of the two embeddings, 0 where it is negative.
+
+    Args:
+        maps: (B, C, h, w).
+        embedding: (B, D, h, w).
+
+    Returns:
+        (B, C, h, w), at least float32, in the range of `maps`.
+    """
+    with torch.autocast(device_type=maps.device.type, enabled=False):
+        vectors = _full_precision(embedding).flatten(2)
+        vectors = vectors / (torch.linalg.vector_norm(vectors, dim=1, keepdim=True) + EPSILON)
+        affinity = (vectors.transpose(1, 2) @ vectors).relu_()
+        # The product is divided, not the n x n affinity: its column sums are one more row of the same product.
+        rows = F.pad(_full_precision(maps).flatten(2), (0, 0, 0, 1), value=1.0)
+        spread = rows @ affinity
+        return (spread[:, :-1] / (spread[:, -1:] + EPSILON)).view(maps.shape)
+
+
+def _full_precision(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _create_resnet38(weights: str, arguments: Mapping[str, Any] | None) -> ResNet38:
+    if arguments:
+        raise ConfigError(f"expected no backbone_arguments for resnet38, found {dict(arguments)}")
+    if weights == "hub":
+        raise ConfigError("resnet38 has no weights to download: expected none or the path of a .safetensors file")
+    backbone = ResNet38()
+    if weights != "none":
+        load_backbone_weights(backbone, Path(weights))
+    return backbone
+
+
+def _create_timm_backbone(name: str, weights: str, arguments: Mapping[str, Any] | None) -> Any:
+    backbone = create_backbone(name, (-3, -2, -1), weights, arguments, output_stride=STRIDE)
+    strides = backbone.feature_info.reduction()
+    if any(stride != STRIDE for stride in strides):
+        raise ConfigError(
+            f"backbone '{name}' cannot be used in seam: expected its last three feature levels at stride {STRIDE} "
+            f"when asked for that output stride, found {strides}; choose a ResNet, MobileNet or ConvNeXt"
+        )
+    return backbone
