@@ -1,4 +1,6 @@
-"""The dataset on disk: one folder, its recordings as folders in it, plain files throughout.
+"""The dataset: frames with tags, depth and masks, whatever layout they are stored in.
+
+The project's own layout is one folder, its recordings as folders in it, plain files throughout:
 
     dataset.yaml                    classes with colours, depth unit, provenance
     recordings/<name>/frames.jsonl  a line a frame: stamp, files, tags, segment
@@ -6,69 +8,89 @@
     recordings/<name>/camera.json   intrinsics, where known
     recordings/<name>/source.json   where it comes from and what was left out
 
-A recording is added or removed as a folder; nothing else changes.
+A recording is added or removed as a folder; nothing else changes. `source.py` opens other layouts.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import yaml
 
-from deal_core.data.class_json import classes_from_json, classes_to_json, require_same_classes
+from deal_core.data.class_json import classes_from_json
+from deal_core.data.depth_maps import DepthMaps
+from deal_core.data.image_files import check_ids, check_image, first_few, inside, read_color, read_image
 from deal_core.data.sample import (
-    UNLABELLED,
     CameraIntrinsics,
     ClassList,
+    DepthKind,
     Float32Array,
-    RgbdPair,
     Sample,
     TagState,
     UInt8Array,
     depth_to_metres,
 )
 from deal_core.errors import DatasetError, DealError, UsageError, nearest_hint
-from deal_core.files import replacing
 
 FORMAT, VERSION = "deal-dataset", 1
 DATASET_FILE, FRAMES_FILE, CAMERA_FILE, SOURCE_FILE = "dataset.yaml", "frames.jsonl", "camera.json", "source.json"
 RECORDINGS = "recordings"
-
-# On real colour and depth, run-length matching is both faster and smaller than zlib's default at level 1, and
-# the one filter is as good as a choice among all five at two thirds of the time. An older OpenCV has no choice.
-_PNG_FLAGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE) + (
-    (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG) if hasattr(cv2, "IMWRITE_PNG_FILTER") else ()
-)
+_ADVICE = "extract the recording again with --overwrite, or remove its folder"
 
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """One frame as frames.jsonl lists it; the files are read by `Dataset.load`."""
+    """One frame as it is listed; its files are read by `Dataset.load`.
+
+    Attributes:
+        recording: frames that were taken together; the sequence of BOP, the split of COCO.
+        stamp_ns: of the colour image, nanoseconds; the image's number where a layout has no time.
+        color: file of the colour image.
+        depth: file of the depth image, None without one.
+        mask: file or folder that the mask is read from, None where nobody drew one.
+        tags: which classes are visible.
+        segment: frames of one recording with one number belong to one scene.
+        name: unique in the recording; the stamp when left out.
+    """
 
     recording: str
     stamp_ns: int
     color: Path
-    depth: Path
+    depth: Path | None
     mask: Path | None
     tags: TagState
     segment: int
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or str(self.stamp_ns))
 
     @property
     def key(self) -> str:
-        """`<recording>/<stamp_ns>`, unique in a dataset."""
-        return f"{self.recording}/{self.stamp_ns}"
+        """`<recording>/<name>`, unique in a dataset."""
+        return f"{self.recording}/{self.name}"
+
+
+class FrameLoader(Protocol):
+    """Reads the images of a layout's frames; each method raises `DatasetError` for a file that is wrong.
+
+    A loader travels to worker processes with its dataset, so it must be picklable.
+    """
+
+    def image(self, frame: FrameRecord) -> UInt8Array:
+        """Return (H, W, 3) RGB."""
+
+    def depth(self, frame: FrameRecord, size: tuple[int, int]) -> Float32Array | None:
+        """Return (H, W) metres, 0 where invalid; None without a depth image."""
+
+    def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
+        """Return (H, W) class ids, 255 where nobody labelled; None without a mask."""
 
 
 class Split(NamedTuple):
@@ -79,12 +101,21 @@ class Split(NamedTuple):
 
 
 class Dataset:
-    """Frames with tags, read from a dataset folder.
+    """Frames with tags.
 
     Attributes:
         path: the folder.
         classes: the classes of tags and masks.
-        frames: all frames, by recording and stamp.
+        frames: all frames, by recording, stamp and name.
+        notes: what a person should know about how they were listed.
+
+    Args:
+        path: the folder.
+        classes: the classes of tags and masks.
+        frames: in any order.
+        loader: reads their images; that of the project's own layout when left out.
+        notes: see above.
+        depth_maps: estimated depth, in place of the loader's.
 
     Example:
         >>> dataset = Dataset.open(Path("kitchen"))  # doctest: +SKIP
@@ -92,14 +123,26 @@ class Dataset:
         >>> sample = train.load(0)  # doctest: +SKIP
     """
 
-    def __init__(self, path: Path, classes: ClassList, frames: Sequence[FrameRecord]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        classes: ClassList,
+        frames: Sequence[FrameRecord],
+        loader: FrameLoader | None = None,
+        *,
+        notes: Sequence[str] = (),
+        depth_maps: DepthMaps | None = None,
+    ) -> None:
         self.path = path
         self.classes = classes
-        self.frames = sorted(frames, key=lambda frame: (frame.recording, frame.stamp_ns))
+        self.frames = sorted(frames, key=lambda frame: (frame.recording, frame.stamp_ns, frame.name))
+        self.notes = tuple(notes)
+        self._loader = loader or FolderLoader(path)
+        self._depth_maps = depth_maps
 
     @classmethod
     def open(cls, path: Path | str) -> Dataset:
-        """Read the lists of a dataset folder; images are read by `load`.
+        """Read the lists of a dataset folder of the project's own layout; images are read by `load`.
 
         Raises:
             DatasetError: no dataset, one of another version, or a line of frames.jsonl that is wrong; the message
@@ -126,33 +169,56 @@ class Dataset:
         rows = [frame.tags.vector(self.classes) for frame in self.frames]
         return np.stack(rows) if rows else np.zeros((0, len(self.classes)), np.float32)
 
+    @property
+    def depth_kind(self) -> DepthKind:
+        """What the depth of its samples holds: metres, or relative inverse depth."""
+        return self._depth_maps.kind if self._depth_maps else "metric"
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether any frame has depth, measured or estimated."""
+        return bool(self.frames) and (self._depth_maps is not None or any(f.depth for f in self.frames))
+
     def load(self, frame: int | FrameRecord) -> Sample:
-        """Read the images of a frame.
+        """Read the images of a frame; without a depth image, depth is invalid everywhere.
 
         Raises:
             DatasetError: a file is missing, damaged, of another type, or of another size than the colour image.
         """
         record = frame if isinstance(frame, FrameRecord) else self.frames[frame]
-        color = self._read(record, record.color, "colour", cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        depth_mm = self._read(record, record.depth, "depth", cv2.IMREAD_UNCHANGED)
-        _check_image(record.depth, "depth", depth_mm, np.uint16, color.shape[:2])
-        depth, valid = depth_to_metres(depth_mm)
-        mask = None
-        if record.mask is not None:
-            mask = self._read(record, record.mask, "mask", cv2.IMREAD_UNCHANGED)
-            _check_image(record.mask, "mask", mask, np.uint8, color.shape[:2])
-            self._check_ids(record.mask, mask)
+        image = self._loader.image(record)
+        size = (image.shape[0], image.shape[1])
+        if self._depth_maps:
+            depth: Float32Array | None = self._depth_maps.load(record.key, size)
+        else:
+            depth = self._loader.depth(record, size)
+        if depth is None:
+            depth = np.zeros(size, np.float32)
         return Sample(
-            image=cv2.cvtColor(color, cv2.COLOR_BGR2RGB),
+            image=image,
             depth=depth,
-            depth_valid=valid,
+            depth_valid=depth > 0,
             tags=record.tags.vector(self.classes),
             key=record.key,
-            mask=mask,
+            mask=self._mask(record, size),
         )
 
+    def with_depth(self, maps: DepthMaps) -> Dataset:
+        """Return the same frames with estimated depth in place of the sensor's.
+
+        Raises:
+            DatasetError: frames without a map; the message counts them.
+        """
+        missing = [f"{frame.key}.png" for frame in self.frames if not maps.has(frame.key)]
+        if missing:
+            raise DatasetError(
+                f"{maps.folder} lacks the depth maps of {len(missing)} of {len(self)} images of {self.path}: "
+                f"{first_few(missing)}; make them with `deal depth`"
+            )
+        return Dataset(self.path, self.classes, self.frames, self._loader, notes=self.notes, depth_maps=maps)
+
     def camera(self, recording: str) -> CameraIntrinsics | None:
-        """Return the intrinsics of a recording's colour camera, or None where they are not known.
+        """Return the intrinsics of a recording's colour camera, or None where there is no camera.json.
 
         Raises:
             DatasetError: camera.json cannot be read.
@@ -176,14 +242,16 @@ class Dataset:
         Raises:
             UsageError: a recording that is not in the dataset.
         """
+        known = self.recordings
         for name in recordings or ():
-            if name not in self.recordings:
+            if name not in known:
                 raise UsageError(
-                    f"{self.path} has no recording '{name}': expected one of {', '.join(self.recordings)}."
-                    f"{nearest_hint(name, self.recordings)}"
+                    f"{self.path} has no recording '{name}': expected one of {', '.join(known)}."
+                    f"{nearest_hint(name, known)}"
                 )
         frames = [f for f in self.frames if recordings is None or f.recording in recordings]
-        return Dataset(self.path, self.classes, [f for f in frames if predicate is None or predicate(f)])
+        chosen = [f for f in frames if predicate is None or predicate(f)]
+        return Dataset(self.path, self.classes, chosen, self._loader, notes=self.notes, depth_maps=self._depth_maps)
 
     def split_by_segment(self, fraction: float, seed: int = 0) -> Split:
         """Split into a training side and one held out, whole segments at a time.
@@ -212,200 +280,45 @@ class Dataset:
             self.subset(predicate=lambda f: (f.recording, f.segment) in held),
         )
 
-    def _read(self, record: FrameRecord, file: Path, what: str, flags: int) -> npt.NDArray[Any]:
-        folder = self.path / RECORDINGS / record.recording
-        try:
-            if not file.resolve().is_relative_to(folder.resolve()):
-                raise DatasetError(f"{file} is a link that leaves {folder}: put the {what} image itself there")
-            data = file.read_bytes()
-        except OSError as error:
-            raise DatasetError(
-                f"the {what} image {file} of recording '{record.recording}' cannot be read ({error.strerror}): "
-                "extract the recording again with --overwrite, or remove its folder"
-            ) from None
-        pixels = _decode(data, flags)
-        if pixels is None:
-            raise DatasetError(
-                f"the {what} image {file} of recording '{record.recording}' is damaged ({len(data)} bytes): "
-                "extract the recording again with --overwrite, or remove its folder"
-            )
-        return pixels
-
-    def _check_ids(self, file: Path, mask: UInt8Array) -> None:
-        # A lookup of 256 entries: ids are checked on every load.
-        used = np.bincount(mask.reshape(-1), minlength=256).astype(bool)
-        used[: len(self.classes) + 1] = used[UNLABELLED] = False
-        if used.any():
-            raise DatasetError(
-                f"mask {file} holds id {int(np.flatnonzero(used)[0])}, expected 0 to {len(self.classes)} "
-                f"({', '.join(self.classes.names)}) or {UNLABELLED}"
-            )
+    def _mask(self, record: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
+        mask = self._loader.mask(record, size)
+        if mask is not None and record.mask is not None:
+            check_image(record.mask, "mask", mask, np.uint8, size)
+            check_ids(record.mask, mask, self.classes)
+        return mask
 
 
-class DatasetWriter:
-    """Add recordings to a dataset folder, which is made with the first one.
-
-    Each recording is written to a hidden folder and renamed when it is complete; if that fails, nothing is left.
+@dataclass(frozen=True)
+class FolderLoader:
+    """Reads the images of the project's own layout, which never leave their recording's folder.
 
     Args:
-        path: the dataset folder, existing or not.
-        classes: must be those of the dataset if it exists.
-
-    Raises:
-        DatasetError: `path` is something else, or its classes differ.
+        path: the dataset folder.
     """
 
-    def __init__(self, path: Path | str, classes: ClassList) -> None:
-        self.path = Path(path)
-        self.classes = classes
-        if (self.path / DATASET_FILE).exists():
-            require_same_classes(classes, "what is to be added", read_classes(self.path), f"dataset {self.path}")
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise DatasetError(f"{self.path} exists and is no dataset: it has no {DATASET_FILE}; choose another folder")
+    path: Path
 
-    def recording(
-        self, name: str, *, overwrite: bool = False, color_format: str = "png", jpeg_quality: int = 95
-    ) -> RecordingFolder:
-        """Return the folder for one recording, to be used as a context manager.
+    def image(self, frame: FrameRecord) -> UInt8Array:
+        """Return (H, W, 3) RGB."""
+        return read_color(self._own(frame, frame.color), "colour image", _ADVICE)
 
-        Args:
-            name: of the folder.
-            overwrite: replace a recording of that name.
-            color_format: "png", exact, or "jpeg", about a fifth of the size.
-            jpeg_quality: 1 to 100.
+    def depth(self, frame: FrameRecord, size: tuple[int, int]) -> Float32Array | None:
+        """Return (H, W) metres, 0 where invalid."""
+        if frame.depth is None:
+            return None
+        depth_mm = read_image(self._own(frame, frame.depth), "depth image", _ADVICE)
+        check_image(frame.depth, "depth", depth_mm, np.uint16, size)
+        return depth_to_metres(depth_mm)[0]
 
-        Raises:
-            DatasetError: the recording exists already.
-            UsageError: a name that is no plain folder name, or an unknown colour format.
-        """
-        check_recording_name(name)
-        if color_format not in ("png", "jpeg") or not 1 <= jpeg_quality <= 100:
-            raise UsageError(
-                f"expected colour as png, or jpeg with a quality of 1 to 100, found {color_format} {jpeg_quality}"
-            )
-        final = self.path / RECORDINGS / name
-        if final.exists() and not overwrite:
-            raise DatasetError(
-                f"{final} exists already: replace it with --overwrite, or give the new recording another --name"
-            )
-        return RecordingFolder(self, final, None if color_format == "png" else jpeg_quality)
+    def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
+        """Return (H, W) class ids, or None where nobody drew a mask."""
+        return None if frame.mask is None else read_image(self._own(frame, frame.mask), "mask image", _ADVICE)
 
-    def write_header(self) -> None:
-        """Write dataset.yaml unless it exists."""
-        file = self.path / DATASET_FILE
-        if file.exists():
-            return
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "classes": classes_to_json(self.classes),
-            "depth_unit": "mm",
-            "provenance": "made by `deal extract`; each recording's source.json says from what",
-        }
-        with replacing(file) as temporary:
-            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-class RecordingFolder:
-    """One recording of a dataset under its temporary name; made by `DatasetWriter.recording`."""
-
-    def __init__(self, dataset: DatasetWriter, final: Path, jpeg_quality: int | None) -> None:
-        self._dataset = dataset
-        self._final = final
-        self._flags = _PNG_FLAGS if jpeg_quality is None else (cv2.IMWRITE_JPEG_QUALITY, jpeg_quality)
-        self._suffix = ".png" if jpeg_quality is None else ".jpg"
-        self._stamps: set[int] = set()
-        self.frames_written = 0
-
-    def __enter__(self) -> RecordingFolder:
-        self._made = _make_folders(self._final.parent)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{self._final.name}.", dir=self._final.parent))
-        os.chmod(self._folder, 0o755)
-        (self._folder / "color").mkdir()
-        (self._folder / "depth").mkdir()
-        self._list = (self._folder / FRAMES_FILE).open("w", encoding="utf-8")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._list.close()
-        try:
-            if kind is None:
-                self._publish()
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            for folder in reversed(self._made):
-                if not any(folder.iterdir()):
-                    folder.rmdir()
-
-    def write(self, pair: RgbdPair, tags: TagState, segment: int, mask: UInt8Array | None = None) -> None:
-        """Add a frame.
-
-        Args:
-            pair: colour and depth.
-            tags: of the dataset's classes.
-            segment: frames with one number belong to one scene.
-            mask: (H, W) class ids, if somebody drew them.
-
-        Raises:
-            DatasetError: a stamp that was written before, images that do not fit each other, or a full disk.
-            UsageError: a tag that is no class of the dataset.
-        """
-        tags.vector(self._dataset.classes)
-        if pair.stamp_ns in self._stamps:
-            raise DatasetError(f"{self._final}: a frame with stamp {pair.stamp_ns} ns was written before")
-        _check_image(self._final, "depth", pair.depth_mm, np.uint16, pair.color.shape[:2])
-        line: dict[str, Any] = {
-            "stamp_ns": pair.stamp_ns,
-            "color": f"color/{pair.stamp_ns}{self._suffix}",
-            "depth": f"depth/{pair.stamp_ns}.png",
-            "tags": tags.to_json(),
-            "segment": segment,
-        }
-        self._write_image(line["color"], cv2.cvtColor(pair.color, cv2.COLOR_RGB2BGR), self._flags)
-        self._write_image(line["depth"], pair.depth_mm, _PNG_FLAGS)
-        if mask is not None:
-            _check_image(self._final, "mask", mask, np.uint8, pair.color.shape[:2])
-            line["mask"] = f"masks/{pair.stamp_ns}.png"
-            (self._folder / "masks").mkdir(exist_ok=True)
-            self._write_image(line["mask"], mask, _PNG_FLAGS)
-        self._list.write(json.dumps(line) + "\n")
-        self._stamps.add(pair.stamp_ns)
-        self.frames_written += 1
-
-    def write_camera(self, camera: CameraIntrinsics) -> None:
-        """Write the colour camera's intrinsics."""
-        (self._folder / CAMERA_FILE).write_text(json.dumps(asdict(camera), indent=2) + "\n", encoding="utf-8")
-
-    def write_source(self, source: Mapping[str, Any]) -> None:
-        """Write where the recording comes from and what was left out, as plain JSON."""
-        (self._folder / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
-
-    def _write_image(self, name: str, image: npt.NDArray[Any], flags: Sequence[int]) -> None:
-        _, data = cv2.imencode(Path(name).suffix, image, flags)
-        try:
-            (self._folder / name).write_bytes(data.data)
-        except OSError as error:
-            raise DatasetError(f"{self._final / name} cannot be written: {error.strerror}") from error
-
-    def _publish(self) -> None:
-        if not self.frames_written:
-            raise DatasetError(f"{self._final}: no frame was written, so nothing is kept")
-        self._dataset.write_header()
-        old = self._folder.with_name(f"{self._folder.name}.old")
-        if self._final.exists():
-            os.rename(self._final, old)
-        try:
-            os.rename(self._folder, self._final)
-        except OSError as error:
-            if old.exists():
-                os.rename(old, self._final)
-            raise DatasetError(f"{self._final} cannot be put in place: {error.strerror}") from error
-        if old.is_symlink():
-            old.unlink()
-        else:
-            shutil.rmtree(old, ignore_errors=True)
+    def _own(self, frame: FrameRecord, file: Path) -> Path:
+        folder = self.path / RECORDINGS / frame.recording
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise DatasetError(f"{file} is a link that leaves {folder}: put the image itself there")
+        return file
 
 
 def read_classes(path: Path) -> ClassList:
@@ -472,16 +385,6 @@ def read_frames(path: Path, recording: str, classes: ClassList) -> Iterator[Fram
         raise DatasetError(f"{file} cannot be read: {error}") from None
 
 
-def check_recording_name(name: str) -> None:
-    """Refuse a name that is not that of one visible folder.
-
-    Raises:
-        UsageError: it is empty, hidden, or holds a separator.
-    """
-    if not name or name.startswith(".") or set(name) & set("/\\\0"):
-        raise UsageError(f"'{name}' cannot name a recording: expected a plain folder name, as in kitchen_1")
-
-
 def _parse_frame(folder: Path, recording: str, line: str) -> FrameRecord:
     try:
         values = json.loads(line)
@@ -495,53 +398,15 @@ def _parse_frame(folder: Path, recording: str, line: str) -> FrameRecord:
     return FrameRecord(
         recording=recording,
         stamp_ns=values["stamp_ns"],
-        color=_inside(folder, values["color"]),
-        depth=_inside(folder, values["depth"]),
-        mask=None if values.get("mask") is None else _inside(folder, values["mask"]),
+        color=inside(folder, values["color"]),
+        depth=inside(folder, values["depth"]),
+        mask=None if values.get("mask") is None else inside(folder, values["mask"]),
         tags=TagState.from_json(values["tags"]),
         segment=values["segment"],
     )
-
-
-def _inside(folder: Path, name: Any) -> Path:
-    """Return the file of a name in frames.jsonl, which must stay in the recording's folder."""
-    parts = PurePosixPath(name).parts if isinstance(name, str) else ()
-    if not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name:
-        raise DatasetError(f"expected a file inside the recording's folder, found {name!r}")
-    return folder.joinpath(*parts)
-
-
-def _check_image(
-    file: Path, what: str, image: npt.NDArray[Any], dtype: type[np.generic], size: tuple[int, ...]
-) -> None:
-    if image.dtype != dtype or image.shape != size:
-        raise DatasetError(
-            f"{what} of {file}: expected {np.dtype(dtype).name} of the colour image's size {size}, "
-            f"found {image.dtype} {image.shape}"
-        )
-
-
-def _decode(data: bytes, flags: int) -> npt.NDArray[Any] | None:
-    # OpenCV fills the missing rows of a file that was cut, so look for the end that a complete one has.
-    if b"IEND" not in data[-64:] and b"\xff\xd9" not in data[-64:]:
-        return None
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        return None
 
 
 def _rank(segment: tuple[str, int], seed: int) -> float:
     """Return a number in [0, 1) that a segment keeps whatever else is in the dataset."""
     digest = hashlib.sha256(json.dumps([seed, *segment]).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _make_folders(folder: Path) -> list[Path]:
-    """Make a folder and its parents; return those that did not exist, outermost first."""
-    missing = [f for f in (folder, *folder.parents) if not f.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DatasetError(f"{folder} cannot be made: {error.strerror}") from error
-    return missing[::-1]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from deal_core.data.bag import Recording, open_recording
 from deal_core.data.class_json import classes_to_json, require_same_classes
-from deal_core.data.dataset import RECORDINGS, SOURCE_FILE, DatasetWriter, check_recording_name
+from deal_core.data.dataset import RECORDINGS, SOURCE_FILE
+from deal_core.data.dataset_writer import DatasetWriter, check_recording_name
 from deal_core.data.ground_truth import GroundTruth
 from deal_core.data.image_messages import MessageDecoder
 from deal_core.data.recorded_frames import (

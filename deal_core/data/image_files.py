@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -57,22 +57,17 @@ def check_image(file: Path, what: str, image: npt.NDArray[Any], dtype: type[np.g
         )
 
 
-def unknown_id(mask: UInt8Array, known: Iterable[int]) -> int | None:
-    """Return the smallest id in a mask that is neither known, nor background, nor unlabelled; None without one."""
-    # A lookup of 256 entries: ids are checked on every load.
-    used = np.bincount(mask.reshape(-1), minlength=256).astype(bool)
-    used[[0, UNLABELLED, *known]] = False
-    return int(np.flatnonzero(used)[0]) if used.any() else None
-
-
 def check_ids(file: Path, mask: UInt8Array, classes: ClassList) -> None:
     """Refuse a mask with an id that is no class.
 
     Raises:
         DatasetError: the id, and those that were expected.
     """
-    found = unknown_id(mask, range(1, len(classes) + 1))
-    if found is not None:
+    # A lookup of 256 entries: ids are checked on every load.
+    used = np.bincount(mask.reshape(-1), minlength=256).astype(bool)
+    used[: len(classes) + 1] = used[UNLABELLED] = False
+    if used.any():
+        found = int(np.flatnonzero(used)[0])
         raise DatasetError(
             f"mask {file} holds id {found}, expected 0 to {len(classes)} ({', '.join(classes.names)}) or {UNLABELLED}"
         )
@@ -88,6 +83,11 @@ def inside(folder: Path, name: Any) -> Path:
     if not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name:
         raise DatasetError(f"expected a file inside {folder}, found {name!r}")
     return folder.joinpath(*parts)
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Return at most three of the names for a message, and say that there are more."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _decode(file: Path, what: str, advice: str, flags: int) -> npt.NDArray[Any]:
