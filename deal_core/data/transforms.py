@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -12,6 +13,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
 from deal_core.config import DataSettings
+from deal_core.data.rand_augment import FILL, rand_augment
 from deal_core.data.sample import Sample
 
 
@@ -21,7 +23,7 @@ class TensorSample:
 
     Args:
         image: (3, H, W) float32 RGB in [0, 1].
-        depth: (1, H, W) float32 metres, 0 where invalid.
+        depth: (1, H, W) float32 of the dataset's kind of depth, 0 where invalid.
         valid: (1, H, W) bool.
         tags: (K,) float32 in {1, 0, nan}.
     """
@@ -67,7 +69,7 @@ def to_tensors(sample: Sample) -> TensorSample:
 
 
 class TrainTransform:
-    """Random rotation, crop, flip, colour jitter and erasing, as `DataSettings` say.
+    """Random rotation, crop, flip, RandAugment, colour jitter and erasing, as `DataSettings` say.
 
     Image, depth and validity are moved by the same sampled parameters; what comes in from outside the image,
     and what is erased, has no valid depth.
@@ -75,11 +77,12 @@ class TrainTransform:
 
     def __init__(self, settings: DataSettings) -> None:
         self._settings = settings
-        strength = settings.color_jitter
-        self._color = v2.ColorJitter(strength, strength, strength) if strength else v2.Identity()
+        strength, hue = settings.color_jitter, settings.color_hue
+        self._color = v2.ColorJitter(strength, strength, strength, hue) if strength or hue else v2.Identity()
 
     def __call__(self, sample: Sample, seed: int) -> TensorSample:
         """Return one random view of `sample`; the same `seed` gives the same view."""
+        settings = self._settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             image = torch.from_numpy(sample.image).permute(2, 0, 1)
@@ -87,35 +90,68 @@ class TrainTransform:
             # of nothing.
             geometry = np.stack([sample.depth, sample.depth_valid.astype(np.float32)])
             image, depth = self._move(image, torch.from_numpy(geometry))
+            image, depth = rand_augment(image, depth, settings.rand_augment, settings.rand_augment_magnitude)
             pixels = self._color(image).float() / 255.0
             valid = depth[1:] > 0.5
-            if float(torch.rand(())) < self._settings.erase:
+            if float(torch.rand(())) < settings.erase:
                 pixels, valid = _erase_box(pixels, valid)
             return TensorSample(pixels, depth[:1].where(valid, 0.0), valid, torch.from_numpy(sample.tags))
 
     def _move(self, image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
-        height, width = image.shape[-2:]
-        if self._settings.rotation:
-            angle = float((torch.rand(()) * 2 - 1) * self._settings.rotation)
+        settings = self._settings
+        if settings.rotation:
+            angle = float((torch.rand(()) * 2 - 1) * settings.rotation)
             image = F.rotate(image, angle, InterpolationMode.BILINEAR)
             depth = F.rotate(depth, angle, InterpolationMode.NEAREST)
-        box = (0, 0, height, width)
-        if self._settings.crop_scale != (1.0, 1.0):
-            # Around the image's own shape: the network later sees whole images, and things in that proportion.
-            ratios = [width / height * stretch for stretch in (3 / 4, 4 / 3)]
-            box = RandomResizedCrop.get_params(image, list(self._settings.crop_scale), ratios)
-        size = list(self._settings.image_size)
-        image = F.resized_crop(image, *box, size, InterpolationMode.BILINEAR, antialias=True)
-        depth = F.resized_crop(depth, *box, size, InterpolationMode.NEAREST_EXACT)
-        if self._settings.flip and float(torch.rand(())) < 0.5:
+        crop = _canvas_crop if settings.crop == "canvas" else _resized_crop
+        image, depth = crop(image, depth, settings)
+        if settings.flip and float(torch.rand(())) < 0.5:
             image, depth = image.flip(-1), depth.flip(-1)
         return image, depth
 
 
-def _erase_box(image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace a random box of a fifth to half of each side by noise, and its depth by none."""
+def _resized_crop(image: Tensor, depth: Tensor, settings: DataSettings) -> tuple[Tensor, Tensor]:
+    """Enlarge a random part of the image, or all of it, to the size the network works at."""
+    height, width = image.shape[-2:]
+    box = (0, 0, height, width)
+    if settings.crop_scale != (1.0, 1.0):
+        # Around the image's own shape: the network later sees whole images, and things in that proportion.
+        ratios = [width / height * stretch for stretch in (1 / settings.crop_stretch, settings.crop_stretch)]
+        box = RandomResizedCrop.get_params(image, list(settings.crop_scale), ratios)
+    size = list(settings.image_size)
+    image = F.resized_crop(image, *box, size, InterpolationMode.BILINEAR, antialias=True)
+    return image, F.resized_crop(depth, *box, size, InterpolationMode.NEAREST_EXACT)
+
+
+def _canvas_crop(image: Tensor, depth: Tensor, settings: DataSettings) -> tuple[Tensor, Tensor]:
+    """Bring the image to a random size and lay it, at a random place, on a canvas of the network's size (SEAM)."""
     sides = image.shape[-2:]
-    lengths = [max(int(side * (0.2 + 0.3 * float(torch.rand(())))), 1) for side in sides]
+    shortest, longest = settings.long_side
+    factor = int(torch.randint(shortest, longest + 1, ())) / max(sides)
+    size = [max(round(side * factor), 1) for side in sides]
+    rows, columns = (_overlap(n, m) for n, m in zip(size, settings.image_size, strict=True))
+    source, target = (..., rows[0], columns[0]), (..., rows[1], columns[1])
+    canvas = torch.tensor(FILL, dtype=image.dtype)[:, None, None].repeat(1, *settings.image_size)
+    canvas[target] = F.resize(image, size, InterpolationMode.BICUBIC, antialias=True)[source]
+    depth_canvas = depth.new_zeros(len(depth), *settings.image_size)
+    depth_canvas[target] = F.resize(depth, size, InterpolationMode.NEAREST_EXACT)[source]
+    return canvas, depth_canvas
+
+
+def _overlap(length: int, window: int) -> tuple[slice, slice]:
+    """Return where, along one side, a window lies on an image and the image in the window; the longer holds all."""
+    start = int(torch.randint(abs(length - window) + 1, ()))
+    inner, outer = slice(0, min(length, window)), slice(start, start + min(length, window))
+    return (outer, inner) if length > window else (inner, outer)
+
+
+def _erase_box(image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace a random box by noise, and its depth by none; sizes and shapes of Random Erasing (Zhong et al. 2020)."""
+    sides = image.shape[-2:]
+    area = math.prod(sides) * (0.02 + (1 / 3 - 0.02) * float(torch.rand(())))
+    ratio = 0.3 ** (2 * float(torch.rand(())) - 1)
+    wanted = (math.sqrt(area * ratio), math.sqrt(area / ratio))
+    lengths = [min(max(round(length), 1), side) for length, side in zip(wanted, sides, strict=True)]
     top, left = (int(torch.randint(0, s - n + 1, ())) for s, n in zip(sides, lengths, strict=True))
     box = (..., slice(top, top + lengths[0]), slice(left, left + lengths[1]))
     image, valid = image.clone(), valid.clone()

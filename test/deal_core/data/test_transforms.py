@@ -6,9 +6,11 @@ comes in from outside (black) is told apart.
 
 from __future__ import annotations
 
+import colorsys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from deal_core.config import DataSettings
+from deal_core.data.rand_augment import FILL
 from deal_core.data.sample import Sample
 from deal_core.data.transforms import TensorSample, TrainTransform, resize_sample, to_tensors
 
@@ -139,8 +142,8 @@ def test_an_erased_box_is_noise_and_has_no_depth() -> None:
         rows, columns = np.nonzero(~view.valid[0].numpy())
         box = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
         assert not view.valid[0][box].any(), "a box"
-        shares = [len(set(rows)) / HEIGHT, len(set(columns)) / WIDTH]
-        assert all(0.15 < share <= 0.5 for share in shares)
+        area, stretch = view.valid.numel() - int(view.valid.sum()), len(set(rows)) / len(set(columns))
+        assert 0.015 < area / (HEIGHT * WIDTH) < 0.35 and 0.25 < stretch < 4
         changed = (view.image != plain.image).any(0).numpy()
         assert changed[box].all() and changed.sum() == len(rows), "noise inside, nothing outside"
     share = np.mean([not TrainTransform(data(erase=0.3))(sample, seed).valid.all() for seed in range(100)])
@@ -167,12 +170,146 @@ def test_colour_jitter_changes_colours_only() -> None:
     assert torch.equal(view.depth, plain.depth) and torch.equal(view.valid, plain.valid)
 
 
+def test_hue_is_turned_as_far_as_asked_for_and_depth_stays() -> None:
+    sample, turns = traceable(), []
+    sample.image[:] = (200, 40, 40)
+    for seed in range(40):
+        view = TrainTransform(data(color_hue=0.1))(sample, seed)
+        red, green, blue = (float(view.image[c].mean()) for c in range(3))
+        turns.append(colorsys.rgb_to_hsv(red, green, blue)[0])
+        assert torch.equal(view.depth, to_tensors(sample).depth)
+    signed = [turn - 1 if turn > 0.5 else turn for turn in turns]
+    assert -0.105 < min(signed) < -0.05 and 0.05 < max(signed) < 0.105
+
+
+# --- the canvas ---------------------------------------------------------------------------------------------------
+
+
+@hypothesis_settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    long_side=st.sampled_from([(16, 30), (64, 64), (40, 90), (100, 160)]),
+    flip=st.booleans(),
+    size=st.sampled_from([(HEIGHT, WIDTH), (64, 64), (30, 90)]),
+)
+def test_a_canvas_shows_image_and_depth_at_one_place_and_scale(
+    seed: int, long_side: tuple[int, int], flip: bool, size: tuple[int, int]
+) -> None:
+    settings = data(crop="canvas", long_side=long_side, flip=flip, image_size=size)
+    view = TrainTransform(settings)(traceable(), seed)
+    assert view.image.shape == (3, *size) and view.depth.shape == view.valid.shape == (1, *size)
+    shown = view.image[2].numpy() > 0.999
+    rows, columns = np.nonzero(shown)
+    box = np.zeros(size, bool)
+    box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+    assert (box == shown).all(), "the image is one box"
+    margin = (view.image.numpy() * 255).round()[:, ~shown]
+    assert (margin == np.reshape(FILL, (3, 1))).all() and not view.valid[0].numpy()[~shown].any()
+    # The visible part is as large as the drawn long side makes it, and cut off only where the canvas ends.
+    for length, side, drawn in zip((HEIGHT, WIDTH), size, (rows, columns), strict=True):
+        scaled = {round(length * long / WIDTH) for long in range(long_side[0], long_side[1] + 1)}
+        assert np.ptp(drawn) + 1 in {min(n, side) for n in scaled}
+    valid = view.valid[0].numpy()
+    reach = 1.0 + max(1.0, WIDTH / long_side[0])
+    for ours, theirs in zip(origin_by_depth(view), origin_by_image(view), strict=True):
+        assert np.abs(ours - theirs)[valid].max(initial=0) <= reach
+
+
+def test_a_canvas_places_the_image_everywhere_it_fits_and_takes_every_part_of_a_larger_one() -> None:
+    places, parts = [], []
+    for seed in range(60):
+        small = TrainTransform(data(crop="canvas", long_side=(32, 32)))(traceable(), seed)
+        places.append(np.argwhere(small.image[2].numpy() == 1)[0])
+        large = TrainTransform(data(crop="canvas", long_side=(128, 128)))(traceable(), seed)
+        red, green = origin_by_image(large)
+        parts.append((green[0, 0], red[0, 0]))
+    for corners, last in ((places, (HEIGHT - 24, WIDTH - 32)), (parts, (HEIGHT / 2, WIDTH / 2))):
+        low, high = np.min(corners, 0), np.max(corners, 0)
+        assert (low >= 0).all() and (low < np.array(last) * 0.15).all()
+        assert (high <= np.array(last) + 0.5).all() and (high > np.array(last) * 0.85).all()
+
+
+# --- everything at once -------------------------------------------------------------------------------------------
+
+
+BORDER = 5
+
+
+def marked() -> Sample:
+    """A box painted in image and depth at one place; both are of one colour and one depth else."""
+    image, depth = np.full((60, 80, 3), (60, 90, 150), np.uint8), np.full((60, 80), 1.0, np.float32)
+    image[20:44, 26:58] = (190, 120, 40)
+    depth[20:44, 26:58] = 2.0
+    return Sample(image, depth, np.ones((60, 80), np.bool_), np.ones(1, np.float32), "kitchen/1")
+
+
+def colour_spread(view: TensorSample, depth: float) -> float:
+    """Return how much the colour varies over the pixels that have this depth, away from their outline."""
+    inside = (view.depth[0].numpy() == depth).astype(np.uint8)
+    inside = cv2.erode(inside, np.ones((2 * BORDER + 1,) * 2, np.uint8), borderValue=0).astype(bool)
+    colours = view.image.numpy()[:, inside]
+    return float(np.ptp(colours, axis=1).max()) if inside.any() else 0.0
+
+
+@hypothesis_settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    crop=st.sampled_from([{}, {"crop_scale": (0.3, 0.9)}, {"crop": "canvas", "long_side": (50, 120)}]),
+    rotation=st.sampled_from([0.0, 20.0]),
+    count=st.integers(0, 4),
+    magnitude=st.floats(0, 10),
+    jitter=st.sampled_from([0.0, 0.4]),
+    hue=st.sampled_from([0.0, 0.1]),
+    erase=st.sampled_from([0.0, 1.0]),
+    size=st.sampled_from([(60, 80), (64, 64), (90, 120)]),
+)
+def test_what_is_painted_in_image_and_depth_stays_at_one_place(
+    seed: int,
+    crop: dict[str, Any],
+    rotation: float,
+    count: int,
+    magnitude: float,
+    jitter: float,
+    hue: float,
+    erase: float,
+    size: tuple[int, int],
+) -> None:
+    """Whatever the colours become, they are one colour where depth is that of the box, and one where it is not."""
+    settings = data(
+        **crop,
+        flip=True,
+        rotation=rotation,
+        rand_augment=count,
+        rand_augment_magnitude=magnitude,
+        color_jitter=jitter,
+        color_hue=hue,
+        erase=erase,
+        image_size=size,
+    )
+    view = TrainTransform(settings)(marked(), seed)
+    assert view.image.shape == (3, *size) and float(view.image.min()) >= 0 and float(view.image.max()) <= 1
+    assert (view.depth[~view.valid] == 0).all() and set(view.depth[view.valid].tolist()) <= {1.0, 2.0}
+    for depth in (1.0, 2.0):
+        assert colour_spread(view, depth) <= 3 / 255
+
+
+def test_a_depth_that_is_moved_otherwise_than_its_image_would_be_seen() -> None:
+    noticed = 0
+    for seed in range(20):
+        view = TrainTransform(data(flip=True, rand_augment=2, image_size=(60, 80)))(marked(), seed)
+        view.depth = view.depth.roll(8, dims=-1)
+        noticed += max(colour_spread(view, depth) for depth in (1.0, 2.0)) > 3 / 255
+    assert noticed >= 18
+
+
 EVERYTHING: dict[str, Any] = {
     "crop_scale": (0.3, 0.9),
     "flip": True,
     "rotation": 20.0,
     "color_jitter": 0.4,
     "erase": 0.5,
+    "color_hue": 0.1,
+    "rand_augment": 2,
     "image_size": (24, 32),
 }
 
@@ -191,7 +328,8 @@ def test_a_seed_gives_one_view_and_leaves_the_random_numbers_alone() -> None:
 
 
 def test_the_sample_is_never_changed() -> None:
-    for settings in (data(), data(**EVERYTHING), data(color_jitter=0.9), data(erase=1.0)):
+    canvas = {"crop": "canvas", "long_side": (48, 80)}
+    for settings in (data(), data(**EVERYTHING), data(**canvas), data(rand_augment=4), data(erase=1.0)):
         sample, before = traceable(), traceable()
         for seed in range(5):
             view = TrainTransform(settings)(sample, seed)
