@@ -70,7 +70,9 @@ def equivariant_cross_regularization_loss(
         ValueError: shapes differ, or `hardest` is not in (0, 1].
     """
     _check_shapes(tags, first, second)
-    _check_shapes(torch.cat([tags[:, :1], tags], dim=1), first_refined, second_refined, second)
+    _check_shapes(torch.cat([tags[:, :1], tags], dim=1), first_refined, second_refined)
+    if first.shape[-2:] != first_refined.shape[-2:]:
+        raise ValueError(f"expected maps of one size, got {tuple(first.shape)}, {tuple(first_refined.shape)}")
     if not 0 < hardest <= 1:
         raise ValueError(f"expected hardest in (0, 1], got {hardest}")
     present = (tags == 1)[..., None, None]
@@ -127,9 +129,8 @@ def _mean_of_largest(values: Tensor, classes: Tensor | int, share: float) -> Ten
 
 
 def _check_shapes(tags: Tensor, *maps: Tensor) -> None:
-    if tags.ndim != 2 or any(m.ndim != 4 or m.shape[:2] != tags.shape for m in maps[:2]):
+    if tags.ndim != 2 or any(m.ndim != 4 or m.shape[:2] != tags.shape or m.shape != maps[0].shape for m in maps):
         raise ValueError(
-            f"expected maps (B, K, h, w) for tags (B, K), got {[tuple(m.shape) for m in maps]}, {tuple(tags.shape)}"
+            f"expected maps of one shape (B, K, h, w) for tags (B, K), got {[tuple(m.shape) for m in maps]}, "
+            f"{tuple(tags.shape)}"
         )
-    if any(m.shape[-2:] != maps[0].shape[-2:] for m in maps):
-        raise ValueError(f"expected maps of one size, got {[tuple(m.shape) for m in maps]}")

@@ -41,13 +41,15 @@ class ResNet38(nn.Module):
             image: (B, 3, H, W), normalised; h = ceil(H / 8), w = ceil(W / 8).
         """
         x = self.b4(self.b3(self.b2(self.conv1a(image))))
-        conv4 = self.b5[0].activate(x)
-        x = self.b5[0].add_branch(x, conv4)
-        for block in self.b5[1:]:
+        first, *others = self.b5
+        assert isinstance(first, _BasicBlock)
+        conv4 = _activate(first.bn1, x)
+        x = first(x, conv4)
+        for block in others:
             x = block(x)
-        conv5 = self.b6.activate(x)
-        x = self.b7(self.b6.add_branch(x, conv5))
-        return [conv4, conv5, _activate(self.bn7, x)]
+        conv5 = _activate(self.b6.bn1, x)
+        conv6 = _activate(self.bn7, self.b7(self.b6(x, conv5)))
+        return [conv4, conv5, conv6]
 
     def train(self, mode: bool = True) -> ResNet38:
         """Switch dropout between training and evaluation; BatchNorm stays in evaluation."""
@@ -56,25 +58,8 @@ class ResNet38(nn.Module):
         return self
 
 
-class _Block(nn.Module):
-    """Pre-activation residual block: `activate` its input once, then add the branch to the shortcut."""
-
-    bn1: nn.BatchNorm2d
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.add_branch(x, self.activate(x))
-
-    def activate(self, x: Tensor) -> Tensor:
-        """Return what the first convolution sees, BatchNorm and ReLU of the block's input."""
-        return _activate(self.bn1, x)
-
-    def add_branch(self, x: Tensor, activated: Tensor) -> Tensor:
-        """Return the block's output for its input `x` and `activate(x)`."""
-        raise NotImplementedError
-
-
-class _BasicBlock(_Block):
-    """Two 3x3 convolutions; the shortcut is the input, or a 1x1 convolution of the activated one."""
+class _BasicBlock(nn.Module):
+    """Pre-activation block of two 3x3 convolutions; a shortcut that changes shape starts at the activated input."""
 
     def __init__(
         self, in_channels: int, width: int, out_channels: int, *, stride: int, first_dilation: int, dilation: int
@@ -87,13 +72,14 @@ class _BasicBlock(_Block):
         changes_shape = stride != 1 or in_channels != out_channels
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False) if changes_shape else None
 
-    def add_branch(self, x: Tensor, activated: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
+        activated = _activate(self.bn1, x) if activated is None else activated
         shortcut = x if self.shortcut is None else self.shortcut(activated)
         return shortcut + self.conv2(_activate(self.bn2, self.conv1(activated)))
 
 
-class _Bottleneck(_Block):
-    """1x1, dilated 3x3 and 1x1 convolution, with dropout of whole channels before the last two."""
+class _Bottleneck(nn.Module):
+    """Pre-activation block of a 1x1, a dilated 3x3 and a 1x1 convolution, with dropout before the last two."""
 
     def __init__(self, in_channels: int, out_channels: int, *, dilation: int, dropout: float) -> None:
         super().__init__()
@@ -106,7 +92,8 @@ class _Bottleneck(_Block):
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.dropout = nn.Dropout2d(dropout)
 
-    def add_branch(self, x: Tensor, activated: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
+        activated = _activate(self.bn1, x) if activated is None else activated
         branch = self.dropout(_activate(self.bn2, self.conv1(activated)))
         branch = self.dropout(_activate(self.bn3, self.conv2(branch)))
         return self.shortcut(activated) + self.conv3(branch)

@@ -37,6 +37,7 @@ from deal_core.models.resnet38 import ResNet38
 Preset = Literal["reference", "fixed"]
 
 STRIDE = 8
+_BLOCK = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +115,9 @@ class Seam(nn.Module):
         if preset not in get_args(Preset):
             raise ConfigError(f"expected preset as one of {', '.join(get_args(Preset))}, found {preset!r}")
         if backbone == "resnet38":
-            self.backbone, channels = _create_resnet38(weights, backbone_arguments), ResNet38.channels
+            self.backbone, channels = _create_resnet38(weights, backbone_arguments)
         else:
-            self.backbone = _create_timm_backbone(backbone, weights, backbone_arguments)
-            channels = tuple(self.backbone.feature_info.channels())
+            self.backbone, channels = _create_timm_backbone(backbone, weights, backbone_arguments)
         self.preset, self.second_scale, self.freeze_batch_norm = preset, second_scale, freeze_batch_norm
         self.dropout = nn.Dropout2d(dropout)
         self.background_slots = 1 if preset == "reference" else 0
@@ -134,7 +134,7 @@ class Seam(nn.Module):
         early, middle, last = self.backbone(normalised)
         last = self.dropout(last)
         cams = self._classify(last)
-        colours = self._resize(normalised, early.shape[-2:])
+        colours = self._reduce(normalised, early.shape[-2:])
         refined = pixel_correlation(seed(cams.detach()), self.embedding(colours, early.detach(), middle.detach()))
 
         def raw_map(through_backbone: bool) -> Tensor:
@@ -169,7 +169,7 @@ class Seam(nn.Module):
         """
         assert isinstance(first, SeamOutput)
         size, second_size = image.shape[-2:], [max(int(side * self.second_scale), 1) for side in image.shape[-2:]]
-        second = self.forward(self._resize(image, second_size))
+        second = self.forward(self._reduce(image, second_size))
         # Losses of nearly equal maps are differences: under autocast, too, the arithmetic stays in float32.
         with torch.autocast(device_type=image.device.type, enabled=False):
             return Consistency(second, self._losses((first, second), (size, second_size), tags))
@@ -209,12 +209,18 @@ class Seam(nn.Module):
             ),
         }
 
+    def _reduce(self, image: Tensor, size: Sequence[int]) -> Tensor:
+        """Make an image smaller; as published, a pixel is made of its four neighbours and no more."""
+        return self._interpolate(image, size, antialias=self.preset == "fixed")
+
     def _resize(self, maps: Tensor, size: Sequence[int]) -> Tensor:
-        """Resize images or maps; reduced as published, a pixel is made of no more than its four neighbours."""
+        return self._interpolate(maps, size, antialias=False)
+
+    def _interpolate(self, maps: Tensor, size: Sequence[int], *, antialias: bool) -> Tensor:
         if tuple(maps.shape[-2:]) == tuple(size):
             return maps
-        fixed = self.preset == "fixed"
-        return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=not fixed, antialias=fixed)
+        align_corners = self.preset == "reference"
+        return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=align_corners, antialias=antialias)
 
 
 class PixelEmbedding(nn.Module):
@@ -262,10 +268,11 @@ def pixel_correlation(maps: Tensor, embedding: Tensor) -> Tensor:
     with torch.autocast(device_type=maps.device.type, enabled=False):
         vectors = _full_precision(embedding).flatten(2)
         vectors = vectors / (torch.linalg.vector_norm(vectors, dim=1, keepdim=True) + EPSILON)
-        affinity = (vectors.transpose(1, 2) @ vectors).relu_()
-        # The product is divided, not the n x n affinity: its column sums are one more row of the same product.
+        # The product is divided, not the n x n affinity: its column sums are one more row of the same product. Without
+        # gradient, a block of columns is all of the affinity that exists at a time.
         rows = F.pad(_full_precision(maps).flatten(2), (0, 0, 0, 1), value=1.0)
-        spread = rows @ affinity
+        blocks = vectors.split(_BLOCK, dim=2)
+        spread = torch.cat([rows @ (vectors.transpose(1, 2) @ block).relu_() for block in blocks], dim=2)
         return (spread[:, :-1] / (spread[:, -1:] + EPSILON)).view(maps.shape)
 
 
@@ -273,7 +280,8 @@ def _full_precision(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _create_resnet38(weights: str, arguments: Mapping[str, Any] | None) -> ResNet38:
+def _create_resnet38(weights: str, arguments: Mapping[str, Any] | None) -> tuple[nn.Module, Sequence[int]]:
+    """Return the backbone and the channels of its three feature maps."""
     if arguments:
         raise ConfigError(f"expected no backbone_arguments for resnet38, found {dict(arguments)}")
     if weights == "hub":
@@ -281,10 +289,13 @@ def _create_resnet38(weights: str, arguments: Mapping[str, Any] | None) -> ResNe
     backbone = ResNet38()
     if weights != "none":
         load_backbone_weights(backbone, Path(weights))
-    return backbone
+    return backbone, ResNet38.channels
 
 
-def _create_timm_backbone(name: str, weights: str, arguments: Mapping[str, Any] | None) -> Any:
+def _create_timm_backbone(
+    name: str, weights: str, arguments: Mapping[str, Any] | None
+) -> tuple[nn.Module, Sequence[int]]:
+    """Return the backbone and the channels of its three feature maps."""
     backbone = create_backbone(name, (-3, -2, -1), weights, arguments, output_stride=STRIDE)
     strides = backbone.feature_info.reduction()
     if any(stride != STRIDE for stride in strides):
@@ -292,4 +303,4 @@ def _create_timm_backbone(name: str, weights: str, arguments: Mapping[str, Any] 
             f"backbone '{name}' cannot be used in seam: expected its last three feature levels at stride {STRIDE} "
             f"when asked for that output stride, found {strides}; choose a ResNet, MobileNet or ConvNeXt"
         )
-    return backbone
+    return backbone, backbone.feature_info.channels()
