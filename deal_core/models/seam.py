@@ -166,8 +166,12 @@ class Seam(nn.Module):
             image: (B, 3, H, W), the first view.
             tags: (B, K) in {1, 0, nan}.
             first: this network's output for it.
+
+        Raises:
+            TypeError: `first` is the output of another network.
         """
-        assert isinstance(first, SeamOutput)
+        if not isinstance(first, SeamOutput):
+            raise TypeError(f"expected a SeamOutput for the first view, got {type(first).__name__}")
         size, second_size = image.shape[-2:], [max(int(side * self.second_scale), 1) for side in image.shape[-2:]]
         second = self.forward(self._reduce(image, second_size))
         # Losses of nearly equal maps are differences: under autocast, too, the arithmetic stays in float32.
@@ -284,6 +288,8 @@ def _create_resnet38(weights: str, arguments: Mapping[str, Any] | None) -> tuple
     """Return the backbone and the channels of its three feature maps."""
     if arguments:
         raise ConfigError(f"expected no backbone_arguments for resnet38, found {dict(arguments)}")
+    if not isinstance(weights, str):
+        raise ConfigError(f"expected weights as none or the path of a .safetensors file, found {weights!r}")
     if weights == "hub":
         raise ConfigError("resnet38 has no weights to download: expected none or the path of a .safetensors file")
     backbone = ResNet38()
