@@ -57,12 +57,13 @@ def print_dataset(report: DatasetReport) -> None:
     from rich.console import Console
 
     out = Console(highlight=False, soft_wrap=True)
-    table = _table(report.path, "recording", "frames", "segments", "masks", "valid depth", "longest gap", "camera")
+    timed = any(r.gaps for r in report.recordings)
+    columns = ("recording", "frames", "segments", "masks", "valid depth", *(("longest gap", "camera") if timed else ()))
+    table = _table(report.path, *columns)
     for r in report.recordings:
-        depth, camera = _depth(r.valid_depth, r.without_depth), "known" if r.has_camera else "unknown"
-        table.add_row(
-            escaped(r.name), str(r.frames), str(r.segments), str(r.masks), depth, f"{r.gaps.longest_s:.2f} s", camera
-        )
+        camera = (f"{r.gaps.longest_s:.2f} s", "known" if r.has_camera else "unknown") if r.gaps else ()
+        depth = _depth(r.valid_depth, r.without_depth)
+        table.add_row(escaped(r.name), str(r.frames), str(r.segments), str(r.masks), depth, *camera)
     if report.recordings:
         out.print(table)
     if report.tags:

@@ -15,7 +15,7 @@ side. Take one side to train and the other to evaluate, as splits `onboarding_st
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,14 +69,13 @@ def open_bop(path: Path | str, split: str = "") -> Dataset:
     return Dataset(root, classes, frames, loader)
 
 
-def missing_hope_sequences(dataset: Dataset, split: str = "") -> list[str]:
-    """Return which of the 56 sequences of HOPE's static onboarding a split lacks; none for other splits."""
+def missing_hope_sequences(present: Collection[str], split: str = "") -> list[str]:
+    """Return which of the 56 sequences of HOPE's static onboarding are not present; none for other splits."""
     folder, _, side = (split or "onboarding_static").partition(":")
     if folder != "onboarding_static":
         return []
     sides = [side] if side else ["up", "down"]
     expected = [f"obj_{i:06d}_{s}" for i in range(1, len(HOPE_NAMES) + 1) for s in sides]
-    present = set(dataset.recordings)
     return [name for name in expected if name not in present]
 
 

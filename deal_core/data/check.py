@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deal_core.config import SourceSettings
 from deal_core.data.bag import Recording, open_recording
+from deal_core.data.bop import missing_hope_sequences
 from deal_core.data.dataset import (
     DATASET_FILE,
     RECORDINGS,
@@ -17,7 +19,9 @@ from deal_core.data.dataset import (
     read_frames,
     recording_names,
 )
+from deal_core.data.depth_maps import DepthMaps
 from deal_core.data.ground_truth import GroundTruth
+from deal_core.data.image_files import first_few
 from deal_core.data.image_messages import MessageDecoder
 from deal_core.data.recorded_frames import (
     FrameReader,
@@ -37,9 +41,12 @@ from deal_core.data.recording_report import (
     make_report,
     tag_balance,
 )
-from deal_core.data.sample import ClassList, TagState
+from deal_core.data.sample import ClassList, DepthKind, TagState
+from deal_core.data.source import open_dataset
 from deal_core.data.topics import find_topics
-from deal_core.errors import DatasetError, RecordingError
+from deal_core.errors import DatasetError, RecordingError, UsageError
+
+_NO_DEPTH = "no image has depth, which the loss DEAL needs: estimate it with `deal depth`, and check it with --depth"
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class DatasetRecording:
         name: its folder.
         frames: listed frames.
         segments: how many hold frames.
-        gaps: of the frames' stamps.
+        gaps: of the frames' stamps; None in layouts without time.
         masks: frames with a drawn mask.
         without_depth: frames whose depth has no valid pixel.
         valid_depth: mean share of valid depth pixels, 0 to 1.
@@ -60,7 +67,7 @@ class DatasetRecording:
     name: str
     frames: int
     segments: int
-    gaps: Gaps
+    gaps: Gaps | None
     masks: int
     without_depth: int
     valid_depth: float
@@ -69,10 +76,21 @@ class DatasetRecording:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """A dataset in numbers; plain values, so that it is its own JSON."""
+    """A dataset in numbers; plain values, so that it is its own JSON.
+
+    Attributes:
+        path: its folder.
+        classes: their names.
+        depth_kind: metric or inverse; None where no frame has depth.
+        recordings: each in numbers.
+        tags: by class.
+        notes: what a person should know.
+        errors: what is wrong.
+    """
 
     path: str
     classes: list[str] = field(default_factory=list)
+    depth_kind: DepthKind | None = None
     recordings: list[DatasetRecording] = field(default_factory=list)
     tags: dict[str, TagBalance] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -118,13 +136,17 @@ def check_recording(
 def check_dataset(
     path: Path,
     *,
+    depth: Path | None = None,
     on_start: Callable[[int], None] | None = None,
     on_frame: Callable[[], None] | None = None,
 ) -> DatasetReport:
-    """Load every frame of a dataset and report on it; all that is wrong stands in `errors`.
+    """Load every frame of a dataset of the project's own layout and report on it.
+
+    All that is wrong stands in `errors`; a recording whose list is damaged does not keep the others from being read.
 
     Args:
         path: a dataset folder.
+        depth: folder of depth maps to check in place of the sensor's depth.
         on_start: called with the number of frames before the first is loaded.
         on_frame: called for each frame.
     """
@@ -140,20 +162,70 @@ def check_dataset(
             listed[name].extend(read_frames(path, name, classes))
         except DatasetError as error:
             errors.append(str(error))
-    everything = [frame for frames in listed.values() for frame in frames]
-    if not everything:
+    dataset = Dataset(path, classes, [frame for frames in listed.values() for frame in frames])
+    if not len(dataset):
         errors.append(f"{path} holds no frames")
+    if depth:
+        try:
+            dataset = dataset.with_depth(DepthMaps.open(depth))
+        except DatasetError as error:
+            errors.append(str(error))
+    return _check_loaded(dataset, listed, errors, _unlisted(path, listed), on_start, on_frame, has_time=True)
+
+
+def check_source(
+    source: SourceSettings,
+    *,
+    as_hope: bool = False,
+    on_start: Callable[[int], None] | None = None,
+    on_frame: Callable[[], None] | None = None,
+) -> DatasetReport:
+    """Load every frame of a dataset of an official layout and report on it; all that is wrong stands in `errors`.
+
+    Args:
+        source: any but the project's own layout, which `check_dataset` reads.
+        as_hope: note which sequences of HOPE's static onboarding are missing.
+        on_start: called with the number of frames before the first is loaded.
+        on_frame: called for each frame.
+    """
+    try:
+        dataset = open_dataset(source)
+    except (DatasetError, UsageError) as error:
+        return DatasetReport(str(source.path), errors=[str(error)])
+    listed = {name: dataset.subset([name]).frames for name in dataset.recordings}
+    notes = list(dataset.notes)
+    if as_hope and (missing := missing_hope_sequences(dataset.recordings, source.split)):
+        notes.append(f"{len(missing)} sequences of HOPE's static onboarding are missing: {first_few(missing)}")
+    return _check_loaded(dataset, listed, [], notes, on_start, on_frame, has_time=False)
+
+
+def _check_loaded(
+    dataset: Dataset,
+    listed: dict[str, list[FrameRecord]],
+    errors: list[str],
+    notes: list[str],
+    on_start: Callable[[int], None] | None,
+    on_frame: Callable[[], None] | None,
+    *,
+    has_time: bool,
+) -> DatasetReport:
     if on_start:
-        on_start(len(everything))
-    dataset = Dataset(path, classes, everything)
-    recordings = [_check_frames(dataset, name, frames, errors, on_frame) for name, frames in listed.items()]
-    balance = tag_balance(classes, Counter((frame.tags, frame.segment) for frame in everything))
+        on_start(len(dataset))
+    recordings = [_check_frames(dataset, name, frames, errors, on_frame, has_time) for name, frames in listed.items()]
+    balance = tag_balance(dataset.classes, Counter((frame.tags, frame.segment) for frame in dataset.frames))
+    untagged = 0 if has_time else sum(not frame.tags.present for frame in dataset.frames)
     return DatasetReport(
-        path=str(path),
-        classes=list(classes.names),
+        path=str(dataset.path),
+        classes=list(dataset.classes.names),
+        depth_kind=dataset.depth_kind if dataset.has_depth else None,
         recordings=recordings,
         tags=balance,
-        notes=[*_balance_notes(balance), *_unlisted(path, listed)],
+        notes=[
+            *_balance_notes(balance),
+            *([f"{untagged} images have no tag: none of the classes is visible in them"] if untagged else []),
+            *([] if dataset.has_depth or not len(dataset) else [_NO_DEPTH]),
+            *notes,
+        ],
         errors=errors,
     )
 
@@ -214,6 +286,7 @@ def _check_frames(
     frames: list[FrameRecord],
     errors: list[str],
     on_frame: Callable[[], None] | None,
+    has_time: bool,
 ) -> DatasetRecording:
     valid = []
     for frame in frames:
@@ -232,7 +305,7 @@ def _check_frames(
         name=name,
         frames=len(frames),
         segments=len({frame.segment for frame in frames}),
-        gaps=Gaps.of([frame.stamp_ns for frame in frames]),
+        gaps=Gaps.of([frame.stamp_ns for frame in frames]) if has_time else None,
         masks=sum(frame.mask is not None for frame in frames),
         without_depth=sum(share == 0 for share in valid),
         valid_depth=sum(valid) / max(len(valid), 1),
