@@ -17,15 +17,21 @@ from torch import Tensor, nn
 from deal_core.errors import ConfigError, nearest_hint
 from deal_core.models.cam_net import load_backbone_weights
 
-# Of timm.create_model: set by our own arguments, able to load a pickle, or without a meaning for tokens on a grid.
-_REFUSED_ARGUMENTS = {
-    **dict.fromkeys(
-        ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"), "weights"
-    ),
-    "drop_path_rate": "drop_path",
-    **dict.fromkeys(("num_classes", "in_chans", "global_pool", "drop_rate", "fc_norm", "final_norm"), ""),
-    **dict.fromkeys(("dynamic_img_size", "dynamic_img_pad", "patch_drop_rate", "features_only"), ""),
-}
+# Of timm.create_model: set from our own arguments, able to load a pickle, or without an effect on tokens and attention.
+_REFUSED_ARGUMENTS = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+    "features_only",
+    "num_classes",
+    "drop_path_rate",
+    "patch_drop_rate",
+    "drop_rate",
+    "dynamic_img_size",
+    "dynamic_img_pad",
+)
 _BLOCK_PARTS = {"norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2"}
 _ATTENTION_PARTS = {"qkv", "q_norm", "k_norm", "attn_drop", "norm", "proj", "proj_drop"}
 
@@ -136,9 +142,9 @@ def create_vit(name: str, weights: str, drop_path: float, arguments: Mapping[str
         raise ConfigError(f"unknown backbone '{name}': expected a vision transformer of timm.{hint}")
     for argument in arguments:
         if argument in _REFUSED_ARGUMENTS:
-            instead = _REFUSED_ARGUMENTS[argument]
-            why = f"'{instead}' of the model does that" if instead else "it has no meaning for this model"
-            raise ConfigError(f"backbone_arguments cannot set '{argument}': {why}")
+            raise ConfigError(
+                f"backbone_arguments cannot set '{argument}': the network sets it itself, or it would have no effect"
+            )
     try:
         vit = timm.create_model(name, pretrained=weights == "hub", num_classes=0, drop_path_rate=drop_path, **arguments)
     except OSError as error:
@@ -158,11 +164,19 @@ def _attend(attention: Attention, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the output (B, T, D) of timm's attention, and the probabilities (B, heads, T, T), which timm discards."""
     q, k, v = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     q, k = attention.q_norm(q) * attention.scale, attention.k_norm(k)
-    probabilities = (q @ k.transpose(-2, -1)).softmax(dim=-1)
+    probabilities = _softmax((q @ k.transpose(-2, -1)).float())
     mixed = (attention.attn_drop(probabilities) @ v).transpose(1, 2).flatten(2)
     if hasattr(attention, "norm"):  # older timm has none
         mixed = attention.norm(mixed)
     return attention.proj_drop(attention.proj(mixed)), probabilities
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Softmax over the last axis; where no gradient is asked for, in the memory of `scores`, which are large."""
+    if torch.is_grad_enabled():
+        return scores.softmax(dim=-1)
+    scores.sub_(scores.amax(dim=-1, keepdim=True)).exp_()
+    return scores.div_(scores.sum(dim=-1, keepdim=True))
 
 
 def _check_plain(name: str, vit: Any) -> None:
@@ -171,6 +185,7 @@ def _check_plain(name: str, vit: Any) -> None:
         type(vit) is VisionTransformer
         and type(vit.patch_embed) is PatchEmbed
         and vit.pos_embed is not None
+        and len(vit.blocks) > 0
         and all(type(block) is Block and type(block.attn) is Attention for block in vit.blocks)
         and all({n for n, _ in block.named_children()} <= _BLOCK_PARTS for block in vit.blocks)
         and all({n for n, _ in block.attn.named_children()} <= _ATTENTION_PARTS for block in vit.blocks)

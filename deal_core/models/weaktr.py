@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
-from deal_core.models.cam_net import IMAGENET_MEAN, IMAGENET_STD
+from deal_core.models.cam_net import IMAGENET_MEAN, IMAGENET_STD, check_image_statistics
 from deal_core.models.output import CamOutput, MapFunction
 from deal_core.models.vit import Tokens, TokenTransformer, create_vit
 
 Pool = Literal["max", "mean"]
 Fused = Literal["both", "attention", "cam"]
 
-_REDUCTION = 8  # of the fusion's bottlenecks, as published
+# Of the fusion's bottlenecks, as published; there 72 maps leave 9 units. With only one or two, as a small transformer
+# would have, the ReLU is often 0 for every image, and the fusion cannot learn.
+_REDUCTION = 8
+_LEAST_UNITS = 8
 
 
 class WeakTr(nn.Module):
@@ -71,7 +74,8 @@ class WeakTr(nn.Module):
         drop_path: float = 0.1,
     ) -> None:
         super().__init__()
-        _check_arguments(weights, mean, std, pool, fused, drop_path)
+        check_image_statistics(mean, std)
+        _check_arguments(weights, pool, fused, drop_path)
         vit = create_vit(backbone, weights, drop_path, dict(backbone_arguments or {}))
         self.backbone = TokenTransformer(vit)
         self.stride = self.backbone.patch_size
@@ -154,14 +158,10 @@ class AttentionFusion(nn.Module):
         self.heads = heads
         self.pool = pool
         per_head, maps = dim // heads, heads * depth
-        self.squeeze = nn.Sequential(
-            nn.Linear(per_head, max(1, per_head // _REDUCTION)), nn.Linear(max(1, per_head // _REDUCTION), 1)
-        )
+        narrow, units = max(1, per_head // _REDUCTION), max(_LEAST_UNITS, maps // _REDUCTION)
+        self.squeeze = nn.Sequential(nn.Linear(per_head, narrow), nn.Linear(narrow, 1))
         self.excite = nn.Sequential(
-            nn.Linear(maps, max(1, maps // _REDUCTION), bias=False),
-            nn.ReLU(),
-            nn.Linear(max(1, maps // _REDUCTION), maps, bias=False),
-            nn.Sigmoid(),
+            nn.Linear(maps, units, bias=False), nn.ReLU(), nn.Linear(units, maps, bias=False), nn.Sigmoid()
         )
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
@@ -205,13 +205,9 @@ def _class_token(vit: Any, num_classes: int) -> tuple[Tensor, Tensor]:
     return token, position
 
 
-def _check_arguments(
-    weights: str, mean: Sequence[float], std: Sequence[float], pool: str, fused: str, drop_path: float
-) -> None:
+def _check_arguments(weights: str, pool: str, fused: str, drop_path: float) -> None:
     if not isinstance(weights, str):
         raise ConfigError(f"expected weights as none, hub or the path of a .safetensors file, found {weights!r}")
-    if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
-        raise ConfigError(f"expected mean and std as three numbers each, std above 0, found {mean!r}, {std!r}")
     for option, value, choices in (("pool", pool, get_args(Pool)), ("fused", fused, get_args(Fused))):
         if value not in choices:
             raise ConfigError(f"expected {option} as {', '.join(choices)}, found {value!r}")
