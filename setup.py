@@ -74,6 +74,7 @@ setup(
     packages=[
         "deal_core",
         "deal_core.data",
+        "deal_core.experiments",
         "deal_core.losses",
         "deal_core.models",
         "deal_ros",
@@ -85,6 +86,7 @@ setup(
         (f"share/{PACKAGE}", ["package.xml"]),
         (f"share/{PACKAGE}/launch", glob("launch/*.launch.py")),
         (f"share/{PACKAGE}/config", glob("config/*.yaml") + glob("config/*.xml")),
+        (f"share/{PACKAGE}/config/experiments", glob("config/experiments/*.yaml")),
     ],
     install_requires=CORE,
     extras_require=EXTRAS,

@@ -77,7 +77,7 @@ def test_every_file_ros_looks_for_is_installed_where_it_looks(setup_arguments):
     places = dict(setup_arguments["data_files"])
     assert places["share/ament_index/resource_index/packages"] == ["resource/deal_ros"]
     assert places["share/deal_ros"] == ["package.xml"]
-    for folder in ("launch", "config"):
+    for folder in ("launch", "config", "config/experiments"):
         files = [str(p.relative_to(PROJECT)) for p in (PROJECT / folder).iterdir() if p.is_file()]
         assert sorted(places[f"share/deal_ros/{folder}"]) == sorted(files)
     assert all((PROJECT / file).is_file() for files in places.values() for file in files)

@@ -17,6 +17,7 @@ from training.console import console
 from training.demo import demo
 from training.doctor import doctor
 from training.evaluate import evaluate
+from training.experiments import experiments
 from training.extract import extract
 from training.report import report
 from training.segment import segment
@@ -36,6 +37,7 @@ app.command()(check)
 app.command()(demo)
 app.command()(doctor)
 app.command()(evaluate)
+app.command()(experiments)
 app.command()(extract)
 app.command()(report)
 app.command()(segment)

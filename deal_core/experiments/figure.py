@@ -1,0 +1,101 @@
+"""The table as a picture: bars for each network and variant, the spread over seeds, and the paper's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deal_core.charts import SERIES_COLORS
+from deal_core.experiments.table import Row
+from deal_core.files import replacing
+
+FIGURE_FILE = "figure.png"
+_PARTS = {"train": "training images", "full_train": "all training images", "val": "validation images"}
+_GROUP_WIDTH = 0.84
+_BASELINE_COLOR = "#9aa3ad"
+
+
+def draw_figure(rows: Sequence[Row], title: str, path: Path) -> Path:
+    """Write a PNG with a panel for each part: mIoU as bars, networks side by side, variants in colours.
+
+    Bars: oracle threshold, mean over seeds, with the standard deviation as a whisker where there are several seeds and
+    each seed as a dot. Bar across: automatic threshold. Diamond: the paper's figure.
+
+    Args:
+        rows: at least one.
+        title: of the picture.
+        path: where to write it.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    parts = [part for part in _PARTS if any(row.part == part for row in rows)]
+    models = list(dict.fromkeys(row.model for row in rows))
+    variants = list(dict.fromkeys(row.variant for row in rows))
+    width = max(4.8, 1.2 + 0.85 * len(models) * len(variants))
+    figure = Figure(figsize=(width * len(parts), 4.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
+    for axes, part in zip(panels, parts, strict=True):
+        _draw_panel(axes, [row for row in rows if row.part == part], models, variants)
+        axes.set_title(_PARTS[part], fontsize=11)
+    panels[0].set_ylabel("mIoU of the CAMs, %")
+    panels[0].set_ylim(0, 100 * min(max(map(_top, rows)) * 1.12, 1.05))
+    figure.suptitle(title, fontsize=13)
+    handles = _legend(variants, rows)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False, fontsize=9)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path
+
+
+def _draw_panel(axes: Any, rows: Sequence[Row], models: Sequence[str], variants: Sequence[str]) -> None:
+    bar = _GROUP_WIDTH / len(variants)
+    for row in rows:
+        x = models.index(row.model) + bar * (variants.index(row.variant) - (len(variants) - 1) / 2)
+        oracle, auto = row.summary("oracle"), row.summary("auto")
+        mean, spread = 100 * oracle.mean, 0.0 if len(oracle.values) == 1 else 100 * oracle.std
+        axes.bar(x, mean, 0.9 * bar, color=_color(row.variant, variants))
+        if spread:
+            axes.errorbar(x, mean, spread, color="#222222", capsize=4, linewidth=1.3)
+            axes.plot([x] * len(oracle.values), [100 * v for v in oracle.values], ".", color="#222222", markersize=4)
+        axes.hlines(100 * auto.mean, x - 0.4 * bar, x + 0.4 * bar, color="white", linewidth=2.2)
+        axes.hlines(100 * auto.mean, x - 0.4 * bar, x + 0.4 * bar, color="#222222", linewidth=1.0, linestyle="dashed")
+        top = mean + spread
+        if row.published is not None:
+            axes.plot(x, 100 * row.published, "D", color="white", markeredgecolor="#222222", markersize=6, zorder=5)
+            top = max(top, 100 * row.published + 1)
+        axes.annotate(f"{mean:.1f}", (x, top), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=9)
+    axes.set_xticks(range(len(models)), models)
+    axes.set_xlim(-0.5, len(models) - 0.5)
+    axes.grid(axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _legend(variants: Sequence[str], rows: Sequence[Row]) -> list[Any]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [Patch(color=_color(variant, variants), label=variant) for variant in variants]
+    handles.append(Line2D([], [], color="#222222", linewidth=1.0, linestyle="dashed", label="automatic threshold"))
+    if any(len(row.seeds) > 1 for row in rows):
+        handles.append(
+            Line2D([], [], color="#222222", marker=".", linewidth=1.3, label="standard deviation, each seed")
+        )
+    if any(row.published is not None for row in rows):
+        paper = Line2D([], [], color="white", marker="D", markeredgecolor="#222222", linestyle="none", label="paper")
+        handles.append(paper)
+    return handles
+
+
+def _color(variant: str, variants: Sequence[str]) -> str:
+    """Return grey for the baseline, and of the others the colour of their place."""
+    others = [name for name in variants if name != "baseline"]
+    return SERIES_COLORS[others.index(variant) % len(SERIES_COLORS)] if variant in others else _BASELINE_COLOR
+
+
+def _top(row: Row) -> float:
+    return max(*row.summary("oracle").values, row.summary("auto").mean, row.published or 0.0)

@@ -1,0 +1,259 @@
+"""Runs side by side, each step a process of its own: what is there stays, what is missing is made.
+
+A run is locked while anything works on it, also by a process that outlived the command that started it. So two
+commands on one folder share the work, and one that was killed is simply given again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from deal_core.config import TrainSettings, load_settings
+from deal_core.errors import DealError
+from deal_core.evaluation import EvaluationResult
+from deal_core.experiments.plan import Evaluation, Plan, Run
+from deal_core.files import replacing
+from deal_core.modelfile import read_info
+from deal_core.trainer import HISTORY_FILE, SETTINGS_FILE
+
+MADE_FILE = "made.json"
+"""Beside an evaluation: from which model and with which arguments."""
+
+_LOCK_FILE = ".lock"
+_POLL_S = 0.1
+_END_S = 20.0
+_LAST_LINES = 12
+_TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the processes may use.
+
+    Args:
+        command: how `deal` is started, such as `python -m training.cli`.
+        jobs: runs at once.
+        threads: of each process.
+        gpus: names as in CUDA_VISIBLE_DEVICES, dealt out one by one; when empty, nobody is told which to take.
+    """
+
+    command: tuple[str, ...]
+    jobs: int = 1
+    threads: int = 1
+    gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Where a run is: `stage` is `waiting`, `training`, `evaluating <part>`, `done` or `failed`."""
+
+    run: Run
+    stage: str
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
+class RunFailure:
+    """Why a run has no result.
+
+    Args:
+        run: which one.
+        stage: what it was doing.
+        code: exit code of the process; -9 is one that was killed with signal 9.
+        log: what the process said.
+        last_lines: the end of it.
+    """
+
+    run: Run
+    stage: str
+    code: int
+    log: Path
+    last_lines: str
+
+    def __str__(self) -> str:
+        how = f"was ended by signal {-self.code}" if self.code < 0 else f"ended with exit code {self.code}"
+        return f"{self.run.key}: {self.stage} {how}; {self.log} ends with\n{self.last_lines}"
+
+
+def run_plan(
+    plan: Plan, machine: Machine, report: Callable[[RunStatus], None] = lambda status: None
+) -> tuple[RunFailure, ...]:
+    """Make everything of the plan that is missing; return the runs that failed, the others went on.
+
+    Whatever ends this function, also Ctrl-C, ends the processes that it started; given again, it goes on.
+    """
+    waiting, active, slots = list(plan.runs), list[_Job](), list(range(machine.jobs))
+    failures: list[RunFailure] = []
+    try:
+        while waiting or active:
+            for run in list(waiting):
+                if not slots:
+                    break
+                lock = _lock(run.folder)
+                if lock is None:
+                    report(RunStatus(run, "waiting"))
+                    continue
+                waiting.remove(run)
+                active.append(_Job(run, machine, slots.pop(0), lock))
+            for job in list(active):
+                status = job.advance()
+                report(status)
+                if status.stage in ("done", "failed"):
+                    active.remove(job)
+                    slots.append(job.slot)
+                    job.end()
+                    failures += [job.failure] if job.failure else []
+            if waiting or active:
+                time.sleep(_POLL_S)
+    finally:
+        for job in active:
+            job.end()
+    return tuple(failures)
+
+
+def is_trained(run: Run) -> bool:
+    """Return whether the run's model is there, whole, and of these settings."""
+    try:
+        read_info(run.model_file)
+        there = load_settings(TrainSettings, run.folder / SETTINGS_FILE)
+    except DealError:
+        return False
+    return there.model_copy(update={"output": run.settings.output}) == run.settings
+
+
+def is_evaluated(run: Run, evaluation: Evaluation) -> bool:
+    """Return whether the run's model, as it is now, was measured in this way."""
+    folder = run.folder / evaluation.part
+    try:
+        EvaluationResult.read(folder)
+        made = json.loads((folder / MADE_FILE).read_text(encoding="utf-8"))
+        return bool(made == _made_from(run, evaluation))
+    except (DealError, OSError, ValueError):
+        return False
+
+
+class _Job:
+    """A run at work: the steps it still has to take, and the process of the first of them."""
+
+    def __init__(self, run: Run, machine: Machine, slot: int, lock: int) -> None:
+        self.run, self.slot = run, slot
+        self.failure: RunFailure | None = None
+        self._machine, self._lock = machine, lock
+        self._steps: list[Evaluation | None] = [None, *run.evaluations]  # None is the training
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def advance(self) -> RunStatus:
+        """Look after the process and start the next one where it is time to; return where the run is."""
+        if self._process is not None:
+            code = self._process.poll()
+            if code is None:
+                return self._status()
+            self._process = None
+            if code:
+                self.failure = RunFailure(self.run, self._stage(), code, self._log(), _last_lines(self._log()))
+                return RunStatus(self.run, "failed", epochs_done(self.run.folder))
+            step = self._steps.pop(0)
+            if step is not None:
+                _sign(self.run, step)
+        while self._steps and self._is_done(self._steps[0]):
+            self._steps.pop(0)
+        if self._steps:
+            self._start()
+        return self._status()
+
+    def end(self) -> None:
+        """End the process, if there is one, and give the run free."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        os.close(self._lock)
+
+    def _is_done(self, step: Evaluation | None) -> bool:
+        return is_trained(self.run) if step is None else is_evaluated(self.run, step)
+
+    def _start(self) -> None:
+        run, step = self.run, self._steps[0]
+        if step is None:
+            arguments = ["train", str(run.preset), *run.overrides]
+        else:
+            name = f"{run.model} {run.variant.name}"
+            folder = run.folder / step.part
+            arguments = ["evaluate", str(run.model_file), str(run.settings.data.path), *step.arguments]
+            arguments += ["--out", str(folder), "--name", name]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self._machine.threads)}
+        if self._machine.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._machine.gpus[self.slot % len(self._machine.gpus)]
+        with self._log().open("ab") as log:
+            # The lock goes along: it holds as long as any process of this run lives.
+            self._process = subprocess.Popen(
+                [*self._machine.command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=[self._lock],
+            )
+
+    def _stage(self) -> str:
+        if not self._steps:
+            return "done"
+        return "training" if self._steps[0] is None else f"evaluating {self._steps[0].part}"
+
+    def _status(self) -> RunStatus:
+        return RunStatus(self.run, self._stage(), epochs_done(self.run.folder))
+
+    def _log(self) -> Path:
+        return self.run.folder / f"{self._stage().replace(' ', '-')}.log"
+
+
+def epochs_done(folder: Path) -> int:
+    """Return how many epochs the run in this folder has behind it, by its history."""
+    try:
+        with (folder / HISTORY_FILE).open("rb") as history:
+            history.seek(max(history.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
+            lines = history.read().split(b"\n")
+        return int(json.loads(lines[-2])["epoch"])  # after the last line break, a line may be half-written
+    except (OSError, IndexError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _lock(folder: Path) -> int | None:
+    """Return an open file that locks the run until it is closed, here and in every process that was given it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _sign(run: Run, evaluation: Evaluation) -> None:
+    with replacing(run.folder / evaluation.part / MADE_FILE) as temporary:
+        temporary.write_text(json.dumps(_made_from(run, evaluation), indent=1) + "\n", encoding="utf-8")
+
+
+def _made_from(run: Run, evaluation: Evaluation) -> dict[str, object]:
+    digest = hashlib.sha256()
+    with run.model_file.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return {"model": digest.hexdigest(), "arguments": list(evaluation.arguments)}
+
+
+def _last_lines(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join([line for line in lines if line.strip()][-_LAST_LINES:])

@@ -1,0 +1,199 @@
+"""What came out: a row for each network, variant and part, with mean and spread over the seeds beside the paper's."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deal_core.evaluation import EvaluationResult, MaskScore, SeedSummary, summarise_seeds
+from deal_core.experiments.benchmarks import BASELINE
+from deal_core.experiments.plan import Plan
+from deal_core.experiments.published import published_figures
+from deal_core.experiments.run import is_evaluated
+from deal_core.files import replacing
+
+TABLE_FILE, RESULTS_FILE = "table.md", "results.json"
+COLUMNS = (
+    "network",
+    "variant",
+    "measured on",
+    "seeds",
+    "mIoU, oracle",
+    "paper",
+    "gain, oracle",
+    "paper's gain",
+    "mIoU, auto",
+    "boundary F, oracle",
+    "boundary F, auto",
+    "threshold, oracle",
+    "threshold, auto",
+)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is kept of one evaluation, everything in [0, 1]."""
+
+    oracle: float
+    auto: float
+    boundary_oracle: float
+    boundary_auto: float
+    threshold_oracle: float
+    threshold_auto: float
+
+    @classmethod
+    def of(cls, result: EvaluationResult) -> Figures:
+        """Take the figures from an evaluation of CAMs, which has both thresholds."""
+        auto, oracle = result.auto, result.oracle
+        assert auto is not None and oracle is not None
+        return cls(oracle.miou, auto.miou, oracle.boundary_f, auto.boundary_f, _threshold(oracle), _threshold(auto))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network trained in one way and measured on one part.
+
+    Args:
+        model: name of the preset.
+        variant: its name.
+        part: train, full_train or val.
+        seeds: those that have a result.
+        figures: one a seed, in the same order.
+        gains: mIoU (oracle) minus that of the baseline of the same seed, for the seeds that have both.
+        published: the paper's mIoU, in [0, 1]; None where it has none.
+        published_gain: the paper's, over its baseline.
+    """
+
+    model: str
+    variant: str
+    part: str
+    seeds: tuple[int, ...]
+    figures: tuple[Figures, ...]
+    gains: tuple[float, ...] = ()
+    published: float | None = None
+    published_gain: float | None = None
+
+    def summary(self, figure: str) -> SeedSummary:
+        """Return mean and spread over the seeds of one of the `Figures`, by its name."""
+        return summarise_seeds(getattr(each, figure) for each in self.figures)
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the text of the row, one for each of `COLUMNS`; figures in %, gains in points."""
+        is_baseline = self.variant == BASELINE.name
+        thresholds = [
+            f"{sum(values) / len(values):.2f}"
+            for values in (self.summary("threshold_oracle").values, self.summary("threshold_auto").values)
+        ]
+        return (
+            self.model,
+            self.variant,
+            self.part.replace("_", " "),
+            str(len(self.seeds)),
+            self.summary("oracle").percent(),
+            "" if self.published is None else f"{100 * self.published:.1f}",
+            "" if is_baseline or not self.gains else _signed(summarise_seeds(self.gains)),
+            "" if is_baseline or self.published_gain is None else f"{100 * self.published_gain:+.1f}",
+            self.summary("auto").percent(),
+            self.summary("boundary_oracle").percent(),
+            self.summary("boundary_auto").percent(),
+            *thresholds,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as plain values; what is not defined is null."""
+        summaries = {name: _summary_json(self.summary(name)) for name in Figures.__dataclass_fields__}
+        return {
+            "model": self.model,
+            "variant": self.variant,
+            "part": self.part,
+            "seeds": list(self.seeds),
+            **summaries,
+            "gain": _summary_json(summarise_seeds(self.gains)) if self.gains else None,
+            "published": self.published,
+            "published_gain": self.published_gain,
+        }
+
+
+def collect_rows(plan: Plan) -> list[Row]:
+    """Read the evaluations of the plan's runs that are there and up to date; a row without any is left out."""
+    found: dict[tuple[str, str, str], dict[int, Figures]] = {}
+    for run in plan.runs:
+        for evaluation in run.evaluations:
+            results = found.setdefault((run.model, run.variant.name, evaluation.part), {})
+            if is_evaluated(run, evaluation):
+                result = EvaluationResult.read(run.folder / evaluation.part)
+                results[run.settings.seed] = Figures.of(result)
+    return list(_rows(plan.benchmark.name, found))
+
+
+def markdown_table(rows: Sequence[Row], title: str) -> str:
+    """Return the rows as a Markdown table that says what its figures are."""
+    lines = [
+        f"# {title}",
+        "",
+        "CAMs of tagged classes; mIoU and boundary F in %, mean ± standard deviation over the seeds. Oracle: threshold "
+        "swept on the masks that the figure is measured on, as papers do. Auto: threshold chosen on the training "
+        "images, no mask seen. Gain: points over the baseline of the same seed. Paper: arXiv 2509.17702.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        "|" + "---|" * 3 + "---:|" * (len(COLUMNS) - 3),
+    ]
+    lines += [f"| {' | '.join(row.cells())} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def write_table(rows: Sequence[Row], title: str, benchmark: str, folder: Path) -> Path:
+    """Write table.md and results.json into the folder; return the path of the table."""
+    content = {"benchmark": benchmark, "rows": [row.to_json() for row in rows]}
+    with replacing(folder / RESULTS_FILE) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with replacing(folder / TABLE_FILE) as temporary:
+        temporary.write_text(markdown_table(rows, title), encoding="utf-8")
+    return folder / TABLE_FILE
+
+
+def _rows(benchmark: str, found: Mapping[tuple[str, str, str], Mapping[int, Figures]]) -> Iterator[Row]:
+    for (model, variant, part), results in found.items():
+        if not results:
+            continue
+        baseline = found.get((model, BASELINE.name, part), {})
+        gains = [figures.oracle - baseline[seed].oracle for seed, figures in results.items() if seed in baseline]
+        published, reference = (_published(benchmark, model, name, part) for name in (variant, BASELINE.name))
+        yield Row(
+            model=model,
+            variant=variant,
+            part=part,
+            seeds=tuple(results),
+            figures=tuple(results.values()),
+            gains=tuple(gains),
+            published=published,
+            published_gain=None if published is None or reference is None else published - reference,
+        )
+
+
+def _published(benchmark: str, model: str, variant: str, part: str) -> float | None:
+    figures = published_figures(benchmark, model, variant)
+    percent = figures.on(part) if figures else None
+    return None if percent is None else percent / 100
+
+
+def _threshold(score: MaskScore) -> float:
+    assert score.threshold is not None
+    return score.threshold
+
+
+def _signed(summary: SeedSummary) -> str:
+    return f"{'+' if summary.mean >= 0 else ''}{summary.percent()}"
+
+
+def _summary_json(summary: SeedSummary) -> dict[str, Any]:
+    values = [_number(value) for value in summary.values]
+    return {"mean": _number(summary.mean), "std": _number(summary.std), "values": values}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
