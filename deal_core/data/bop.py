@@ -222,7 +222,7 @@ def _classes(root: Path, seen: set[int]) -> ClassList:
     unknown = sorted(i for i in seen if not 1 <= i <= len(names))
     if unknown:
         raise DatasetError(
-            f"{root}: scene_gt.json names object {unknown[0]}, expected 1 to {len(names)}, as in {source}"
+            f"{root}: a scene_gt.json names object {unknown[0]}, expected 1 to {len(names)}, the objects of {source}"
         )
     return ClassList(tuple(names))
 
