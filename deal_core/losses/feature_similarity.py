@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from deal_core.losses.depth_edge import edge_sign
+from deal_core.losses.equivariance import max_norm
 
 _REACH = 6.0
 """Rows of the grid farther apart than this many sigma are not compared: 2e-9 of the spatial weight lies there."""
-_EPSILON = 1e-5
 
 
 def feature_similarity_loss(cams: Tensor, image: Tensor, tags: Tensor, *, sigma: float, mu: float = 2.5) -> Tensor:
@@ -77,10 +77,7 @@ def class_shares(cams: Tensor, tags: Tensor) -> Tensor:
     classes are 0. Background is what the largest of them leaves to 1. The 1e-5 is SEAM's: without it a map that is
     about to vanish would have a gradient without bound.
     """
-    active = cams.relu()
-    low, high = active.amin(dim=(-2, -1), keepdim=True), active.amax(dim=(-2, -1), keepdim=True)
-    scaled = (active - low - _EPSILON).relu() / (high - low + _EPSILON)
-    foreground = scaled * (tags == 1).to(cams.dtype)[:, :, None, None]
+    foreground = max_norm(cams) * (tags == 1).to(cams.dtype)[:, :, None, None]
     return torch.cat([1.0 - foreground.amax(dim=1, keepdim=True), foreground], dim=1)
 
 

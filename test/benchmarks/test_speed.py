@@ -1,0 +1,47 @@
+"""The speed benchmark compares like with like: both ways to compute a case agree, and the script makes its table."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "speed.py"
+
+
+def load_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("speed_benchmark", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+SPEED = load_script()
+
+
+@pytest.mark.parametrize("name", SPEED.CASES)
+def test_package_and_straightforward_formulation_agree(name: str) -> None:
+    ours, plain = (getattr(SPEED.CASES[name].build(SPEED.QUICK), variant)() for variant in SPEED.VARIANTS)
+    assert len(ours) == len(plain) and any(value.any() for value in ours)
+    for first, second in zip(ours, plain, strict=True):
+        scale = float(second.abs().max())
+        assert torch.allclose(first, second, rtol=1e-3, atol=1e-3 * scale + 1e-12)
+
+
+def test_the_script_measures_each_variant_apart_and_writes_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--quick", "--cases", "isl", "--out", str(tmp_path)])
+    SPEED.main()
+    record = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
+    (row,) = record["cases"]
+    for variant in SPEED.VARIANTS:
+        assert len(row[variant]["cpu_s"]) == 1 and row[variant]["peak_mib"] >= row[variant]["start_mib"] > 0
+    printed = capsys.readouterr().out
+    assert row["title"] in printed
+    assert printed.strip() == (tmp_path / "speed.md").read_text(encoding="utf-8").strip()
