@@ -15,10 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deal_core.config import SourceSettings
 from deal_core.data.check import check_dataset
 from deal_core.data.dataset import Dataset, FrameRecord
 from deal_core.data.dataset_writer import DatasetWriter
+from deal_core.data.depth_maps import DepthMapsWriter
 from deal_core.data.sample import CameraIntrinsics, ClassList, RgbdPair, TagMarker, TagState
+from deal_core.data.source import open_dataset
 from deal_core.errors import DatasetError, DealError, UsageError
 
 CLASSES = ClassList(("mug", "drill"), ((1, 2, 3), (4, 5, 6)))
@@ -372,3 +375,28 @@ def test_a_folder_that_is_something_else_is_not_touched(tmp_path: Path) -> None:
 def test_unknown_formats_are_wrong_use(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="expected colour as png"):
         DatasetWriter(tmp_path / "d", CLASSES).recording("a", **options)
+
+
+# --- estimated depth
+
+
+def test_check_with_estimated_depth(folder: Path, tmp_path: Path) -> None:
+    writer = DepthMapsWriter(tmp_path / "depth", "inverse", "m")
+    keys = [frame.key for frame in Dataset.open(folder).frames]
+    for key in keys[1:]:
+        writer.write(key, np.ones((6, 8)))
+    report = check_dataset(folder, depth=tmp_path / "depth")
+    assert len(report.errors) == 1 and f"lacks the depth maps of 1 of 4 images of {folder}" in report.errors[0]
+    assert f"{keys[0]}.png" in report.errors[0] and report.depth_kind == "metric"
+    writer.write(keys[0], np.full((6, 8), np.nan))
+    report = check_dataset(folder, depth=tmp_path / "depth")
+    assert report.errors == [] and report.depth_kind == "inverse"
+    assert [r.without_depth for r in report.recordings] == [1, 0]
+    assert [r.valid_depth for r in report.recordings] == [pytest.approx(2 / 3), 1.0]
+
+
+def test_open_dataset_reads_the_own_layout(folder: Path) -> None:
+    dataset = open_dataset(SourceSettings(path=folder, recordings=("b",)))
+    assert [frame.key for frame in dataset.frames] == ["b/5"] and dataset.has_depth
+    with pytest.raises(UsageError, match="has no splits, found split: val"):
+        open_dataset(SourceSettings(path=folder, split="val"))
