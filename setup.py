@@ -47,6 +47,7 @@ EXTRAS = {
         "lightning-fabric>=2.4",
         "tensorboard>=2.16",
         "matplotlib>=3.8",
+        "pycocotools>=2.0.8",  # masks of COCO
         "jinja2>=3.1",
         "trimesh>=4.4",
         "embreex>=2.17; sys_platform != 'linux' or platform_machine == 'x86_64'",
