@@ -381,19 +381,17 @@ def test_what_each_loss_trains(preset: str) -> None:
     assert trained_by(net, lambda o: (o.map("refined", True) * weight).sum()) == everything
 
 
-def test_all_three_taps_take_gradient_from_the_refined_map() -> None:
+def test_the_embedding_sends_gradient_to_its_taps_only_when_asked() -> None:
     net = tiny_net()
-    taps: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: Any, output: list[Tensor]) -> None:
-        taps.extend(output)
-        for tap in output:
-            tap.retain_grad()
-
-    net.backbone.register_forward_hook(keep)
+    attached: list[list[bool]] = []
+    net.embedding.register_forward_hook(
+        lambda module, inputs, output: attached.append([tap.requires_grad for tap in inputs[1:]])
+    )
     output = net(image())
-    (output.map("refined", True) * torch.rand(2, 3, 8, 10)).sum().backward()
-    assert len(taps) == 3 and all(tap.grad is not None and bool(tap.grad.any()) for tap in taps)
+    output.map("refined", False)
+    assert attached == [[False, False]]
+    output.map("refined", True)
+    assert attached == [[False, False], [True, True]]
 
 
 def test_maps_have_the_same_values_with_and_without_the_backbone() -> None:
