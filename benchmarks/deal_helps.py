@@ -30,8 +30,8 @@ from deal_core.data.transforms import to_tensors
 from deal_core.evaluation import EvaluationResult, summarise_seeds
 from deal_core.inference import CamSettings, evaluate_model, score_frames
 from deal_core.modelfile import load_model
+from deal_core.objective import alignment_loss
 from deal_core.thresholds import create_rule
-from deal_core.trainer import alignment_loss
 
 SCENES = {"train": (1, 150, 6), "test": (7_000, 40, 5)}  # seed, scenes, views of each
 WIDTH, HEIGHT = 160, 120

@@ -182,6 +182,8 @@ class OptimizerSettings(Settings):
     learning_rate: Positive = 1e-3
     momentum: Fraction = 0.9
     """Of SGD."""
+    nesterov: bool = True
+    """Of SGD."""
     weight_decay: NotNegative = 0.01
     decay_all: bool = False
     """Apply it to biases and normalisation layers as well."""
@@ -195,6 +197,8 @@ class OptimizerSettings(Settings):
     warmup: Fraction = 0.05
     """Share of the training over which the learning rate grows linearly from `warmup_from`."""
     warmup_from: NotNegative = 0.0
+    warmup_first: bool = True
+    """Whether the schedule begins after the warm-up, or runs beneath it from the start (as in timm)."""
     floor: NotNegative = 0.0
     """Learning rate at which the schedule ends."""
     every: Literal["step", "epoch", "epoch_late"] = "step"

@@ -28,17 +28,18 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from deal_core.cams import multi_scale_scores
-from deal_core.config import DealSettings, OptimizerSettings, TrainSettings, dump_settings
+from deal_core.config import LossSettings, OptimizerSettings, TrainSettings, dump_settings
 from deal_core.data.dataset import Dataset
 from deal_core.data.sample import Sample
+from deal_core.data.source import open_dataset
 from deal_core.data.transforms import TensorSample, TrainTransform, resize_sample, to_tensors
 from deal_core.errors import ConfigError, DealError, ModelFileError
 from deal_core.files import replacing
-from deal_core.losses.depth_edge import DepthEdgeAlignmentLoss
 from deal_core.losses.tags import tag_loss
 from deal_core.modelfile import ModelInfo, Threshold, save_model
 from deal_core.models.factory import create_model
 from deal_core.models.output import CamOutput
+from deal_core.objective import LossWeights, Objective, alignment_loss
 from deal_core.runtime import resolve_device
 from deal_core.thresholds import create_rule
 
@@ -86,18 +87,19 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     """
     create_rule(settings.threshold_rule)  # an unknown one is told now, not after the last step
     fabric = _create_fabric(settings)
-    dataset = Dataset.open(settings.data.path).subset(recordings=settings.data.recordings or None)
+    dataset = open_dataset(settings.data)
     training_set, held_out = dataset.split_by_segment(settings.data.validation_fraction, seed=settings.seed)
     _check_batch_size(settings, len(training_set), fabric.world_size)
     torch.manual_seed(settings.seed)
     network = create_model(settings.model.name, len(dataset.classes), **settings.model.arguments)
-    _try_out(network, settings.data.image_size)
+    _try_out(network, settings)
     if fabric.is_global_zero:
         _prepare_folder(settings)
     fabric.barrier()
 
     # Convolutions over images stored channels last are much faster, on the CPU as on tensor cores.
-    objective = Objective(network.to(memory_format=torch.channels_last), settings)  # type: ignore[call-overload]
+    plain = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective = Objective(plain, settings, dataset.depth_kind)
     # A checkpoint is that of the plain module and optimiser: it does not depend on how the run was launched.
     plain_optimizer = create_optimizer(network, settings.optimizer)
     wrapped, optimizer = fabric.setup(objective, plain_optimizer)
@@ -135,50 +137,13 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
             "frames": len(training_set),
             "seed": settings.seed,
             "deal_weight": settings.deal.weight,
+            "isl_weight": settings.isl.weight,
+            "fsl_weight": settings.fsl.weight,
         }
         name, arguments, size = settings.model.name, settings.model.arguments, settings.data.image_size
         save_model(model, network, ModelInfo(name, arguments, dataset.classes, size, threshold, facts))
     fabric.barrier()
     return TrainResult(model, threshold, state.total_steps, resumed_from)
-
-
-class Objective(nn.Module):
-    """A network together with its losses: from a batch to named scalars, the first of which is minimised."""
-
-    def __init__(self, network: nn.Module, settings: TrainSettings) -> None:
-        super().__init__()
-        self.network = network
-        self.alignment = alignment_loss(settings.deal, settings.data.image_size)
-
-    def forward(self, batch: TensorSample, deal_weight: float, tag_share: float = 1.0) -> dict[str, Tensor]:
-        """Return `loss` and its parts; the edge loss is computed, without gradient, even where its weight is 0.
-
-        Args:
-            batch: of this process.
-            deal_weight: of the edge loss.
-            tag_share: known tags in this batch relative to the mean over all processes, whose gradients are
-                averaged: an image counts the same wherever it is.
-        """
-        output: CamOutput = self.network(batch.image.contiguous(memory_format=torch.channels_last))
-        tags = tag_share * torch.stack([tag_loss(logits, batch.tags) for logits in output.tag_logits.values()]).sum()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and deal_weight > 0):
-            terms = self.alignment.terms(output.cams, batch.depth, batch.tags, batch.valid)
-        loss = tags + deal_weight * terms.loss if deal_weight > 0 else tags
-        return {"loss": loss, "loss_tags": tags, "loss_deal": terms.loss, "deal_flat": terms.flat}
-
-
-def alignment_loss(settings: DealSettings, image_size: tuple[int, int]) -> DepthEdgeAlignmentLoss:
-    """Return the edge loss as the settings describe it."""
-    return DepthEdgeAlignmentLoss(
-        size=settings.size or (image_size[0] // 4, image_size[1] // 4),
-        mu=settings.mu,
-        cam_value=settings.cam_value,
-        cam_edge=settings.cam_edge,
-        depth_value=settings.depth_value,
-        depth_edge=settings.depth_edge,
-        depth_slope=settings.depth_slope,
-        depth_gain=settings.depth_gain,
-    )
 
 
 def train_step(
@@ -191,33 +156,48 @@ def train_step(
 ) -> dict[str, float]:
     """Make one optimiser step and return the losses of this process as plain numbers."""
     position = state.step / state.total_steps
-    rate = learning_rate_factor(settings.optimizer, position)
+    rate = learning_rate_factor(settings.optimizer, schedule_position(settings, state))
     for group in optimizer.param_groups:
         group["lr"] = settings.optimizer.learning_rate * group["factor"] * rate
     torch.manual_seed(hash((settings.seed, state.step, fabric.global_rank)) % 2**63)
-    weight = deal_weight_at(settings.deal, position)
-    losses: dict[str, Tensor] = objective(batch, weight, _tag_share(fabric, batch.tags))
+    weights = LossWeights(*(weight_at(loss, position) for loss in (settings.deal, settings.isl, settings.fsl)))
+    losses: dict[str, Tensor] = objective(batch, weights, _tag_share(fabric, batch.tags))
     optimizer.zero_grad(set_to_none=True)
     fabric.backward(losses["loss"])
     optimizer.step()
     values = {name: float(value.detach()) for name, value in losses.items()}
     if not math.isfinite(values["loss"]):
         raise ConfigError(f"the loss became {values['loss']} at step {state.step}: lower optimizer.learning_rate")
-    return {**values, "lr": settings.optimizer.learning_rate * rate, "deal_weight": weight}
+    return {**values, "lr": settings.optimizer.learning_rate * rate, "deal_weight": weights.deal}
+
+
+def schedule_position(settings: TrainSettings, state: TrainState) -> float:
+    """Return the position in [0, 1) of the training that the learning rate is that of."""
+    if settings.optimizer.every == "step":
+        return state.step / state.total_steps
+    epoch = state.step * settings.epochs // state.total_steps
+    return max(epoch - (settings.optimizer.every == "epoch_late"), 0) / settings.epochs
 
 
 def learning_rate_factor(settings: OptimizerSettings, position: float) -> float:
     """Return the factor on the learning rate at `position` in [0, 1) of the training."""
+    lowest, start = (value / settings.learning_rate for value in (settings.floor, settings.warmup_from))
     if position < settings.warmup:
-        return (position + 1e-3) / (settings.warmup + 1e-3)
-    after = (position - settings.warmup) / (1 - settings.warmup) if settings.warmup < 1 else 0.0
-    if settings.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * after))
-    return (1 - after) ** settings.poly_power if settings.schedule == "poly" else 1.0
+        offset = 0.0 if start > 0 else 1e-3  # a step at a rate of 0 would be lost
+        return start + (1 - start) * (position + offset) / (settings.warmup + offset)
+    after = position
+    if settings.warmup_first:
+        after = (position - settings.warmup) / (1 - settings.warmup) if settings.warmup < 1 else 0.0
+    if settings.schedule == "constant":
+        return 1.0
+    fall = (
+        0.5 * (1 + math.cos(math.pi * after)) if settings.schedule == "cosine" else (1 - after) ** settings.poly_power
+    )
+    return lowest + (1 - lowest) * fall
 
 
-def deal_weight_at(settings: DealSettings, position: float) -> float:
-    """Return the weight of the edge loss at `position` in [0, 1) of the training."""
+def weight_at(settings: LossSettings, position: float) -> float:
+    """Return the weight of an added loss at `position` in [0, 1) of the training."""
     if position < settings.start:
         return 0.0
     if settings.warmup == 0:
@@ -226,29 +206,29 @@ def deal_weight_at(settings: DealSettings, position: float) -> float:
 
 
 def create_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimizer:
-    """Return the optimiser; decay only on weights of two or more dimensions, the backbone at its own rate.
+    """Return the optimiser, with groups of parameters by part of the network, decay and factor on the learning rate.
 
-    Parameters of a backbone whose factor is 0 are switched to need no gradient.
+    Decay is on weights of two or more dimensions only, unless `decay_all`. Parameters of a backbone whose factor is 0
+    are switched to need no gradient.
     """
     backbone = {id(p) for p in network.backbone.parameters()} if isinstance(network.backbone, nn.Module) else set()
-    groups: list[dict[str, Any]] = []
-    for in_backbone in (True, False):
-        factor = settings.backbone_factor if in_backbone else 1.0
-        for decays in (True, False):
-            chosen = [
-                p
-                for p in network.parameters()
-                if (id(p) in backbone) == in_backbone and (p.ndim > 1) == decays and p.requires_grad
-            ]
-            if in_backbone and factor == 0:
-                for parameter in chosen:
-                    parameter.requires_grad_(False)
-            elif chosen:
-                decay = settings.weight_decay if decays else 0.0
-                groups.append({"params": chosen, "weight_decay": decay, "factor": factor})
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        in_backbone = id(parameter) in backbone
+        if in_backbone and settings.backbone_factor == 0:
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
+            factor = settings.backbone_factor if in_backbone else settings.head_factor
+            factor *= settings.bias_factor if name.endswith("bias") else 1.0
+            groups.setdefault((factor, settings.decay_all or parameter.ndim > 1), []).append(parameter)
+    listed = [
+        {"params": chosen, "weight_decay": settings.weight_decay if decays else 0.0, "factor": factor}
+        for (factor, decays), chosen in groups.items()
+    ]
     if settings.name == "sgd":
-        return SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
-    return AdamW(groups, lr=settings.learning_rate)
+        momentum = settings.momentum
+        return SGD(listed, lr=settings.learning_rate, momentum=momentum, nesterov=settings.nesterov and momentum > 0)
+    return AdamW(listed, lr=settings.learning_rate)
 
 
 @dataclass
@@ -399,14 +379,15 @@ class RunLog:
 
 def watch(network: nn.Module, frames: Dataset, settings: TrainSettings, device: torch.device) -> dict[str, float]:
     """Return the losses and the share of right tags on held-out frames; masks are not looked at."""
-    alignment = alignment_loss(settings.deal, settings.data.image_size)
+    alignment = alignment_loss(settings.deal, settings.data.image_size, frames.depth_kind)
     losses, deal, sizes, right, known = [], [], [], 0, 0
     with _evaluating(network):
         for batch in _plain_batches(frames, settings, device):
             output: CamOutput = network(batch.image)
             logits = torch.stack(list(output.tag_logits.values())).mean(0)
             losses.append(float(tag_loss(logits, batch.tags)))
-            deal.append(float(alignment(output.cams, batch.depth, batch.tags, batch.valid)))
+            cams = output.map(settings.deal.map, settings.deal.through_backbone)
+            deal.append(float(alignment(cams, batch.depth, batch.tags, batch.valid)))
             sizes.append(len(batch.tags))
             is_known = ~torch.isnan(batch.tags)
             right += int((((logits > 0) == (batch.tags == 1)) & is_known).sum())
@@ -420,7 +401,7 @@ def watch(network: nn.Module, frames: Dataset, settings: TrainSettings, device: 
 
 def choose_threshold(network: nn.Module, frames: Dataset, settings: TrainSettings, device: torch.device) -> Threshold:
     """Choose the background threshold by a rule that sees no masks, on (at most 500 of) the training frames."""
-    rule = create_rule(settings.threshold_rule)
+    rule = create_rule(settings.threshold_rule, frames.depth_kind)
     step = max(len(frames) // _THRESHOLD_FRAMES, 1)
     with _evaluating(network):
         for batch in _plain_batches(frames, settings, device, every=step):
@@ -533,14 +514,14 @@ def _check_batch_size(settings: TrainSettings, frames: int, processes: int) -> N
         )
 
 
-def _try_out(network: nn.Module, size: tuple[int, int]) -> None:
+def _try_out(network: nn.Module, settings: TrainSettings) -> None:
     """Pass one image through, forward and backward.
 
     Refuses a size that the network cannot take, such as that of a transformer made for another. Parameters that no
     output depends on, of layers behind the last level in use, are switched to need no gradient: several processes
     would wait for it.
     """
-    was_training = network.training
+    was_training, size = network.training, settings.data.image_size
     try:
         output: CamOutput = network.eval()(torch.zeros(1, 3, *size))
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -548,7 +529,9 @@ def _try_out(network: nn.Module, size: tuple[int, int]) -> None:
         raise ConfigError(
             f"the network cannot take images of {size[0]}x{size[1]} (data.image_size): {reason}"
         ) from error
-    maps = [output.cams] if output.refined is None else [output.cams, output.refined]
+    # Of the maps that losses may act on, a name that is not there is told here.
+    maps = [output.map(), *(output.map(loss.map, loss.through_backbone) for loss in (settings.deal, settings.fsl))]
+    maps += [] if output.refined is None else [output.refined]
     torch.stack([tensor.sum() for tensor in (*output.tag_logits.values(), *maps)]).sum().backward()
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.grad is not None)

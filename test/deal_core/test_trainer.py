@@ -23,26 +23,27 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from deal_core import trainer
 from deal_core.cams import multi_scale_scores
-from deal_core.config import DealSettings, OptimizerSettings, TrainSettings, load_settings
+from deal_core.config import DataSettings, DealSettings, OptimizerSettings, TrainSettings, load_settings
 from deal_core.data.dataset import Dataset
 from deal_core.data.transforms import TensorSample, resize_sample, to_tensors
 from deal_core.errors import ConfigError, DatasetError, EvaluationError, ModelFileError, UsageError
 from deal_core.losses.tags import tag_loss
 from deal_core.modelfile import load_model
 from deal_core.models.cam_net import CamNet
+from deal_core.objective import LossWeights, Objective
 from deal_core.thresholds import create_rule
 from deal_core.trainer import (
     BatchOrder,
-    Objective,
     Progress,
     create_optimizer,
-    deal_weight_at,
     learning_rate_factor,
+    schedule_position,
     train,
+    weight_at,
 )
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -139,10 +140,39 @@ def test_deal_weight_comes_in_after_its_start_and_grows() -> None:
     settings = DealSettings(weight=2.0, start=0.3, warmup=0.2)
     places = {0.0: 0.0, 0.29: 0.0, 0.3: 0.0, 0.35: 0.5, 0.4: 1.0, 0.5: 2.0, 0.99: 2.0}
     for place, weight in places.items():
-        assert deal_weight_at(settings, place) == pytest.approx(weight)
+        assert weight_at(settings, place) == pytest.approx(weight)
     at_once = DealSettings(weight=2.0, start=0.5, warmup=0.0)
-    assert [deal_weight_at(at_once, p) for p in (0.49, 0.5, 0.9)] == [0.0, 2.0, 2.0]
-    assert deal_weight_at(DealSettings(weight=0.0, start=0.0), 0.9) == 0.0
+    assert [weight_at(at_once, p) for p in (0.49, 0.5, 0.9)] == [0.0, 2.0, 2.0]
+    assert weight_at(DealSettings(weight=0.0, start=0.0), 0.9) == 0.0
+
+
+def test_the_schedule_of_weaktr_is_timms_one_epoch_late() -> None:
+    """Cosine over 60 epochs beneath a warm-up of 5 from 1e-6, floor 1e-5; epochs 0 and 1 both run at 1e-6."""
+    rate, floor = 7.5e-5, 1e-5
+    optimizer = OptimizerSettings(
+        learning_rate=rate, warmup=5 / 60, warmup_from=1e-6, warmup_first=False, floor=floor, every="epoch_late"
+    )
+    settings = TrainSettings(data=DataSettings(path="x"), output="y", optimizer=optimizer, epochs=60)
+    found = []
+    for step in range(60 * 3):
+        state = trainer.TrainState(total_steps=60 * 3, step=step)
+        found.append(rate * learning_rate_factor(optimizer, schedule_position(settings, state)))
+    assert found[0::3] == found[1::3] == found[2::3], "one rate an epoch"
+    expected = [1e-6] * 2 + [1e-6 + t * (rate - 1e-6) / 5 for t in range(1, 5)]
+    expected += [floor + 0.5 * (rate - floor) * (1 + math.cos(math.pi * t / 60)) for t in range(5, 59)]
+    assert found[::3] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_rate_may_change_with_every_step_or_every_epoch() -> None:
+    positions = {}
+    for every in ("step", "epoch", "epoch_late"):
+        optimizer = OptimizerSettings(every=every)
+        settings = TrainSettings(data=DataSettings(path="x"), output="y", optimizer=optimizer, epochs=4)
+        states = [trainer.TrainState(total_steps=8, step=step) for step in range(8)]
+        positions[every] = [schedule_position(settings, state) for state in states]
+    assert positions["step"] == [i / 8 for i in range(8)]
+    assert positions["epoch"] == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
+    assert positions["epoch_late"] == [0, 0, 0, 0, 0.25, 0.25, 0.5, 0.5]
 
 
 # ---------------------------------------------------------------------------------------------- order of batches
@@ -219,6 +249,24 @@ def test_every_parameter_is_in_one_group_with_its_decay_and_rate(name: Any, froz
     assert bool(norms & set(seen)) is not frozen_norms
 
 
+def test_new_layers_and_biases_have_their_own_rates_as_in_seam() -> None:
+    net = tiny_net()
+    settings = OptimizerSettings(name="sgd", head_factor=10, bias_factor=2, momentum=5e-4, nesterov=False)
+    optimizer = create_optimizer(net, settings)
+    names = {id(p): n for n, p in net.named_parameters()}
+    factors = {names[id(p)]: group["factor"] for group in optimizer.param_groups for p in group["params"]}
+    assert factors["backbone.conv1.weight" if "backbone.conv1.weight" in factors else "backbone.stem.0.weight"] == 1
+    assert factors["classifier.weight"] == 10 and factors["classifier.bias"] == 20
+    assert factors["project.0.1.weight"] == 10 and factors["project.0.1.bias"] == 20
+    assert {factors[n] for n in factors if n.startswith("backbone.") and n.endswith("bias")} == {2}
+    assert {(g["momentum"], g["nesterov"]) for g in optimizer.param_groups} == {(5e-4, False)}
+
+
+def test_decay_may_be_on_everything() -> None:
+    optimizer = create_optimizer(tiny_net(), OptimizerSettings(weight_decay=0.03, decay_all=True))
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.03}
+
+
 def test_a_factor_of_0_freezes_the_backbone() -> None:
     net = tiny_net()
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
@@ -240,10 +288,10 @@ def batch_of(dataset: Dataset, size: tuple[int, int] = (32, 48), count: int = 4)
     return TensorSample(*(torch.stack([getattr(v, n) for v in views]) for n in ("image", "depth", "valid", "tags")))
 
 
-def test_layers_that_no_output_depends_on_are_left_alone() -> None:
+def test_layers_that_no_output_depends_on_are_left_alone(make_settings: MakeSettings) -> None:
     net = tiny_net(backbone="test_efficientnet", levels=[-3], freeze_batch_norm=True)
     values = {n: t.clone() for n, t in net.state_dict().items()}
-    trainer._try_out(net, (32, 48))
+    trainer._try_out(net, make_settings())
     assert net.training and all(torch.equal(t, values[n]) for n, t in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
     trained = [p for p in net.parameters() if p.requires_grad]
@@ -256,70 +304,16 @@ def test_layers_that_no_output_depends_on_are_left_alone() -> None:
     assert named["backbone.conv_stem.weight"] and not named["backbone.bn1.weight"], "frozen stays frozen"
 
 
-@pytest.fixture
-def batch(tiny_dataset: Path) -> TensorSample:
-    return batch_of(Dataset.open(tiny_dataset))
-
-
-def gradients(objective: Objective, batch: TensorSample, weight: float) -> dict[str, Tensor]:
-    objective.zero_grad()
-    objective(batch, weight)["loss"].backward()
-    return {n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}
-
-
-def test_the_total_is_made_of_its_parts(make_settings: MakeSettings, batch: TensorSample) -> None:
-    objective = Objective(tiny_net(), make_settings())
-    losses = objective(batch, 0.5)
-    assert next(iter(losses)) == "loss" and all(v.ndim == 0 for v in losses.values())
-    assert not losses["deal_flat"].requires_grad
-    losses = {name: value.detach() for name, value in losses.items()}
-    assert float(losses["loss"]) == pytest.approx(float(losses["loss_tags"] + 0.5 * losses["loss_deal"]))
-    assert -1 <= float(losses["loss_deal"]) <= 1 and -1 <= float(losses["deal_flat"]) <= 1
-
-
-def test_depth_matters_when_and_only_when_the_edge_loss_has_weight(
-    make_settings: MakeSettings, batch: TensorSample
-) -> None:
-    objective = Objective(tiny_net().eval(), make_settings())
-    other_depth = TensorSample(batch.image, batch.depth.flip(-1) ** 2 + 0.1, torch.ones_like(batch.valid), batch.tags)
-    without, with_loss = (gradients(objective, batch, w) for w in (0.0, 1.0))
-    assert all(torch.equal(g, without[n]) for n, g in gradients(objective, other_depth, 0.0).items())
-    assert any(not torch.allclose(g, without[n]) for n, g in with_loss.items())
-    assert any(not torch.allclose(g, with_loss[n]) for n, g in gradients(objective, other_depth, 1.0).items())
-
-
-def test_a_batch_without_any_valid_depth_trains_on_tags_alone(make_settings: MakeSettings, batch: TensorSample) -> None:
-    objective = Objective(tiny_net().eval(), make_settings())
-    blind = TensorSample(batch.image, torch.zeros_like(batch.depth), torch.zeros_like(batch.valid), batch.tags)
-    losses = objective(blind, 1.0)
-    assert float(losses["loss_deal"].detach()) == 0 and math.isfinite(float(losses["loss"].detach()))
-    blind_gradients, plain = gradients(objective, blind, 1.0), gradients(objective, batch, 0.0)
-    for name, gradient in blind_gradients.items():
-        assert torch.isfinite(gradient).all() and torch.allclose(gradient, plain[name], atol=1e-7)
-
-
-def test_unknown_tags_give_no_gradient_to_their_class(make_settings: MakeSettings, batch: TensorSample) -> None:
-    tags = torch.tensor([[NAN, 1.0, NAN], [NAN, NAN, 0.0], [NAN, 0.0, 1.0], [NAN, NAN, NAN]])
-    partial = TensorSample(batch.image, batch.depth, batch.valid, tags)
-    objective = Objective(tiny_net(), make_settings())
-    result = gradients(objective, partial, 1.0)
-    assert all(torch.isfinite(g).all() for g in result.values())
-    assert not result["network.classifier.weight"][0].any() and result["network.classifier.weight"][1:].any()
-    unknown = TensorSample(batch.image, batch.depth, batch.valid, torch.full((4, 3), NAN))
-    losses = objective(unknown, 1.0)
-    assert float(losses["loss"].detach()) == 0
-
-
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_depth_reaches_the_loss_in_full_precision(
-    make_settings: MakeSettings, batch: TensorSample, precision: str
+    make_settings: MakeSettings, tiny_dataset: Path, precision: str
 ) -> None:
     """Rounded to bfloat16, depth would be steps of some millimetres, and all of them edges."""
-    settings = make_settings(f"precision={precision}")
-    exact = Objective(tiny_net(), settings)(batch, 1.0)
+    settings, batch = make_settings(f"precision={precision}"), batch_of(Dataset.open(tiny_dataset))
+    exact = Objective(tiny_net(), settings)(batch, LossWeights(deal=1.0))
     fabric = trainer._create_fabric(settings)
     wrapped = fabric.setup(Objective(tiny_net(), settings))
-    losses = wrapped(batch, 1.0)
+    losses = wrapped(batch, LossWeights(deal=1.0))
     assert float(losses["deal_flat"]) == float(exact["deal_flat"])
     tags, exact_tags = float(losses["loss_tags"].detach()), float(exact["loss_tags"].detach())
     assert (tags == exact_tags) is (precision == "32-true") and tags == pytest.approx(exact_tags, abs=0.05)
