@@ -81,13 +81,18 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     Raises:
         DatasetError: the dataset cannot be read.
         ConfigError: the run folder holds another run, or the settings do not fit the data, the network or this
-            machine.
+            machine; or there is no depth for the edge loss.
         ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
         EvaluationError: the training is complete, but its rule finds no threshold; go on with another rule.
     """
     create_rule(settings.threshold_rule)  # an unknown one is told now, not after the last step
     fabric = _create_fabric(settings)
     dataset = open_dataset(settings.data)
+    if settings.deal.weight > 0 and not dataset.has_depth:
+        raise ConfigError(
+            f"{settings.data.path} has no depth, which the edge loss needs: make some with `deal depth` and give its "
+            "folder as data.depth, or train without the loss (deal.weight=0)"
+        )
     training_set, held_out = dataset.split_by_segment(settings.data.validation_fraction, seed=settings.seed)
     _check_batch_size(settings, len(training_set), fabric.world_size)
     torch.manual_seed(settings.seed)

@@ -46,6 +46,8 @@ from deal_core.trainer import (
     weight_at,
 )
 
+from .data.layouts import make_voc
+
 PROJECT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).parent / "training_process.py"
 STEPS = 9  # three epochs of three steps: nine of the twelve frames are trained on
@@ -255,7 +257,7 @@ def test_new_layers_and_biases_have_their_own_rates_as_in_seam() -> None:
     optimizer = create_optimizer(net, settings)
     names = {id(p): n for n, p in net.named_parameters()}
     factors = {names[id(p)]: group["factor"] for group in optimizer.param_groups for p in group["params"]}
-    assert factors["backbone.conv1.weight" if "backbone.conv1.weight" in factors else "backbone.stem.0.weight"] == 1
+    assert {factors[n] for n in factors if n.startswith("backbone.") and not n.endswith("bias")} == {1}
     assert factors["classifier.weight"] == 10 and factors["classifier.bias"] == 20
     assert factors["project.0.1.weight"] == 10 and factors["project.0.1.bias"] == 20
     assert {factors[n] for n in factors if n.startswith("backbone.") and n.endswith("bias")} == {2}
@@ -341,7 +343,8 @@ def test_a_run_leaves_settings_history_checkpoint_and_model(make_settings: MakeS
 
     model = load_model(result.model, expected_classes=Dataset.open(tiny_dataset).classes)
     assert model.info.input_size == (32, 48) and model.info.threshold == result.threshold
-    assert model.info.training == {"steps": STEPS, "frames": 9, "seed": 11, "deal_weight": 1.0}
+    facts = {"steps": STEPS, "frames": 9, "seed": 11, "deal_weight": 1.0, "isl_weight": 0.0, "fsl_weight": 0.0}
+    assert model.info.training == facts
     assert 0 <= result.threshold.value <= 1 and result.threshold.rule == "otsu"
 
 
@@ -726,10 +729,25 @@ def test_the_threshold_is_that_of_its_rule_on_the_training_frames(
 # ---------------------------------------------------------------------------------------------- several processes
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SMALL = {"levels": [-3], "width": 8}
 PROCESS_CASES = {
-    "complete tags": {"tags": "complete", "backbone": "test_resnet"},
-    "unknown tags": {"tags": "partial", "backbone": "test_resnet"},
-    "layers without gradient": {"tags": "complete", "backbone": "test_efficientnet"},
+    "complete": {"model": "cam_net", "tags": "complete", "arguments": {"backbone": "test_resnet", **SMALL}},
+    "partial": {"model": "cam_net", "tags": "partial", "arguments": {"backbone": "test_resnet", **SMALL}},
+    # Layers behind the last level in use are not part of the graph.
+    "unused layers": {"model": "cam_net", "tags": "complete", "arguments": {"backbone": "test_efficientnet", **SMALL}},
+    "two views": {
+        "model": "seam",
+        "tags": "complete",
+        "arguments": {"backbone": "resnet10t", "backbone_arguments": {"channels": [8, 16, 24, 32], "stem_width": 8}},
+    },
+    "tokens": {
+        "model": "weaktr",
+        "tags": "partial",
+        "arguments": {
+            "backbone": "vit_tiny_patch16_224",
+            "backbone_arguments": {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "img_size": [32, 48]},
+        },
+    },
 }
 
 
@@ -758,6 +776,17 @@ def test_two_processes_take_the_steps_of_one(make_settings: MakeSettings, tmp_pa
             torch.testing.assert_close(two[key], tensor, rtol=1e-4, atol=1e-6, msg=f"{name}: {key}")
         moved = [k for k in one if k.startswith("moved.") and float(one[k].abs().max()) > 0]
         assert len(moved) > 10, "the steps must have changed something"
+
+
+def test_the_edge_loss_refuses_a_dataset_without_depth(tmp_path: Path) -> None:
+    voc = make_voc(tmp_path / "VOC2012")
+    common = [f"data.path={voc}", "data.format=voc", f"output={tmp_path / 'run'}", "batch_size=2"]
+    with pytest.raises(ConfigError, match=r"has no depth.*deal depth.*data.depth.*deal.weight=0"):
+        train(load_settings(TrainSettings, None, common))
+    assert not (tmp_path / "run").exists()
+    small = ["data.image_size=[32, 48]", "model.arguments={backbone: test_resnet, width: 8}", "epochs=1"]
+    trained = train(load_settings(TrainSettings, None, [*common, *small, "deal.weight=0", "threshold_rule=otsu"]))
+    assert load_model(trained.model).info.classes.names[0] == "aeroplane"
 
 
 @pytest.mark.slow

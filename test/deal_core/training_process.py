@@ -16,7 +16,8 @@ from deal_core import trainer
 from deal_core.config import TrainSettings, load_settings
 from deal_core.data.dataset import Dataset
 from deal_core.data.transforms import TensorSample
-from deal_core.models.cam_net import CamNet
+from deal_core.models.factory import create_model
+from deal_core.objective import Objective
 
 STEPS = 3
 
@@ -28,11 +29,11 @@ def main(config: Path, cases: Path, out: Path) -> None:
     out.mkdir(exist_ok=True)
     for name, case in json.loads(cases.read_text()).items():
         torch.manual_seed(1)
-        network = CamNet(len(frames.classes), backbone=case["backbone"], levels=[-3], width=8)
-        trainer._try_out(network, settings.data.image_size)
+        network = create_model(case["model"], len(frames.classes), **case["arguments"])
+        trainer._try_out(network, settings)
         before = {n: p.detach().clone() for n, p in network.named_parameters()}
         optimizer = trainer.create_optimizer(network, settings.optimizer)
-        objective, optimizer = fabric.setup(trainer.Objective(network, settings), optimizer)
+        objective, optimizer = fabric.setup(Objective(network, settings), optimizer)
         objective.eval()
         state = trainer.TrainState(total_steps=STEPS)
         for batch in fabric.setup_dataloaders(
