@@ -52,6 +52,8 @@ EXTRAS = {
         "trimesh>=4.4",
         "embreex>=2.17; sys_platform != 'linux' or platform_machine == 'x86_64'",
     ],
+    # `deal depth`: the depth of images that were taken without a depth camera.
+    "depth": ["transformers>=5"],
     "dev": [
         "pytest>=8",
         "pytest-timeout",

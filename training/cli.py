@@ -15,6 +15,7 @@ from training.cams import cams
 from training.check import check
 from training.console import console
 from training.demo import demo
+from training.depth import depth
 from training.doctor import doctor
 from training.evaluate import evaluate
 from training.experiments import experiments
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command()(cams)
 app.command()(check)
 app.command()(demo)
+app.command()(depth)
 app.command()(doctor)
 app.command()(evaluate)
 app.command()(experiments)

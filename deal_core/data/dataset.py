@@ -203,6 +203,14 @@ class Dataset:
             mask=self._mask(record, size),
         )
 
+    def load_image(self, frame: int | FrameRecord) -> UInt8Array:
+        """Read the colour image of a frame alone, (H, W, 3) uint8 RGB.
+
+        Raises:
+            DatasetError: the file is missing or damaged.
+        """
+        return self._loader.image(frame if isinstance(frame, FrameRecord) else self.frames[frame])
+
     def with_depth(self, maps: DepthMaps) -> Dataset:
         """Return the same frames with estimated depth in place of the sensor's.
 
