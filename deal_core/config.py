@@ -76,7 +76,7 @@ class DataSettings(SourceSettings):
     """(height, width) the network works at."""
     crop: Literal["resized", "canvas"] = "resized"
     """A random part of the image enlarged to `image_size`; or the image at a random `long_side`, of which a window
-    of `image_size` is taken (and filled up with black where it is smaller), as SEAM does."""
+    of `image_size` is taken (and filled up with ImageNet's mean colour where it is smaller), as SEAM does."""
     crop_scale: Annotated[tuple[PositiveFraction, PositiveFraction], AfterValidator(_refuse_falling)] = (0.5, 1.0)
     """Of a resized crop: smallest and largest share of the image's area that it keeps; (1, 1) switches it off."""
     crop_stretch: Annotated[Number, Field(ge=1)] = 4 / 3
