@@ -54,6 +54,8 @@ EXTRAS = {
     ],
     # `deal depth`: the depth of images that were taken without a depth camera.
     "depth": ["transformers>=5"],
+    # The CRF of the field, compiled, beside the project's own; its results are equal.
+    "crf": ["pydensecrf2>=1.1"],
     "dev": [
         "pytest>=8",
         "pytest-timeout",
@@ -80,6 +82,7 @@ setup(
         "deal_core.experiments",
         "deal_core.losses",
         "deal_core.models",
+        "deal_core.refine",
         "deal_ros",
         "training",
     ],
