@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deal_core.errors import DealError
+from training.settings import config_folder
 
 if TYPE_CHECKING:
     from deal_core.data.dataset import Dataset
@@ -48,7 +49,7 @@ def demo(
     say("2/5 extract: recordings into a dataset")
     dataset = _extract(recordings, folder / "dataset")
     say("3/5 train from tags and depth: the same schedule without and with the depth edge alignment loss")
-    models = _train(dataset, folder / "runs", config or _config_folder() / "demo.yaml", epochs, seed)
+    models = _train(dataset, folder / "runs", config or config_folder() / "demo.yaml", epochs, seed)
     say("4/5 evaluate on scenes never seen")
     results = _evaluate(models, dataset)
     say("5/5 run: a ROS 2 node segments the held-out recording, pair by pair, over DDS")
@@ -284,16 +285,3 @@ def _fresh_folder(out: Path) -> Path:
     out.mkdir(parents=True)
     (out / _MARKER).touch()
     return out
-
-
-def _config_folder() -> Path:
-    """Return where the settings lie: beside the sources, or in the share folder of an installed package."""
-    import sysconfig
-
-    from deal_core.errors import UsageError
-
-    places = [Path(__file__).parent.parent / "config", Path(sysconfig.get_path("data")) / "share/deal_ros/config"]
-    for place in places:
-        if (place / "demo.yaml").exists():
-            return place
-    raise UsageError(f"config/demo.yaml is in none of {', '.join(map(str, places))}: pass --config")

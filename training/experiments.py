@@ -74,6 +74,7 @@ def experiments(
     from deal_core.experiments.table import collect_rows, write_table
     from training.cams import parse_scales
     from training.console import console, print_json
+    from training.settings import config_folder
 
     name = benchmark.value
     folder = out or Path("runs") / name
@@ -119,13 +120,6 @@ def experiments(
         raise DealError(
             f"{len(failures)} of {len(plan.runs)} runs failed; the same command tries them again and keeps the others"
         )
-
-
-def config_folder() -> Path:
-    """Return where the settings lie: beside the sources, or in the share folder of an installed package."""
-    from training.demo import _config_folder
-
-    return _config_folder()
 
 
 def _check_source(name: str, data: Path | None, scenes: int | None, test_scenes: int | None) -> None:
@@ -236,11 +230,12 @@ def _print_table(rows: list[Row], title: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from deal_core.experiments.table import COLUMNS
+    from deal_core.experiments.table import COLUMNS, SHORT_COLUMNS
 
-    table = Table(title=escape(f"{title}, %"))
-    for number, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if number < 3 else "right")
+    table = Table(title=escape(f"{title}: mIoU and boundary F, %"))
+    for number, column in enumerate(SHORT_COLUMNS):
+        table.add_column(column, justify="left" if number < 3 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(escape, row.cells()))
+        cells = dict(zip(COLUMNS, row.cells(), strict=True))
+        table.add_row(*(escape(cells[column]) for column in SHORT_COLUMNS))
     Console().print(table)

@@ -46,13 +46,13 @@ class Part:
     """Frames of a dataset to train on or to measure on.
 
     Args:
-        split: list of the dataset's layout; "" is the layout's training list.
-        sequences: ending of the names of the recordings or sequences that belong to it; "" is all.
+        split: list of the dataset's layout; "" for a deal dataset, which has none.
+        recordings: of a deal dataset; all when empty.
         frames: at most so many, evenly spread; None is all.
     """
 
     split: str = ""
-    sequences: str = ""
+    recordings: tuple[str, ...] = ()
     frames: int | None = None
 
 
@@ -116,8 +116,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
             format="bop",
             # Each object was recorded twice, standing up and upside down. How the paper divides them is not
             # published; here the two poses are apart.
-            trained_on=Part("onboarding_static", "_up"),
-            parts={"train": Part("onboarding_static", "_up"), "val": Part("onboarding_static", "_down")},
+            trained_on=Part("onboarding_static:up"),
+            parts={"train": Part("onboarding_static:up"), "val": Part("onboarding_static:down")},
             variants=(*_PAPER_VARIANTS, _ESTIMATED),
             default_models=("weaktr",),
             has_depth=True,
@@ -126,8 +126,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
             name="synthetic",
             title="synthetic tabletops",
             format="deal",
-            trained_on=Part(sequences="train"),
-            parts={"train": Part(sequences="train"), "val": Part(sequences="test")},
+            trained_on=Part(recordings=("train",)),
+            parts={"train": Part(recordings=("train",)), "val": Part(recordings=("test",))},
             variants=_PAPER_VARIANTS,
             default_models=("weaktr", "seam"),
             has_depth=True,

@@ -12,7 +12,7 @@ from typing import Any
 from deal_core.config import SourceSettings, TrainSettings, load_settings
 from deal_core.data.depth_maps import DepthMaps
 from deal_core.data.source import open_dataset
-from deal_core.errors import ConfigError, DatasetError, UsageError, nearest_hint
+from deal_core.errors import ConfigError, UsageError, nearest_hint
 from deal_core.experiments.benchmarks import BENCHMARKS, Benchmark, CamRecipe, Part, Variant, cam_recipe
 from deal_core.experiments.published import PUBLISHED_SEEDS
 from deal_core.files import replacing
@@ -146,7 +146,7 @@ def make_plan(options: ExperimentOptions) -> Plan:
     names = [name for name in ("train", "full_train", "val") if name in benchmark.parts]
     wanted = {"train", *(["full_train"] if options.full_train else []), *(["val"] if options.val else [])}
     parts = {name: benchmark.parts[name] for name in names if name in wanted}
-    sequences = {part: _sequences(benchmark, part, data) for part in {benchmark.trained_on, *parts.values()}}
+    _check_data(options, benchmark, [benchmark.trained_on, *parts.values()])
 
     def run(model: str, variant: Variant, seed: int) -> Run:
         taken = depth if not benchmark.has_depth or variant.estimated_depth else None
@@ -157,7 +157,7 @@ def make_plan(options: ExperimentOptions) -> Plan:
             f"data.path={_quoted(data)}",
             f"data.format={benchmark.format}",
             f"data.split={_quoted(trained_on.split)}",
-            f"data.recordings={json.dumps(sequences[trained_on])}",
+            f"data.recordings={json.dumps(trained_on.recordings)}",
             f"data.depth={_quoted(taken)}",
             f"seed={seed}",
             f"output={_quoted(out / model / variant.name / f'seed-{seed}')}",
@@ -168,10 +168,7 @@ def make_plan(options: ExperimentOptions) -> Plan:
         recipe = cam_recipe(benchmark.name, settings.model.name)
         if options.scales:
             recipe = CamRecipe(options.scales, recipe.at_image_size)
-        evaluations = [
-            Evaluation(name, _evaluate_arguments(benchmark, part, sequences[part], settings, recipe))
-            for name, part in parts.items()
-        ]
+        evaluations = [Evaluation(name, _evaluate_arguments(part, settings, recipe)) for name, part in parts.items()]
         return Run(model, variant, preset, overrides, settings, tuple(evaluations))
 
     runs = [run(model, variant, seed) for seed in seeds for model in models for variant in variants]
@@ -270,17 +267,11 @@ def _check_depth(benchmark: Benchmark, variants: Sequence[Variant], depth: Path 
         )
 
 
-def _sequences(benchmark: Benchmark, part: Part, data: Path) -> list[str]:
-    """Open the part, so that what is missing is told now; return the recordings it consists of, [] for all."""
-    frames = open_dataset(SourceSettings(path=data, format=benchmark.format, split=part.split))
-    if not part.sequences:
-        return []
-    chosen = [name for name in frames.recordings if name.endswith(part.sequences)]
-    if not chosen:
-        raise DatasetError(
-            f"{data}: expected recordings whose name ends in '{part.sequences}', found {', '.join(frames.recordings)}"
-        )
-    return chosen
+def _check_data(options: ExperimentOptions, benchmark: Benchmark, parts: Iterable[Part]) -> None:
+    """Read the lists of all parts, so that what is missing is told before the first run and not by each."""
+    for part in dict.fromkeys((part.split, part.recordings) for part in parts):
+        split, recordings = part
+        open_dataset(SourceSettings(path=options.data, format=benchmark.format, split=split, recordings=recordings))
 
 
 def _overrides_of(model: str, overrides: Sequence[str], models: Sequence[str]) -> list[str]:
@@ -309,20 +300,21 @@ def _check_weights(variant: Variant, settings: TrainSettings, preset: Path) -> N
             raise ConfigError(f"{preset}: {loss}.weight is 0, and variant '{variant.name}' needs it: expected more")
 
 
-def _evaluate_arguments(
-    benchmark: Benchmark, part: Part, sequences: Sequence[str], settings: TrainSettings, recipe: CamRecipe
-) -> tuple[str, ...]:
-    arguments = ["--as", benchmark.format]
-    if part.split:
-        arguments += ["--split", part.split]
-    for name in sequences:
+def _evaluate_arguments(part: Part, settings: TrainSettings, recipe: CamRecipe) -> tuple[str, ...]:
+    """Return what `deal evaluate` is to be told beyond its defaults."""
+    source = settings.data
+    arguments = ["--scales", ",".join(map(str, recipe.scales)), "--device", settings.device]
+    if source.format != "deal":
+        arguments += ["--as", source.format, "--split", part.split]
+    if source.class_ids != "contiguous":
+        arguments += ["--class-ids", source.class_ids]
+    for name in part.recordings:
         arguments += ["--recording", name]
     if part.frames is not None:
         arguments += ["--frames", str(part.frames)]
-    if benchmark.format == "coco":
-        arguments += ["--class-ids", settings.data.class_ids]
-    arguments += ["--scales", ",".join(map(str, recipe.scales)), "--device", settings.device]
-    return (*arguments, "--size", "image" if recipe.at_image_size else "model")
+    if recipe.at_image_size:
+        arguments += ["--size", "image"]
+    return tuple(arguments)
 
 
 def _quoted(value: Path | str | None) -> str:
