@@ -27,12 +27,14 @@ lint: setup ## check style and types
 bench: setup ## run the scripts in benchmarks/
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit; done
 
+# All but crf, which needs a compiler where there is no wheel.
+EXTRAS := --extra train --extra realsense --extra depth --extra dev
 PIN := compile --universal --no-emit-index-url --python-version 3.10 --custom-compile-command "make pins"
 pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the newest)
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/apt-ros.txt \
-	    --extra train --extra realsense --extra dev
+	    $(EXTRAS)
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/pypi-ros.txt \
-	    --all-extras --constraint requirements/apt-ros.txt
+	    --extra ros $(EXTRAS) --constraint requirements/apt-ros.txt
 
 clean: ## remove caches and what builds and demos leave
 	@rm -rf build install log demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
