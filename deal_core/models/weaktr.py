@@ -15,6 +15,7 @@ from deal_core.models.vit import Tokens, TokenTransformer, create_vit
 
 Pool = Literal["max", "mean"]
 Fused = Literal["both", "attention", "cam"]
+Refined = Literal["coarse", "fused", "fine"]
 
 # Of the fusion's bottlenecks, as published; there 72 maps leave 9 units. With only one or two, as a small transformer
 # would have, the ReLU is often 0 for every image, and the fusion cannot learn.
@@ -47,6 +48,8 @@ class WeakTr(nn.Module):
         std: of the RGB channels in [0, 1], by which the image is divided.
         pool: how the fusion pools features over tokens: "max" or "mean".
         fused: what M is made of: "both" as above, "attention" (C alone) or "cam" (ReLU(S) alone).
+        refined: the map that masks are made from. As published "fine"; a small transformer trained from random weights
+            attends nearly everywhere, so that P averages over the image, and "fused" serves it better.
         drop_path: stochastic depth in training, rising linearly to this rate in the last block.
 
     Raises:
@@ -71,16 +74,18 @@ class WeakTr(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         pool: Pool = "max",
         fused: Fused = "both",
+        refined: Refined = "fine",
         drop_path: float = 0.1,
     ) -> None:
         super().__init__()
         check_image_statistics(mean, std)
-        _check_arguments(weights, pool, fused, drop_path)
+        _check_arguments(weights, pool, fused, refined, drop_path)
         vit = create_vit(backbone, weights, drop_path, dict(backbone_arguments or {}))
         self.backbone = TokenTransformer(vit)
         self.stride = self.backbone.patch_size
         self.num_classes = num_classes
         self.fused = fused
+        self.refined = refined
         # Outside of the backbone: they are of this task, and must learn where the backbone is frozen.
         token, position = _class_token(vit, num_classes)
         self.class_tokens = nn.Parameter(token)
@@ -109,7 +114,8 @@ class WeakTr(nn.Module):
         maps: dict[str, MapFunction] = {"coarse": lambda _: cams, "fused": lambda _: fused, "fine": lambda _: fine}
         if torch.is_grad_enabled():
             maps = self._maps(tokens, weights, cams, fused, fine)
-        return CamOutput(tag_logits, "coarse", cams, self.stride, maps, refined=fine)
+        refined = {"coarse": cams.relu(), "fused": fused, "fine": fine}[self.refined]
+        return CamOutput(tag_logits, "coarse", cams, self.stride, maps, refined)
 
     def _maps(
         self, tokens: Tokens, weights: Tensor, cams: Tensor, fused: Tensor, fine: Tensor
@@ -205,10 +211,15 @@ def _class_token(vit: Any, num_classes: int) -> tuple[Tensor, Tensor]:
     return token, position
 
 
-def _check_arguments(weights: str, pool: str, fused: str, drop_path: float) -> None:
+def _check_arguments(weights: str, pool: str, fused: str, refined: str, drop_path: float) -> None:
     if not isinstance(weights, str):
         raise ConfigError(f"expected weights as none, hub or the path of a .safetensors file, found {weights!r}")
-    for option, value, choices in (("pool", pool, get_args(Pool)), ("fused", fused, get_args(Fused))):
+    options = (
+        ("pool", pool, get_args(Pool)),
+        ("fused", fused, get_args(Fused)),
+        ("refined", refined, get_args(Refined)),
+    )
+    for option, value, choices in options:
         if value not in choices:
             raise ConfigError(f"expected {option} as {', '.join(choices)}, found {value!r}")
     if not 0 <= drop_path < 1:

@@ -388,3 +388,17 @@ def test_the_kind_of_depth_changes_nothing_where_depth_is_not_inverted() -> None
         depth_edges(depth, size=(12, 12), value="inverse_min_max", kind=k) for k in ("metric", "inverse")
     )
     assert not torch.allclose(metric.strength, inverse.strength, atol=1e-3)
+
+
+def test_classes_that_no_image_shows_change_nothing() -> None:
+    torch.manual_seed(3)
+    depth, tags = torch.rand(2, 1, 32, 32) + 0.5, torch.tensor([[1.0, 0.0, 0.0, math.nan], [0.0, 0.0, 1.0, 0.0]])
+    cams = torch.rand(2, 4, 16, 16, requires_grad=True)
+    loss = depth_edge_alignment_loss(cams, depth, tags)
+    (gradient,) = torch.autograd.grad(loss, cams)
+    assert not gradient[:, [1, 3]].any() and gradient[0, 0].any() and gradient[1, 2].any()
+    assert not gradient[0, 2].any() and not gradient[1, 0].any()
+    few = depth_edge_alignment_loss(cams[:, [0, 2]], depth, tags[:, [0, 2]])
+    assert float(loss.detach()) == pytest.approx(float(few.detach()), abs=1e-6)
+    nobody = depth_edge_alignment_loss(cams, depth, torch.zeros(2, 4))
+    assert float(nobody.detach()) == 0 and not torch.autograd.grad(nobody, cams)[0].any()

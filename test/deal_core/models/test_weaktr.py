@@ -427,3 +427,12 @@ def test_hub_without_a_connection_is_an_error_of_one_sentence(monkeypatch: pytes
     monkeypatch.setattr("deal_core.models.vit.timm.create_model", no_connection)
     with pytest.raises(ConfigError, match=r"deit_small_patch16_224' cannot be downloaded \(no route to the hub\)"):
         create_model("weaktr", 2, weights="hub")
+
+
+@pytest.mark.parametrize("refined", ["coarse", "fused", "fine"])
+def test_masks_are_made_from_the_map_that_is_asked_for(refined: Any) -> None:
+    net = tiny_net(refined=refined).eval()
+    output = net(torch.rand(2, 3, 32, 48))
+    assert torch.equal(output.activation, output.map(refined).relu())
+    with pytest.raises(ConfigError, match="expected refined as coarse, fused, fine, found 'raw'"):
+        tiny_net(refined="raw")
