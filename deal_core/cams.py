@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deal_core.errors import ConfigError
 from deal_core.models.output import CamOutput
+
+Normalisation = Literal["max", "min_max"]
+"""How a map becomes a score: divided by its maximum, or moved to span [0, 1] as WeakTr and SEAM do."""
 
 TAG_THRESHOLD = 0.5
 """A class whose predicted tag probability is below this counts as absent where no tags are given."""
@@ -35,8 +40,12 @@ def multi_scale_scores(
     scales: Sequence[float] = (1.0,),
     flip: bool = True,
     size: tuple[int, int] | None = None,
+    normalisation: Normalisation = "max",
 ) -> Tensor:
     """Return class scores (B, K, H, W) in [0, 1], summed over scales and horizontal flips, then normalised.
+
+    An image and its mirror image pass the network together, and only the maps of classes that some image has are
+    brought to full size.
 
     Args:
         network: a CAM network in evaluation mode.
@@ -45,28 +54,52 @@ def multi_scale_scores(
         scales: factors on (h, w).
         flip: add the pass over the mirrored image at each scale.
         size: (H, W) of the result; that of `images` when left out.
+        normalisation: of the sum, a map at a time.
+
+    Raises:
+        ConfigError: an unknown normalisation.
     """
     size = size or (images.shape[-2], images.shape[-1])
-    total, logits, passes = torch.zeros(()), torch.zeros(()), 0
+    batch, passes = len(images), len(scales) * (2 if flip else 1)
+    maps: list[Tensor] = []
+    logits = torch.zeros(())
     for scale in scales:
         scaled = _rescale(images, scale)
-        for mirrored in (False, True) if flip else (False,):
-            output: CamOutput = network(scaled.flip(-1) if mirrored else scaled)
-            maps = F.interpolate(output.activation.float(), size, mode="bilinear", align_corners=False)
-            total = total.to(maps) + (maps.flip(-1) if mirrored else maps)
-            logits = logits.to(maps) + _mean_logits(output)
-            passes += 1
-    present = (logits / passes).sigmoid() >= TAG_THRESHOLD if tags is None else (tags == 1)
-    return normalise(total, present)
+        output: CamOutput = network(torch.cat([scaled, scaled.flip(-1)]) if flip else scaled)
+        found, seen = output.activation.float(), _mean_logits(output)
+        # Resampling commutes with mirroring and adding, so it can wait until the two are one map.
+        maps.append(found[:batch] + found[batch:].flip(-1) if flip else found)
+        logits = logits.to(seen) + (seen[:batch] + seen[batch:] if flip else seen)
+    # Written so that a network that answers nan is not one that sees nothing.
+    present = ~((logits / passes).sigmoid() < TAG_THRESHOLD) if tags is None else (tags == 1)
+    used = present.any(0)
+    scores = maps[0].new_zeros(*present.shape, *size)
+    if used.any():
+        total = torch.zeros(())
+        for found in maps:
+            total = total.to(found) + F.interpolate(found[:, used], size, mode="bilinear", align_corners=False)
+        scores[:, used] = normalise(total, present[:, used], normalisation)
+    return scores
 
 
-def normalise(activation: Tensor, present: Tensor) -> Tensor:
-    """Divide each map of `activation` (B, K, H, W) by its maximum, and set absent classes to 0.
+def normalise(activation: Tensor, present: Tensor, normalisation: Normalisation = "max") -> Tensor:
+    """Bring each map of `activation` (B, K, H, W) to [0, 1], and set absent classes to 0.
 
     Args:
         activation: not negative.
         present: (B, K) bool.
+        normalisation: "max" divides by the maximum; "min_max" subtracts the minimum before, so that a map without
+            any contrast scores nothing.
+
+    Raises:
+        ConfigError: an unknown normalisation.
     """
+    if normalisation not in get_args(Normalisation):
+        raise ConfigError(
+            f"expected normalise to be one of {', '.join(get_args(Normalisation))}, found '{normalisation}'"
+        )
+    if normalisation == "min_max":
+        activation = activation - activation.amin(dim=(-2, -1), keepdim=True)
     maximum = activation.amax(dim=(-2, -1), keepdim=True)
     scores = activation / maximum.where(maximum > 0, 1.0)
     return scores * present[:, :, None, None].to(scores.dtype)

@@ -1,39 +1,35 @@
-"""A model over a whole dataset: class scores, CAM files, and figures against the masks that someone drew."""
+"""A model over a whole dataset: class scores, thresholds, and figures against the masks that someone drew."""
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from deal_core.cams import multi_scale_scores
+from deal_core.cams import Normalisation, multi_scale_scores
 from deal_core.data.dataset import Dataset
 from deal_core.data.sample import UNLABELLED, Float32Array, Sample, UInt8Array
 from deal_core.data.transforms import resize_sample, to_tensors
-from deal_core.errors import DatasetError, ModelFileError
+from deal_core.errors import DatasetError, ModelFileError, UsageError
 from deal_core.evaluation import EvaluationResult, MaskEvaluator, ThresholdSweep, predict_mask
-from deal_core.files import replacing
-from deal_core.modelfile import LoadedModel
+from deal_core.modelfile import LoadedModel, Threshold
 from deal_core.pictures import PictureWriter, choose_frames
+from deal_core.refine.background import ARGMAX_THRESHOLD
+from deal_core.refine.refinement import RefineSettings, lets_background_compete, refine_scores, refinement_name
+from deal_core.refine.walk import WalkSettings
 from deal_core.runtime import resolve_device
+from deal_core.thresholds import create_rule
 
 TagSource = Literal["given", "predicted"]
-CAMS_FILE = "cams.json"
-# What numpy and zipfile raise for files that are damaged or of another kind.
-_DAMAGE = (
-    *(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
+ImageSize = Literal["model", "image"]
+
+_THRESHOLD_FRAMES = 500
 
 
 @dataclass(frozen=True)
@@ -43,10 +39,13 @@ class CamSettings:
     Args:
         tags: "given": only classes tagged present in the frame can score, as papers evaluate CAMs; "predicted":
             the network's own opinion, as on the robot.
-        scales: factors on the model's input size.
+        scales: factors on the image's size.
         flip: add the mirrored image at each scale.
         device: auto, cpu, cuda, ...
-        batch_size: images at once.
+        batch_size: images at once; those at their own size go one by one.
+        size: what a scale of 1 is: the "model" file's input size, or the "image" as it is, as papers have it.
+        normalise: of each class map, see `deal_core.cams.normalise`.
+        refine: refinement of the scores; None is none.
     """
 
     tags: TagSource = "given"
@@ -54,6 +53,9 @@ class CamSettings:
     flip: bool = True
     device: str = "auto"
     batch_size: int = 16
+    size: ImageSize = "model"
+    normalise: Normalisation = "max"
+    refine: RefineSettings | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,25 +75,82 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
     """Yield every frame of the dataset with its class scores, in order and in constant memory.
 
     Raises:
-        ModelFileError: the model is for other classes than the dataset.
+        ModelFileError: the model is for other classes than the dataset, or its scores of a frame are not finite.
         DatasetError: a file of the dataset is missing or damaged.
-        UsageError: the device is not there.
+        UsageError: the device is not there, or the refinement needs depth and the dataset has none.
     """
     settings = settings or CamSettings()
-    check_classes(model, dataset)
+    check_use(model, dataset, settings)
     device = resolve_device(settings.device)
     network = model.network.to(device)
-    for start in range(0, len(dataset), settings.batch_size):
-        samples = [dataset.load(i) for i in range(start, min(start + settings.batch_size, len(dataset)))]
-        tensors = [to_tensors(resize_sample(s, model.info.input_size)) for s in samples]
-        tags = torch.stack([t.tags for t in tensors]).to(device) if settings.tags == "given" else None
+    at_once = settings.batch_size if settings.size == "model" else 1
+    for start in range(0, len(dataset), at_once):
+        samples = [dataset.load(i) for i in range(start, min(start + at_once, len(dataset)))]
         with torch.inference_mode():
-            images = torch.stack([t.image for t in tensors]).to(device, memory_format=torch.channels_last)
-            batch = multi_scale_scores(network, images, tags=tags, scales=settings.scales, flip=settings.flip)
+            batch = _batch_scores(network, samples, model.info.input_size, device, settings)
             for sample, scores in zip(samples, batch, strict=True):
-                size = sample.image.shape[:2]
-                full = F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
-                yield ScoredFrame(sample, full.clamp(0, 1).cpu().numpy())
+                if not torch.isfinite(scores).all():
+                    raise ModelFileError(
+                        f"{sample.key}: the network's class scores are not finite; its training has diverged: train "
+                        "again with a lower learning rate"
+                    )
+                refined = refine_scores(
+                    sample.image,
+                    _resize(scores, sample.image.shape[:2]).clamp(0, 1),
+                    settings.refine,
+                    threshold=model.info.threshold.value,
+                    depth=sample.depth,
+                    depth_valid=sample.depth_valid,
+                    depth_kind=dataset.depth_kind,
+                )
+                yield ScoredFrame(sample, refined.cpu().numpy())
+
+
+def decision_threshold(model: LoadedModel, settings: CamSettings) -> Threshold:
+    """Return the threshold that goes with the scores: the model's own, or 1/2 where the background competes."""
+    if lets_background_compete(settings.refine):
+        return Threshold(ARGMAX_THRESHOLD, "argmax")
+    return model.info.threshold
+
+
+def choose_threshold(
+    model: LoadedModel,
+    dataset: Dataset,
+    settings: CamSettings,
+    rule: str,
+    *,
+    advance: Callable[[int], None] = lambda frames: None,
+) -> Threshold:
+    """Choose the threshold anew for these images and scores, by a rule that sees no masks.
+
+    Looks at no more than 500 frames, evenly spread.
+
+    Args:
+        model: the model.
+        dataset: the frames.
+        settings: how scores are made.
+        rule: a name that `deal_core.thresholds.create_rule` knows.
+        advance: told the number of frames done.
+
+    Raises:
+        ConfigError: an unknown rule.
+        UsageError: the rule needs depth and the dataset has none.
+        EvaluationError: nothing was seen that the rule could decide on.
+    """
+    chooser = create_rule(rule, depth_kind=dataset.depth_kind)
+    _need_depth_for_rule(rule, dataset)
+    for done, frame in enumerate(score_frames(model, evenly_spread(dataset, _THRESHOLD_FRAMES), settings), 1):
+        chooser.update(frame.scores, frame.sample.depth, frame.sample.depth_valid, frame.tags)
+        advance(done)
+    return Threshold(chooser.threshold(), rule)
+
+
+def evenly_spread(dataset: Dataset, count: int) -> Dataset:
+    """Return `count` frames of the dataset, evenly spread over it; all where it has no more."""
+    if len(dataset) <= count:
+        return dataset
+    chosen = {dataset.frames[i * len(dataset) // count].key for i in range(count)}
+    return dataset.subset(predicate=lambda frame: frame.key in chosen)
 
 
 def evaluate_model(
@@ -100,20 +159,22 @@ def evaluate_model(
     settings: CamSettings | None = None,
     *,
     name: str,
+    threshold_rule: str | None = None,
     pictures: Path | None = None,
     num_pictures: int = 12,
     show: Collection[str] = (),
     advance: Callable[[int], None] = lambda frames: None,
 ) -> EvaluationResult:
-    """Compare a model's masks with the true ones, with the model's own threshold and the swept one.
+    """Compare a model's masks with the true ones, with a threshold that saw no masks and the swept one.
 
-    Two passes over the frames that have a mask: the second draws the masks at the threshold that the first found.
+    Two passes over the frames that have a mask: the second draws the masks at the thresholds that the first found.
 
     Args:
         model: the model.
         dataset: frames without a mask are left out.
-        settings: how scores are made.
+        settings: how scores are made, refinement included.
         name: of the run, for readers.
+        threshold_rule: chooses the threshold anew for these scores; `decision_threshold` when left out.
         pictures: run folder into which pictures of some frames are written, worst first; none when left out.
         num_pictures: how many frames to show.
         show: the keys of the frames to show instead, as for another run that is to be looked at beside this one.
@@ -122,27 +183,32 @@ def evaluate_model(
     Raises:
         DatasetError: no frame has a mask, or none of the masks a labelled pixel.
         ModelFileError: the model is for other classes.
+        ConfigError: an unknown threshold rule.
+        UsageError: as `score_frames` and `choose_threshold`.
+        EvaluationError: nothing was seen that the threshold rule could decide on.
     """
     settings = settings or CamSettings()
-    dataset = dataset.subset(predicate=lambda frame: frame.mask is not None)
-    if not len(dataset):
-        raise DatasetError(f"{dataset.path}: no frame has a mask to compare with; masks/ is empty in every recording")
-    classes, threshold = dataset.classes, model.info.threshold
-    sweep, auto, oracle = ThresholdSweep(len(classes)), MaskEvaluator(len(classes)), MaskEvaluator(len(classes))
+    check_use(model, dataset, settings)
+    dataset = with_masks(dataset)
+    rule = create_rule(threshold_rule, depth_kind=dataset.depth_kind) if threshold_rule else None
+    if threshold_rule:
+        _need_depth_for_rule(threshold_rule, dataset)
+    classes = dataset.classes
+    sweep = ThresholdSweep(len(classes))
     for done, frame in enumerate(score_frames(model, dataset, settings), 1):
-        mask = _mask_of(frame.sample)
-        sweep.update(frame.scores, frame.tags, mask)
-        auto.update(predict_mask(frame.scores, frame.tags, threshold.value), mask, frame.sample.key)
+        sweep.update(frame.scores, frame.tags, mask_of(frame.sample))
+        if rule:
+            rule.update(frame.scores, frame.sample.depth, frame.sample.depth_valid, frame.tags)
         advance(done)
     if not sweep.counts.any():
         raise DatasetError(f"{dataset.path}: the masks hold no labelled pixel, only {UNLABELLED} (ignored)")
+    threshold = Threshold(rule.threshold(), threshold_rule or "") if rule else decision_threshold(model, settings)
     best = sweep.best()
-    shown = tuple(show) or choose_frames(auto.frames, num_pictures) if pictures else ()
-    kept: dict[str, ScoredFrame] = {}
+    auto, oracle = MaskEvaluator(len(classes)), MaskEvaluator(len(classes))
     for done, frame in enumerate(score_frames(model, dataset, settings), 1):
-        oracle.update(predict_mask(frame.scores, frame.tags, best.threshold), _mask_of(frame.sample), frame.sample.key)
-        if frame.sample.key in shown:
-            kept[frame.sample.key] = frame
+        mask, key = mask_of(frame.sample), frame.sample.key
+        auto.update(predict_mask(frame.scores, frame.tags, threshold.value), mask, key)
+        oracle.update(predict_mask(frame.scores, frame.tags, best.threshold), mask, key)
         advance(len(dataset) + done)
     result = EvaluationResult(
         name=name,
@@ -153,81 +219,98 @@ def evaluate_model(
         auto=auto.score(classes, rule=threshold.rule, threshold=threshold.value),
         curve=sweep.curve(),
         per_frame=tuple(auto.frames),
-        details={"tags": settings.tags, "model": model.sha256[:12], **_plain(model.info.training)},
+        details={**_details(settings), "model": model.sha256[:12], **_plain(model.info.training)},
     )
     if pictures:
-        _write_pictures(pictures, result, [kept[key] for key in shown if key in kept], threshold.value)
+        shown = tuple(show) or choose_frames(auto.frames, num_pictures)
+        few = dataset.subset(predicate=lambda frame: frame.key in shown)
+        scored = {frame.sample.key: frame for frame in score_frames(model, few, settings)}
+        _write_pictures(pictures, result, [scored[key] for key in shown if key in scored], threshold.value)
     return result
 
 
-def write_cams(model: LoadedModel, dataset: Dataset, out: Path, settings: CamSettings | None = None) -> Iterator[bool]:
-    """Write scores and pseudo mask of each frame; yield, frame by frame, whether it had to be made.
-
-    `<out>/<recording>/<stamp>.npz` holds `scores` (P, h, w) uint8, of [0, 1], at the model's input size, and
-    `classes` (P,), the mask ids of the P present classes; `<stamp>.png` the mask (H, W) at the model's
-    threshold; `<out>/cams.json` says which model and settings made them. Frames whose two files exist are left
-    alone, so an interrupted run goes on where it stopped.
+def with_masks(dataset: Dataset) -> Dataset:
+    """Return the frames that have a mask to compare with.
 
     Raises:
-        DatasetError: as `score_frames`; or the folder holds CAMs of another model or other settings, or cannot be
-            written.
-        ModelFileError, UsageError: as `score_frames`.
+        DatasetError: there is none.
     """
-    settings = settings or CamSettings()
-    check_classes(model, dataset)
-    resolve_device(settings.device)
-    _claim_folder(out, model, settings)
-    paths = {frame.key: _cam_paths(out, frame.key) for frame in dataset.frames}
-    missing = dataset.subset(predicate=lambda frame: not all(p.exists() for p in paths[frame.key]))
-    for _ in range(len(dataset) - len(missing)):
-        yield False
-    for frame in score_frames(model, missing, settings):
-        scores_file, mask_file = paths[frame.sample.key]
-        present = np.flatnonzero(frame.tags)
-        height, width = model.info.input_size
-        small = [cv2.resize(frame.scores[k], (width, height), interpolation=cv2.INTER_LINEAR) for k in present]
-        quantised = np.rint(np.stack(small) * 255).astype(np.uint8) if small else np.zeros((0, height, width), np.uint8)
-        compressed = io.BytesIO()
-        np.savez_compressed(compressed, scores=quantised, classes=(present + 1).astype(np.uint8))
-        _write_whole(scores_file, compressed.getvalue())
-        mask = predict_mask(frame.scores, frame.tags, model.info.threshold.value)
-        _write_whole(mask_file, cv2.imencode(".png", mask)[1].tobytes())
-        yield True
+    masked = dataset.subset(predicate=lambda frame: frame.mask is not None)
+    if not len(masked):
+        raise DatasetError(f"{dataset.path}: no frame has a mask to compare with; masks/ is empty in every recording")
+    return masked
 
 
-def read_cam(path: Path, num_classes: int) -> Float32Array:
-    """Return the scores (K, h, w) in [0, 1] of a file that `write_cams` wrote.
+def mask_of(sample: Sample) -> UInt8Array:
+    """Return the mask of a frame of `with_masks`."""
+    assert sample.mask is not None  # only frames with a mask were asked for
+    return sample.mask
+
+
+def check_use(model: LoadedModel, dataset: Dataset, settings: CamSettings) -> None:
+    """Refuse, before any work, what cannot be scored.
 
     Raises:
-        DatasetError: the file is missing, damaged, or for other classes.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            small, classes = file["scores"], file["classes"]
-        if small.ndim != 3 or small.dtype != np.uint8 or classes.shape != small.shape[:1]:
-            raise ValueError(f"found scores {small.dtype} {small.shape} and classes {classes.shape}")
-        if not all(1 <= int(c) <= num_classes for c in classes):
-            raise ValueError(f"found the ids {classes.tolist()}")
-    except _DAMAGE as error:
-        raise DatasetError(
-            f"{path}: not a CAM file for {num_classes} classes ({error}); delete it and run again"
-        ) from None
-    scores = np.zeros((num_classes, *small.shape[1:]), np.float32)
-    scores[classes.astype(int) - 1] = small.astype(np.float32) / 255.0
-    return scores
-
-
-def check_classes(model: LoadedModel, dataset: Dataset) -> None:
-    """Refuse a model for other classes than the dataset's.
-
-    Raises:
-        ModelFileError: names or their order differ; the message shows both.
+        ModelFileError: classes or their order differ from the dataset's; the message shows both.
+        UsageError: the refinement needs depth and the dataset has none.
     """
     if model.info.classes.names != dataset.classes.names:
         raise ModelFileError(
             f"the model is for the classes {', '.join(model.info.classes.names)}, but {dataset.path} has "
             f"{', '.join(dataset.classes.names)}"
         )
+    walk = settings.refine
+    if isinstance(walk, WalkSettings) and walk.affinity == "depth" and len(dataset) and not dataset.has_depth:
+        raise UsageError(
+            f"the walk's affinity 'depth' needs depth, and {dataset.path} has none: estimate it with `deal depth` and "
+            "name its folder, or use the affinity 'colour'"
+        )
+
+
+def _batch_scores(
+    network: torch.nn.Module,
+    samples: Sequence[Sample],
+    input_size: tuple[int, int],
+    device: str,
+    settings: CamSettings,
+) -> Tensor:
+    """Return (B, K, h, w) scores at the network's input size, or at that of the only image."""
+    sized = [resize_sample(s, input_size) for s in samples] if settings.size == "model" else samples
+    tensors = [to_tensors(s) for s in sized]
+    images = torch.stack([t.image for t in tensors]).to(device, memory_format=torch.channels_last)
+    return multi_scale_scores(
+        network,
+        images,
+        tags=torch.stack([t.tags for t in tensors]).to(device) if settings.tags == "given" else None,
+        scales=settings.scales,
+        flip=settings.flip,
+        normalisation=settings.normalise,
+    )
+
+
+def _resize(scores: Tensor, size: tuple[int, ...]) -> Tensor:
+    if tuple(scores.shape[1:]) == tuple(size):
+        return scores
+    return F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def _need_depth_for_rule(rule: str, dataset: Dataset) -> None:
+    if rule.startswith("depth") and not dataset.has_depth:
+        raise UsageError(
+            f"the threshold rule '{rule}' needs depth, and {dataset.path} has none: use 'otsu', or estimate depth "
+            "with `deal depth` and name its folder"
+        )
+
+
+def _details(settings: CamSettings) -> dict[str, str]:
+    """Return what a reader of figures must know about how the scores were made."""
+    return {
+        "tags": settings.tags,
+        "scales": ", ".join(f"{scale:g}" for scale in settings.scales),
+        "size": settings.size,
+        "normalise": settings.normalise,
+        "refine": refinement_name(settings.refine),
+    }
 
 
 def _write_pictures(run: Path, result: EvaluationResult, frames: Sequence[ScoredFrame], threshold: float) -> None:
@@ -235,61 +318,18 @@ def _write_pictures(run: Path, result: EvaluationResult, frames: Sequence[Scored
     with PictureWriter(run, result.classes) as pictures:
         for frame in frames:
             sample = frame.sample
+            has_depth = sample.depth_valid.any()
             pictures.add(
                 sample.key,
                 iou[sample.key],
                 image=sample.image,
                 prediction=predict_mask(frame.scores, frame.tags, threshold),
                 truth=sample.mask,
-                depth=sample.depth,
-                depth_valid=sample.depth_valid,
+                depth=sample.depth if has_depth else None,
+                depth_valid=sample.depth_valid if has_depth else None,
                 scores=frame.scores,
                 tags=frame.tags,
             )
-
-
-def _mask_of(sample: Sample) -> UInt8Array:
-    assert sample.mask is not None  # only frames with a mask were asked for
-    return sample.mask
-
-
-def _claim_folder(out: Path, model: LoadedModel, settings: CamSettings) -> None:
-    """Note which model and settings the folder's CAMs are of; refuse one that holds others'."""
-    file = out / CAMS_FILE
-    ours = {
-        "model": model.sha256,
-        "classes": list(model.info.classes.names),
-        "threshold": model.info.threshold.value,
-        "tags": settings.tags,
-        "scales": list(settings.scales),
-        "flip": settings.flip,
-    }
-    try:
-        theirs = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        theirs = None
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{file} cannot be read ({error}): delete the folder and run again") from None
-    if theirs is None:
-        _write_whole(file, (json.dumps(ours, indent=1) + "\n").encode())
-    elif theirs != ours:
-        other = [name for name in ours if not isinstance(theirs, dict) or theirs.get(name) != ours[name]]
-        raise DatasetError(
-            f"{out} holds CAMs that were made with another {', '.join(other)} ({file.name} says which): "
-            "choose another folder, or delete this one"
-        )
-
-
-def _write_whole(file: Path, data: bytes) -> None:
-    try:
-        with replacing(file) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise DatasetError(f"{file} cannot be written: {error.strerror}") from error
-
-
-def _cam_paths(out: Path, key: str) -> tuple[Path, Path]:
-    return out / f"{key}.npz", out / f"{key}.png"
 
 
 def _plain(values: object) -> dict[str, str | int | float | bool]:

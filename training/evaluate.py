@@ -1,4 +1,4 @@
-"""`deal evaluate`: a model against the masks that someone drew."""
+"""`deal evaluate`: a model, or pseudo masks, against the masks that someone drew."""
 
 from __future__ import annotations
 
@@ -7,26 +7,62 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from training.cams import Tags, parse_scales
+from training.cams import (
+    DeviceOption,
+    FlipOption,
+    Normalise,
+    NormaliseOption,
+    Refine,
+    RefineOption,
+    RefineOptions,
+    ScalesOption,
+    Size,
+    SizeOption,
+    Tags,
+    TagsOption,
+    ThresholdRuleOption,
+    cam_settings,
+)
+from training.source import (
+    ClassIds,
+    ClassIdsOption,
+    DepthOption,
+    FramesOption,
+    Layout,
+    LayoutOption,
+    RecordingsOption,
+    SplitOption,
+    open_frames,
+)
 
 if TYPE_CHECKING:
     from deal_core.data.dataset import Dataset
-    from deal_core.evaluation import EvaluationResult
+    from deal_core.evaluation import EvaluationResult, MaskScore
     from deal_core.inference import CamSettings
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")],
+    model: Annotated[Path, typer.Argument(help="Model file (.safetensors), or folder of pseudo masks by deal cams.")],
     dataset: Annotated[Path, typer.Argument(help="Dataset folder with masks.")],
     out: Annotated[
         Path | None, typer.Option(help="Run folder for evaluation.json and pictures; the model's own if left out.")
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the run in reports; the folder's if left out.")] = "",
-    recordings: Annotated[list[str] | None, typer.Option("--recording", help="Only this one; may be repeated.")] = None,
-    tags: Annotated[Tags, typer.Option(help="Classes tagged in the frame, or what the network sees.")] = Tags.GIVEN,
-    scales: Annotated[str, typer.Option(help="Factors on the input size, with commas.")] = "1.0",
-    flip: Annotated[bool, typer.Option(help="Add the mirrored image.")] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
+    layout: LayoutOption = Layout.DEAL,
+    split: SplitOption = "",
+    depth: DepthOption = None,
+    class_ids: ClassIdsOption = ClassIds.CONTIGUOUS,
+    recordings: RecordingsOption = None,
+    frames: FramesOption = None,
+    tags: TagsOption = Tags.GIVEN,
+    scales: ScalesOption = "1.0",
+    flip: FlipOption = True,
+    size: SizeOption = Size.MODEL,
+    normalise: NormaliseOption = Normalise.MAX,
+    refine: RefineOption = Refine.NONE,
+    refine_options: RefineOptions = None,
+    threshold_rule: ThresholdRuleOption = None,
+    device: DeviceOption = "auto",
     pictures: Annotated[int, typer.Option(min=0, help="Frames to draw, worst first.")] = 12,
     frames_of: Annotated[
         Path | None, typer.Option(help="Draw the same frames as this evaluated run, to compare them in a report.")
@@ -35,18 +71,36 @@ def evaluate(
 ) -> None:
     """Measure mIoU with the model's own threshold (auto) and with the best one for these masks (oracle).
 
+    Of a folder of pseudo masks it measures them as they are.
+
     Example: deal evaluate runs/kitchen/model.safetensors kitchen --recording held_out
     """
-    from deal_core.data.dataset import Dataset
-    from deal_core.inference import CamSettings
+    from deal_core.errors import UsageError
+    from deal_core.inference import CamSettings, evenly_spread
     from training.console import print_json
 
-    folder = out or model.parent
-    settings = CamSettings(tags=tags.value, scales=parse_scales(scales), flip=flip, device=device)
-    frames = Dataset.open(dataset).subset(recordings=recordings or None)
-    result = run_evaluation(
-        model, frames, folder, settings, name=name, num_pictures=pictures, frames_of=frames_of, quiet=as_json
-    )
+    settings = cam_settings(tags, scales, flip, size, normalise, refine, refine_options, device)
+    opened = open_frames(dataset, layout, split, depth, class_ids, recordings)
+    chosen = evenly_spread(opened, frames) if frames else opened
+    if model.is_dir():
+        if settings != CamSettings(device=device) or threshold_rule or frames_of:
+            raise UsageError(
+                f"{model} is a folder of masks that are made already: options that say how masks are made or drawn go "
+                "with a model file"
+            )
+        result = run_mask_evaluation(model, chosen, out or model, name=name, quiet=as_json)
+    else:
+        result = run_evaluation(
+            model,
+            chosen,
+            out or model.parent,
+            settings,
+            name=name,
+            threshold_rule=threshold_rule,
+            num_pictures=pictures,
+            frames_of=frames_of,
+            quiet=as_json,
+        )
     if as_json:
         print_json(result.to_json())
     else:
@@ -60,6 +114,7 @@ def run_evaluation(
     settings: CamSettings,
     *,
     name: str = "",
+    threshold_rule: str | None = None,
     num_pictures: int = 12,
     frames_of: Path | None = None,
     quiet: bool = False,
@@ -78,6 +133,7 @@ def run_evaluation(
             frames,
             settings,
             name=name or folder.resolve().name,
+            threshold_rule=threshold_rule,
             pictures=folder if num_pictures else None,
             num_pictures=num_pictures,
             show=show,
@@ -88,21 +144,47 @@ def run_evaluation(
     return result
 
 
+def run_mask_evaluation(
+    masks: Path, frames: Dataset, folder: Path, *, name: str = "", quiet: bool = False
+) -> EvaluationResult:
+    """Evaluate a folder of pseudo masks under a progress bar and write evaluation.json into the run folder."""
+    from deal_core.cam_files import evaluate_masks
+    from training.console import progress
+
+    with progress(quiet=quiet) as bar:
+        task = bar.add_task("evaluating", total=len(frames))
+        result = evaluate_masks(
+            masks,
+            frames,
+            name=name or folder.resolve().name,
+            advance=lambda done: bar.update(task, completed=done),
+        )
+        bar.update(task, completed=len(frames))
+    result.write(folder)
+    return result
+
+
 def print_scores(result: EvaluationResult) -> None:
-    """Print one table: a row a class, auto and oracle IoU."""
+    """Print one table: a row a class, a column for each of auto and oracle that there is."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    auto, oracle = result.auto, result.oracle
-    assert auto is not None and oracle is not None
+    scores = [score for score in (result.auto, result.oracle) if score is not None]
     table = Table(title=escape(f"{result.name}: {result.num_frames} frames of {result.dataset}"))
     table.add_column("IoU, %")
-    table.add_column(f"auto ({auto.rule}, {auto.threshold:.2f})", justify="right")
-    table.add_column(f"oracle ({oracle.threshold:.2f})", justify="right")
-    for ours, best in zip(auto.classes, oracle.classes, strict=True):
-        table.add_row(escape(ours.name), f"{100 * ours.iou:.1f}", f"{100 * best.iou:.1f}")
+    for score in scores:
+        table.add_column(escape(_title(score)), justify="right")
+    for of_class in zip(*(score.classes for score in scores), strict=True):
+        table.add_row(escape(of_class[0].name), *(f"{100 * one.iou:.1f}" for one in of_class))
     table.add_section()
-    table.add_row("mean", f"{100 * auto.miou:.1f}", f"{100 * oracle.miou:.1f}", style="bold")
-    table.add_row("boundary F", f"{100 * auto.boundary_f:.1f}", f"{100 * oracle.boundary_f:.1f}")
+    table.add_row("mean", *(f"{100 * score.miou:.1f}" for score in scores), style="bold")
+    table.add_row("boundary F", *(f"{100 * score.boundary_f:.1f}" for score in scores))
     Console().print(table)
+
+
+def _title(score: MaskScore) -> str:
+    threshold = "" if score.threshold is None else f"{score.threshold:.2f}"
+    if score.rule == "oracle":
+        return f"oracle ({threshold})"
+    return f"auto ({', '.join(part for part in (score.rule, threshold) if part)})"

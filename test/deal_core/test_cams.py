@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from deal_core.cams import cam_scores, multi_scale_scores, normalise, predicted_tags
+from deal_core.errors import ConfigError
 from deal_core.models.cam_net import CamNet
 from deal_core.models.output import CamOutput
 
@@ -96,6 +98,30 @@ def test_scores_equal_the_slow_formulation(
         expected = slow_scores(network, images[i], None if tags is None else tags[i], scales, flip)
         np.testing.assert_allclose(found[i].numpy(), expected, atol=1e-4)
     assert found.any(), "the comparison must have something to compare"
+
+
+def test_maps_stretched_from_minimum_to_maximum(network: nn.Module, images: Tensor) -> None:
+    with torch.inference_mode():
+        raw = F.interpolate(network(images).cams.relu(), SIZE, mode="bilinear", align_corners=False)
+        tags = torch.tensor([[1.0, 0, NAN, 1]] * 3)
+        found = multi_scale_scores(network, images, tags=tags, flip=False, size=SIZE, normalisation="min_max")
+    for b in range(3):
+        for k in range(4):
+            values = raw[b, k].double()
+            span = values.max() - values.min()
+            expected = (values - values.min()) / span if k in (0, 3) and span > 0 else torch.zeros(SIZE)
+            np.testing.assert_allclose(found[b, k].numpy(), expected.numpy(), atol=1e-5)
+    flat = torch.full((1, 1, 2, 2), 3.0)
+    assert not normalise(flat, torch.ones(1, 1, dtype=torch.bool), "min_max").any()
+    assert normalise(flat, torch.ones(1, 1, dtype=torch.bool)).all()
+    with pytest.raises(ConfigError, match="max, min_max, found 'minmax'"):
+        normalise(flat, torch.ones(1, 1, dtype=torch.bool), "minmax")  # type: ignore[arg-type]
+
+
+def test_no_class_in_any_image(network: nn.Module, images: Tensor) -> None:
+    with torch.inference_mode():
+        found = multi_scale_scores(network, images, tags=torch.zeros(3, 4), size=SIZE)
+    assert found.shape == (3, 4, *SIZE) and not found.any()
 
 
 def test_one_pass_equals_cam_scores(network: nn.Module, images: Tensor) -> None:

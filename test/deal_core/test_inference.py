@@ -1,7 +1,10 @@
-"""A model over a dataset: scores in order, figures equal to those counted by hand, CAM files that can be resumed."""
+"""A model over a dataset: scores in order, thresholds, and figures equal to those counted by hand."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -12,48 +15,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from deal_core import inference
+from deal_core.cam_files import write_cams
 from deal_core.data.dataset import Dataset
 from deal_core.data.sample import ClassList
-from deal_core.errors import DatasetError, ModelFileError, UsageError
-from deal_core.inference import CamSettings, evaluate_model, read_cam, score_frames, write_cams
-from deal_core.modelfile import LoadedModel, ModelInfo, Threshold, load_model, save_model
-from deal_core.models.factory import create_model
+from deal_core.errors import ConfigError, DatasetError, ModelFileError, UsageError
+from deal_core.inference import CamSettings, choose_threshold, evaluate_model, evenly_spread, score_frames
+from deal_core.modelfile import LoadedModel, Threshold
+from deal_core.refine.crf import CrfSettings
+from deal_core.refine.par import ParSettings
+from deal_core.refine.refinement import RefineSettings, refine_scores
+from deal_core.refine.walk import WalkSettings
+from deal_core.thresholds import create_rule
 
-INPUT_SIZE = (24, 32)
-THRESHOLD = 0.45
+INPUT_SIZE, THRESHOLD = (24, 32), 0.45  # of the fixture `model`
 GIVEN = CamSettings(device="cpu", batch_size=5)
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny_dataset: Path) -> Dataset:
-    return Dataset.open(tiny_dataset)
-
-
-@pytest.fixture(scope="module")
-def make_model(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LoadedModel]:
-    def make(seed: int = 5, classes: ClassList = dataset.classes) -> LoadedModel:
-        torch.manual_seed(seed)
-        arguments = {"backbone": "test_resnet", "width": 16}
-        network = create_model("cam_net", len(classes), **arguments)
-        with torch.no_grad():
-            network.classifier.weight *= 20
-            network.classifier.bias += torch.arange(len(classes)) / 2
-        path = tmp_path_factory.mktemp("models") / "model.safetensors"
-        info = ModelInfo("cam_net", arguments, classes, INPUT_SIZE, Threshold(THRESHOLD, "otsu"), {"seed": 5, "x": [1]})
-        save_model(path, network, info)
-        return load_model(path)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def model(make_model: Callable[..., LoadedModel]) -> LoadedModel:
-    return make_model()
 
 
 def scores_by_hand(model: LoadedModel, dataset: Dataset, index: int, tags: str, flip: bool) -> np.ndarray:
@@ -177,7 +154,8 @@ def test_evaluation_equals_the_figures_counted_by_hand(model: LoadedModel, datas
         alone = iou_by_hand(masks_by_hand([scores[index]], THRESHOLD), [truths[index]], 3)
         assert per_frame[frame.sample.key] == pytest.approx(np.nanmean(alone))
     assert result.num_frames == 12 and result.name == "tiny" and result.dataset == str(dataset.path)
-    assert result.details == {"tags": "given", "model": model.sha256[:12], "seed": 5}
+    how = {"tags": "given", "scales": "1", "size": "model", "normalise": "max", "refine": "none"}
+    assert result.details == {**how, "model": model.sha256[:12], "seed": 5}
     pictures = json.loads((tmp_path / "pictures" / "pictures.json").read_text())
     shown = [picture["key"] for picture in pictures["pictures"]]
     assert len(shown) == 3 and min(per_frame, key=lambda key: per_frame[key]) in shown
@@ -239,145 +217,113 @@ def test_masks_that_cannot_be_compared_with(model: LoadedModel, dataset: Dataset
     assert not (tmp_path / "run").exists()
 
 
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+@pytest.fixture(scope="module")
+def mixed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The dataset with every other frame cut to another size."""
+    path = copy_of(dataset, tmp_path_factory.mktemp("mixed"))
+    for folder in ("color", "depth", "masks"):
+        for file in sorted((path / "recordings/tiny" / folder).glob("*.png"))[::2]:
+            cv2.imwrite(str(file), cv2.imread(str(file), cv2.IMREAD_UNCHANGED)[:45, 3:])
+    return Dataset.open(path)
 
 
-def test_cams_hold_scores_and_masks(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:
-    assert list(write_cams(model, dataset, tmp_path, GIVEN)) == [True] * 12
-    names = {str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()}
-    assert names == {"cams.json"} | {f"{f.key}.{kind}" for f in dataset.frames for kind in ("npz", "png")}
-    for frame in score_frames(model, dataset, GIVEN):
-        mask = cv2.imread(str(tmp_path / f"{frame.sample.key}.png"), cv2.IMREAD_UNCHANGED)
-        np.testing.assert_array_equal(mask, masks_by_hand([frame.scores], THRESHOLD)[0])
-        scores = read_cam(tmp_path / f"{frame.sample.key}.npz", 3)
-        assert scores.shape == (3, *INPUT_SIZE) and scores.dtype == np.float32
-        small = np.stack([cv2.resize(s, INPUT_SIZE[::-1], interpolation=cv2.INTER_LINEAR) for s in frame.scores])
-        np.testing.assert_allclose(scores, small, atol=0.5 / 255 + 1e-6)
-        with np.load(tmp_path / f"{frame.sample.key}.npz") as file:
-            assert file["classes"].tolist() == [k + 1 for k in range(3) if frame.scores[k].any()]
-    about = json.loads((tmp_path / "cams.json").read_text())
-    assert about["model"] == model.sha256 and about["classes"] == list(dataset.classes.names)
+def test_images_at_their_own_size_equal_the_passes_made_by_hand(model: LoadedModel, mixed: Dataset) -> None:
+    settings = CamSettings(device="cpu", scales=(1.0, 1.5), size="image", normalise="min_max")
+    sizes = set()
+    for index, frame in enumerate(score_frames(model, mixed, settings)):
+        sample = mixed.load(index)
+        size = sample.image.shape[:2]
+        image = torch.from_numpy(sample.image.transpose(2, 0, 1)[None].astype(np.float32) / 255)
+        larger = F.interpolate(image, [round(n * 1.5) for n in size], mode="bicubic", antialias=True).clamp(0, 1)
+        total = np.zeros((3, *size))
+        with torch.no_grad():
+            for picture in (image, larger):
+                for mirrored in (False, True):
+                    cams = model.network(picture.flip(-1) if mirrored else picture).cams.relu()
+                    full = F.interpolate(cams, size, mode="bilinear", align_corners=False)[0].double().numpy()
+                    total += full[..., ::-1] if mirrored else full
+        for k in range(3):
+            span = total[k].max() - total[k].min()
+            expected = (total[k] - total[k].min()) / span if sample.tags[k] == 1 and span else 0 * total[k]
+            np.testing.assert_allclose(frame.scores[k], expected, atol=2e-4)
+        assert frame.sample.key == mixed.frames[index].key
+        sizes.add(size)
+    assert sizes == {(48, 64), (45, 61)}
 
 
-@pytest.mark.parametrize("frames_before", [0, 1, 5, 11])
-def test_interrupted_cams_go_on_and_end_in_the_same_files(
-    model: LoadedModel, dataset: Dataset, tmp_path: Path, frames_before: int
+@pytest.mark.parametrize("refine", [ParSettings(iterations=2), CrfSettings(iterations=2), WalkSettings(steps=20)])
+def test_scores_are_refined_at_the_size_of_the_image(
+    model: LoadedModel, dataset: Dataset, refine: RefineSettings
 ) -> None:
-    assert all(write_cams(model, dataset, tmp_path / "whole", GIVEN))
-    first = write_cams(model, dataset, tmp_path / "parts", GIVEN)
-    for _ in range(frames_before):
-        assert next(first)
-    first.close()
-    half = tmp_path / "parts" / f"{dataset.frames[0].key}.png"
-    half.unlink(missing_ok=True)  # as after a power cut between the two files of a frame
-    made = list(write_cams(model, dataset, tmp_path / "parts", GIVEN))
-    assert sum(made) == 12 - max(frames_before - 1, 0) and len(made) == 12
-    assert files_in(tmp_path / "parts") == files_in(tmp_path / "whole")
-    assert not any(write_cams(model, dataset, tmp_path / "parts", GIVEN))
+    few = dataset.subset(predicate=lambda frame: frame.key in [f.key for f in dataset.frames[:4]])
+    refined = list(score_frames(model, few, dataclasses.replace(GIVEN, refine=refine)))
+    for plain, found in zip(score_frames(model, few, GIVEN), refined, strict=True):
+        sample = plain.sample
+        expected = refine_scores(
+            *(sample.image, torch.from_numpy(plain.scores), refine),
+            **{"threshold": THRESHOLD, "depth": sample.depth, "depth_valid": sample.depth_valid},
+        )
+        np.testing.assert_allclose(found.scores, expected.numpy(), atol=1e-5)
+        assert np.abs(found.scores - plain.scores).max() > 0.02
+    result = evaluate_model(model, few, dataclasses.replace(GIVEN, refine=refine), name="x")
+    assert result.auto is not None and result.details["refine"] in ("par", "crf", "walk")
+    value = THRESHOLD if isinstance(refine, ParSettings) else 0.5
+    assert (result.auto.rule, result.auto.threshold) == ("otsu" if value == THRESHOLD else "argmax", value)
+    truths = [f.sample.mask for f in refined if f.sample.mask is not None]
+    by_hand = iou_by_hand(masks_by_hand([f.scores for f in refined], value), truths, 3)
+    assert [c.iou for c in result.auto.classes] == pytest.approx(by_hand, nan_ok=True)
 
 
-def test_an_interrupt_while_writing_leaves_nothing_half_written(
-    model: LoadedModel, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = Path.write_bytes
-
-    def interrupted(self: Path, data: bytes) -> int:
-        original(self, data[: len(data) // 2])
-        raise KeyboardInterrupt
-
-    steps = write_cams(model, dataset, tmp_path, GIVEN)
-    assert next(steps)
-    before = files_in(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            next(steps)
-    assert files_in(tmp_path) == before
-    (tmp_path / "file").touch()
-    with pytest.raises(DatasetError, match="cannot be written"):
-        next(write_cams(model, dataset, tmp_path / "file" / "cams", GIVEN))
+def without_depth(dataset: Dataset) -> Dataset:
+    bare = [dataclasses.replace(frame, depth=None) for frame in dataset.frames]
+    return Dataset(dataset.path, dataset.classes, bare)
 
 
-def test_a_folder_with_cams_of_another_model_or_settings_is_refused(
-    make_model: Callable[..., LoadedModel], model: LoadedModel, dataset: Dataset, tmp_path: Path
-) -> None:
-    next(write_cams(model, dataset, tmp_path, GIVEN))
-    before = files_in(tmp_path)
-    for other, settings, said in (
-        (make_model(seed=6), GIVEN, "another model"),
-        (model, CamSettings(device="cpu", flip=False), "another flip"),
-        (model, CamSettings(device="cpu", scales=(0.5, 1.0), tags="predicted"), "another tags, scales"),
+def test_what_needs_depth_says_so_before_any_work(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:
+    bare = without_depth(dataset)
+    walk = CamSettings(device="cpu", refine=WalkSettings(steps=2))
+    for use in (
+        lambda: next(score_frames(model, bare, walk)),
+        lambda: evaluate_model(model, bare, walk, name="x"),
+        lambda: next(write_cams(model, bare, tmp_path / "cams", walk)),
+        lambda: choose_threshold(model, bare, GIVEN, "depth_relief"),
+        lambda: evaluate_model(model, bare, GIVEN, name="x", threshold_rule="depth_edges"),
     ):
-        with pytest.raises(DatasetError, match=said) as caught:
-            next(write_cams(other, dataset, tmp_path, settings))
-        assert str(tmp_path) in str(caught.value)
-    assert files_in(tmp_path) == before
-    assert next(write_cams(model, dataset, tmp_path, CamSettings(device="cpu", batch_size=2))) is False
-    (tmp_path / "cams.json").write_text("{")
-    with pytest.raises(DatasetError, match=r"cams\.json cannot be read"):
-        next(write_cams(model, dataset, tmp_path, GIVEN))
+        with pytest.raises(UsageError, match="has none"):
+            use()
+    assert not (tmp_path / "cams").exists()
+    colour = CamSettings(device="cpu", refine=WalkSettings("colour", steps=2))
+    assert next(score_frames(model, bare, colour)).scores.any()
 
 
-def test_frames_without_any_class(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:
-    """Tagged with nothing: an empty CAM, and a mask of background."""
-    path = copy_of(dataset, tmp_path)
-    lines = (path / "recordings/tiny/frames.jsonl").read_text().splitlines()
-    record = json.loads(lines[0])
-    record["tags"] = {"present": [], "absent": [], "marker": "complete"}
-    (path / "recordings/tiny/frames.jsonl").write_text(json.dumps(record) + "\n")
-    assert list(write_cams(model, Dataset.open(path), tmp_path / "cams", GIVEN)) == [True]
-    key = dataset.frames[0].key
-    assert not read_cam(tmp_path / "cams" / f"{key}.npz", 3).any()
-    assert not cv2.imread(str(tmp_path / "cams" / f"{key}.png"), cv2.IMREAD_UNCHANGED).any()
+@pytest.mark.parametrize("tags", ["given", "predicted"])
+def test_a_network_that_answers_nan_is_told(model: LoadedModel, dataset: Dataset, tags: inference.TagSource) -> None:
+    network = copy.deepcopy(model.network)
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+    diverged = dataclasses.replace(model, network=network)
+    with pytest.raises(ModelFileError, match=f"{dataset.frames[0].key}.*not finite"):
+        list(score_frames(diverged, dataset, CamSettings(tags=tags, device="cpu")))
 
 
-def save_npz(path: Path, **arrays: np.ndarray) -> Path:
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    return path
+@pytest.mark.parametrize("rule", ["otsu", "depth_relief", "fixed:0.3"])
+def test_a_threshold_chosen_anew(model: LoadedModel, dataset: Dataset, rule: str) -> None:
+    settings = dataclasses.replace(GIVEN, refine=WalkSettings(steps=20))
+    by_hand = create_rule(rule)
+    for frame in score_frames(model, dataset, settings):
+        by_hand.update(frame.scores, frame.sample.depth, frame.sample.depth_valid, frame.tags)
+    done: list[int] = []
+    assert choose_threshold(model, dataset, settings, rule, advance=done.append) == Threshold(by_hand.threshold(), rule)
+    assert done == list(range(1, 13))
+    result = evaluate_model(model, dataset, settings, name="x", threshold_rule=rule)
+    assert result.auto is not None and (result.auto.rule, result.auto.threshold) == (rule, by_hand.threshold())
+    with pytest.raises(ConfigError, match="Did you mean 'otsu'"):
+        evaluate_model(model, dataset, settings, name="x", threshold_rule="ostu")
 
 
-def test_wrong_cam_files_are_told(tmp_path: Path) -> None:
-    scores, ids = np.zeros((2, 4, 5), np.uint8), np.array([1, 3], np.uint8)
-    path = tmp_path / "1.npz"
-    assert read_cam(save_npz(path, scores=scores, classes=ids), 3).shape == (3, 4, 5)
-    bad: list[dict[str, np.ndarray]] = [
-        {"scores": scores},
-        {"classes": ids},
-        {"scores": scores, "classes": np.array([0, 1], np.uint8)},
-        {"scores": scores, "classes": np.array([1, 4], np.uint8)},
-        {"scores": scores, "classes": np.array([1], np.uint8)},
-        {"scores": scores[0], "classes": ids},
-        {"scores": scores.astype(np.float32), "classes": ids},
-        {"scores": scores, "classes": np.array(["a", "b"])},
-        {"scores": np.array([{}, {}]), "classes": ids},
-    ]
-    for arrays in bad:
-        with pytest.raises(DatasetError, match=f"{path}: not a CAM file for 3 classes"):
-            read_cam(save_npz(path, **arrays), 3)
-    np.save(tmp_path / "plain.npy", scores)
-    for other in (tmp_path / "no.npz", tmp_path, tmp_path / "plain.npy"):
-        with pytest.raises(DatasetError, match="not a CAM file"):
-            read_cam(other, 3)
-
-
-@hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_damaged_cam_files_never_end_in_another_error(tmp_path: Path, data: st.DataObject) -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.integers(0, 256, (2, 6, 8), np.uint8)
-    path = save_npz(tmp_path / "1.npz", scores=scores, classes=np.array([1, 3], np.uint8))
-    content = bytearray(path.read_bytes())
-    if data.draw(st.booleans()):
-        del content[data.draw(st.integers(0, len(content) - 1)) :]
-    else:
-        for _ in range(data.draw(st.integers(1, 3))):
-            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(bytes(content))
-    try:
-        found = read_cam(path, 3)
-    except DatasetError as error:
-        assert str(path) in str(error)
-    else:
-        assert found.shape[0] == 3
+def test_frames_evenly_spread(dataset: Dataset) -> None:
+    for count in (1, 5, 11, 12, 40):
+        found = [dataset.frames.index(frame) for frame in evenly_spread(dataset, count).frames]
+        assert len(found) == min(count, 12)
+        gaps = {b - a for a, b in itertools.pairwise(found)}
+        assert not gaps or max(gaps) - min(gaps) <= 1

@@ -75,6 +75,29 @@ def test_train_evaluate_cams_report(deal: Deal, config: Path, tiny_dataset: Path
     done = deal("cams", model, tiny_dataset, "--out", cams, "--scales", "0.5,1", "--device", "cpu")
     assert done.returncode == 0 and "0 frames written, 12 were there already" in done.stderr
 
+    masks = tmp_path / "masks"
+    refined = ("--refine", "walk", "--refine-option", "steps=20", "--device", "cpu")
+    for said in ("4 frames written, 0 were there", "0 frames written, 4 were there"):
+        done = deal(
+            *("cams", model, tiny_dataset, "--out", masks, "--frames", "4", *refined),
+            *("--size", "image", "--normalise", "min_max", "--threshold-rule", "otsu"),
+        )
+        assert done.returncode == 0 and said in done.stderr
+    about = json.loads((masks / "cams.json").read_text())
+    assert (about["refine"]["steps"], about["size"], about["threshold_rule"]) == (20, "image", "otsu")
+    done = deal("evaluate", masks, tiny_dataset, "--frames", "4", "--json", "--out", tmp_path / "of_masks")
+    of_masks = json.loads(done.stdout)
+    assert done.returncode == 0 and of_masks["oracle"] is None and of_masks["num_frames"] == 4
+    done = deal(
+        *("evaluate", model, tiny_dataset, "--frames", "4", "--json", "--out", tmp_path / "of_model", *refined),
+        *("--size", "image", "--normalise", "min_max", "--threshold-rule", "otsu", "--pictures", "0"),
+    )
+    of_model = json.loads(done.stdout)
+    assert done.returncode == 0 and of_model["auto"] == of_masks["auto"]
+    assert of_model["details"]["refine"] == "walk"
+    done = deal("evaluate", masks, tiny_dataset, "--frames", "4", "--out", tmp_path / "of_masks")
+    assert done.returncode == 0 and "auto (otsu" in done.stdout and "oracle" not in done.stdout
+
     done = deal("report", run, "--out", tmp_path / "report.html", "--json")
     assert done.returncode == 0 and json.loads(done.stdout)["runs"][0]["auto"]["miou"] == evaluation["auto"]["miou"]
     assert "[tiny]" in (tmp_path / "report.html").read_text()
@@ -113,6 +136,29 @@ def test_evaluate_prints_a_table_and_writes_where_it_is_told(
         (["cams", "{model}", "{dataset}", "--out", "{tmp}/cams", "--device", "gpu"], 2, "device 'gpu'"),
         (["cams", "{config}", "{dataset}", "--out", "{tmp}/cams"], 1, "not a .safetensors file"),
         (["cams", "{model}", "{dataset}", "--out", "{tmp}/cams", "--scales", ""], 2, "--scales"),
+        (["cams", "{model}", "{dataset}", "--out", "{tmp}/x", "--ignore-band", "0.4,0.2"], 2, "--ignore-band"),
+        (["cams", "{model}", "{dataset}", "--out", "{tmp}/x", "--ignore-band", "0.4"], 2, "--ignore-band"),
+        (
+            [
+                "cams",
+                "{model}",
+                "{dataset}",
+                "--out",
+                "{tmp}/x",
+                "--ignore-band",
+                "0.2,0.4",
+                "--threshold-rule",
+                "otsu",
+            ],
+            *(2, "use either"),
+        ),
+        (["cams", "{model}", "{dataset}", "--out", "{tmp}/x", "--threshold-rule", "ostu"], 2, "Did you mean 'otsu'"),
+        (["cams", "{model}", "{dataset}", "--out", "{tmp}/x", "--refine-option", "steps=3"], 2, "none was chosen"),
+        (["evaluate", "{model}", "{dataset}", "--refine", "crf", "--refine-option", "stps=3"], 2, "no option 'stps'"),
+        (["evaluate", "{model}", "{dataset}", "--split", "train"], 2, "no splits"),
+        (["evaluate", "{model}", "{tmp}", "--as", "voc"], 1, "{tmp}"),
+        (["evaluate", "{tmp}", "{dataset}"], 1, "holds no cams.json"),
+        (["evaluate", "{tmp}", "{dataset}", "--refine", "crf"], 2, "made already"),
         (["report", "{tmp}"], 1, "deal evaluate"),
     ],
 )
@@ -129,7 +175,9 @@ def test_errors_of_a_person_are_one_sentence(
     places = {"config": config, "dataset": tiny_dataset, "model": trained / "model.safetensors", "tmp": tmp_path}
     done = deal(*(argument.format(**places) for argument in arguments))
     assert done.returncode == code, done.stderr
-    assert said in done.stderr.replace("\n", " ") and "Traceback" not in done.stderr and not done.stdout
+    assert (
+        said.format(**places) in done.stderr.replace("\n", " ") and "Traceback" not in done.stderr and not done.stdout
+    )
     assert not list(tmp_path.iterdir())
 
 
