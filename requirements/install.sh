@@ -39,7 +39,7 @@ main() {
 is_done() { fits && [[ -f $DONE && $(<"$DONE") == "$(fingerprint)" ]]; }
 
 fingerprint() {
-    cat requirements/*.* setup.py setup.cfg pyproject.toml package.xml config/* launch/*.py "$MADE_FOR" | sha256sum
+    cat requirements/*.* setup.py setup.cfg pyproject.toml package.xml $(find config -type f | LC_ALL=C sort) launch/*.py "$MADE_FOR" | sha256sum
 }
 
 # The environment runs, and was made for this folder, this ROS and (where one is asked for) this Python.
