@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from deal_core.data.synthetic import SyntheticConfig
     from deal_core.experiments.plan import ExperimentOptions, Plan
     from deal_core.experiments.run import Machine, RunFailure
     from deal_core.experiments.table import Row
@@ -69,8 +70,9 @@ def experiments(
     Example: deal experiments synthetic --models seam --seeds 11,42 --jobs 2
     """
     from deal_core.errors import DealError
+    from deal_core.experiments.benchmarks import TEST_SCENES, TRAIN_SCENES, synthetic_scenes
     from deal_core.experiments.figure import FIGURE_FILE, draw_figure
-    from deal_core.experiments.plan import ExperimentOptions, claim_folder, make_plan
+    from deal_core.experiments.plan import ExperimentOptions, check_data, claim_folder, make_plan
     from deal_core.experiments.table import collect_rows, write_table
     from training.cams import parse_scales
     from training.console import console, print_json
@@ -78,18 +80,11 @@ def experiments(
 
     name = benchmark.value
     folder = out or Path("runs") / name
-    about: dict[str, Any] = {"benchmark": name}
+    about = {"benchmark": name}
     _check_source(name, data, scenes, test_scenes)
-    if data is None:
-        made = _scenes_config(scenes, test_scenes)
-        about |= {"scenes": made["train"].scenes, "test_scenes": made["test"].scenes}
-        claim_folder(folder, about)
-        data = _make_scenes(folder, made, quiet=as_json)
-    else:
-        about |= {"data": str(data.absolute()), "depth": depth and str(depth.absolute())}
     options = ExperimentOptions(
         benchmark=name,
-        data=data,
+        data=data or folder / "dataset",
         out=folder,
         presets=presets or config_folder() / "experiments",
         depth=depth,
@@ -102,7 +97,13 @@ def experiments(
         overrides=[*(overrides or []), *([f"epochs={epochs}"] if epochs else [])],
     )
     plan = make_plan(options)
-    claim_folder(folder, about)
+    if data is None:
+        made = synthetic_scenes(scenes or TRAIN_SCENES, test_scenes or TEST_SCENES)
+        claim_folder(folder, {**about, **{f"{name}_scenes": config.scenes for name, config in made.items()}})
+        _make_scenes(folder, made, quiet=as_json)
+    else:
+        check_data(plan)
+        claim_folder(folder, {**about, "data": str(data.absolute()), "depth": depth and str(depth.absolute())})
     failures = _run(plan, _machine(jobs, options), quiet=as_json)
     rows = collect_rows(plan)
     table = write_table(rows, plan.benchmark.title, name, folder)
@@ -134,14 +135,8 @@ def _check_source(name: str, data: Path | None, scenes: int | None, test_scenes:
         raise UsageError(f"--scenes and --test-scenes belong to synthetic, not to {name}")
 
 
-def _scenes_config(scenes: int | None, test_scenes: int | None) -> dict[str, Any]:
-    from deal_core.experiments.benchmarks import TEST_SCENES, TRAIN_SCENES, synthetic_scenes
-
-    return synthetic_scenes(scenes or TRAIN_SCENES, test_scenes or TEST_SCENES)
-
-
-def _make_scenes(folder: Path, made: dict[str, Any], *, quiet: bool) -> Path:
-    """Render and extract what is missing; return the dataset."""
+def _make_scenes(folder: Path, made: dict[str, SyntheticConfig], *, quiet: bool) -> None:
+    """Render what is missing, and extract it into the folder's dataset."""
     from deal_core.data.extract import ExtractOptions, extract_recording
     from deal_core.data.synthetic import render_scenes, write_recording
     from training.console import track
@@ -152,7 +147,6 @@ def _make_scenes(folder: Path, made: dict[str, Any], *, quiet: bool) -> Path:
             frames = track(render_scenes(config), f"scenes: {name}", config.frames, quiet=quiet)
             write_recording(recording, config, frames)
         extract_recording(recording, folder / "dataset", ExtractOptions())
-    return folder / "dataset"
 
 
 def _split(text: str) -> list[str]:
@@ -169,7 +163,10 @@ def _parse_seeds(text: str) -> list[int]:
 
 
 def _machine(jobs: int | None, options: ExperimentOptions) -> Machine:
-    """Divide processor cores and GPUs among the runs; nobody is given a GPU where the settings name a device."""
+    """Divide processor cores (unless OMP_NUM_THREADS says how many) and GPUs among the runs.
+
+    Nobody is given a GPU where the settings name a device.
+    """
     import os
     import sys
 
@@ -184,7 +181,9 @@ def _machine(jobs: int | None, options: ExperimentOptions) -> Machine:
         gpus = []
     jobs = jobs or max(len(gpus), 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine((sys.executable, "-m", "training.cli"), jobs, max(cores // jobs, 1), tuple(gpus))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(asked) if asked.isdigit() and int(asked) > 0 else max(cores // jobs, 1)
+    return Machine((sys.executable, "-m", "training.cli"), jobs, threads, tuple(gpus))
 
 
 def _run(plan: Plan, machine: Machine, *, quiet: bool) -> tuple[RunFailure, ...]:

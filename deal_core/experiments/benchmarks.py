@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from deal_core.cams import Normalisation
 from deal_core.data.synthetic import SyntheticConfig
+from deal_core.inference import ImageSize
 
 LossName = Literal["deal", "isl", "fsl"]
 LOSSES: tuple[LossName, ...] = ("deal", "isl", "fsl")
@@ -157,24 +159,26 @@ class CamRecipe:
 
     Args:
         scales: factors on the size of the image.
-        at_image_size: scale the image itself, as published; else the size that the network was trained at.
+        size: "image" scales the image itself, as published, "model" the size that the network was trained at.
+        normalise: how a map becomes a score: "min_max" as published, or "max".
     """
 
     scales: tuple[float, ...] = (1.0,)
-    at_image_size: bool = False
+    size: ImageSize = "model"
+    normalise: Normalisation = "max"
 
 
 _RECIPES = {
-    ("voc", "weaktr"): CamRecipe((1.0, 1.2), at_image_size=True),
-    ("coco", "weaktr"): CamRecipe((1.0, 0.8, 1.2), at_image_size=True),
-    ("voc", "seam"): CamRecipe((0.5, 1.0, 1.5, 2.0), at_image_size=True),
-    ("coco", "seam"): CamRecipe((0.5, 1.0, 1.5, 2.0), at_image_size=True),
+    ("voc", "weaktr"): CamRecipe((1.0, 1.2), "image", "min_max"),
+    ("coco", "weaktr"): CamRecipe((1.0, 0.8, 1.2), "image", "min_max"),
+    ("voc", "seam"): CamRecipe((0.5, 1.0, 1.5, 2.0), "image", "min_max"),
+    ("coco", "seam"): CamRecipe((0.5, 1.0, 1.5, 2.0), "image", "min_max"),
     # Attention over a whole image of HOPE takes tens of gigabytes, and no recipe is published.
-    ("hope", "weaktr"): CamRecipe((1.0, 1.2)),
-    ("hope", "seam"): CamRecipe((0.5, 1.0, 1.5, 2.0)),
+    ("hope", "weaktr"): CamRecipe((1.0, 1.2), normalise="min_max"),
+    ("hope", "seam"): CamRecipe((0.5, 1.0, 1.5, 2.0), normalise="min_max"),
 }
 
 
 def cam_recipe(benchmark: str, network: str) -> CamRecipe:
-    """Return the published recipe of a network (`TrainSettings.model.name`) on a benchmark; else one scale."""
+    """Return the published recipe of a network (`TrainSettings.model.name`) on a benchmark; else the default."""
     return _RECIPES.get((benchmark, network), CamRecipe())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,12 @@ class Evaluation:
     Args:
         part: train, full_train or val; also the folder within the run's.
         arguments: what `deal evaluate` is told about the frames and the CAMs.
+        threshold_of: the part whose automatic threshold is taken; None where the arguments or the model give one.
     """
 
     part: str
     arguments: tuple[str, ...]
+    threshold_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def make_plan(options: ExperimentOptions) -> Plan:
     Raises:
         UsageError: an unknown benchmark, model or variant, a seed that is none, or options that do not go together.
         ConfigError: a preset or an override that is wrong.
-        DatasetError: the dataset or the depth is not there or incomplete.
+        DatasetError: the folder of estimated depth is none.
     """
     benchmark = find_benchmark(options.benchmark)
     models = _chosen(options.models or benchmark.default_models, _known_models(options), "model")
@@ -146,7 +148,6 @@ def make_plan(options: ExperimentOptions) -> Plan:
     names = [name for name in ("train", "full_train", "val") if name in benchmark.parts]
     wanted = {"train", *(["full_train"] if options.full_train else []), *(["val"] if options.val else [])}
     parts = {name: benchmark.parts[name] for name in names if name in wanted}
-    _check_data(options, benchmark, [benchmark.trained_on, *parts.values()])
 
     def run(model: str, variant: Variant, seed: int) -> Run:
         taken = depth if not benchmark.has_depth or variant.estimated_depth else None
@@ -167,12 +168,25 @@ def make_plan(options: ExperimentOptions) -> Plan:
         _check_weights(variant, settings, preset)
         recipe = cam_recipe(benchmark.name, settings.model.name)
         if options.scales:
-            recipe = CamRecipe(options.scales, recipe.at_image_size)
-        evaluations = [Evaluation(name, _evaluate_arguments(part, settings, recipe)) for name, part in parts.items()]
+            recipe = replace(recipe, scales=options.scales)
+        evaluations = [_evaluation(name, part, settings, recipe) for name, part in parts.items()]
         return Run(model, variant, preset, overrides, settings, tuple(evaluations))
 
     runs = [run(model, variant, seed) for seed in seeds for model in models for variant in variants]
     return Plan(benchmark, out, tuple(runs))
+
+
+def check_data(plan: Plan) -> None:
+    """Read the lists of all that is trained and measured on, so that what is missing is told once, before any run.
+
+    Raises:
+        DatasetError: files of the dataset are missing or contradict each other.
+    """
+    data = plan.runs[0].settings.data
+    parts = [plan.benchmark.trained_on, *(plan.benchmark.parts[name] for name in plan.parts)]
+    for split, recordings in dict.fromkeys((part.split, part.recordings) for part in parts):
+        source = SourceSettings(path=data.path, format=data.format, split=split, recordings=recordings)
+        open_dataset(source)
 
 
 def find_benchmark(name: str) -> Benchmark:
@@ -267,13 +281,6 @@ def _check_depth(benchmark: Benchmark, variants: Sequence[Variant], depth: Path 
         )
 
 
-def _check_data(options: ExperimentOptions, benchmark: Benchmark, parts: Iterable[Part]) -> None:
-    """Read the lists of all parts, so that what is missing is told before the first run and not by each."""
-    for part in dict.fromkeys((part.split, part.recordings) for part in parts):
-        split, recordings = part
-        open_dataset(SourceSettings(path=options.data, format=benchmark.format, split=split, recordings=recordings))
-
-
 def _overrides_of(model: str, overrides: Sequence[str], models: Sequence[str]) -> list[str]:
     """Return the overrides that apply to the model, those for all before those for it alone."""
     for_all, for_it = [], []
@@ -300,21 +307,30 @@ def _check_weights(variant: Variant, settings: TrainSettings, preset: Path) -> N
             raise ConfigError(f"{preset}: {loss}.weight is 0, and variant '{variant.name}' needs it: expected more")
 
 
-def _evaluate_arguments(part: Part, settings: TrainSettings, recipe: CamRecipe) -> tuple[str, ...]:
-    """Return what `deal evaluate` is to be told beyond its defaults."""
+def _evaluation(name: str, part: Part, settings: TrainSettings, recipe: CamRecipe) -> Evaluation:
+    """Return how a part is measured, as `deal evaluate` is told beyond its defaults.
+
+    The threshold in the model file is that of default CAMs. For others the same rule chooses it anew, on the training
+    images alone.
+    """
     source = settings.data
     arguments = ["--scales", ",".join(map(str, recipe.scales)), "--device", settings.device]
     if source.format != "deal":
         arguments += ["--as", source.format, "--split", part.split]
     if source.class_ids != "contiguous":
         arguments += ["--class-ids", source.class_ids]
-    for name in part.recordings:
-        arguments += ["--recording", name]
+    for recording in part.recordings:
+        arguments += ["--recording", recording]
     if part.frames is not None:
         arguments += ["--frames", str(part.frames)]
-    if recipe.at_image_size:
-        arguments += ["--size", "image"]
-    return tuple(arguments)
+    arguments += ["--size", recipe.size, "--normalise", recipe.normalise]
+    if recipe == CamRecipe():
+        return Evaluation(name, tuple(arguments))
+    if name != "train":
+        return Evaluation(name, tuple(arguments), threshold_of="train")
+    if source.depth is not None:
+        arguments += ["--depth", str(source.depth)]
+    return Evaluation(name, (*arguments, "--threshold-rule", settings.threshold_rule))
 
 
 def _quoted(value: Path | str | None) -> str:

@@ -190,7 +190,7 @@ class _Job:
         else:
             name = f"{run.model} {run.variant.name}"
             folder = run.folder / step.part
-            arguments = ["evaluate", str(run.model_file), str(run.settings.data.path), *step.arguments]
+            arguments = ["evaluate", str(run.model_file), str(run.settings.data.path), *_arguments(run, step)]
             arguments += ["--out", str(folder), "--name", name]
         environment = {**os.environ, "OMP_NUM_THREADS": str(self._machine.threads)}
         if self._machine.gpus:
@@ -251,7 +251,16 @@ def _made_from(run: Run, evaluation: Evaluation) -> dict[str, object]:
     with run.model_file.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    return {"model": digest.hexdigest(), "arguments": list(evaluation.arguments)}
+    return {"model": digest.hexdigest(), "arguments": _arguments(run, evaluation)}
+
+
+def _arguments(run: Run, evaluation: Evaluation) -> list[str]:
+    """Return what `deal evaluate` is told, with the threshold of the part that is measured before."""
+    if evaluation.threshold_of is None:
+        return list(evaluation.arguments)
+    auto = EvaluationResult.read(run.folder / evaluation.threshold_of).auto
+    assert auto is not None
+    return [*evaluation.arguments, "--threshold-rule", f"fixed:{auto.threshold}"]
 
 
 def _last_lines(log: Path) -> str:

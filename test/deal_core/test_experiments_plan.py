@@ -11,7 +11,7 @@ import pytest
 from deal_core.config import TrainSettings, load_settings
 from deal_core.errors import ConfigError, DatasetError, UsageError
 from deal_core.experiments.benchmarks import BENCHMARKS, cam_recipe, synthetic_scenes
-from deal_core.experiments.plan import ExperimentOptions, Plan, claim_folder, make_plan
+from deal_core.experiments.plan import ExperimentOptions, Plan, check_data, claim_folder, make_plan
 
 from .data.layouts import make_hope, make_voc
 
@@ -42,6 +42,7 @@ def planned(benchmark: str, data: Path, **options: Any) -> Plan:
 
 def test_voc_is_the_papers_table(voc: Path, depth: Path) -> None:
     plan = planned("voc", voc, depth=depth)
+    check_data(plan)
     assert len(plan.runs) == 2 * 4 * 4 and len({run.key for run in plan.runs}) == 32
     # One seed after another: an early look compares all variants.
     assert [run.settings.seed for run in plan.runs[::8]] == [11, 42, 55, 128]
@@ -62,7 +63,10 @@ def test_voc_is_the_papers_table(voc: Path, depth: Path) -> None:
         assert load_settings(TrainSettings, run.preset, run.overrides) == run.settings
     train, val = plan.runs[0].evaluations
     expected = ["--scales", "1.0,1.2", "--device", "auto", "--as", "voc", "--split", "train", "--size", "image"]
-    assert list(train.arguments) == expected
+    expected += ["--normalise", "min_max", "--depth", str(depth), "--threshold-rule", "depth_relief"]
+    assert list(train.arguments) == expected and train.threshold_of is None
+    # The threshold of the validation images comes from the training images; their depth is not needed.
+    assert val.threshold_of == "train" and not {"--depth", "--threshold-rule"} & set(val.arguments)
     assert "--split" in val.arguments and val.arguments[val.arguments.index("--split") + 1] == "val"
     assert "0.5,1.0,1.5,2.0" in plan.runs[-1].evaluations[0].arguments
 
@@ -139,7 +143,7 @@ def test_what_does_not_go_is_said_before_anything_runs(
 ) -> None:
     given = {"data": hope if benchmark == "hope" else voc, "depth": depth, "presets": PRESETS, **options}
     with pytest.raises(error, match=said):
-        make_plan(ExperimentOptions(benchmark, out=tmp_path / "runs", **given))
+        check_data(make_plan(ExperimentOptions(benchmark, out=tmp_path / "runs", **given)))
     assert not (tmp_path / "runs").exists()
 
 
@@ -153,7 +157,7 @@ def test_every_preset_is_complete(name: str, model: str) -> None:
     recipe = cam_recipe(name, model)
     assert recipe.scales[0] == 1.0 or 1.0 in recipe.scales
     if name != "hope":
-        assert recipe.at_image_size == (name != "synthetic")
+        assert (recipe.size, recipe.normalise) == (("model", "max") if name == "synthetic" else ("image", "min_max"))
 
 
 def test_scenes_of_the_two_recordings_differ() -> None:

@@ -103,9 +103,11 @@ def lab(tmp_path: Path, model_file: Path) -> Laboratory:
         (prepared / "settings.yaml").write_text(dump_settings(settings))
         (prepared / "model.safetensors").write_bytes(model_file.read_bytes())
         score = MaskScore("oracle", 0.3, 0.5 + place / 10, 0.9, 0.2, ())
-        EvaluationResult("x", "y", CLASSES, 4, score, replace(score, rule="otsu", miou=0.4)).write(prepared)
+        EvaluationResult("x", "y", CLASSES, 4, score, replace(score, rule="otsu", threshold=0.35, miou=0.4)).write(
+            prepared
+        )
         overrides = (f"seed={seed}", f"output={json.dumps(str(output))}")
-        evaluations = (Evaluation("train", ("--scales", "1.0")), Evaluation("val", ("--scales", "1.0")))
+        evaluations = (Evaluation("train", ("--scales", "1.0")), Evaluation("val", ("--scales", "1.0"), "train"))
         variant = Variant("deal", frozenset({"deal"}))
         runs.append(Run("seam", variant, tmp_path / "seam.yaml", overrides, settings, evaluations))
     return Laboratory(tmp_path, Plan(BENCHMARKS["voc"], tmp_path / "out", tuple(runs)))
@@ -136,6 +138,9 @@ def test_each_step_is_made_once_and_kept(lab: Laboratory) -> None:
             "evaluating-val.log",
         }
         assert (run.folder / "training.log").read_text() == "ended well\n"
+    # The validation images are cut at the threshold that the training images gave.
+    words = [str(call["words"]) for call in lab.calls() if call["call"] == "evaluate"]
+    assert sum("fixed:0.35" in each for each in words) == sum("--threshold-rule" in each for each in words) == 2
     assert run_plan(lab.plan, lab.machine()) == ()
     assert lab.told() == every, "nothing is made twice"
 
