@@ -162,6 +162,14 @@ def check_image_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
         raise ConfigError(f"expected mean and std as three numbers each, std above 0, found {mean!r}, {std!r}")
 
 
+def no_download(name: str, error: OSError) -> ConfigError:
+    """Return what to say where the weights of a timm model cannot be downloaded."""
+    return ConfigError(
+        f"the weights of '{name}' cannot be downloaded ({str(error).splitlines()[0]}); fetch them where there is "
+        "a connection and give the path of the .safetensors file as weights"
+    )
+
+
 def load_backbone_weights(
     backbone: nn.Module, path: Path, adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 ) -> None:
@@ -218,10 +226,7 @@ def _create_timm_model(name: str, levels: Sequence[int], pretrained: bool, argum
             f"backbone '{name}' has feature levels 0..{count - 1} (or -{count}..-1), found {list(levels)}"
         ) from None
     except OSError as error:
-        raise ConfigError(
-            f"the weights of '{name}' cannot be downloaded ({str(error).splitlines()[0]}); fetch them where there is "
-            "a connection and give the path of the .safetensors file as weights"
-        ) from error
+        raise no_download(name, error) from error
     except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
         raise ConfigError(
             f"backbone '{name}' cannot be made with levels {list(levels)} and arguments {arguments}: {error}"

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer, 
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError, nearest_hint
-from deal_core.models.cam_net import load_backbone_weights
+from deal_core.models.cam_net import load_backbone_weights, no_download
 
 # Of timm.create_model: set from our own arguments, able to load a pickle, or without an effect on tokens and attention.
 _REFUSED_ARGUMENTS = (
@@ -148,10 +148,7 @@ def create_vit(name: str, weights: str, drop_path: float, arguments: Mapping[str
     try:
         vit = timm.create_model(name, pretrained=weights == "hub", num_classes=0, drop_path_rate=drop_path, **arguments)
     except OSError as error:
-        raise ConfigError(
-            f"the weights of '{name}' cannot be downloaded ({str(error).splitlines()[0]}); fetch them where there is "
-            "a connection and give the path of the .safetensors file as weights"
-        ) from error
+        raise no_download(name, error) from error
     except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
         raise ConfigError(f"backbone '{name}' cannot be made with arguments {dict(arguments)}: {error}") from error
     _check_plain(name, vit)
