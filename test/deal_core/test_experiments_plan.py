@@ -13,7 +13,7 @@ from deal_core.errors import ConfigError, DatasetError, UsageError
 from deal_core.experiments.benchmarks import BENCHMARKS, cam_recipe, synthetic_scenes
 from deal_core.experiments.plan import ExperimentOptions, Plan, check_data, claim_folder, make_plan
 
-from .data.layouts import make_hope, make_voc
+from .data.layouts import make_coco, make_hope, make_voc
 
 PRESETS = Path(__file__).resolve().parents[2] / "config" / "experiments"
 
@@ -92,6 +92,18 @@ def test_hope_takes_the_sensors_depth_unless_it_is_told(hope: Path, depth: Path)
         "onboarding_static:up",
         "onboarding_static:down",
     ]
+
+
+def test_coco_has_the_category_ids_of_weaktr_in_both_commands(depth: Path, tmp_path: Path) -> None:
+    plan = planned("coco", make_coco(tmp_path), depth=depth, seeds=[11], full_train=True)
+    check_data(plan)
+    assert {run.model for run in plan.runs} == {"weaktr"} and plan.parts == ("train", "full_train", "val")
+    assert {run.settings.fsl.weight for run in plan.runs if "fsl" in run.variant.name} == {0.2}
+    run = plan.runs[0]
+    assert run.settings.data.class_ids == "category"
+    for evaluation in run.evaluations:
+        assert evaluation.arguments[evaluation.arguments.index("--class-ids") + 1] == "category"
+        assert ("--frames" in evaluation.arguments) == (evaluation.part == "train")
 
 
 def test_overrides_are_for_all_or_for_one_network(voc: Path, depth: Path) -> None:
