@@ -33,14 +33,17 @@ def draw_figure(rows: Sequence[Row], title: str, path: Path) -> Path:
     parts = [part for part in _PARTS if any(row.part == part for row in rows)]
     models = list(dict.fromkeys(row.model for row in rows))
     variants = list(dict.fromkeys(row.variant for row in rows))
-    width = max(4.8, 1.2 + 0.85 * len(models) * len(variants))
-    figure = Figure(figsize=(width * len(parts), 4.6), dpi=150, layout="constrained")
+    figure = Figure(
+        figsize=(max(7.0, 1.2 + 1.1 * len(models) * len(variants)), 1.0 + 3.8 * len(parts)),
+        dpi=130,
+        layout="constrained",
+    )
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(len(parts), 1, sharey=True, squeeze=False)[:, 0]
     for axes, part in zip(panels, parts, strict=True):
         _draw_panel(axes, [row for row in rows if row.part == part], models, variants)
         axes.set_title(_PARTS[part], fontsize=11)
-    panels[0].set_ylabel("mIoU of the CAMs, %")
+        axes.set_ylabel("mIoU of the CAMs, %")
     panels[0].set_ylim(0, 100 * min(max(map(_top, rows)) * 1.12, 1.05))
     figure.suptitle(title, fontsize=13)
     handles = _legend(variants, rows)
@@ -64,7 +67,10 @@ def _draw_panel(axes: Any, rows: Sequence[Row], models: Sequence[str], variants:
         axes.hlines(100 * auto.mean, x - 0.4 * bar, x + 0.4 * bar, color="#222222", linewidth=1.0, linestyle="dashed")
         top = mean + spread
         if row.published is not None:
-            axes.plot(x, 100 * row.published, "D", color="white", markeredgecolor="#222222", markersize=6, zorder=5)
+            beside = x + 0.28 * bar  # not on top of the whisker
+            axes.plot(
+                beside, 100 * row.published, "D", color="white", markeredgecolor="#222222", markersize=6, zorder=5
+            )
             top = max(top, 100 * row.published + 1)
         axes.annotate(f"{mean:.1f}", (x, top), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=9)
     axes.set_xticks(range(len(models)), models)
