@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deal_core.data.sample import UInt8Array
 from deal_core.errors import ConfigError, UsageError, nearest_hint
+from deal_core.refine.inputs import check_inputs
 from deal_core.refine.lattice import PermutohedralLattice
 
 CrfUnary = Literal["soft", "hard"]
@@ -109,10 +110,7 @@ def dense_crf(image: UInt8Array, scores: Tensor, settings: CrfSettings | None = 
         UsageError: the backend is not installed.
     """
     settings = settings or CrfSettings()
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"expected an image as uint8 (H, W, 3), got {image.dtype} {image.shape}")
-    if scores.ndim != 3 or tuple(scores.shape[1:]) != image.shape[:2]:
-        raise ValueError(f"expected scores (C, {image.shape[0]}, {image.shape[1]}), got {tuple(scores.shape)}")
+    check_inputs(image, scores)
     log_unary = _log_unary(scores.float(), settings)
     infer = _infer_pydensecrf if settings.backend == "pydensecrf" else _infer
     return infer(image, log_unary, settings)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deal_core.data.sample import UInt8Array
 from deal_core.errors import ConfigError
+from deal_core.refine.inputs import check_inputs
 
 _DIRECTIONS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 _SMALLEST_DEVIATION = 1e-8
@@ -68,10 +69,7 @@ def pixel_adaptive_refinement(image: UInt8Array, scores: Tensor, settings: ParSe
         ValueError: shapes or types that do not fit.
     """
     settings = settings or ParSettings()
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"expected an image as uint8 (H, W, 3), got {image.dtype} {image.shape}")
-    if scores.ndim != 3 or tuple(scores.shape[1:]) != image.shape[:2]:
-        raise ValueError(f"expected scores (C, {image.shape[0]}, {image.shape[1]}), got {tuple(scores.shape)}")
+    check_inputs(image, scores)
     colour = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(scores.device).float() / 255.0
     weights = _weights(colour, settings)
     refined = scores.float()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from deal_core.data.sample import BoolArray, DepthKind, Float32Array, UInt8Array
 from deal_core.errors import ConfigError
+from deal_core.refine.inputs import check_inputs
 
 WalkAffinity = Literal["depth", "colour"]
 _Index = tuple[Any, slice, slice]  # an ellipsis, rows, columns
@@ -109,11 +110,8 @@ def walk_on_surfaces(
         ValueError: shapes or types that do not fit, or depth missing where the affinity needs it.
     """
     settings = settings or WalkSettings()
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"expected an image as uint8 (H, W, 3), got {image.dtype} {image.shape}")
+    check_inputs(image, scores)
     height, width = image.shape[:2]
-    if scores.ndim != 3 or tuple(scores.shape[1:]) != (height, width):
-        raise ValueError(f"expected scores (C, {height}, {width}), got {tuple(scores.shape)}")
     shrink = min(1.0, settings.size / max(height, width))
     grid = max(round(height * shrink), 1), max(round(width * shrink), 1)
     small = cv2.resize(image, grid[::-1], interpolation=cv2.INTER_AREA)
