@@ -29,7 +29,8 @@ from deal_core.thresholds import create_rule
 TagSource = Literal["given", "predicted"]
 ImageSize = Literal["model", "image"]
 
-_THRESHOLD_FRAMES = 500
+THRESHOLD_FRAMES = 500
+"""A rule that chooses a threshold looks at no more."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def choose_threshold(
 ) -> Threshold:
     """Choose the threshold anew for these images and scores, by a rule that sees no masks.
 
-    Looks at no more than 500 frames, evenly spread.
+    Looks at no more than `THRESHOLD_FRAMES`, evenly spread.
 
     Args:
         model: the model.
@@ -139,7 +140,7 @@ def choose_threshold(
     """
     chooser = create_rule(rule, depth_kind=dataset.depth_kind)
     _need_depth_for_rule(rule, dataset)
-    for done, frame in enumerate(score_frames(model, evenly_spread(dataset, _THRESHOLD_FRAMES), settings), 1):
+    for done, frame in enumerate(score_frames(model, evenly_spread(dataset, THRESHOLD_FRAMES), settings), 1):
         chooser.update(frame.scores, frame.sample.depth, frame.sample.depth_valid, frame.tags)
         advance(done)
     return Threshold(chooser.threshold(), rule)

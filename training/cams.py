@@ -111,7 +111,7 @@ def cams(
     """
     from deal_core.cam_files import recorded_threshold, write_cams
     from deal_core.errors import UsageError
-    from deal_core.inference import choose_threshold, evenly_spread
+    from deal_core.inference import THRESHOLD_FRAMES, choose_threshold
     from deal_core.modelfile import load_model
     from training.console import console, progress, track
 
@@ -119,13 +119,12 @@ def cams(
     band = parse_band(ignore_band)
     if band and threshold_rule:
         raise UsageError("--ignore-band gives the thresholds, and --threshold-rule would choose one: use either")
-    opened = open_frames(dataset, layout, split, depth, class_ids, recordings)
-    chosen = evenly_spread(opened, frames) if frames else opened
+    chosen = open_frames(dataset, layout, split, depth, class_ids, recordings, frames)
     loaded = load_model(model)
     threshold = recorded_threshold(out, threshold_rule) if threshold_rule else None
     if threshold_rule and threshold is None:
         with progress() as bar:
-            task = bar.add_task("threshold", total=min(len(chosen), 500))
+            task = bar.add_task("threshold", total=min(len(chosen), THRESHOLD_FRAMES))
             threshold = choose_threshold(
                 loaded, chosen, settings, threshold_rule, advance=lambda done: bar.update(task, completed=done)
             )

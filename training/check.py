@@ -14,6 +14,8 @@ from typing import Annotated
 
 import typer
 
+from training.source import ClassIds, ClassIdsOption, SplitOption
+
 
 class Layout(str, Enum):
     """Official layouts of public datasets; HOPE's is BOP's."""
@@ -24,20 +26,11 @@ class Layout(str, Enum):
     HOPE = "hope"
 
 
-class ClassIds(str, Enum):
-    """Conventions for COCO's class ids."""
-
-    CONTIGUOUS = "contiguous"
-    CATEGORY = "category"
-
-
 def check(
     path: Annotated[Path, typer.Argument(help="A recording (folder, .mcap, .db3) or a dataset folder.")],
     layout: Annotated[Layout | None, typer.Option("--as", help="The official layout that a dataset has.")] = None,
-    split: Annotated[str, typer.Option(help="With --as: which list; the training list when left out.")] = "",
-    class_ids: Annotated[ClassIds, typer.Option(help="With --as coco: how its classes are numbered.")] = (
-        ClassIds.CONTIGUOUS
-    ),
+    split: SplitOption = "",
+    class_ids: ClassIdsOption = ClassIds.CONTIGUOUS,
     depth: Annotated[Path | None, typer.Option(help="Of a dataset: folder of estimated depth maps to check.")] = None,
     color_topic: Annotated[str | None, typer.Option(help="Where there are several colour topics.")] = None,
     depth_topic: Annotated[str | None, typer.Option(help="Where there are several depth topics.")] = None,

@@ -12,14 +12,7 @@ from typing import Annotated
 
 import typer
 
-
-class DatasetLayout(str, Enum):
-    """Layouts of datasets: the project's own and official ones."""
-
-    DEAL = "deal"
-    VOC = "voc"
-    COCO = "coco"
-    BOP = "bop"
+from training.source import ClassIds, DatasetArgument, Layout, LayoutOption, RecordingsOption, SplitOption, open_frames
 
 
 class NetworkPrecision(str, Enum):
@@ -31,11 +24,11 @@ class NetworkPrecision(str, Enum):
 
 
 def depth(
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    dataset: DatasetArgument,
     out: Annotated[Path, typer.Option(help="Folder for depth.json and <recording>/<image>.png.")],
-    layout: Annotated[DatasetLayout, typer.Option("--as", help="The dataset's layout.")] = DatasetLayout.DEAL,
-    split: Annotated[str, typer.Option(help="With --as: which list; the training list when left out.")] = "",
-    recordings: Annotated[list[str] | None, typer.Option("--recording", help="Only this one; may be repeated.")] = None,
+    layout: LayoutOption = Layout.DEAL,
+    split: SplitOption = "",
+    recordings: RecordingsOption = None,
     model: Annotated[
         str, typer.Option(help="Depth Anything V2: a name on the Hugging Face hub, or a folder.")
     ] = "depth-anything/Depth-Anything-V2-Base-hf",
@@ -49,13 +42,10 @@ def depth(
 
     Example: deal depth VOCdevkit --as voc --split train_aug --out voc_depth
     """
-    from deal_core.config import SourceSettings
-    from deal_core.data.source import open_dataset
     from deal_core.depth_estimation import DepthEstimator, write_depth_maps
     from training.console import console, track
 
-    source = SourceSettings(path=dataset, format=layout.value, split=split, recordings=tuple(recordings or ()))
-    frames = open_dataset(source)
+    frames = open_frames(dataset, layout, split, None, ClassIds.CONTIGUOUS, recordings)
     estimator = DepthEstimator.load(model, device, precision.value)
     made = sum(track(write_depth_maps(estimator, frames, out, batch_size), "Depth", total=len(frames)))
     console().print(

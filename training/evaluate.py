@@ -76,12 +76,11 @@ def evaluate(
     Example: deal evaluate runs/kitchen/model.safetensors kitchen --recording held_out
     """
     from deal_core.errors import UsageError
-    from deal_core.inference import CamSettings, evenly_spread
+    from deal_core.inference import CamSettings
     from training.console import print_json
 
     settings = cam_settings(tags, scales, flip, size, normalise, refine, refine_options, device)
-    opened = open_frames(dataset, layout, split, depth, class_ids, recordings)
-    chosen = evenly_spread(opened, frames) if frames else opened
+    chosen = open_frames(dataset, layout, split, depth, class_ids, recordings, frames)
     if model.is_dir():
         if settings != CamSettings(device=device) or threshold_rule or frames_of:
             raise UsageError(

@@ -46,6 +46,7 @@ def open_frames(
     depth: Path | None,
     class_ids: ClassIds,
     recordings: list[str] | None,
+    frames: int | None = None,
 ) -> Dataset:
     """Open the dataset that the options name.
 
@@ -55,8 +56,9 @@ def open_frames(
     """
     from deal_core.config import SourceSettings
     from deal_core.data.source import open_dataset
+    from deal_core.inference import evenly_spread
 
-    return open_dataset(
+    opened = open_dataset(
         SourceSettings(
             path=path,
             format=layout.value,
@@ -66,3 +68,4 @@ def open_frames(
             class_ids=class_ids.value,
         )
     )
+    return evenly_spread(opened, frames) if frames else opened
