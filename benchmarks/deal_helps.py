@@ -25,16 +25,15 @@ import torch
 from deal_core.config import DealSettings
 from deal_core.data.dataset import Dataset
 from deal_core.data.extract import ExtractOptions, extract_recording
-from deal_core.data.synthetic import SyntheticConfig, write_recording
+from deal_core.data.synthetic import write_recording
 from deal_core.data.transforms import to_tensors
 from deal_core.evaluation import EvaluationResult, summarise_seeds
+from deal_core.experiments.benchmarks import synthetic_scenes
 from deal_core.inference import CamSettings, evaluate_model, score_frames
 from deal_core.modelfile import load_model
 from deal_core.objective import alignment_loss
 from deal_core.thresholds import create_rule
 
-SCENES = {"train": (1, 150, 6), "test": (7_000, 40, 5)}  # seed, scenes, views of each
-WIDTH, HEIGHT = 160, 120
 RULES = ("otsu", "depth_edges", "depth_relief")
 
 
@@ -97,9 +96,8 @@ def main() -> None:
 
 def make_dataset(out: Path) -> Path:
     """Render and extract the scenes, unless that was done."""
-    for name, (seed, scenes, views) in SCENES.items():
+    for name, config in synthetic_scenes().items():
         if not (out / name).exists():
-            config = SyntheticConfig(seed=seed, scenes=scenes, frames_per_scene=views, width=WIDTH, height=HEIGHT)
             write_recording(out / name, config)
         extract_recording(out / name, out / "dataset", ExtractOptions())
     return out / "dataset"
@@ -183,6 +181,7 @@ def ranking_table(dataset: Path, models: dict[str, Path]) -> str:
     samples = [frame.sample for frame in next(iter(scored.values()))]
     tensors = [to_tensors(sample) for sample in samples]
     depth, valid, tags = (torch.stack([getattr(t, name) for t in tensors]) for name in ("depth", "valid", "tags"))
+    height, width = samples[0].image.shape[:2]
     masks = np.stack([s.mask for s in samples if s.mask is not None])
     truth = torch.from_numpy(np.stack([masks == k + 1 for k in range(len(frames.classes))], 1)).float()
     maps = {"true mask": truth}
@@ -197,9 +196,9 @@ def ranking_table(dataset: Path, models: dict[str, Path]) -> str:
     }
     lines = [f"| H' | depth edges | {' | '.join(maps)} | flat map |", "|" + "---|" * (len(maps) + 3)]
     for divisor in (2, 4, 8):
-        size = (HEIGHT // divisor, WIDTH // divisor)
+        size = (height // divisor, width // divisor)
         for name, settings in options.items():
-            criterion = alignment_loss(settings.model_copy(update={"size": size}), (HEIGHT, WIDTH))
+            criterion = alignment_loss(settings.model_copy(update={"size": size}), (height, width))
             terms = [criterion.terms(cam, depth, tags, valid) for cam in maps.values()]
             figures = [f"{float(t.loss):+.2f}" for t in terms] + [f"{float(terms[0].flat):+.2f}"]
             lines.append(f"| {size[0]} | {name} | {' | '.join(figures)} |")
