@@ -1,130 +1,150 @@
-"""The segmentation node's parameters: name, default, meaning and limits of each in one place."""
+"""Parameters of a node as a dataclass: name, default, meaning and limits of each in one place; live changes checked."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from rcl_interfaces.msg import ParameterDescriptor
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from deal_core.errors import UsageError, nearest_hint
 
 
-def _parameter(
-    default: Any,
+class ParameterSet(Protocol):
+    """A frozen dataclass whose fields were made by `parameter`, and whose `__post_init__` calls `check_values`."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+P = TypeVar("P", bound=ParameterSet)
+
+
+def parameter(
+    default: str | bool | int | float | tuple[str, ...],
     description: str,
     *,
     choices: tuple[str, ...] = (),
     minimum: float = -math.inf,
     maximum: float = math.inf,
+    live: bool = False,
 ) -> Any:
-    limits = {"description": description, "choices": choices, "minimum": minimum, "maximum": maximum}
+    """Return the dataclass field of one parameter; its type is that of the default.
+
+    Args:
+        default: a tuple of names is a list of text; there, text is split at its commas.
+        description: one sentence for people, shown by `ros2 param describe` and in the docs.
+        choices: of text; empty is any.
+        minimum: of a number.
+        maximum: of a number.
+        live: whether it may change while the node works. The others can be set until it is configured.
+    """
+    limits = {"description": description, "choices": choices, "minimum": minimum, "maximum": maximum, "live": live}
     return dataclasses.field(default=default, metadata=limits)
 
 
-@dataclass(frozen=True)
-class SegmentationParameters:
-    """Values as read and checked at start; the fields are the parameters."""
+def check_values(values: ParameterSet) -> None:
+    """Check each field of a frozen parameter dataclass, and give it its type (2 becomes 2.0 where a float is wanted).
 
-    model: str = _parameter("", "Path of the model file (.safetensors). Must be set.")
-    device: str = _parameter("auto", "Where the network runs: auto (the GPU where there is one), cpu, cuda or cuda:N.")
-    precision: str = _parameter(
-        "auto",
-        "Arithmetic of the network; auto is float16 on a GPU and float32 on the CPU.",
-        choices=("auto", "float32", "float16", "bfloat16"),
-    )
-    warmup_iterations: int = _parameter(
-        3, "Images segmented before the first real one, so that it is not slowed.", minimum=0, maximum=1000
-    )
-    depth_mode: str = _parameter(
-        "optional",
-        "off: depth is not subscribed. optional: depth is used if the model does, and colour goes on alone "
-        "when its depth is late. required: only pairs are segmented.",
-        choices=("off", "optional", "required"),
-    )
-    sync_policy: str = _parameter(
-        "exact",
-        "exact pairs equal stamps (RealSense with aligned depth), approximate pairs stamps within sync_slop_ms.",
-        choices=("exact", "approximate"),
-    )
-    sync_slop_ms: float = _parameter(
-        15.0,
-        "Largest difference of stamps of a pair, ms; policy approximate only. Below half a frame.",
-        minimum=0.0,
-        maximum=10_000.0,
-    )
-    sync_queue: int = _parameter(10, "Images of each stream that may wait for a partner.", minimum=1, maximum=1000)
-    sync_timeout_ms: float = _parameter(
-        100.0,
-        "How long colour waits for its depth before it goes on alone, ms; depth_mode optional only.",
-        minimum=0.0,
-        maximum=60_000.0,
-    )
-    max_age_ms: float = _parameter(
-        250.0,
-        "Frames older than this when their turn comes are dropped and counted, ms; 0 is no limit.",
-        minimum=0.0,
-    )
-    color_qos: str = _parameter(
-        "auto",
-        "Reliability asked of the colour publisher; auto takes what it offers, reliable while unknown.",
-        choices=("auto", "reliable", "best_effort"),
-    )
-    depth_qos: str = _parameter(
-        "auto",
-        "Reliability asked of the depth publisher; auto takes what it offers, reliable while unknown.",
-        choices=("auto", "reliable", "best_effort"),
-    )
-    input_timeout_s: float = _parameter(
-        2.0, "Silence on an input after which /diagnostics warns, s.", minimum=0.1, maximum=3600.0
-    )
-    diagnostics_period_s: float = _parameter(1.0, "Time between /diagnostics messages, s.", minimum=0.05, maximum=60.0)
+    Raises:
+        UsageError: a value of the wrong type, outside its limits or not among its choices.
+    """
+    for field in dataclasses.fields(values):
+        object.__setattr__(values, field.name, _checked(field, getattr(values, field.name)))
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
-        if not self.model:
+
+class LiveParameters(Generic[P]):
+    """The checked parameters of a node, kept up to date.
+
+    Args:
+        node: declares them.
+        kind: the dataclass.
+        is_configured: while true, only live parameters can be changed; the others were read.
+        check: called with a whole new set before it is accepted; raises a UsageError to refuse it.
+        on_change: called with a new set that was accepted.
+
+    Raises:
+        UsageError: a value of the wrong type, outside its limits or not among its choices.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        kind: type[P],
+        *,
+        is_configured: Callable[[], bool],
+        check: Callable[[P], None] = lambda values: None,
+        on_change: Callable[[P], None] = lambda values: None,
+    ) -> None:
+        self._fields = {field.name: field for field in dataclasses.fields(kind)}
+        self._is_configured, self._check, self._on_change = is_configured, check, on_change
+        for sentence in _unknown(node._parameter_overrides, self._fields):
+            node.get_logger().warning(sentence)
+        self.current: P = kind(**{name: _declare(node, field) for name, field in self._fields.items()})
+        node.add_on_set_parameters_callback(self._set)
+
+    def _set(self, wanted: Sequence[Parameter]) -> SetParametersResult:
+        """Accept all of the changes or none; others than ours (use_sim_time) are none of our business."""
+        changes = {found.name: found.value for found in wanted if found.name in self._fields}
+        try:
+            for name in changes:
+                self._check_may_change(name)
+            changed = dataclasses.replace(self.current, **changes)
+            self._check(changed)
+        except UsageError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self.current = changed
+        if changes:
+            self._on_change(changed)
+        return SetParametersResult(successful=True)
+
+    def _check_may_change(self, name: str) -> None:
+        if self._is_configured() and not self._fields[name].metadata["live"]:
+            live = ", ".join(name for name, field in self._fields.items() if field.metadata["live"])
             raise UsageError(
-                "parameter 'model': expected the path of a model file (.safetensors), found nothing; "
-                "set it with model:=FILE in the launch command, or --ros-args -p model:=FILE"
+                f"parameter '{name}' was read when the node was configured and cannot change now: "
+                f"clean the node up, set it, configure anew. Live are: {live or 'none'}"
             )
 
 
-def declare_parameters(node: Node) -> SegmentationParameters:
-    """Declare every parameter on the node and return the checked values.
-
-    Raises:
-        UsageError: a value of the wrong type, outside its limits or not among its choices, or no model.
-    """
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(SegmentationParameters):
-        # Types are checked by `_checked`: rclpy would refuse the integer 250 for a float, in its own words.
-        descriptor = ParameterDescriptor(
-            description=field.metadata["description"],
-            additional_constraints=_expectation(field),
-            read_only=True,
-            dynamic_typing=True,
-        )
-        values[field.name] = node.declare_parameter(field.name, field.default, descriptor).value
-    return SegmentationParameters(**values)
+def expectation(field: dataclasses.Field[Any]) -> str:
+    """Return in words what a parameter takes, as in "a number from 0 to 1"."""
+    kinds = {str: "text", bool: "true or false", int: "an integer", float: "a number", tuple: "a list of text"}
+    kind, limits = kinds[type(field.default)], field.metadata
+    if limits["choices"]:
+        return f"one of {', '.join(limits['choices'])}"
+    low, high = limits["minimum"], limits["maximum"]
+    if math.isinf(low):
+        return kind
+    return f"{kind} from {low:g} to {high:g}" if math.isfinite(high) else f"{kind} of at least {low:g}"
 
 
-def unknown_parameters(given: Mapping[str, Any], node: Node) -> list[str]:
-    """Return a sentence for each parameter given to the node that it does not have."""
-    known = [field.name for field in dataclasses.fields(SegmentationParameters)]
+def _declare(node: Node, field: dataclasses.Field[Any]) -> Any:
+    # Types are checked by `_checked`: rclpy would refuse the integer 250 for a float, in its own words.
+    descriptor = ParameterDescriptor(
+        description=field.metadata["description"], additional_constraints=expectation(field), dynamic_typing=True
+    )
+    # rclpy cannot tell the type of an empty list.
+    default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+    return node.declare_parameter(field.name, default, descriptor).value
+
+
+def _unknown(given: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each parameter given to a node that it does not have."""
     return [
         f"unknown parameter '{name}' has no effect.{nearest_hint(name, known)}"
         for name in sorted(given)
-        if not node.has_parameter(name) and not name.startswith("qos_overrides.")
+        if name not in known and name != "use_sim_time" and not name.startswith("qos_overrides.")
     ]
 
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
     wanted, limits = type(field.default), field.metadata
+    if wanted is tuple:
+        return _names(field, value)
     if wanted is float and type(value) is int:
         value = float(value)
     if value is False and "off" in limits["choices"]:
@@ -132,20 +152,20 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
     fits = (
         type(value) is wanted
         and (not limits["choices"] or value in limits["choices"])
-        and (wanted is str or limits["minimum"] <= value <= limits["maximum"])
+        and (wanted in (str, bool) or limits["minimum"] <= value <= limits["maximum"])
     )
     if not fits:
         hint = nearest_hint(value, limits["choices"]) if isinstance(value, str) else ""
-        raise UsageError(f"parameter '{field.name}': expected {_expectation(field)}, found {value!r}.{hint}")
+        raise _wrong(field, value, hint)
     return value
 
 
-def _expectation(field: dataclasses.Field[Any]) -> str:
-    kind = {str: "text", int: "an integer", float: "a number"}[type(field.default)]
-    limits = field.metadata
-    if limits["choices"]:
-        return f"one of {', '.join(limits['choices'])}"
-    low, high = limits["minimum"], limits["maximum"]
-    if math.isinf(low):
-        return kind
-    return f"{kind} from {low:g} to {high:g}" if math.isfinite(high) else f"{kind} of at least {low:g}"
+def _names(field: dataclasses.Field[Any], value: Any) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise _wrong(field, value)
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def _wrong(field: dataclasses.Field[Any], value: Any, hint: str = "") -> UsageError:
+    return UsageError(f"parameter '{field.name}': expected {expectation(field)}, found {value!r}.{hint}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from deal_ros.diagnostics import ResultStatistics
-from deal_ros.parameters import SegmentationParameters
 from deal_ros.segmentation_job import SegmentedFrame, SegmentsImages, failure_cause, segment_frame
+from deal_ros.segmentation_parameters import SegmentationParameters
 from deal_ros.synchronizer import DepthMode, Frame, create_synchronizer
 from deal_ros.worker import NewestItemWorker, WorkerCounts
 

@@ -23,9 +23,10 @@ from deal_core.runtime import Precision, Segmenter
 from deal_ros.diagnostics import ModelSnapshot, NodeSnapshot, assess, final_counts, to_message
 from deal_ros.image_input import ImageInput
 from deal_ros.labels import publish_labels
-from deal_ros.parameters import declare_parameters, unknown_parameters
+from deal_ros.parameters import LiveParameters
 from deal_ros.pipeline import SegmentationPipeline, effective_depth_mode
 from deal_ros.qos import mask_qos
+from deal_ros.segmentation_parameters import SegmentationParameters
 from deal_ros.synchronizer import DepthMode
 
 NODE_NAME = "deal_segmentation"
@@ -46,23 +47,48 @@ class SegmentationNode(Node):
 
     def __init__(self) -> None:
         super().__init__(NODE_NAME)
-        self.parameters = declare_parameters(self)
-        for sentence in unknown_parameters(self._parameter_overrides, self):
-            self.get_logger().warning(sentence)
+        self._segmenter: Segmenter | None = None
+        self._active: _Active | None = None
+        self._parameters = LiveParameters(
+            self, SegmentationParameters, is_configured=lambda: self._segmenter is not None
+        )
         self._mask_publisher = self.create_publisher(Image, "~/mask", mask_qos())
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._label_publisher: Any = None
-        self._segmenter: Segmenter | None = None
-        self._active: _Active | None = None
+
+    @property
+    def parameters(self) -> SegmentationParameters:
+        """The parameters as they are now."""
+        return self._parameters.current
+
+    def start(self) -> None:
+        """Configure and activate.
+
+        Raises:
+            ModelFileError: the model file cannot be used.
+            UsageError: no model is named, or the device does not exist here.
+        """
+        self.configure()
+        self.activate()
+
+    def is_finished(self) -> bool:
+        """Return False: the node works until it is told to stop."""
+        return False
+
+    def finish(self) -> int:
+        """Deactivate and return 0."""
+        self.deactivate()
+        return 0
 
     def configure(self) -> None:
         """Load the model, warm it up, publish its labels.
 
         Raises:
             ModelFileError: the model file cannot be used.
-            UsageError: the device does not exist here.
+            UsageError: no model is named, or the device does not exist here.
         """
         wanted = self.parameters
+        wanted.check_complete()
         segmenter = Segmenter.load(wanted.model, wanted.device, cast(Precision, wanted.precision))
         segmenter.warm_up(*segmenter.info.input_size, wanted.warmup_iterations)
         self._segmenter = segmenter

@@ -1,126 +1,136 @@
-"""The node's parameters: checked values, errors that name them, and the files that set them."""
+"""Parameters of any node: declared from a dataclass, checked at start and at every live change."""
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import yaml
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from deal_core.errors import UsageError
-from deal_ros.parameters import SegmentationParameters
-
-ROOT = Path(__file__).resolve().parents[2]
-FIELDS = {field.name: field for field in dataclasses.fields(SegmentationParameters)}
+from deal_ros.parameters import LiveParameters, check_values, parameter
 
 
-def test_a_model_is_all_that_must_be_set() -> None:
-    parameters = SegmentationParameters(model="m.safetensors")
-    assert parameters.max_age_ms == 250.0 and parameters.depth_mode == "optional"
+@dataclass(frozen=True)
+class Wanted:
+    place: str = parameter("kitchen", "Where.", choices=("kitchen", "orchard"))
+    rate_hz: float = parameter(5.0, "How often.", minimum=0.0, maximum=30.0, live=True)
+    names: tuple[str, ...] = parameter((), "What.", live=True)
+    loud: bool = parameter(False, "Whether to beep.", live=True)
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
-def test_an_integer_is_a_number() -> None:
-    value = SegmentationParameters(model="m", max_age_ms=100).max_age_ms
-    assert value == 100.0 and isinstance(value, float)
+@pytest.fixture
+def new_node(new_domain: Callable[[], int]) -> Iterator[Callable[..., Any]]:
+    import rclpy
+    from rclpy.context import Context
+
+    context = Context()
+    rclpy.init(args=[], context=context, domain_id=new_domain())
+    nodes: list[Any] = []
+
+    def make(**given: Any) -> Any:
+        overrides = [rclpy.Parameter(name, value=value) for name, value in given.items()]
+        nodes.append(rclpy.create_node("n", context=context, parameter_overrides=overrides))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+    context.shutdown()
 
 
-def test_off_is_off_although_yaml_takes_it_for_false() -> None:
-    assert SegmentationParameters(model="m", depth_mode=False).depth_mode == "off"
-    with pytest.raises(UsageError, match="'sync_policy'"):
-        SegmentationParameters(model="m", sync_policy=False)
+def set_one(node: Any, name: str, value: Any) -> Any:
+    import rclpy
+
+    return node.set_parameters([rclpy.Parameter(name, value=value)])[0]
+
+
+def test_defaults_and_given_values_are_checked_and_typed(new_node: Callable[..., Any]) -> None:
+    node = new_node(rate_hz=2, names=["mug", " drill "], loud=True)
+    found = LiveParameters(node, Wanted, is_configured=lambda: True).current
+    assert found == Wanted("kitchen", 2.0, ("mug", "drill"), True) and isinstance(found.rate_hz, float)
+    assert node.describe_parameter("rate_hz").additional_constraints == "a number from 0 to 30"
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("given", "said"),
     [
-        ({}, r"'model': expected the path of a model file .* found nothing; set it with model:=FILE"),
-        ({"model": 7}, r"'model': expected text, found 7"),
-        ({"model": "m", "depth_mode": "requird"}, r"'depth_mode': .* found 'requird'.* Did you mean 'required'"),
-        ({"model": "m", "sync_queue": 0}, r"'sync_queue': expected an integer from 1 to 1000, found 0"),
-        ({"model": "m", "sync_queue": 2.0}, r"'sync_queue': expected an integer"),
-        ({"model": "m", "sync_queue": True}, r"'sync_queue': expected an integer"),
-        ({"model": "m", "max_age_ms": -1.0}, r"'max_age_ms': expected a number of at least 0, found -1.0"),
-        ({"model": "m", "max_age_ms": float("nan")}, r"'max_age_ms': expected a number"),
-        ({"model": "m", "max_age_ms": "soon"}, r"'max_age_ms': expected a number of at least 0, found 'soon'"),
-        ({"model": "m", "color_qos": None}, r"'color_qos': expected one of auto, reliable, best_effort"),
+        ({"place": "kitchn"}, r"'place': expected one of kitchen, orchard, found 'kitchn'.* Did you mean 'kitchen'"),
+        ({"rate_hz": 31.0}, r"'rate_hz': expected a number from 0 to 30, found 31.0"),
+        ({"names": [1, 2]}, r"'names': expected a list of text, found"),
+        ({"loud": "yes"}, r"'loud': expected true or false, found 'yes'"),
     ],
 )
-def test_a_wrong_value_is_refused_by_name(values: dict[str, Any], said: str) -> None:
+def test_a_wrong_value_keeps_the_node_from_starting(
+    new_node: Callable[..., Any], given: dict[str, Any], said: str
+) -> None:
     with pytest.raises(UsageError, match=said):
-        SegmentationParameters(**values)
+        LiveParameters(new_node(**given), Wanted, is_configured=lambda: True)
 
 
-def test_the_parameter_file_sets_every_parameter_but_the_model_to_its_default() -> None:
-    content = yaml.safe_load((ROOT / "config" / "segmentation.param.yaml").read_text())
-    values = content["/**"]["ros__parameters"]
-    assert values == {name: field.default for name, field in FIELDS.items() if name != "model"}
-    SegmentationParameters(model="m", **values)
+def test_text_is_a_list_split_at_commas() -> None:
+    assert Wanted(names="mug, drill,").names == ("mug", "drill")  # type: ignore[arg-type]
+    assert Wanted(names="").names == ()  # type: ignore[arg-type]
 
 
-def launch_file() -> ast.Module:
-    return ast.parse((ROOT / "launch" / "segmentation.launch.py").read_text())
+def test_a_live_parameter_changes_and_a_wrong_value_is_refused_with_its_reason(new_node: Callable[..., Any]) -> None:
+    changes: list[Wanted] = []
+    node = new_node()
+    live = LiveParameters(node, Wanted, is_configured=lambda: True, on_change=changes.append)
+    assert set_one(node, "rate_hz", 10.0).successful
+    assert live.current.rate_hz == 10.0 and changes == [live.current]
+    refused = set_one(node, "rate_hz", -1.0)
+    assert not refused.successful
+    assert refused.reason == "parameter 'rate_hz': expected a number from 0 to 30, found -1.0."
+    assert live.current.rate_hz == 10.0 == node.get_parameter("rate_hz").value and len(changes) == 1
 
 
-def calls(name: str) -> list[ast.Call]:
-    return [n for n in ast.walk(launch_file()) if isinstance(n, ast.Call) and getattr(n.func, "id", None) == name]
+def test_other_parameters_change_only_until_the_node_is_configured(new_node: Callable[..., Any]) -> None:
+    configured = False
+    node = new_node()
+    live = LiveParameters(node, Wanted, is_configured=lambda: configured)
+    assert set_one(node, "place", "orchard").successful and live.current.place == "orchard"
+    configured = True
+    refused = set_one(node, "place", "kitchen")
+    assert not refused.successful and live.current.place == "orchard"
+    assert "'place' was read when the node was configured" in refused.reason
+    assert "Live are: rate_hz, names, loud" in refused.reason
 
 
-def texts(node: ast.AST) -> set[str]:
-    return {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+def test_several_changes_are_taken_together_or_not_at_all(new_node: Callable[..., Any]) -> None:
+    import rclpy
+
+    node = new_node()
+    live = LiveParameters(node, Wanted, is_configured=lambda: True)
+    both = [rclpy.Parameter("rate_hz", value=7.0), rclpy.Parameter("place", value="orchard")]
+    assert not node.set_parameters_atomically(both).successful
+    assert live.current == Wanted()
 
 
-def test_the_launch_file_declares_each_argument_it_reads_and_reads_each_it_declares() -> None:
-    declared = [call.args[0].value for call in calls("DeclareLaunchArgument")]  # type: ignore[attr-defined]
-    read = [call.args[0].value for call in calls("value")] + [  # type: ignore[attr-defined]
-        call.args[0].value  # type: ignore[attr-defined]
-        for call in calls("LaunchConfiguration")
-        if isinstance(call.args[0], ast.Constant)
-    ]
-    assert len(declared) == len(set(declared))
-    assert set(declared) == set(read)
-    assert set(declared) == {
-        "model",
-        "namespace",
-        "params_file",
-        "device",
-        "camera_namespace",
-        "camera_name",
-        "color_topic",
-        "depth_topic",
-        "log_level",
-        "dds_profile",
-    }
-    assert all(any(k.arg == "description" for k in call.keywords) for call in calls("DeclareLaunchArgument"))
+def test_what_the_node_itself_refuses_is_refused(new_node: Callable[..., Any]) -> None:
+    def no_cats(values: Wanted) -> None:
+        if "cat" in values.names:
+            raise UsageError("parameter 'names': the model knows no cat")
+
+    node = new_node()
+    live = LiveParameters(node, Wanted, is_configured=lambda: True, check=no_cats)
+    assert set_one(node, "names", ["cat"]).reason == "parameter 'names': the model knows no cat"
+    assert live.current.names == ()
 
 
-def test_the_launch_file_sets_parameters_and_topics_that_the_node_has() -> None:
-    from deal_ros.segmentation import COLOR_TOPIC, DEPTH_TOPIC
-
-    assigned = {
-        key.value
-        for node in ast.walk(launch_file())
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "parameters"
-        for key in node.value.keys  # type: ignore[attr-defined]
-    } | {
-        node.targets[0].slice.value
-        for node in ast.walk(launch_file())
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript)
-    }
-    assert assigned == {"model", "device"} and assigned <= set(FIELDS)
-    (node,) = calls("Node")
-    keywords = {k.arg: k.value for k in node.keywords}
-    assert texts(keywords["package"]) == {"deal_ros"}
-    entry_points = (ROOT / "setup.py").read_text()
-    assert all(f'"{name} = deal_ros.' in entry_points for name in texts(keywords["executable"]))
-    remapped = {pair.elts[0].value for pair in keywords["remappings"].elts}  # type: ignore[attr-defined]
-    assert remapped == {COLOR_TOPIC, DEPTH_TOPIC}
+def test_a_parameter_of_ros_itself_is_left_alone(new_node: Callable[..., Any]) -> None:
+    node = new_node()
+    changes: list[Wanted] = []
+    LiveParameters(node, Wanted, is_configured=lambda: True, on_change=changes.append)
+    assert set_one(node, "use_sim_time", True).successful and changes == []
 
 
-def test_the_launch_file_uses_files_that_are_there() -> None:
-    named = {t for call in calls("PathJoinSubstitution") for t in texts(call) if "." in t}
-    assert named and all((ROOT / "config" / name).is_file() for name in named)
+def test_a_name_that_the_node_does_not_have_is_named(new_node: Callable[..., Any], capfd: Any) -> None:
+    LiveParameters(new_node(rate_hs=3.0), Wanted, is_configured=lambda: True)
+    assert "unknown parameter 'rate_hs' has no effect. Did you mean 'rate_hz'?" in capfd.readouterr().err

@@ -16,9 +16,9 @@ from std_msgs.msg import Header
 
 from deal_core.runtime import Segmentation
 from deal_ros.conversions import array_to_image, image_to_mask, stamp_from_ns
-from deal_ros.parameters import SegmentationParameters
 from deal_ros.pipeline import SegmentationPipeline, effective_depth_mode
 from deal_ros.segmentation_job import SegmentedFrame
+from deal_ros.segmentation_parameters import SegmentationParameters
 from deal_ros.synchronizer import DepthMode
 
 SIZE = (4, 6)
