@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from deal_core.data.image_codec import decode_image, to_depth_m, to_depth_mm, to_rgb
+from deal_core.data.image_messages import camera_of
 from deal_core.data.sample import (
     BoolArray,
     CameraIntrinsics,
@@ -18,9 +20,11 @@ from deal_core.data.sample import (
     UInt8Array,
     UInt16Array,
 )
+from deal_core.rays import CameraModelError
 
 _NS_PER_S = 1_000_000_000
 _ENCODINGS = {("uint8", 2): "mono8", ("uint8", 3): "rgb8", ("uint16", 2): "16UC1", ("float32", 2): "32FC1"}
+_POINT_TYPES = {"float32": PointField.FLOAT32, "uint16": PointField.UINT16}
 
 
 def stamp_to_ns(stamp: Time) -> int:
@@ -104,6 +108,44 @@ def camera_to_info(camera: CameraIntrinsics, header: Header) -> CameraInfo:
         r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
         p=[fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0],
     )
+
+
+def info_to_camera(info: CameraInfo, width: int, height: int) -> CameraIntrinsics:
+    """Return the camera of an unrectified image of this size.
+
+    Raises:
+        CameraModelError: the camera was not calibrated, or its image has another size.
+    """
+    camera = camera_of(info)
+    if camera is None:
+        raise CameraModelError(f"expected a calibrated camera, found k = {[float(value) for value in info.k]}")
+    if (camera.width, camera.height) != (width, height):
+        raise CameraModelError(
+            f"expected the camera of the colour image ({width}x{height}), found {camera.width}x{camera.height}"
+        )
+    return camera
+
+
+def rgb_to_jpeg(rgb: UInt8Array, header: Header, quality: int) -> CompressedImage:
+    """Return (H, W, 3) uint8 RGB as a message like image_transport's; quality is 1 (smallest) to 100."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    message = CompressedImage(header=header, format="rgb8; jpeg compressed bgr8")
+    message.data.frombytes(data.data)
+    return message
+
+
+def points_to_cloud(points: npt.NDArray[Any], header: Header) -> PointCloud2:
+    """Return (N,) points of a structured type as an unorganised cloud with a field for each of its names."""
+    layout = points.dtype
+    places = {name: layout.fields[name][:2] for name in layout.names or ()} if layout.fields else {}
+    message = PointCloud2(header=header, height=1, width=len(points), is_bigendian=False, is_dense=True)
+    message.fields = [
+        PointField(name=name, offset=offset, datatype=_POINT_TYPES[kind.name], count=1)
+        for name, (kind, offset) in places.items()
+    ]
+    message.point_step, message.row_step = layout.itemsize, points.nbytes
+    message.data.frombytes(np.ascontiguousarray(points).view(np.uint8))
+    return message
 
 
 def _pixels(message: Image) -> npt.NDArray[Any]:

@@ -12,6 +12,8 @@ from deal_ros.transport import has_profile
 # A reliable writer keeps this many masks for retransmission. They are sent at once, so it adds no delay; with 1,
 # a mask that a slow reader has not acknowledged would be overwritten by the next one and lost without a trace.
 _MASK_DEPTH = 10
+# What people and planners look at: the newest counts, and ten clouds of a large image would hold 200 MB.
+_VIEW_DEPTH = 2
 # The node takes images out at once (they wait in the newest-item slot), so this only bridges a busy moment.
 _INPUT_DEPTH = 5
 SHARED_MEMORY_LIMIT_BYTES = 500_000
@@ -21,6 +23,16 @@ SHARED_MEMORY_LIMIT_BYTES = 500_000
 def mask_qos() -> QoSProfile:
     """Return what masks are offered with."""
     return QoSProfile(depth=_MASK_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
+
+
+def view_qos() -> QoSProfile:
+    """Return what overlays, clouds and objects are offered with."""
+    return QoSProfile(depth=_VIEW_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
+
+
+def compressed_qos() -> QoSProfile:
+    """Return what compressed images are offered with: for a network that loses some, where waiting makes it worse."""
+    return QoSProfile(depth=_VIEW_DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 def labels_qos() -> QoSProfile:

@@ -113,27 +113,31 @@ class MessageDecoder:
         Raises:
             ImageFormatError: the message is damaged.
         """
-        info = self._decode(data, CAMERA_INFO)
-        fx, _, cx, _, fy, cy, *_ = (float(value) for value in info.k)
-        if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0 and fy > 0):
-            return None
-        return CameraIntrinsics(
-            width=int(info.width),
-            height=int(info.height),
-            fx=fx,
-            fy=fy,
-            cx=cx,
-            cy=cy,
-            distortion=tuple(float(value) for value in info.d),
-            distortion_model=str(info.distortion_model),
-            frame_id=str(info.header.frame_id),
-        )
+        return camera_of(self._decode(data, CAMERA_INFO))
 
     def _decode(self, data: bytes, kind: str) -> Any:
         try:
             return self._types.deserialize_cdr(data, kind)
         except Exception as error:  # rosbags raises errors of several kinds on damaged bytes
             raise ImageFormatError("serialization", f"expected a {kind}, found damaged bytes ({error})") from error
+
+
+def camera_of(info: Any) -> CameraIntrinsics | None:
+    """Return the intrinsics of a `CameraInfo`, whoever read the message; None where the camera was not calibrated."""
+    fx, _, cx, _, fy, cy, *_ = (float(value) for value in info.k)
+    if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0 and fy > 0):
+        return None
+    return CameraIntrinsics(
+        width=int(info.width),
+        height=int(info.height),
+        fx=fx,
+        fy=fy,
+        cx=cx,
+        cy=cy,
+        distortion=tuple(float(value) for value in info.d),
+        distortion_model=str(info.distortion_model),
+        frame_id=str(info.header.frame_id),
+    )
 
 
 def is_color_encoding(kind: str, encoding: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, PointField
 from std_msgs.msg import Header
 
 from deal_core.data.image_codec import ImageFormatError
 from deal_core.data.sample import CameraIntrinsics
+from deal_core.labelled_points import POINT
+from deal_core.rays import CameraModelError
 from deal_ros.conversions import (
     array_to_image,
     camera_to_info,
@@ -23,6 +26,9 @@ from deal_ros.conversions import (
     image_to_depth_mm,
     image_to_mask,
     image_to_rgb,
+    info_to_camera,
+    points_to_cloud,
+    rgb_to_jpeg,
     stamp_from_ns,
     stamp_to_ns,
 )
@@ -104,3 +110,50 @@ def test_camera_info_projects_like_the_camera() -> None:
     assert (u / w, v / w) == pytest.approx((600 * 0.1 + 320.5, 610 * -0.05 + 241.5))
     np.testing.assert_array_equal(p[:, :3], k)
     assert (info.width, info.height, list(info.d)) == (640, 480, list(camera.distortion))
+
+
+def test_camera_info_and_back_is_the_camera() -> None:
+    camera = CameraIntrinsics(640, 480, 600.0, 610.0, 320.5, 241.5, (0.1, -0.2, 0.0, 0.0, 0.05), frame_id="optical")
+    assert info_to_camera(camera_to_info(camera, HEADER), 640, 480) == camera
+
+
+def test_a_camera_of_another_image_is_refused() -> None:
+    info = camera_to_info(CameraIntrinsics(640, 480, 600.0, 610.0, 320.5, 241.5), HEADER)
+    with pytest.raises(CameraModelError, match=r"colour image \(1280x720\), found 640x480"):
+        info_to_camera(info, 1280, 720)
+    info.k = [0.0] * 9
+    with pytest.raises(CameraModelError, match="expected a calibrated camera, found k = "):
+        info_to_camera(info, 640, 480)
+
+
+def test_jpeg_holds_the_picture() -> None:
+    rgb = np.zeros((24, 32, 3), np.uint8)
+    rgb[:, :16], rgb[:, 16:] = (200, 30, 60), (10, 120, 240)
+    message = rgb_to_jpeg(rgb, HEADER, quality=95)
+    assert (message.header, message.format) == (HEADER, "rgb8; jpeg compressed bgr8")
+    shown = cv2.cvtColor(cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    assert np.abs(shown.astype(int) - rgb).mean() < 5
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    assert len(rgb_to_jpeg(noise, HEADER, 10).data) < 0.5 * len(rgb_to_jpeg(noise, HEADER, 90).data)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_a_cloud_holds_every_field_of_every_point(count: int) -> None:
+    points = np.zeros(count, POINT)
+    for name in POINT.names:
+        points[name] = np.arange(count) + 0.5
+    for source in (points, np.repeat(points, 2)[::2]):
+        cloud = points_to_cloud(source, HEADER)
+        assert cloud.header == HEADER and cloud.is_dense and not cloud.is_bigendian
+        assert (cloud.height, cloud.width, cloud.point_step, cloud.row_step) == (1, count, 24, 24 * count)
+        assert [(f.name, f.offset, f.datatype, f.count) for f in cloud.fields] == [
+            ("x", 0, PointField.FLOAT32, 1),
+            ("y", 4, PointField.FLOAT32, 1),
+            ("z", 8, PointField.FLOAT32, 1),
+            ("rgb", 12, PointField.FLOAT32, 1),
+            ("label", 16, PointField.UINT16, 1),
+            ("conf", 20, PointField.FLOAT32, 1),
+        ]
+        received = np.frombuffer(cloud.data, POINT)
+        for name in POINT.names:
+            np.testing.assert_array_equal(received[name], points[name])
