@@ -4,10 +4,12 @@ A class' pixels are cut where depth jumps, so that two mugs one behind the other
 piece that is left is an object. How that is done, and what follows from it:
 
 - Holes in depth do not cut: they take the nearest depth of their class for this question, and give no points.
-- Depth jumps where a pixel's 3x3 neighbourhood spans more than `2 (0.01 + 0.01 z^2)` metres: the noise of stereo
-  grows with the square of depth, and so does what a slanted plane spans. 24 mm at 0.4 m, 40 mm at 1 m, 200 mm at 3 m.
-  That takes the smeared points between front and back ("flying pixels") away as well.
-- Pieces narrower than three pixels are no objects; they are the rims of masks that spill over an edge.
+- Depth jumps where a pixel's 5x5 neighbourhood spans more than `0.05 + 0.02 z^2` metres: 57 mm at 0.6 m, 70 mm at
+  1 m, 230 mm at 3 m. Less would cut one mug into its front and its inside; the noise of stereo grows with the square
+  of depth, and so does what a slanted plane spans. The smeared points between front and back ("flying pixels") are
+  within that neighbourhood and go as well.
+- Pieces narrower than five pixels are no objects: they are rims of a mask that spills over an edge, up to six pixels.
+  A mask that spills farther gives pieces of what is behind; a larger `min_points` leaves them out.
 - An object's bounds are the 2nd and 98th percentile of its points along each axis, after points far from the
   median depth are left out. Of an evenly seen surface, that is 4 % less than its extent.
 - Only the side that the camera sees counts: the depth of a box seen from the front is that of its front.
@@ -30,13 +32,13 @@ if TYPE_CHECKING:
 
 Vector = tuple[float, float, float]
 
-_JUMP_M, _JUMP_PER_M = 0.01, 0.01
+_STEP_M, _STEP_PER_M = 0.05, 0.02  # at z metres, depth that spans more than 0.05 + 0.02 z^2 metres jumps
 _BOUNDS = (2, 98)
 _BOUNDS_POINTS = 5000  # of a larger object, every n-th point tells the same
 _OUTLIER_DEVIATIONS = 4.0
 _DEVIATION_OF_MEDIAN = 1.4826  # of a normal distribution: its standard deviation by its median absolute deviation
 _FAR = np.float32(1e6)  # metres; for infinity, of which one cannot take differences
-_NEIGHBOURHOOD = np.ones((3, 3), np.uint8)
+_NEIGHBOURHOOD = np.ones((5, 5), np.uint8)  # smeared edges of depth are about as wide
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _without_jumps(depth: Float32Array, members: BoolArray, of_class: BoolArray)
     filled = _filled(depth, members, of_class)
     low = cv2.erode(np.where(members, filled, _FAR), _NEIGHBOURHOOD)
     high = cv2.dilate(np.where(members, filled, -_FAR), _NEIGHBOURHOOD)
-    smooth = members & (high - low <= 2 * (_JUMP_M + _JUMP_PER_M * low**2))
+    smooth = members & (high - low <= _STEP_M + _STEP_PER_M * low**2)
     # The border is the window's, which ends with the class: beyond it is nothing, not more of the same.
     opened = cv2.morphologyEx(
         smooth.view(np.uint8), cv2.MORPH_OPEN, _NEIGHBOURHOOD, borderType=cv2.BORDER_CONSTANT, borderValue=0
@@ -158,7 +160,7 @@ def _bounds(rays: Float32Array, depth: Float32Array, piece: BoolArray) -> tuple[
     z = depth.ravel()[taken]
     middle = np.median(z)
     away = np.abs(z - middle)
-    tolerance = _OUTLIER_DEVIATIONS * _DEVIATION_OF_MEDIAN * np.median(away) + _JUMP_M + _JUMP_PER_M * middle**2
+    tolerance = _OUTLIER_DEVIATIONS * _DEVIATION_OF_MEDIAN * np.median(away) + _STEP_M + _STEP_PER_M * middle**2
     near = away <= tolerance
     taken, z = taken[near], z[near]
     x, y = (ray.ravel()[taken] * z for ray in rays)
