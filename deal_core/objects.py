@@ -8,8 +8,8 @@ piece that is left is an object. How that is done, and what follows from it:
   1 m, 230 mm at 3 m. Less would cut one mug into its front and its inside; the noise of stereo grows with the square
   of depth, and so does what a slanted plane spans. The smeared points between front and back ("flying pixels") are
   within that neighbourhood and go as well.
-- Pieces narrower than five pixels are no objects: they are rims of a mask that spills over an edge, up to six pixels.
-  A mask that spills farther gives pieces of what is behind; a larger `min_points` leaves them out.
+- Pieces narrower than five pixels are no objects: rims of a mask that spills over an edge by three to six pixels.
+  One that spills farther gives pieces of what is behind; a larger `min_points` leaves them out.
 - An object's bounds are the 2nd and 98th percentile of its points along each axis, after points far from the
   median depth are left out. Of an evenly seen surface, that is 4 % less than its extent.
 - Only the side that the camera sees counts: the depth of a box seen from the front is that of its front.
