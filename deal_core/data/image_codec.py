@@ -23,7 +23,8 @@ class ImageFormatError(DealError):
     """An image whose fields contradict each other, or whose encoding cannot be used.
 
     Args:
-        cause: a short fixed word for counters: `unknown_encoding`, `zero_size`, `step` or `length`.
+        cause: a short fixed word for counters: `unknown_encoding`, `zero_size`, `odd_size`, `step`, `length`,
+            `inconvertible`, `undecodable` or `serialization`.
         message: what was expected and what was found.
     """
 
@@ -34,11 +35,24 @@ class ImageFormatError(DealError):
 
 @dataclass(frozen=True)
 class Encoding:
-    """How one pixel lies in memory: its scalar type, its channels, and the OpenCV conversion to RGB."""
+    """How an image lies in memory.
+
+    Args:
+        dtype: type of its numbers.
+        channels: numbers per pixel.
+        to_rgb: the OpenCV conversion to RGB, where it needs one.
+        share: rows and columns of pixels that share a colour: (1, 2) is 4:2:2, (2, 2) is 4:2:0, which has half as
+            many rows again, below the image, for its colours.
+    """
 
     dtype: np.dtype[Any]
     channels: int = 1
     to_rgb: int | None = None
+    share: tuple[int, int] = (1, 1)
+
+    def data_rows(self, height: int) -> int:
+        """Return how many rows of data an image of this height has."""
+        return height * 3 // 2 if self.share[0] == 2 else height
 
 
 _BYTE, _SHORT, _FLOAT = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)
@@ -49,9 +63,20 @@ COLOR_ENCODINGS = {
     "bgra8": Encoding(_BYTE, 4, cv2.COLOR_BGRA2RGB),
     "mono8": Encoding(_BYTE, 1, cv2.COLOR_GRAY2RGB),
     "8UC1": Encoding(_BYTE, 1, cv2.COLOR_GRAY2RGB),
+    "8UC3": Encoding(_BYTE, 3, cv2.COLOR_BGR2RGB),  # names no colours; OpenCV's order, as its publishers mean it
+    "8UC4": Encoding(_BYTE, 4, cv2.COLOR_BGRA2RGB),
 }
 DEPTH_ENCODINGS = {"16UC1": Encoding(_SHORT), "mono16": Encoding(_SHORT), "32FC1": Encoding(_FLOAT)}
-_ENCODINGS = COLOR_ENCODINGS | DEPTH_ENCODINGS
+RARE_ENCODINGS = {
+    **dict.fromkeys(("yuv422", "uyvy", "yuv422_yuy2", "yuyv"), Encoding(_BYTE, 2, share=(1, 2))),
+    **dict.fromkeys(("nv12", "nv21"), Encoding(_BYTE, share=(2, 2))),
+    **{f"bayer_{order}8": Encoding(_BYTE) for order in ("rggb", "bggr", "gbrg", "grbg")},
+    **{f"bayer_{order}16": Encoding(_SHORT) for order in ("rggb", "bggr", "gbrg", "grbg")},
+    **dict.fromkeys(("rgb16", "bgr16"), Encoding(_SHORT, 3)),
+    **dict.fromkeys(("rgba16", "bgra16"), Encoding(_SHORT, 4)),
+}
+"""Colour that a library converts: see `deal_core.data.rare_encodings`."""
+_ENCODINGS = COLOR_ENCODINGS | DEPTH_ENCODINGS | RARE_ENCODINGS
 
 
 def decode_image(
@@ -66,16 +91,18 @@ def decode_image(
     Args:
         height: rows H.
         width: columns W.
-        encoding: a key of `COLOR_ENCODINGS` or `DEPTH_ENCODINGS`.
+        encoding: a key of `COLOR_ENCODINGS`, `DEPTH_ENCODINGS` or `RARE_ENCODINGS`.
         is_bigendian: byte order of numbers wider than a byte.
         step: bytes from one row to the next; may exceed the W pixels (padding).
-        data: H * step bytes as anything with a buffer (bytes, array.array, contiguous uint8 ndarray).
+        data: H * step bytes (4:2:0: H * 3 / 2 * step) as anything with a buffer (bytes, array.array, contiguous
+            uint8 ndarray).
 
     Returns:
-        (H, W) for one channel, (H, W, C) for more, in the machine's byte order.
+        (H, W) for one channel, (H, W, C) for more, (H * 3 / 2, W) for 4:2:0; in the machine's byte order.
 
     Raises:
-        ImageFormatError: unknown encoding, zero size, a step smaller than a row, or data of another length.
+        ImageFormatError: unknown encoding, zero size, an odd size where pixels share colours, a step smaller than a
+            row, or data of another length.
     """
     layout = _ENCODINGS.get(encoding)
     if layout is None:
@@ -90,14 +117,15 @@ def decode_image(
             "step",
             f"expected a step of at least {width * pixel} bytes ({width} pixels of {encoding}), found {step}",
         )
-    buffer = memoryview(data)
-    if buffer.nbytes != height * step:
+    if height % layout.share[0] or width % layout.share[1]:
+        raise ImageFormatError("odd_size", f"expected even sizes for encoding '{encoding}', found {width}x{height}")
+    buffer, rows = memoryview(data), layout.data_rows(height)
+    if buffer.nbytes != rows * step:
         raise ImageFormatError(
-            "length",
-            f"expected {height * step} bytes of data ({height} rows of {step} bytes), found {buffer.nbytes}",
+            "length", f"expected {rows * step} bytes of data ({rows} rows of {step} bytes), found {buffer.nbytes}"
         )
     dtype = layout.dtype.newbyteorder(">" if is_bigendian else "<")
-    shape: tuple[int, ...] = (height, width)
+    shape: tuple[int, ...] = (rows, width)
     strides: tuple[int, ...] = (step, pixel)
     if layout.channels > 1:
         shape, strides = (*shape, layout.channels), (*strides, layout.dtype.itemsize)

@@ -1,9 +1,8 @@
-"""Serialised image messages, raw and compressed, as RGB and as depth in millimetres."""
+"""Image messages, serialised or compressed, as RGB and as depth in millimetres."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +13,12 @@ import numpy.typing as npt
 from deal_core.data.image_codec import (
     COLOR_ENCODINGS,
     DEPTH_ENCODINGS,
+    RARE_ENCODINGS,
     ImageFormatError,
     decode_image,
     to_depth_mm,
-    to_rgb,
 )
+from deal_core.data.rare_encodings import any_to_rgb
 from deal_core.data.sample import CameraIntrinsics, UInt8Array, UInt16Array, metres_to_depth
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -75,7 +75,7 @@ class MessageDecoder:
             ImageFormatError: the message is damaged, or its encoding is not one of a colour image.
         """
         message = self._decode(data, kind)
-        rgb = _color_compressed(message) if kind == COMPRESSED else _color_raw(message)
+        rgb = compressed_to_rgb(message) if kind == COMPRESSED else _color_raw(message)
         return ColorMessage(_stamp(message), message.header.frame_id, rgb)
 
     def depth(self, data: bytes, kind: str) -> DepthMessage:
@@ -87,7 +87,7 @@ class MessageDecoder:
             ImageFormatError: the message is damaged, or its encoding is not one of a depth image.
         """
         message = self._decode(data, kind)
-        depth = _depth_compressed(message) if kind == COMPRESSED else _depth_raw(message)
+        depth = compressed_to_depth_mm(message) if kind == COMPRESSED else _depth_raw(message)
         return DepthMessage(_stamp(message), message.header.frame_id, depth)
 
     def encoding(self, data: bytes, kind: str) -> str:
@@ -144,9 +144,7 @@ def is_color_encoding(kind: str, encoding: str) -> bool:
     """Say whether an image message with this encoding (or compression format) holds colour or grey pixels."""
     if kind == COMPRESSED:
         return "compressedDepth" not in encoding and not _is_depth_name(encoding.split(";")[0].strip())
-    if encoding in COLOR_ENCODINGS:
-        return True
-    return not _is_depth_name(encoding) and _rare_converter(encoding) is not None
+    return encoding in COLOR_ENCODINGS or encoding in RARE_ENCODINGS
 
 
 def is_depth_encoding(kind: str, encoding: str) -> bool:
@@ -157,59 +155,12 @@ def is_depth_encoding(kind: str, encoding: str) -> bool:
     return _is_depth_name(encoding)
 
 
-def _is_depth_name(encoding: str) -> bool:
-    return encoding in DEPTH_ENCODINGS
+def compressed_to_rgb(message: Any) -> UInt8Array:
+    """Return (H, W, 3) uint8 RGB of the JPEG or PNG in a colour `CompressedImage`.
 
-
-def _stamp(message: Any) -> int:
-    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
-
-
-def _pixels(message: Any) -> npt.NDArray[Any]:
-    return decode_image(
-        message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data
-    )
-
-
-def _color_raw(message: Any) -> UInt8Array:
-    if message.encoding not in COLOR_ENCODINGS and (convert := _rare_converter(message.encoding)):
-        return convert(message)
-    return to_rgb(_pixels(message), message.encoding)
-
-
-def _depth_raw(message: Any) -> UInt16Array:
-    return to_depth_mm(_pixels(message), message.encoding)
-
-
-def _rare_converter(encoding: str) -> Callable[[Any], UInt8Array] | None:
-    """Return what turns an encoding beyond the common ones into RGB, if `rosbags-image` knows it."""
-    from rosbags.image import ImageError
-    from rosbags.image.image import CONVERSIONS, Format, to_cvtype
-
-    try:
-        bits, form, _, channels = to_cvtype(encoding)
-    except ImageError:
-        return None
-    if (form, Format.RGB) not in CONVERSIONS:
-        return None
-    row_bytes = bits // 8 * channels
-
-    def convert(message: Any) -> UInt8Array:
-        from rosbags.image import message_to_cvimage
-
-        width = message.width * row_bytes
-        # decode_image checks sizes and steps; rosbags-image ignores the step, so hand it rows without padding.
-        rows = decode_image(message.height, width, "8UC1", False, message.step, message.data)
-        message.data, message.step = np.ascontiguousarray(rows).reshape(-1), width
-        try:
-            return np.asarray(message_to_cvimage(message, "rgb8"), np.uint8)
-        except (cv2.error, ImageError, TypeError, ValueError) as error:
-            raise ImageFormatError("unknown_encoding", f"'{encoding}' cannot be converted ({error})") from error
-
-    return convert
-
-
-def _color_compressed(message: Any) -> UInt8Array:
+    Raises:
+        ImageFormatError: the format is not of a colour, or the data are cut or do not decode.
+    """
     if not is_color_encoding(COMPRESSED, message.format):
         raise ImageFormatError(
             "unknown_encoding", f"expected a compressed colour image, found format '{message.format}'"
@@ -219,10 +170,14 @@ def _color_compressed(message: Any) -> UInt8Array:
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _depth_compressed(message: Any) -> UInt16Array:
-    """Decode compressedDepth: 12 bytes of settings, then a PNG; and plain 16-bit PNG of the `compressed` topic.
+def compressed_to_depth_mm(message: Any) -> UInt16Array:
+    """Return (H, W) uint16 millimetres of the PNG in a depth `CompressedImage`, 0 = no measurement.
 
-    The settings are (format, a, b); 32FC1 depth is stored as 16-bit inverse depth, metres = a / (value - b).
+    compressedDepth is 12 bytes of settings, then a PNG; a plain 16-bit PNG is of the `compressed` topic. The
+    settings are (format, a, b); 32FC1 depth is stored as 16-bit inverse depth, metres = a / (value - b).
+
+    Raises:
+        ImageFormatError: the format is not of exact depth, or the data are cut or do not decode.
     """
     data, form = message.data.tobytes(), str(message.format)
     encoding = form.split(";")[0].strip() or "16UC1"
@@ -248,6 +203,28 @@ def _depth_compressed(message: Any) -> UInt16Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         metres = np.where(stored > 0, a / (stored.astype(np.float32) - np.float32(b)), np.nan)
     return metres_to_depth(metres)
+
+
+def _is_depth_name(encoding: str) -> bool:
+    return encoding in DEPTH_ENCODINGS
+
+
+def _stamp(message: Any) -> int:
+    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
+
+
+def _pixels(message: Any) -> npt.NDArray[Any]:
+    return decode_image(
+        message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data
+    )
+
+
+def _color_raw(message: Any) -> UInt8Array:
+    return any_to_rgb(_pixels(message), message.encoding)
+
+
+def _depth_raw(message: Any) -> UInt16Array:
+    return to_depth_mm(_pixels(message), message.encoding)
 
 
 def _complete(data: bytes, form: str) -> bytes:

@@ -22,6 +22,12 @@ FORMATS = {
     "16UC1": ("H", 1),
     "mono16": ("H", 1),
     "32FC1": ("f", 1),
+    "8UC3": ("B", 3),
+    "8UC4": ("B", 4),
+    "bayer_rggb8": ("B", 1),
+    "bayer_gbrg16": ("H", 1),
+    "rgb16": ("H", 3),
+    "bgra16": ("H", 4),
 }
 
 
@@ -65,7 +71,10 @@ def test_native_data_is_not_copied(encoding):
 @pytest.mark.parametrize(
     ("fields", "cause", "said"),
     [
-        ((2, 2, "yuv422_yuy2", 0, 4, bytes(8)), "unknown_encoding", "yuv422_yuy2"),
+        ((2, 2, "16SC1", 0, 4, bytes(8)), "unknown_encoding", "rgb8.*16UC1.*yuv422_yuy2.*; found '16SC1'"),
+        ((2, 3, "yuv422_yuy2", 0, 6, bytes(12)), "odd_size", "3x2"),
+        ((3, 2, "nv12", 0, 2, bytes(9)), "odd_size", "2x3"),
+        ((2, 2, "nv12", 0, 2, bytes(4)), "length", "expected 6 bytes of data .3 rows"),
         ((0, 2, "rgb8", 0, 6, b""), "zero_size", "2x0"),
         ((2, 0, "rgb8", 0, 0, b""), "zero_size", "0x2"),
         ((2, 2, "rgb8", 0, 5, bytes(10)), "step", "at least 6 bytes"),
@@ -87,6 +96,8 @@ def test_every_colour_encoding_becomes_the_same_rgb():
         "bgr8": rgb[..., ::-1],
         "rgba8": np.concatenate([rgb, alpha], 2),
         "bgra8": np.concatenate([rgb[..., ::-1], alpha], 2),
+        "8UC3": rgb[..., ::-1],
+        "8UC4": np.concatenate([rgb[..., ::-1], alpha], 2),
     }
     for encoding, pixels in forms.items():
         padded = np.pad(pixels.reshape(3, -1), ((0, 0), (0, 3)))
