@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +21,16 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deal_core.trial import Trial, try_python
+
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
+
+    from deal_ros.libraries import OptionalLibrary
 
 PROJECT = "deal_ros"
 _OLDEST_PYTHON = (3, 10)
 _LOW_DISK_GB = 10
-_TIMEOUT_S = 180.0
 
 
 class Job(str, Enum):
@@ -79,19 +81,6 @@ class Machine:
         return [f.name for f in self.findings if f.state is State.MISSING and job in f.jobs]
 
 
-@dataclass(frozen=True)
-class Trial:
-    """How a piece of Python went in a process of its own.
-
-    Args:
-        output: the last line it printed.
-        error: why it failed, in one line; empty where it did not.
-    """
-
-    output: str
-    error: str
-
-
 def examine(environment: Mapping[str, str] = os.environ, folder: Path = Path()) -> Machine:
     """Look at Python, libraries, ROS, camera and disk.
 
@@ -99,8 +88,11 @@ def examine(environment: Mapping[str, str] = os.environ, folder: Path = Path()) 
         environment: the variables ROS and Fast DDS read.
         folder: where recordings and runs would go.
     """
+    from deal_ros import libraries
+
     with ThreadPoolExecutor() as pool:
-        torch, ros, camera, bridge = pool.map(try_python, (_TORCH, _ROS, _CAMERA, _BRIDGE))
+        optional = [pool.submit(look) for look in (libraries.message_filters, libraries.cv_bridge)]
+        torch, ros, camera = pool.map(try_python, (_TORCH, _ROS, _CAMERA))
     return Machine(
         (
             _python(),
@@ -108,27 +100,11 @@ def examine(environment: Mapping[str, str] = os.environ, folder: Path = Path()) 
             _torch(torch),
             _ros(ros, environment),
             *_transport(ros, environment),
-            *_optional_ros(ros, bridge),
+            *_optional_ros(ros, [library.result() for library in optional]),
             _camera(camera, has_ros=not ros.error),
             _disk(folder),
         )
     )
-
-
-def try_python(code: str) -> Trial:
-    """Run code with this Python in a process of its own."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired:
-        return Trial("", f"no answer after {_TIMEOUT_S:.0f} s")
-    output = (done.stdout.strip().splitlines() or [""])[-1]
-    if done.returncode == 0:
-        return Trial(output, "")
-    if done.returncode < 0:
-        return Trial(output, f"the process was ended by signal {-done.returncode}")
-    return Trial(output, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
 
 
 # --- Python and its libraries
@@ -224,8 +200,6 @@ _ROS = """
 import json, rclpy, sensor_msgs.msg, std_msgs.msg, std_srvs.srv, diagnostic_msgs.msg, lifecycle_msgs.msg
 print(json.dumps({"rclpy": rclpy.__file__, "rmw": rclpy.get_rmw_implementation_identifier()}))
 """
-# The compiled half is imported with the first conversion, not with the package.
-_BRIDGE = "import cv_bridge; from cv_bridge.boost import cv_bridge_boost"
 _ROS_JOBS = (Job.RUN, Job.DEMO)
 
 
@@ -279,25 +253,16 @@ def _profile(environment: Mapping[str, str]) -> Finding:
     return Finding(name, State.NOTE, found, f"before a camera started by hand: {' '.join(exports)}" if exports else "")
 
 
-def _optional_ros(ros: Trial, bridge: Trial) -> list[Finding]:
+def _optional_ros(ros: Trial, libraries: list[OptionalLibrary]) -> list[Finding]:
     """What an apt ROS has and the wheels do not."""
     if ros.error:
         return []
-    findings = []
-    for name, instead in (
-        ("message_filters", "pairs are made without it"),
-        ("vision_msgs", "the class names are published as JSON"),
-    ):
-        there = importlib.util.find_spec(name) is not None
-        findings.append(
-            Finding(name, State.OK, "there") if there else Finding(name, State.NOTE, f"not there: {instead}")
-        )
-    if importlib.util.find_spec("cv_bridge") is None:
-        return [*findings, Finding("cv_bridge", State.NOTE, "not there: images are converted without it")]
-    if bridge.error:
-        found = f"does not load: images are converted without it ({bridge.error})"
-        return [*findings, Finding("cv_bridge", State.NOTE, found)]
-    return [*findings, Finding("cv_bridge", State.OK, f"loads with numpy {importlib.metadata.version('numpy')}")]
+    labels = "label names are published as JSON (vision_msgs is not installed)"
+    has_labels = importlib.util.find_spec("vision_msgs") is not None
+    return [
+        *(Finding(found.name, State.OK if found.is_usable else State.NOTE, str(found)) for found in libraries),
+        Finding("vision_msgs", State.OK, "there") if has_labels else Finding("vision_msgs", State.NOTE, labels),
+    ]
 
 
 def _has_package(name: str) -> bool:

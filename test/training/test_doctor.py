@@ -32,6 +32,19 @@ class _Camera:
 class context:
     devices = [_Camera()]
 """
+GOOD_BRIDGE = """
+import numpy
+class CvBridge:
+    def imgmsg_to_cv2(self, message, encoding):
+        return numpy.full((message.height, message.width, 3), 9)
+"""
+GOOD_FILTERS = """
+class SimpleFilter: pass
+class TimeSynchronizer:
+    def __init__(self, filters, queue_size, slop=0.0):
+        self.queues = [{} for _ in filters]
+class ApproximateTimeSynchronizer(TimeSynchronizer): pass
+"""
 INTERFACES = ("sensor_msgs.msg", "std_msgs.msg", "std_srvs.srv", "diagnostic_msgs.msg", "lifecycle_msgs.msg")
 MISSING = "raise ModuleNotFoundError(f'No module named {__name__!r}')"
 
@@ -176,16 +189,21 @@ def test_wheels_beside_an_apt_ros_are_warned_of(machine):
     ],
 )
 def test_a_cv_bridge_that_does_not_load_is_only_noted(machine, content, reason):
-    machine.module("cv_bridge.boost.cv_bridge_boost", content)
+    machine.module("cv_bridge", content)
     report = machine.report()
     assert report.state("cv_bridge") == "note"
     assert reason in report.findings["cv_bridge"]["found"]
+    assert "rare encodings by rosbags-image" in report.findings["cv_bridge"]["found"]
     assert not any("cv_bridge" in names for names in report.lacks.values())
 
 
-def test_a_cv_bridge_that_loads_is_said_to(machine):
-    machine.module("cv_bridge.boost.cv_bridge_boost")
-    assert machine.report().state("cv_bridge") == "ok"
+def test_optional_libraries_that_load_are_said_to_be_in_use(machine):
+    machine.module("cv_bridge", GOOD_BRIDGE)
+    machine.module("message_filters", GOOD_FILTERS)
+    report = machine.report()
+    assert report.state("cv_bridge") == report.state("message_filters") == "ok"
+    assert report.findings["cv_bridge"]["found"] == "rare encodings by cv_bridge"
+    assert report.findings["message_filters"]["found"] == "pairing by message_filters"
 
 
 def test_without_libusb_recording_needs_ros(machine):

@@ -1,0 +1,38 @@
+"""Python in a process of its own: for libraries that may print a page, or take the interpreter down with them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a piece of Python went.
+
+    Args:
+        output: the last line it printed.
+        error: why it failed, in one line; empty where it did not.
+    """
+
+    output: str
+    error: str
+
+
+def try_python(code: str) -> Trial:
+    """Run code with this Python in a process of its own."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        return Trial("", f"no answer after {_TIMEOUT_S:.0f} s")
+    output = (done.stdout.strip().splitlines() or [""])[-1]
+    if done.returncode == 0:
+        return Trial(output, "")
+    if done.returncode < 0:
+        return Trial(output, f"the process was ended by signal {-done.returncode}")
+    return Trial(output, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
