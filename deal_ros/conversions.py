@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -11,16 +11,22 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from deal_core.data.image_codec import decode_image, to_depth_m, to_depth_mm, to_rgb
-from deal_core.data.image_messages import camera_of
+from deal_core.data.image_codec import decode_image, to_depth_m, to_depth_mm
+from deal_core.data.image_messages import camera_of, compressed_to_depth_mm, compressed_to_rgb
+from deal_core.data.rare_encodings import any_to_rgb
 from deal_core.data.sample import (
     BoolArray,
     CameraIntrinsics,
     Float32Array,
     UInt8Array,
     UInt16Array,
+    depth_to_metres,
 )
 from deal_core.rays import CameraModelError
+from deal_ros.bridge_converter import rare_converters
+
+ImageMessage: TypeAlias = Image | CompressedImage
+"""What an image topic brings, by its transport."""
 
 _NS_PER_S = 1_000_000_000
 _ENCODINGS = {("uint8", 2): "mono8", ("uint8", 3): "rgb8", ("uint16", 2): "16UC1", ("float32", 2): "32FC1"}
@@ -37,30 +43,36 @@ def stamp_from_ns(stamp_ns: int) -> Time:
     return Time(sec=stamp_ns // _NS_PER_S, nanosec=stamp_ns % _NS_PER_S)
 
 
-def image_to_rgb(message: Image) -> UInt8Array:
+def color_to_rgb(message: ImageMessage) -> UInt8Array:
     """Return (H, W, 3) uint8 RGB; for `rgb8` a view on the message.
 
     Raises:
-        ImageFormatError: the encoding is not a colour, or the fields contradict each other.
+        ImageFormatError: the encoding is not a colour, the fields contradict each other, or the data do not decode.
     """
-    return to_rgb(_pixels(message), message.encoding)
+    if isinstance(message, CompressedImage):
+        return compressed_to_rgb(message)
+    return any_to_rgb(_pixels(message), message.encoding, rare_converters())
 
 
-def image_to_depth_m(message: Image) -> tuple[Float32Array, BoolArray]:
+def image_to_depth_m(message: ImageMessage) -> tuple[Float32Array, BoolArray]:
     """Return (H, W) float32 metres (0 where nothing was measured) and (H, W) bool where something was.
 
     Raises:
-        ImageFormatError: the encoding is not a depth, or the fields contradict each other.
+        ImageFormatError: the encoding is not a depth, the fields contradict each other, or the data do not decode.
     """
+    if isinstance(message, CompressedImage):
+        return depth_to_metres(compressed_to_depth_mm(message))
     return to_depth_m(_pixels(message), message.encoding)
 
 
-def image_to_depth_mm(message: Image) -> UInt16Array:
+def image_to_depth_mm(message: ImageMessage) -> UInt16Array:
     """Return (H, W) uint16 millimetres, 0 where nothing was measured; for `16UC1` a view on the message.
 
     Raises:
-        ImageFormatError: the encoding is not a depth, or the fields contradict each other.
+        ImageFormatError: the encoding is not a depth, the fields contradict each other, or the data do not decode.
     """
+    if isinstance(message, CompressedImage):
+        return compressed_to_depth_mm(message)
     return to_depth_mm(_pixels(message), message.encoding)
 
 

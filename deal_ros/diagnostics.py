@@ -43,9 +43,9 @@ class InputSnapshot:
         topic: its full name.
         received: images so far.
         silent_s: seconds since the last image, or since subscribing.
-        encoding: of the last image, empty before the first.
-        width: of the last image.
-        height: of the last image.
+        encoding: of the last image, or format of a compressed one; empty before the first.
+        width: of the last image; 0 for a compressed one.
+        height: of the last image; 0 for a compressed one.
         size_bytes: of the last image.
         offers: reliability each known publisher offers, in words.
         requests: reliability asked for, in words.
@@ -216,7 +216,7 @@ def _assess_input(found: InputSnapshot, now: NodeSnapshot, before: NodeSnapshot 
         "publisher_offers": ", ".join(found.offers) or NO_PUBLISHER,
         "node_requests": found.requests,
         "encoding": found.encoding or "none yet",
-        "size": f"{found.width}x{found.height}" if found.encoding else "none yet",
+        "size": _size(found),
     }
     # Every key occurs once in a node's diagnostics, so that whoever reads them may forget which status it was in.
     values = {f"{found.stream}_{key}": value for key, value in facts.items()}
@@ -327,6 +327,12 @@ def _model(now: NodeSnapshot) -> Status:
         "pairing": model.pairing,
     }
     return Status("model", Level.OK, f"{model.classes} classes on {model.device}, {model.precision}", values)
+
+
+def _size(found: InputSnapshot) -> str:
+    if not found.size_bytes:
+        return "none yet"
+    return f"{found.width}x{found.height}" if found.width else f"compressed to {found.size_bytes} bytes"
 
 
 def _rate(count: int, now: NodeSnapshot, before: NodeSnapshot | None) -> str:

@@ -9,8 +9,9 @@ from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 from rclpy.subscription import Subscription
 from rclpy.utilities import get_rmw_implementation_identifier
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
+from deal_ros.conversions import ImageMessage
 from deal_ros.diagnostics import InputSnapshot
 from deal_ros.qos import (
     choose_reliability,
@@ -30,9 +31,19 @@ class ImageInput:
         topic: relative name, remappable.
         wanted: "auto", "reliable" or "best_effort".
         on_image: called with every message.
+        message_type: `Image`, or `CompressedImage` for a topic such as `color/image_raw/compressed`.
     """
 
-    def __init__(self, node: Node, stream: str, topic: str, wanted: str, on_image: Callable[[Image], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        stream: str,
+        topic: str,
+        wanted: str,
+        on_image: Callable[[ImageMessage], None],
+        message_type: type[ImageMessage] = Image,
+    ) -> None:
+        self._message_type = message_type
         self._node, self._stream, self._wanted, self._on_image = node, stream, wanted, on_image
         self.topic = node.resolve_topic_name(topic)
         self._relative = topic
@@ -79,12 +90,17 @@ class ImageInput:
         )
 
     def _subscribe(self) -> Subscription:
-        return self._node.create_subscription(Image, self._relative, self._take, image_qos(self._reliability))
+        return self._node.create_subscription(
+            self._message_type, self._relative, self._take, image_qos(self._reliability)
+        )
 
-    def _take(self, message: Image) -> None:
+    def _take(self, message: ImageMessage) -> None:
         self._received += 1
         self._heard = time.monotonic()
-        self._last = (message.encoding, message.width, message.height, len(message.data))
+        if isinstance(message, CompressedImage):
+            self._last = (message.format, 0, 0, len(message.data))
+        else:
+            self._last = (message.encoding, message.width, message.height, len(message.data))
         self._on_image(message)
 
     def _offers(self) -> list[ReliabilityPolicy]:

@@ -12,7 +12,7 @@ from deal_core.data.image_codec import ImageFormatError
 from deal_core.data.sample import Float32Array, UInt8Array
 from deal_core.errors import DealError
 from deal_core.runtime import Segmentation
-from deal_ros.conversions import array_to_image, image_to_depth_m, image_to_rgb
+from deal_ros.conversions import array_to_image, color_to_rgb, image_to_depth_m
 from deal_ros.synchronizer import Frame
 
 
@@ -48,14 +48,15 @@ def segment_frame(segmenter: SegmentsImages, frame: Frame) -> SegmentedFrame:
     """Segment a frame.
 
     Raises:
-        ImageFormatError: an image's fields contradict each other, or its encoding cannot be used.
+        ImageFormatError: an image's fields contradict each other, or its encoding cannot be used, or its data do not
+            decode.
         UnalignedDepthError: depth has another size or frame than colour.
     """
-    rgb = image_to_rgb(frame.color)
+    rgb = color_to_rgb(frame.color)
     depth, valid_depth = None, None
     if frame.depth is not None:
-        _check_aligned(frame.color, frame.depth)
         depth, valid = image_to_depth_m(frame.depth)
+        _check_aligned(rgb, depth, frame.color.header.frame_id, frame.depth.header.frame_id)
         valid_depth = float(valid.mean())
     begun = time.perf_counter()
     result = segmenter.segment(rgb, depth)
@@ -68,14 +69,15 @@ def failure_cause(error: Exception) -> str:
     return error.cause if isinstance(error, ImageFormatError | UnalignedDepthError) else type(error).__name__
 
 
-def _check_aligned(color: Image, depth: Image) -> None:
-    if (color.width, color.height) != (depth.width, depth.height):
+def _check_aligned(rgb: UInt8Array, depth: Float32Array, color_frame: str, depth_frame: str) -> None:
+    (height, width), (depth_height, depth_width) = rgb.shape[:2], depth.shape
+    if (height, width) != (depth_height, depth_width):
         raise UnalignedDepthError(
-            f"expected depth aligned to colour ({color.width}x{color.height}), found {depth.width}x{depth.height}; "
+            f"expected depth aligned to colour ({width}x{height}), found {depth_width}x{depth_height}; "
             "start the camera with align_depth.enable:=true and use its aligned_depth_to_color topic"
         )
-    if color.header.frame_id != depth.header.frame_id:
+    if color_frame != depth_frame:
         raise UnalignedDepthError(
-            f"expected depth in colour's frame '{color.header.frame_id}', found '{depth.header.frame_id}'; "
+            f"expected depth in colour's frame '{color_frame}', found '{depth_frame}'; "
             "start the camera with align_depth.enable:=true and use its aligned_depth_to_color topic"
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
-from sensor_msgs.msg import Image, PointField
+from sensor_msgs.msg import CompressedImage, Image, PointField
 from std_msgs.msg import Header
 
 from deal_core.data.image_codec import ImageFormatError
@@ -22,10 +24,10 @@ from deal_core.rays import CameraModelError
 from deal_ros.conversions import (
     array_to_image,
     camera_to_info,
+    color_to_rgb,
     image_to_depth_m,
     image_to_depth_mm,
     image_to_mask,
-    image_to_rgb,
     info_to_camera,
     points_to_cloud,
     rgb_to_jpeg,
@@ -71,9 +73,9 @@ def test_arrays_that_are_no_image_are_refused(array: np.ndarray) -> None:
 def test_reading_is_without_a_copy() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
     color, depth = array_to_image(rgb, HEADER), array_to_image(rgb[..., 0].astype(np.uint16), HEADER)
-    assert np.shares_memory(image_to_rgb(color), np.frombuffer(color.data, np.uint8))
+    assert np.shares_memory(color_to_rgb(color), np.frombuffer(color.data, np.uint8))
     assert np.shares_memory(image_to_depth_mm(depth), np.frombuffer(depth.data, np.uint8))
-    np.testing.assert_array_equal(image_to_rgb(color), rgb)
+    np.testing.assert_array_equal(color_to_rgb(color), rgb)
 
 
 def test_step_and_byte_order_of_the_message_are_honoured() -> None:
@@ -87,12 +89,90 @@ def test_step_and_byte_order_of_the_message_are_honoured() -> None:
     np.testing.assert_array_equal(valid, np.array(values) > 0)
 
 
-def test_messages_that_contradict_themselves_are_refused_with_a_cause() -> None:
+@pytest.mark.parametrize("convert", [color_to_rgb, image_to_depth_m, image_to_depth_mm])
+@pytest.mark.parametrize(
+    ("changed", "cause"),
+    [
+        ({"step": 17}, "step"),
+        ({"step": 0}, "step"),
+        ({"step": 20}, "length"),
+        ({"height": 5}, "length"),
+        ({"data": b""}, "length"),
+        ({"width": 0}, "zero_size"),
+        ({"height": 0, "data": b""}, "zero_size"),
+        ({"height": 2**32 - 1, "width": 2**32 - 1, "step": 2**32 - 1}, "step"),
+        ({"encoding": ""}, "unknown_encoding"),
+        ({"encoding": "16SC1"}, "unknown_encoding"),
+        ({"encoding": "RGB8"}, "unknown_encoding"),
+        ({"encoding": "yuyv", "width": 3}, "odd_size"),
+    ],
+)
+def test_messages_that_contradict_themselves_are_refused_with_a_cause(
+    convert: Callable[[Any], Any], changed: dict[str, Any], cause: str
+) -> None:
     message = array_to_image(np.zeros((4, 6, 3), np.uint8), HEADER)
-    message.data.pop()
+    if convert is not color_to_rgb:
+        message = array_to_image(np.zeros((4, 9), np.uint16), HEADER)
+    for name, value in changed.items():
+        setattr(message, name, value)
     with pytest.raises(ImageFormatError) as caught:
-        image_to_rgb(message)
-    assert caught.value.cause == "length"
+        convert(message)
+    assert caught.value.cause == cause
+
+
+def test_colour_is_no_depth_and_depth_no_colour() -> None:
+    color, depth = (
+        array_to_image(np.zeros((2, 2, 3), np.uint8), HEADER),
+        array_to_image(np.zeros((2, 2), np.uint16), HEADER),
+    )
+    for convert, message in ((image_to_depth_m, color), (image_to_depth_mm, color), (color_to_rgb, depth)):
+        with pytest.raises(ImageFormatError, match=f"found '{message.encoding}'") as caught:
+            convert(message)
+        assert caught.value.cause == "unknown_encoding"
+
+
+def test_rare_encodings_become_rgb() -> None:
+    message = Image(header=HEADER, height=2, width=4, encoding="yuv422_yuy2", step=10)
+    message.data.frombytes(bytes([90, 128] * 4 + [0, 0]) * 2)
+    np.testing.assert_allclose(color_to_rgb(message), np.full((2, 4, 3), 1.164 * (90 - 16)), atol=1)
+    assert message.step == 10 and len(message.data) == 20
+
+
+def compressed(form: str, data: bytes) -> CompressedImage:
+    message = CompressedImage(header=HEADER, format=form)
+    message.data.frombytes(data)
+    return message
+
+
+def test_compressed_images_are_decoded() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    depth = np.random.default_rng(1).integers(0, 9000, (4, 6), np.uint16)
+    png = cv2.imencode(".png", rgb[..., ::-1])[1].tobytes()
+    np.testing.assert_array_equal(color_to_rgb(compressed("rgb8; png compressed bgr8", png)), rgb)
+    flat = np.full((16, 16, 3), (200, 100, 30), np.uint8)
+    jpeg = cv2.imencode(".jpg", flat[..., ::-1])[1].tobytes()
+    np.testing.assert_allclose(color_to_rgb(compressed("jpeg", jpeg)), flat, atol=5)
+    message = compressed("16UC1; compressedDepth png", bytes(12) + cv2.imencode(".png", depth)[1].tobytes())
+    np.testing.assert_array_equal(image_to_depth_mm(message), depth)
+    metres, valid = image_to_depth_m(message)
+    np.testing.assert_allclose(metres, depth / 1000, rtol=1e-6)
+    np.testing.assert_array_equal(valid, depth > 0)
+
+
+@pytest.mark.parametrize(
+    ("form", "cut", "cause"),
+    [
+        ("jpeg", -9, "length"),
+        ("jpeg", 3, "length"),
+        ("jpeg", 0, "undecodable"),
+        ("16UC1; compressedDepth", 99, "unknown_encoding"),
+    ],
+)
+def test_damaged_jpeg_is_refused_with_a_cause(form: str, cut: int, cause: str) -> None:
+    jpeg = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+    with pytest.raises(ImageFormatError) as caught:
+        color_to_rgb(compressed(form, jpeg[:cut]))
+    assert caught.value.cause == cause
 
 
 def test_a_mask_is_mono8() -> None:

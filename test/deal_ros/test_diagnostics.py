@@ -53,6 +53,18 @@ def color_input(**changes: object) -> NodeSnapshot:
 
 
 @pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({}, "none yet"),
+        ({"encoding": "rgb8", "width": 64, "height": 48, "size_bytes": 9216}, "64x48"),
+        ({"encoding": "jpeg", "size_bytes": 700}, "compressed to 700 bytes"),
+    ],
+)
+def test_the_size_of_the_last_image_is_told(changes: dict[str, object], size: str) -> None:
+    assert status("color input", color_input(**changes)).values["color_size"] == size
+
+
+@pytest.mark.parametrize(
     ("changes", "level", "said"),
     [
         ({"received": 3}, Level.OK, "receiving"),

@@ -23,7 +23,7 @@ from deal_core.labelled_points import POINT, labelled_points
 from deal_core.result_images import color_overlay
 from deal_core.runtime import Segmentation
 from deal_ros import object_messages, outputs
-from deal_ros.conversions import camera_to_info, image_to_mask, image_to_rgb, stamp_from_ns
+from deal_ros.conversions import camera_to_info, color_to_rgb, image_to_mask, stamp_from_ns
 from deal_ros.output_options import OutputOptions
 from deal_ros.outputs import FrameInputs, Outputs
 
@@ -152,7 +152,7 @@ def test_confidence_and_overlay_are_images_of_the_input_size(heard: dict[str, An
     np.testing.assert_allclose(confidence, 255 * result.confidence, atol=0.51)
     assert heard["overlay"].encoding == "rgb8"
     overlay = color_overlay(inputs.rgb, result.mask, CLASSES.palette(), 0.5)
-    np.testing.assert_array_equal(image_to_rgb(heard["overlay"]), overlay)
+    np.testing.assert_array_equal(color_to_rgb(heard["overlay"]), overlay)
     compressed = heard["overlay/compressed"]
     assert compressed.format == "rgb8; jpeg compressed bgr8"
     shown = cv2.imdecode(np.frombuffer(compressed.data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
@@ -287,7 +287,7 @@ def test_another_class_list_gives_other_names_and_colours() -> None:
     node["overlay"].listeners = node["object_markers"].listeners = 1
     published.use_classes(ClassList(("cup",), ((0, 255, 0),)))
     published.publish(*frame(), info(), OutputOptions(overlay_alpha=1.0))
-    assert image_to_rgb(node["overlay"].messages[0])[20, 30].tolist() == [0, 255, 0]
+    assert color_to_rgb(node["overlay"].messages[0])[20, 30].tolist() == [0, 255, 0]
     assert node["object_markers"].messages[0].markers[2].text.startswith("cup")
 
 

@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from deal_core.runtime import Segmentation
@@ -50,7 +51,7 @@ class Rig:
     errors: list[str]
     clock: list[int]
 
-    def send(self, color: Image, depth: Image | None) -> None:
+    def send(self, color: Image | CompressedImage, depth: Image | CompressedImage | None) -> None:
         self.pipeline.synchronizer.add_color(color)
         if depth is not None:
             self.pipeline.synchronizer.add_depth(depth)
@@ -108,6 +109,37 @@ def test_a_pair_becomes_a_mask_with_the_colour_images_header(new_rig: Callable[.
     assert result.mask.header == color.header
     assert result.valid_depth == pytest.approx((millimetres > 0).mean())
     np.testing.assert_allclose(rig.segmenter.depths[0], millimetres / 1000)
+
+
+def compress(message: Image, form: str, head: bytes = b"") -> CompressedImage:
+    pixels = np.frombuffer(message.data, np.uint8 if message.encoding == "rgb8" else np.uint16).reshape(*SIZE, -1)
+    packed = CompressedImage(header=message.header, format=form)
+    packed.data.frombytes(head + cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
+    return packed
+
+
+def test_compressed_pairs_give_the_masks_of_raw_ones(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig()
+    color, depth = color_of(7), depth_of(7)
+    rig.send(color, depth)
+    rig.settle()
+    color.header.stamp = depth.header.stamp = stamp_from_ns(8)
+    rig.send(compress(color, "png"), compress(depth, "16UC1; compressedDepth png", bytes(12)))
+    rig.settle()
+    raw, packed = (image_to_mask(result.mask) for result in rig.results)
+    assert {0, 1, 255} == set(raw.flat)
+    np.testing.assert_array_equal(packed, raw)
+
+
+def test_a_damaged_jpeg_is_a_failed_frame_and_no_error_of_the_callback(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig("off")
+    damaged = CompressedImage(header=color_of(1).header, format="jpeg")
+    damaged.data.frombytes(b"\xff\xd8 and no more")
+    for color in (damaged, color_of(2)):
+        rig.send(color, None)
+        rig.settle()
+    assert rig.pipeline.work.failed == {"length": 1} and len(rig.results) == 1
+    assert "frame 1: length: expected a complete image of format 'jpeg'" in rig.errors[0]
 
 
 def test_colour_goes_without_depth_where_depth_is_off(new_rig: Callable[..., Rig]) -> None:
