@@ -20,6 +20,7 @@ from rclpy.timer import Timer
 from sensor_msgs.msg import Image
 
 from deal_core.runtime import Precision, Segmenter
+from deal_ros import libraries
 from deal_ros.diagnostics import ModelSnapshot, NodeSnapshot, assess, final_counts, to_message
 from deal_ros.image_input import ImageInput
 from deal_ros.labels import publish_labels
@@ -92,6 +93,7 @@ class SegmentationNode(Node):
         segmenter = Segmenter.load(wanted.model, wanted.device, cast(Precision, wanted.precision))
         segmenter.warm_up(*segmenter.info.input_size, wanted.warmup_iterations)
         self._segmenter = segmenter
+        self.get_logger().info(f"{libraries.message_filters()}, {libraries.cv_bridge()}")
         self._label_publisher = publish_labels(
             self, segmenter.classes, segmenter.info.threshold.value, segmenter.model_hash
         )
@@ -184,7 +186,7 @@ class SegmentationNode(Node):
             precision=segmenter.precision,
             classes=len(segmenter.classes),
             depth_mode=wanted.depth_mode if depth_mode.value == wanted.depth_mode else "off (the model uses no depth)",
-            pairing="none" if depth_mode is DepthMode.OFF else f"by deal_core, {policy}",
+            pairing="none" if depth_mode is DepthMode.OFF else f"by {libraries.message_filters().in_use}, {policy}",
         )
 
 

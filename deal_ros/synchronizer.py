@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
-
-from sensor_msgs.msg import Image
+from typing import TYPE_CHECKING, Protocol
 
 from deal_core.data.pairing import Pair, StampPairer, UnpairedCause
-from deal_ros.conversions import stamp_to_ns
+from deal_ros import libraries
+from deal_ros.conversions import ImageMessage, stamp_to_ns
+
+if TYPE_CHECKING:
+    from deal_ros.filters_synchronizer import FiltersSynchronizer
 
 _NS_PER_MS = 1_000_000
 
@@ -38,8 +40,8 @@ class Frame:
     """
 
     stamp_ns: int
-    color: Image
-    depth: Image | None
+    color: ImageMessage
+    depth: ImageMessage | None
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,10 @@ class Synchronizer(Protocol):
     def counts(self) -> SyncCounts:
         """A snapshot of what became of every message."""
 
-    def add_color(self, message: Image) -> None:
+    def add_color(self, message: ImageMessage) -> None:
         """Take a colour image."""
 
-    def add_depth(self, message: Image) -> None:
+    def add_depth(self, message: ImageMessage) -> None:
         """Take a depth image."""
 
     def expire(self) -> None:
@@ -90,12 +92,12 @@ class ColorOnly:
         """A snapshot of what became of every message."""
         return SyncCounts(received_color=self._received, color_alone=self._received)
 
-    def add_color(self, message: Image) -> None:
+    def add_color(self, message: ImageMessage) -> None:
         """Hand the colour image on."""
         self._received += 1
         self._on_frame(Frame(stamp_to_ns(message.header.stamp), message, None))
 
-    def add_depth(self, message: Image) -> None:
+    def add_depth(self, message: ImageMessage) -> None:
         """Refuse: there is no depth in this mode.
 
         Raises:
@@ -108,7 +110,7 @@ class ColorOnly:
 
 
 class StampSynchronizer:
-    """Pairs by header stamp, each message used once, every loss counted (see `StampPairer`).
+    """Pairs by header stamp, each message used once, every loss counted (see `StampPairer`); needs no library.
 
     Not thread-safe: all calls come from the executor's thread.
 
@@ -130,7 +132,7 @@ class StampSynchronizer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_frame, self._alone_after_s, self._clock = on_frame, alone_after_s, clock
-        self._pairer: StampPairer[Image, Image] = StampPairer(slop_ns=slop_ns, queue_size=queue_size)
+        self._pairer: StampPairer[ImageMessage, ImageMessage] = StampPairer(slop_ns=slop_ns, queue_size=queue_size)
         self._arrived: dict[int, float] = {}
 
     @property
@@ -149,14 +151,14 @@ class StampSynchronizer:
             pending_depth=self._pairer.pending_depth,
         )
 
-    def add_color(self, message: Image) -> None:
+    def add_color(self, message: ImageMessage) -> None:
         """Take a colour image; hand on the pairs that are certain now."""
         stamp_ns = stamp_to_ns(message.header.stamp)
         if self._alone_after_s is not None:
             self._arrived[stamp_ns] = self._clock()
         self._hand_on(self._pairer.add_color(stamp_ns, message))
 
-    def add_depth(self, message: Image) -> None:
+    def add_depth(self, message: ImageMessage) -> None:
         """Take a depth image; hand on the pairs that are certain now."""
         self._hand_on(self._pairer.add_depth(stamp_to_ns(message.header.stamp), message))
 
@@ -173,7 +175,7 @@ class StampSynchronizer:
             self._on_frame(Frame(stamp_ns, message, None))
         self._arrived = {stamp: arrived for stamp, arrived in self._arrived.items() if stamp > newest}
 
-    def _hand_on(self, pairs: list[Pair[Image, Image]]) -> None:
+    def _hand_on(self, pairs: list[Pair[ImageMessage, ImageMessage]]) -> None:
         for pair in pairs:
             self._arrived.pop(pair.stamp_ns, None)
             self._on_frame(Frame(pair.stamp_ns, pair.color, pair.depth))
@@ -188,7 +190,7 @@ def create_synchronizer(
     queue_size: int,
     timeout_ms: float,
 ) -> Synchronizer:
-    """Return the synchroniser for the node's parameters.
+    """Return the synchroniser for the node's parameters; message_filters pairs where it is usable.
 
     Args:
         on_frame: called with each frame.
@@ -200,9 +202,17 @@ def create_synchronizer(
     """
     if depth_mode is DepthMode.OFF:
         return ColorOnly(on_frame)
-    return StampSynchronizer(
+    return _pairing_class()(
         on_frame,
         slop_ns=0 if policy == "exact" else round(slop_ms * _NS_PER_MS),
         queue_size=queue_size,
         alone_after_s=timeout_ms / 1000 if depth_mode is DepthMode.OPTIONAL else None,
     )
+
+
+def _pairing_class() -> type[StampSynchronizer | FiltersSynchronizer]:
+    if not libraries.message_filters().is_usable:
+        return StampSynchronizer
+    from deal_ros.filters_synchronizer import FiltersSynchronizer
+
+    return FiltersSynchronizer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,9 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from sensor_msgs.msg import Image
 
+from deal_ros import libraries
 from deal_ros.conversions import stamp_from_ns
+from deal_ros.libraries import OptionalLibrary
 from deal_ros.synchronizer import (
     ColorOnly,
     DepthMode,
@@ -22,6 +26,24 @@ from deal_ros.synchronizer import (
 )
 
 MS = 1_000_000
+FOUND = libraries.message_filters()
+WAYS = pytest.mark.parametrize(
+    "way",
+    [
+        "deal_core",
+        pytest.param(
+            "message_filters", marks=pytest.mark.skipif(not FOUND.is_usable, reason=f"message_filters {FOUND.problem}")
+        ),
+    ],
+)
+
+
+def new_synchronizer(way: str, frames: list[Frame], **options: Any) -> Synchronizer:
+    if way == "deal_core":
+        return StampSynchronizer(frames.append, **options)
+    from deal_ros.filters_synchronizer import FiltersSynchronizer
+
+    return FiltersSynchronizer(frames.append, **options)
 
 
 def message(stamp_ns: int) -> Image:
@@ -46,14 +68,19 @@ def check_balance(counts: SyncCounts, frames: list[Frame]) -> None:
     assert counts.color_alone == sum(f.depth is None for f in frames)
 
 
-def test_equal_stamps_pair_in_either_order() -> None:
+@WAYS
+def test_equal_stamps_pair_in_either_order(way: str) -> None:
     frames: list[Frame] = []
-    sync = StampSynchronizer(frames.append, slop_ns=0, queue_size=4)
+    sync = new_synchronizer(way, frames, slop_ns=0, queue_size=4)
     color, depth = message(5), message(5)
     sync.add_depth(depth)
     assert not frames
     sync.add_color(color)
     assert frames[0].stamp_ns == 5 and frames[0].color is color and frames[0].depth is depth
+    sync.add_color(message(6))
+    sync.add_depth(message(6))
+    assert [f.stamp_ns for f in frames] == [5, 6]
+    check_balance(sync.counts, frames)
 
 
 def test_depth_off_hands_every_colour_image_on() -> None:
@@ -68,10 +95,11 @@ def test_depth_off_hands_every_colour_image_on() -> None:
         sync.add_depth(message(1))
 
 
-def test_optional_depth_is_waited_for_and_then_done_without() -> None:
+@WAYS
+def test_optional_depth_is_waited_for_and_then_done_without(way: str) -> None:
     frames: list[Frame] = []
     clock = Clock()
-    sync = StampSynchronizer(frames.append, slop_ns=0, queue_size=4, alone_after_s=0.1, clock=clock)
+    sync = new_synchronizer(way, frames, slop_ns=0, queue_size=4, alone_after_s=0.1, clock=clock)
     sync.add_color(message(10))
     clock.now += 0.05
     sync.add_color(message(20))
@@ -89,9 +117,10 @@ def test_optional_depth_is_waited_for_and_then_done_without() -> None:
     check_balance(sync.counts, frames)
 
 
-def test_required_depth_is_waited_for_until_the_queue_is_full() -> None:
+@WAYS
+def test_required_depth_is_waited_for_until_the_queue_is_full(way: str) -> None:
     frames: list[Frame] = []
-    sync = StampSynchronizer(frames.append, slop_ns=0, queue_size=2)
+    sync = new_synchronizer(way, frames, slop_ns=0, queue_size=2)
     for stamp in range(5):
         sync.add_color(message(stamp))
     sync.expire()
@@ -100,17 +129,104 @@ def test_required_depth_is_waited_for_until_the_queue_is_full() -> None:
     check_balance(sync.counts, frames)
 
 
+@WAYS
+@pytest.mark.parametrize(("offset_ns", "pairs"), [(15 * MS - 1, 1), (15 * MS, 1), (15 * MS + 1, 0)])
+def test_the_slop_itself_still_pairs(way: str, offset_ns: int, pairs: int) -> None:
+    frames: list[Frame] = []
+    sync = new_synchronizer(way, frames, slop_ns=15 * MS, queue_size=4)
+    sync.add_color(message(1000 * MS))
+    sync.add_depth(message(1000 * MS + offset_ns))
+    sync.add_color(message(2000 * MS))
+    sync.add_depth(message(3000 * MS))
+    assert sync.counts.paired == pairs
+    check_balance(sync.counts, frames)
+
+
+@WAYS
+@given(st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)))
+def test_streams_in_order_give_all_their_pairs(way: str, colors: set[int], depths: set[int]) -> None:
+    frames: list[Frame] = []
+    sync = new_synchronizer(way, frames, slop_ns=0, queue_size=50)
+    for stamp in range(41):
+        for found, add in ((colors, sync.add_color), (depths, sync.add_depth)):
+            if stamp in found:
+                add(message(stamp))
+    assert [f.stamp_ns for f in frames] == sorted(colors & depths)
+    check_balance(sync.counts, frames)
+
+
+@WAYS
+def test_colour_that_lost_its_depth_goes_alone_once(way: str) -> None:
+    frames: list[Frame] = []
+    clock = Clock()
+    sync = new_synchronizer(way, frames, slop_ns=0, queue_size=4, alone_after_s=0.1, clock=clock)
+    for stamp in (1, 2, 3):
+        sync.add_color(message(stamp))
+    for stamp in (2, 3):
+        sync.add_depth(message(stamp))
+    clock.now += 1
+    sync.expire()
+    sync.add_depth(message(1))
+    assert sorted((f.stamp_ns, f.depth is None) for f in frames) == [(1, True), (2, False), (3, False)]
+    check_balance(sync.counts, frames)
+
+
+@WAYS
+@pytest.mark.parametrize("slop_ns", [0, 3])
+def test_pairing_goes_on_when_a_recording_begins_anew(way: str, slop_ns: int) -> None:
+    frames: list[Frame] = []
+    sync = new_synchronizer(way, frames, slop_ns=slop_ns, queue_size=3)
+    for start in (1000, 0):  # without partner, the images of the first pass wait for ever
+        for stamp in range(start, start + 200, 10):
+            sync.add_color(message(stamp))
+            sync.add_depth(message(stamp if start == 0 else stamp + 5))
+            check_balance(sync.counts, frames)
+    assert len(frames) >= 16 and frames[-1].stamp_ns == 190
+
+
+@WAYS
+@pytest.mark.parametrize("slop_ns", [0, 3])
+def test_stamps_before_1970_do_not_stop_the_pairing(way: str, slop_ns: int) -> None:
+    frames: list[Frame] = []
+    sync = new_synchronizer(way, frames, slop_ns=slop_ns, queue_size=3)
+    sync.add_color(message(-5_000_000_000))
+    for add in (sync.add_color, sync.add_depth):
+        add(message(7))
+    assert [f.stamp_ns for f in frames] == [7]
+    check_balance(sync.counts, frames)
+
+
+@WAYS
+def test_a_frame_that_is_not_taken_does_not_stop_the_pairing(way: str) -> None:
+    class Choosy(list[Frame]):
+        def append(self, frame: Frame) -> None:
+            super().append(frame)
+            if frame.stamp_ns == 1:
+                raise ValueError("not this one")
+
+    frames = Choosy()
+    sync = new_synchronizer(way, frames, slop_ns=0, queue_size=3)
+    sync.add_color(message(1))
+    with pytest.raises(ValueError, match="not this one"):
+        sync.add_depth(message(1))
+    sync.add_color(message(2))
+    sync.add_depth(message(2))
+    assert [f.stamp_ns for f in frames] == [1, 2]
+    check_balance(sync.counts, frames)
+
+
+@WAYS
 @given(
     st.lists(st.tuples(st.sampled_from(["color", "depth", "wait"]), st.integers(0, 30)), max_size=60),
     st.sampled_from([0, 3]),
     st.sampled_from([None, 0.5]),
 )
 def test_every_message_is_accounted_for(
-    events: list[tuple[str, int]], slop_ns: int, alone_after_s: float | None
+    way: str, events: list[tuple[str, int]], slop_ns: int, alone_after_s: float | None
 ) -> None:
     frames: list[Frame] = []
     clock = Clock()
-    sync = StampSynchronizer(frames.append, slop_ns=slop_ns, queue_size=3, alone_after_s=alone_after_s, clock=clock)
+    sync = new_synchronizer(way, frames, slop_ns=slop_ns, queue_size=3, alone_after_s=alone_after_s, clock=clock)
     colors = []
     for kind, value in events:
         if kind == "wait":
@@ -131,6 +247,7 @@ def test_every_message_is_accounted_for(
     check_balance(sync.counts, frames)
 
 
+@WAYS
 @pytest.mark.parametrize(
     ("mode", "policy", "offset_ms", "expected"),
     [
@@ -143,12 +260,18 @@ def test_every_message_is_accounted_for(
         ("optional", "exact", 1, [False]),
     ],
 )
-def test_the_parameters_choose_the_behaviour(mode: str, policy: str, offset_ms: int, expected: list[bool]) -> None:
+def test_the_parameters_choose_the_behaviour(
+    way: str, mode: str, policy: str, offset_ms: int, expected: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "deal_core":
+        absent = OptionalLibrary("message_filters", "pairing", "deal_core", "is not installed")
+        monkeypatch.setattr(libraries, "message_filters", lambda: absent)
     frames: list[Frame] = []
     sync: Synchronizer = create_synchronizer(
         frames.append, depth_mode=DepthMode(mode), policy=policy, slop_ms=15.0, queue_size=5, timeout_ms=0.0
     )
     if mode != "off":
+        assert isinstance(sync, StampSynchronizer) == (way == "deal_core")
         sync.add_depth(message((100 + offset_ms) * MS))
     sync.add_color(message(100 * MS))
     sync.expire()
