@@ -33,6 +33,7 @@ def try_python(code: str) -> Trial:
     output = (done.stdout.strip().splitlines() or [""])[-1]
     if done.returncode == 0:
         return Trial(output, "")
+    said = done.stderr.strip().splitlines()[-1:]
     if done.returncode < 0:
-        return Trial(output, f"the process was ended by signal {-done.returncode}")
-    return Trial(output, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+        return Trial(output, ": ".join([f"the process was ended by signal {-done.returncode}", *said]))
+    return Trial(output, said[0] if said else f"exit code {done.returncode}")

@@ -35,14 +35,7 @@ class FiltersSynchronizer:
       at once where `alone_after_s` is set.
     - When stamps go back by more than a queue, all that waits is given up, as it would block the queue.
 
-    Not thread-safe: all calls come from the executor's thread.
-
-    Args:
-        on_frame: called with each frame, within the call that completed it.
-        slop_ns: largest difference between the stamps of a pair; 0 wants equal stamps.
-        queue_size: messages that may wait on each stream.
-        alone_after_s: seconds a colour image waits for its depth before it goes on alone; None means for ever.
-        clock: seconds, never going back.
+    Not thread-safe, and with the arguments of `StampSynchronizer`.
     """
 
     def __init__(
@@ -56,13 +49,8 @@ class FiltersSynchronizer:
     ) -> None:
         self._on_frame, self._slop_ns, self._alone_after_s, self._clock = on_frame, slop_ns, alone_after_s, clock
         self._inputs = (message_filters.SimpleFilter(), message_filters.SimpleFilter())
-        if slop_ns:
-            # Its comparison is strict, and seconds become whole nanoseconds by truncation.
-            slop_s = (slop_ns + 1.5) / _NS_PER_S
-            pairer = message_filters.ApproximateTimeSynchronizer(self._inputs, queue_size, slop_s)
-        else:
-            pairer = message_filters.TimeSynchronizer(self._inputs, queue_size)
         self._made: list[tuple[ImageMessage, ImageMessage]] = []
+        pairer = _new_pairer(self._inputs, slop_ns, queue_size)
         pairer.registerCallback(lambda color, depth: self._made.append((color, depth)))
         self._waiting: list[dict[int, ImageMessage]] = pairer.queues
         self._recent: tuple[deque[int], deque[int]] = (deque(maxlen=queue_size), deque(maxlen=queue_size))
@@ -116,6 +104,9 @@ class FiltersSynchronizer:
         recent.append(stamp_ns)
         if stream == _COLOR:
             self._arrived[stamp_ns] = self._clock()
+        self._feed(stream, stamp_ns, message)
+
+    def _feed(self, stream: int, stamp_ns: int, message: ImageMessage) -> None:
         fed = [dict(waiting) for waiting in self._waiting]
         fed[stream][stamp_ns] = message
         self._inputs[stream].signalMessage(message)
@@ -168,3 +159,12 @@ class FiltersSynchronizer:
         self._alone += sum(frame.depth is None for frame in frames)
         for frame in frames:
             self._on_frame(frame)
+
+
+def _new_pairer(
+    inputs: tuple[message_filters.SimpleFilter, message_filters.SimpleFilter], slop_ns: int, queue_size: int
+) -> message_filters.TimeSynchronizer:
+    if not slop_ns:
+        return message_filters.TimeSynchronizer(inputs, queue_size)
+    # Its comparison is strict, and seconds become whole nanoseconds by truncation.
+    return message_filters.ApproximateTimeSynchronizer(inputs, queue_size, (slop_ns + 1.5) / _NS_PER_S)

@@ -64,7 +64,7 @@ def test_a_library_that_loads_is_used(stand_in: Callable[[str, str], None], name
     [
         ('raise AttributeError("_ARRAY_API not found")', "AttributeError: _ARRAY_API not found"),
         ('raise ImportError("numpy.core.multiarray failed to import")', "multiarray failed to import"),
-        (BREAKS.format("os.kill(os.getpid(), 11)"), "ended by signal 11"),
+        (BREAKS.format("os.kill(os.getpid(), 11)"), "ended by signal 11: A module that was compiled using NumPy 1.x"),
         (BREAKS.format("import numpy; return numpy.ones((4, 4, 3))"), "it converts wrongly"),
     ],
 )
