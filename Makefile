@@ -28,7 +28,7 @@ bench: setup ## run the scripts in benchmarks/
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit; done
 
 # All but crf, which needs a compiler where there is no wheel.
-EXTRAS := --extra train --extra realsense --extra depth --extra dev
+EXTRAS := --extra train --extra realsense --extra depth --extra export --extra dev
 PIN := compile --universal --no-emit-index-url --python-version 3.10 --custom-compile-command "make pins"
 pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the newest)
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/apt-ros.txt \

@@ -54,6 +54,8 @@ EXTRAS = {
     ],
     # `deal depth`: the depth of images that were taken without a depth camera.
     "depth": ["transformers>=5"],
+    # `deal export`, and the back end onnxruntime: models on robots without a GPU.
+    "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
     # The CRF of the field, compiled, beside the project's own; its results are equal.
     "crf": ["pydensecrf2>=1.1"],
     "dev": [
@@ -78,6 +80,7 @@ setup(
     python_requires=">=3.10",
     packages=[
         "deal_core",
+        "deal_core.backends",
         "deal_core.data",
         "deal_core.experiments",
         "deal_core.losses",

@@ -19,17 +19,34 @@ TAG_THRESHOLD = 0.5
 """A class whose predicted tag probability is below this counts as absent where no tags are given."""
 
 
-def cam_scores(output: CamOutput, *, size: tuple[int, int], tags: Tensor | None = None) -> Tensor:
-    """Return class scores (B, K, H, W) in [0, 1] at `size` from one forward pass.
+class ScoreNetwork(nn.Module):
+    """A CAM network from the image to class scores, as the run-time segmenter uses it on every back end.
 
     Args:
-        output: of a CAM network.
-        size: (H, W) of the result.
-        tags: (B, K), 1 where a class is present; classes that are not score 0. Predicted by the network itself,
-            with a probability of at least `TAG_THRESHOLD` in the mean of its heads, when left out.
+        network: a CAM network.
+
+    >>> from deal_core.models.cam_net import CamNet
+    >>> scores, tags = ScoreNetwork(CamNet(3, backbone="test_resnet"))(torch.rand(1, 3, 48, 64))
+    >>> scores.shape, tags.shape
+    (torch.Size([1, 3, 6, 8]), torch.Size([1, 3]))
     """
-    present = predicted_tags(output) if tags is None else (tags == 1)
-    return normalise(F.interpolate(output.activation.float(), size, mode="bilinear", align_corners=False), present)
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class scores (B, K, h, w) in [0, 1] at the network's stride, and tag probabilities (B, K).
+
+        A class that the network holds absent, with a probability below `TAG_THRESHOLD`, scores 0; the largest score of
+        each other class is 1.
+
+        Args:
+            image: (B, 3, H, W) RGB in [0, 1].
+        """
+        output: CamOutput = self.network(image)
+        tags = _mean_logits(output).sigmoid()
+        return normalise(output.activation.float(), tags >= TAG_THRESHOLD), tags
 
 
 def multi_scale_scores(
@@ -50,7 +67,8 @@ def multi_scale_scores(
     Args:
         network: a CAM network in evaluation mode.
         images: (B, 3, h, w) RGB in [0, 1], at the scale 1.
-        tags: as in `cam_scores`.
+        tags: (B, K), 1 where a class is present; classes that are not score 0. Predicted by the network itself,
+            with a probability of at least `TAG_THRESHOLD` in the mean of its heads, when left out.
         scales: factors on (h, w).
         flip: add the pass over the mirrored image at each scale.
         size: (H, W) of the result; that of `images` when left out.
@@ -103,11 +121,6 @@ def normalise(activation: Tensor, present: Tensor, normalisation: Normalisation 
     maximum = activation.amax(dim=(-2, -1), keepdim=True)
     scores = activation / maximum.where(maximum > 0, 1.0)
     return scores * present[:, :, None, None].to(scores.dtype)
-
-
-def predicted_tags(output: CamOutput) -> Tensor:
-    """Return (B, K) bool: which classes the network itself holds present."""
-    return _mean_logits(output).sigmoid() >= TAG_THRESHOLD
 
 
 def _mean_logits(output: CamOutput) -> Tensor:

@@ -33,6 +33,10 @@ class ModelFileError(DealError):
     """A model file that is truncated, of another format, or for other classes."""
 
 
+class BackendError(DealError):
+    """A back end that cannot run a model here."""
+
+
 class EvaluationError(DealError):
     """A run's folder that was not evaluated, or an evaluation that cannot be read."""
 

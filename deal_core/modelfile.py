@@ -75,6 +75,16 @@ def save_model(path: Path, network: nn.Module, info: ModelInfo) -> None:
         ModelFileError: the file cannot be written there; one that was there before is kept.
     """
     tensors: dict[str, Tensor] = {n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}
+    header = info_to_metadata(info)
+    try:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata=header)
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"{path}: the model cannot be written there ({error})") from error
+
+
+def info_to_metadata(info: ModelInfo) -> dict[str, str]:
+    """Return what describes a model, as the metadata of its file: JSON under one key."""
     header = {
         "format_version": FORMAT_VERSION,
         "architecture": info.architecture,
@@ -84,12 +94,7 @@ def save_model(path: Path, network: nn.Module, info: ModelInfo) -> None:
         "threshold": dataclasses.asdict(info.threshold),
         "training": info.training,
     }
-    text = json.dumps(header)
-    try:
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={_HEADER_KEY: text})
-    except (OSError, SafetensorError) as error:
-        raise ModelFileError(f"{path}: the model cannot be written there ({error})") from error
+    return {_HEADER_KEY: json.dumps(header)}
 
 
 def read_info(path: Path) -> ModelInfo:
@@ -99,7 +104,7 @@ def read_info(path: Path) -> ModelInfo:
         ModelFileError: the file is missing, truncated, not a DEAL model, or of a newer format.
     """
     with _open(path) as file:
-        return _parse_header(path, file.metadata())
+        return info_from_metadata(path, file.metadata())
 
 
 def load_model(path: Path, *, expected_classes: ClassList | None = None) -> LoadedModel:
@@ -113,7 +118,7 @@ def load_model(path: Path, *, expected_classes: ClassList | None = None) -> Load
         ModelFileError: the file is missing, truncated, not a DEAL model, of a newer format, or for other classes.
     """
     with _open(path) as file:
-        info = _parse_header(path, file.metadata())
+        info = info_from_metadata(path, file.metadata())
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     if expected_classes is not None and expected_classes.names != info.classes.names:
         raise ModelFileError(
@@ -135,6 +140,46 @@ def load_model(path: Path, *, expected_classes: ClassList | None = None) -> Load
         )
     network.load_state_dict(tensors)
     return LoadedModel(network.eval(), info, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def info_from_metadata(path: Path, metadata: Mapping[str, str] | None) -> ModelInfo:
+    """Return what the metadata of a model's file says of it; `info_to_metadata` backwards.
+
+    Args:
+        path: of the file, for messages.
+        metadata: as the file holds it.
+
+    Raises:
+        ModelFileError: it is not there, damaged, or of a newer format.
+    """
+    if not metadata or _HEADER_KEY not in metadata:
+        raise ModelFileError(
+            f"{path}: a {path.suffix} file without a DEAL header; expected a model written by `deal train`"
+        )
+    text = metadata[_HEADER_KEY]
+    try:
+        version = _Version.model_validate_json(text, strict=True).format_version
+        if version > FORMAT_VERSION:
+            raise ModelFileError(
+                f"{path}: format {version} is newer than this software reads (up to {FORMAT_VERSION}); update deal_ros"
+            )
+        header = _Header.model_validate_json(text)
+        classes = classes_from_json(header.classes)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise ModelFileError(f"{path}: the header is damaged ({where}: {problem['msg']})") from None
+    except DatasetError as error:
+        raise ModelFileError(f"{path}: the header is damaged ({error})") from None
+    return ModelInfo(
+        architecture=header.architecture,
+        arguments=header.arguments,
+        classes=classes,
+        input_size=header.input_size,
+        threshold=Threshold(header.threshold.value, header.threshold.rule),
+        training=header.training,
+        format_version=version,
+    )
 
 
 class _Threshold(BaseModel):
@@ -173,34 +218,3 @@ def _open(path: Path) -> Any:
         raise ModelFileError(
             f"{path}: damaged or truncated, or not a .safetensors file ({error}); copy it again from where it was made"
         ) from None
-
-
-def _parse_header(path: Path, metadata: Mapping[str, str] | None) -> ModelInfo:
-    if not metadata or _HEADER_KEY not in metadata:
-        raise ModelFileError(
-            f"{path}: a .safetensors file without a DEAL header; expected a model written by `deal train`"
-        )
-    text = metadata[_HEADER_KEY]
-    try:
-        version = _Version.model_validate_json(text, strict=True).format_version
-        if version > FORMAT_VERSION:
-            raise ModelFileError(
-                f"{path}: format {version} is newer than this software reads (up to {FORMAT_VERSION}); update deal_ros"
-            )
-        header = _Header.model_validate_json(text)
-        classes = classes_from_json(header.classes)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise ModelFileError(f"{path}: the header is damaged ({where}: {problem['msg']})") from None
-    except DatasetError as error:
-        raise ModelFileError(f"{path}: the header is damaged ({error})") from None
-    return ModelInfo(
-        architecture=header.architecture,
-        arguments=header.arguments,
-        classes=classes,
-        input_size=header.input_size,
-        threshold=Threshold(header.threshold.value, header.threshold.rule),
-        training=header.training,
-        format_version=version,
-    )

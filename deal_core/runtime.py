@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from deal_core.cams import cam_scores
-from deal_core.data.sample import BACKGROUND, ClassList, Float32Array, UInt8Array
-from deal_core.errors import UsageError
-from deal_core.modelfile import ModelInfo, load_model
+from deal_core.backends.choice import BackendName as BackendName
+from deal_core.backends.choice import Precision as Precision
+from deal_core.backends.choice import Wanted
+from deal_core.backends.opening import Opened, open_backend
+from deal_core.data.sample import ClassList, Float32Array, UInt8Array
+from deal_core.data.transforms import image_to_tensor, resize_image
+from deal_core.decision import decide
+from deal_core.errors import ModelFileError, UsageError
 
-Precision = Literal["auto", "float32", "float16", "bfloat16"]
 _DEVICE_TYPES = ("cpu", "cuda", "mps")
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,14 +29,19 @@ class Segmentation:
     Args:
         mask: (H, W) uint8 class ids at the input's size; 0 background, 255 unlabelled.
         confidence: (H, W) float32 in [0, 1], the score of the chosen id.
+        forward_ms: how long the network took, without what comes before and after it, milliseconds.
     """
 
     mask: UInt8Array
     confidence: Float32Array
+    forward_ms: float = 0.0
 
 
 class Segmenter:
     """A model ready to segment.
+
+    Args:
+        opened: a model on a back end; `load` makes one from a file.
 
     >>> segmenter = Segmenter.load("model.safetensors")          # doctest: +SKIP
     >>> result = segmenter.segment(rgb)                          # doctest: +SKIP
@@ -43,29 +49,56 @@ class Segmenter:
     True
     """
 
-    def __init__(self, network: nn.Module, info: ModelInfo, model_hash: str, device: str, precision: str) -> None:
-        self.info, self.model_hash, self.device, self.precision = info, model_hash, device, precision
-        # Convolutions over images stored channels last are faster, on the CPU as on tensor cores.
-        network = network.eval().requires_grad_(False).to(device)
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def __init__(self, opened: Opened) -> None:
+        self.info, self.model_hash, self.input_size = opened.info, opened.model_sha256, opened.input_size
+        self._backend = opened.backend
+        self.device, self.precision = opened.backend.device, opened.backend.precision
+        self.backend, self.backend_reason = opened.backend.name, opened.reason
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", precision: Precision = "auto") -> Segmenter:
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        precision: Precision = "auto",
+        *,
+        backend: BackendName = "auto",
+        engine_cache_dir: str | Path = "",
+        input_size: int = 0,
+        compile: bool = False,
+    ) -> Segmenter:
         """Load a model file onto a device.
 
+        What a back end makes of a .safetensors file (an ONNX model, which takes seconds, and of it an engine for
+        TensorRT, which takes minutes) is kept in the cache folder for the next time.
+
         Args:
-            path: the .safetensors file.
+            path: a .safetensors file, or an .onnx file made by `deal export`.
             device: "auto" (the GPU where there is one), "cpu", "cuda", "cuda:1", ...
             precision: "auto" is float16 on a GPU and float32 on the CPU.
+            backend: "torch", "onnxruntime", "tensorrt"; "auto" is the fastest that can be used, and
+                `backend_reason` says why.
+            engine_cache_dir: the cache folder; that of the user when empty.
+            input_size: the shorter side of the images that the network sees, pixels; 0 is the model's own size.
+            compile: let PyTorch compile the network, which takes a minute at each start.
 
         Raises:
             ModelFileError: the file cannot be used.
-            UsageError: the device does not exist here, or the precision is unknown.
+            UsageError: the device does not exist here, or what was asked for is unknown or contradicts itself.
+            BackendError: the back end that was named cannot run the model.
         """
-        chosen = resolve_device(device)
-        chosen_precision = _resolve_precision(precision, chosen)
-        model = load_model(Path(path))
-        return cls(model.network, model.info, model.sha256, chosen, chosen_precision)
+        if precision not in get_args(Precision):
+            raise UsageError(f"unknown precision '{precision}': expected {', '.join(get_args(Precision))}")
+        path = Path(path)
+        wanted = Wanted(
+            backend=backend,
+            device=device if device == "auto" else resolve_device(device),
+            precision=precision,
+            is_onnx=path.suffix == ".onnx",
+            compile=compile,
+        )
+        cache_dir = Path(engine_cache_dir).expanduser() if str(engine_cache_dir) else None
+        return cls(open_backend(path, wanted, cache_dir, input_size))
 
     @property
     def classes(self) -> ClassList:
@@ -91,24 +124,20 @@ class Segmenter:
 
         Raises:
             ValueError: an array of another shape or type.
+            ModelFileError: the network's scores are not finite.
         """
         _check_input(rgb, depth)
-        with torch.inference_mode():
-            scores = self._scores(torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device))
-            top, index = scores.max(dim=0)
-            background = top <= self.info.threshold.value
-            mask = torch.where(background, BACKGROUND, index + 1).to(torch.uint8)
-            confidence = torch.where(background, 1.0 - top, top)
-            return Segmentation(mask.cpu().numpy(), confidence.float().cpu().numpy())
-
-    def _scores(self, rgb: Tensor) -> Tensor:
-        """Return (K, H, W) class scores in [0, 1] of (H, W, 3) uint8."""
-        image = rgb.permute(2, 0, 1)[None].float() / 255.0
-        image = F.interpolate(image, self.info.input_size, mode="bilinear", align_corners=False, antialias=True)
-        dtype = _DTYPES[self.precision]
-        with torch.autocast(torch.device(self.device).type, dtype=dtype, enabled=dtype is not torch.float32):
-            output = self._network(image)
-        return cam_scores(output, size=(rgb.shape[0], rgb.shape[1]))[0]
+        image = image_to_tensor(resize_image(rgb, self.input_size))[None]
+        begun = time.perf_counter()
+        scores = self._backend(image)
+        forward_ms = (time.perf_counter() - begun) * 1000
+        if not np.isfinite(scores).all():
+            raise ModelFileError(
+                f"the network's class scores are not finite in {self.precision}; use the precision float32, or train "
+                "again with a lower learning rate"
+            )
+        mask, confidence = decide(scores, rgb.shape[:2], self.info.threshold.value)
+        return Segmentation(mask, confidence, forward_ms)
 
 
 def resolve_device(device: str) -> str:
@@ -129,14 +158,6 @@ def resolve_device(device: str) -> str:
             f"device '{device}' cannot be used here ({reason}); expected auto, cpu, cuda or cuda:N"
         ) from None
     return device
-
-
-def _resolve_precision(precision: str, device: str) -> str:
-    if precision == "auto":
-        return "float16" if device.startswith("cuda") else "float32"
-    if precision not in _DTYPES:
-        raise UsageError(f"unknown precision '{precision}': expected auto, {', '.join(_DTYPES)}")
-    return precision
 
 
 def _check_input(rgb: UInt8Array, depth: Float32Array | None) -> None:

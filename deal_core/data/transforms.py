@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from deal_core.config import DataSettings
 from deal_core.data.rand_augment import FILL, rand_augment
-from deal_core.data.sample import Sample
+from deal_core.data.sample import Sample, UInt8Array
 
 
 @dataclass(eq=False)  # not frozen: Fabric moves a batch to its device field by field
@@ -43,13 +43,12 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
     if sample.image.shape[:2] == size:
         return sample
     height, width = size
-    shrinks = height < sample.image.shape[0]
 
     def nearest(array: np.ndarray) -> np.ndarray:
         return cv2.resize(array, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
     return Sample(
-        image=cv2.resize(sample.image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR),
+        image=resize_image(sample.image, size),
         depth=nearest(sample.depth),
         depth_valid=nearest(sample.depth_valid.view(np.uint8)).view(np.bool_),
         tags=sample.tags,
@@ -58,10 +57,24 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
     )
 
 
+def resize_image(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
+    """Return an image (H, W, 3) at `size` (height, width): by area where it shrinks, else bilinearly."""
+    if image.shape[:2] == size:
+        return image
+    height, width = size
+    method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=method)
+
+
+def image_to_tensor(image: UInt8Array) -> Tensor:
+    """Return an image (H, W, 3) as (3, H, W) float32 RGB in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255.0
+
+
 def to_tensors(sample: Sample) -> TensorSample:
     """Return the sample as tensors, unchanged in size."""
     return TensorSample(
-        image=torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1))).float() / 255.0,
+        image=image_to_tensor(sample.image),
         depth=torch.from_numpy(sample.depth)[None],
         valid=torch.from_numpy(sample.depth_valid)[None],
         tags=torch.from_numpy(sample.tags),

@@ -104,7 +104,7 @@ class TokenTransformer(nn.Module):
         grid = (patches.shape[-2], patches.shape[-1])
         patches = self.patch_embed.norm(patches.flatten(2).transpose(1, 2)) + self.positions_at(grid)
         first = prefix if self.registers is None else torch.cat([prefix, self.registers])
-        tokens = torch.cat([first.expand(len(image), -1, -1).to(patches.dtype), patches], dim=1)
+        tokens = torch.cat([first.expand(image.shape[0], -1, -1).to(patches.dtype), patches], dim=1)
         tokens = self.norm_pre(self.pos_drop(tokens))
         attention, branches = [], []
         for block in self.blocks:

@@ -193,10 +193,10 @@ def fuse_attention(attention: Sequence[Tensor], weights: Tensor) -> Tensor:
         weights: (B, heads, L).
     """
     scaled = weights.float() / (weights.shape[1] * weights.shape[2])
-    mixed = attention[0].new_zeros(len(weights), 1, attention[0][0, 0].numel(), dtype=torch.float32)
+    mixed = attention[0].new_zeros(weights.shape[0], 1, attention[0][0, 0].numel(), dtype=torch.float32)
     for layer, probabilities in enumerate(attention):
         mixed = torch.baddbmm(mixed, scaled[:, None, :, layer], probabilities.float().flatten(2))
-    return mixed.view(len(weights), *attention[0].shape[-2:])
+    return mixed.view(weights.shape[0], *attention[0].shape[-2:])
 
 
 def _class_token(vit: Any, num_classes: int) -> tuple[Tensor, Tensor]:

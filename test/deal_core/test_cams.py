@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from deal_core.cams import cam_scores, multi_scale_scores, normalise, predicted_tags
+from deal_core.cams import ScoreNetwork, multi_scale_scores, normalise
 from deal_core.errors import ConfigError
 from deal_core.models.cam_net import CamNet
 from deal_core.models.output import CamOutput
@@ -124,11 +124,14 @@ def test_no_class_in_any_image(network: nn.Module, images: Tensor) -> None:
     assert found.shape == (3, 4, *SIZE) and not found.any()
 
 
-def test_one_pass_equals_cam_scores(network: nn.Module, images: Tensor) -> None:
+def test_one_pass_equals_the_score_network_resized(network: nn.Module, images: Tensor) -> None:
     with torch.inference_mode():
-        for tags in (None, torch.tensor([[1.0, NAN, 0, 1]] * 3)):
-            single = cam_scores(network(images), size=SIZE, tags=tags)
-            assert torch.allclose(multi_scale_scores(network, images, tags=tags, flip=False, size=SIZE), single)
+        scores, tags = ScoreNetwork(network)(images)
+        assert scores.shape == (3, 4, 6, 8) and 0 < tags.min() and tags.max() < 1
+        full = F.interpolate(scores, SIZE, mode="bilinear", align_corners=False)
+        # Interpolating commutes with dividing, so only the maximum has to be found anew.
+        full = full / full.amax(dim=(-2, -1), keepdim=True).clamp_min(1e-9)
+        assert torch.allclose(multi_scale_scores(network, images, flip=False, size=SIZE), full, atol=1e-6)
     assert multi_scale_scores(network, images).shape == (3, 4, 48, 64)
 
 
@@ -175,14 +178,31 @@ def test_normalised_maps(activation: np.ndarray, present: np.ndarray, factor: fl
     assert torch.equal(maps, torch.from_numpy(activation))
 
 
-def test_predicted_tags_are_the_mean_of_the_heads() -> None:
+class Says(nn.Module):
+    """A network that answers what it is told to."""
+
+    def __init__(self, output: CamOutput) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, _: Tensor) -> CamOutput:
+        return self.output
+
+
+def scores_of(output: CamOutput) -> tuple[Tensor, Tensor]:
+    return ScoreNetwork(Says(output))(torch.zeros(1, 3, 8, 8))  # type: ignore[no-any-return]
+
+
+def test_classes_score_whose_tag_is_likely_in_the_mean_of_the_heads() -> None:
     heads = {"a": torch.tensor([[4.0, -1.0, -3.0, 0.0]]), "b": torch.tensor([[-2.0, -1.0, 3.5, 0.0]])}
-    output = CamOutput(heads, "cam", torch.zeros(1, 4, 2, 2), 8, {})
-    assert predicted_tags(output).tolist() == [[True, False, True, True]]
+    scores, tags = scores_of(CamOutput(heads, "cam", torch.ones(1, 4, 2, 2), 8, {}))
+    assert scores.amax(dim=(-2, -1)).tolist() == [[1.0, 0.0, 1.0, 1.0]]
+    assert torch.allclose(tags, torch.tensor([[1.0, -1.0, 0.25, 0.0]]).sigmoid())
 
 
 def test_the_refined_map_is_used_where_there_is_one() -> None:
     raw, refined = torch.zeros(1, 1, 2, 2), torch.tensor([[[[0.0, 2.0], [1.0, 0.5]]]])
-    output = CamOutput({"cam": torch.ones(1, 1)}, "cam", raw, 8, {}, refined)
-    assert cam_scores(output, size=(2, 2)).tolist() == [[[[0.0, 1.0], [0.5, 0.25]]]]
-    assert not cam_scores(CamOutput({"cam": torch.ones(1, 1)}, "cam", raw, 8, {}), size=(2, 2)).any()
+    assert scores_of(CamOutput({"cam": torch.ones(1, 1)}, "cam", raw, 8, {}, refined))[0].tolist() == [
+        [[[0.0, 1.0], [0.5, 0.25]]]
+    ]
+    assert not scores_of(CamOutput({"cam": torch.ones(1, 1)}, "cam", raw, 8, {}))[0].any()

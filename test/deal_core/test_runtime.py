@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deal_core.backends.opening import Opened
+from deal_core.backends.torch_backend import TorchBackend
 from deal_core.data.sample import ClassList
+from deal_core.data.transforms import resize_image
 from deal_core.errors import ModelFileError, UsageError
 from deal_core.modelfile import ModelInfo, Threshold, load_model, save_model
 from deal_core.models.factory import create_model
@@ -39,7 +42,7 @@ class Known(nn.Module):
 
 def segmenter_of(network: nn.Module, threshold: float = 0.4) -> Segmenter:
     info = ModelInfo("cam_net", {}, CLASSES, INPUT_SIZE, Threshold(threshold, "fixed"))
-    return Segmenter(network, info, "hash", "cpu", "float32")
+    return Segmenter(Opened(TorchBackend(network, "cpu", "float32"), info, "hash", INPUT_SIZE, ""))
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +65,7 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 def by_hand(path: Path, rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mask and confidence pixel by pixel, from the network's raw output."""
     loaded = load_model(path)
-    image = torch.from_numpy(rgb.astype(np.float32).transpose(2, 0, 1)[None] / 255)
-    small = F.interpolate(image, INPUT_SIZE, mode="bilinear", antialias=True, align_corners=False)
+    small = torch.from_numpy(resize_image(rgb, INPUT_SIZE).transpose(2, 0, 1)[None] / np.float32(255))
     with torch.no_grad():
         output = loaded.network(small)
         maps = F.interpolate(output.cams.clamp(min=0), rgb.shape[:2], mode="bilinear", align_corners=False)[0].numpy()

@@ -1,0 +1,55 @@
+"""Class scores by PyTorch, on any of its devices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from deal_core.cams import ScoreNetwork
+from deal_core.data.sample import Float32Array
+from deal_core.errors import BackendError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class TorchBackend:
+    """A network on a device.
+
+    Args:
+        network: a CAM network.
+        device: that exists.
+        precision: "auto" (float16 on a GPU, float32 elsewhere), "float32", "float16" or "bfloat16".
+        compile_for: (height, width) of the images to compile the network for, which takes minutes; None runs it as
+            it is.
+
+    Raises:
+        BackendError: the network cannot be compiled, as where there is no C++ compiler.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self, network: nn.Module, device: str, precision: str, compile_for: tuple[int, int] | None = None
+    ) -> None:
+        if precision == "auto":
+            precision = "float16" if device.startswith("cuda") else "float32"
+        self.device, self.precision = device, precision
+        scores = ScoreNetwork(network).eval().requires_grad_(False).to(device)
+        # Convolutions over images stored channels last are faster, on the CPU as on tensor cores.
+        self._network: nn.Module = scores.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compile_for is not None:
+            self._network = torch.compile(self._network)  # type: ignore[assignment]
+            try:
+                self(torch.zeros(1, 3, *compile_for))
+            except Exception as error:  # the compiler's own, of many classes
+                reason = str(error).strip().splitlines()[0]
+                raise BackendError(f"torch cannot compile the network ({reason}); leave compile out") from error
+
+    def __call__(self, image: Tensor) -> Float32Array:
+        """Return class scores (K, h, w) in [0, 1] of an image (1, 3, H, W), RGB in [0, 1]."""
+        dtype = DTYPES[self.precision]
+        with torch.inference_mode():
+            image = image.to(self.device, memory_format=torch.channels_last)
+            with torch.autocast(torch.device(self.device).type, dtype=dtype, enabled=dtype is not torch.float32):
+                scores, _ = self._network(image)
+            return scores[0].cpu().numpy()

@@ -1,0 +1,240 @@
+"""A model as ONNX: the network from RGB to class scores, checked, with its classes and threshold in the file.
+
+Input `image`: (B, 3, H, W) float32, RGB in [0, 1], any B, at the size the file was made for. Outputs: `scores`
+(B, K, h, w) in [0, 1] at the network's stride, 0 for classes the network holds absent, and `tags` (B, K), the
+probability that a class is there. Normalisation of the colours is inside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from deal_core.backends.choice import INSTALL_HINT
+from deal_core.backends.onnxruntime_backend import open_session
+from deal_core.cams import TAG_THRESHOLD, ScoreNetwork
+from deal_core.errors import BackendError, ModelFileError
+from deal_core.modelfile import LoadedModel, ModelInfo, info_from_metadata, info_to_metadata
+
+OPSET = 18
+FORMAT_VERSION = 1
+TOLERANCE = 1e-3
+"""Scores and tag probabilities of the ONNX model may differ by this from those of PyTorch."""
+
+_KEY = "deal_onnx"
+_NEAR = 1e-3  # a tag so close to its threshold may fall on either side
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """An ONNX model.
+
+    Args:
+        data: contents of the .onnx file.
+        info: what it says of the model, with the size it was made for.
+        difference: largest difference to PyTorch, of scores and tag probabilities.
+    """
+
+    data: bytes
+    info: ModelInfo
+    difference: float
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxModel:
+    """What an .onnx file holds.
+
+    Args:
+        data: its contents.
+        info: what it says of the model.
+        model_sha256: of the .safetensors file that it was made from.
+        precision: "float32" or "int8".
+    """
+
+    data: bytes
+    info: ModelInfo
+    model_sha256: str
+    precision: str
+
+
+def export_onnx(model: LoadedModel, input_size: tuple[int, int] | None = None) -> Exported:
+    """Make an ONNX model and compare it with PyTorch on random images.
+
+    Args:
+        model: the network and what describes it.
+        input_size: (height, width) of the images; the model's own when left out.
+
+    Raises:
+        BackendError: a package is missing, the network cannot be exported, or the results differ.
+    """
+    info = dataclasses.replace(model.info, input_size=input_size or model.info.input_size)
+    onnx = import_onnx()
+    network = ScoreNetwork(model.network).eval().requires_grad_(False)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                network,
+                (torch.rand(2, 3, *info.input_size),),
+                input_names=["image"],
+                output_names=["scores", "tags"],
+                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+            assert program is not None
+            graph = program.model_proto
+    except Exception as error:  # the exporter's own, of many classes
+        reason = str(error).strip().splitlines()[0]
+        raise BackendError(f"'{info.architecture}' cannot be exported to ONNX: {reason}") from error
+    describe(graph, info, model.sha256, "float32")
+    try:
+        onnx.checker.check_model(graph)
+        data: bytes = graph.SerializeToString()
+    except ValueError as error:  # protobuf ends at 2 GB
+        raise BackendError(f"'{info.architecture}' cannot be written as ONNX: {error}") from error
+    return Exported(data, info, check_against_torch(data, network, info.input_size))
+
+
+def check_against_torch(data: bytes, network: ScoreNetwork, input_size: tuple[int, int]) -> float:
+    """Return the largest difference of scores and tags between an ONNX model and the network, on random images.
+
+    Maps of a class whose tag is as good as on its threshold are left out: they may be there in one and not in the
+    other.
+
+    Raises:
+        BackendError: it is above `TOLERANCE`, or ONNX Runtime cannot run the model.
+    """
+    session = open_session(data)
+    largest = 0.0
+    for images in _random_images(input_size):
+        scores, tags = session.run(["scores", "tags"], {"image": images.numpy()})
+        with torch.no_grad():
+            expected_scores, expected_tags = (t.numpy() for t in network(images))
+        sure = np.abs(expected_tags - TAG_THRESHOLD) > _NEAR
+        gap = np.abs(scores - expected_scores)[sure]
+        largest = max(largest, float(np.abs(tags - expected_tags).max()), float(gap.max()) if gap.size else 0.0)
+    # Written so that nan is refused.
+    if not largest <= TOLERANCE:
+        raise BackendError(
+            f"the ONNX model's scores differ from PyTorch's by {largest:.2g}, expected at most {TOLERANCE:g}; use the "
+            ".safetensors file with backend torch"
+        )
+    return largest
+
+
+def read_onnx(path: Path) -> OnnxModel:
+    """Read an .onnx file that `deal export` made. Nothing in it is run.
+
+    Raises:
+        ModelFileError: the file is missing, damaged, not made by `deal export`, or of another format.
+        BackendError: the package onnx is missing.
+    """
+    if not path.is_file():
+        raise ModelFileError(
+            f"{path}: expected a model file (.onnx), found {'a folder' if path.is_dir() else 'nothing'}"
+        )
+    data = path.read_bytes()
+    again = "make it again with `deal export`"
+    onnx = import_onnx()
+    try:
+        graph = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's own, of which each release has others
+        raise ModelFileError(f"{path}: damaged or truncated, or not an .onnx file ({error}); {again}") from None
+    metadata = {entry.key: entry.value for entry in graph.metadata_props}
+    if _KEY not in metadata:
+        raise ModelFileError(f"{path}: an .onnx file that `deal export` did not make; {again}")
+    info = info_from_metadata(path, metadata)
+    try:
+        header = _Header.model_validate_json(metadata[_KEY])
+    except ValidationError as error:
+        raise ModelFileError(f"{path}: its header is damaged ({error.errors()[0]['msg']}); {again}") from None
+    if header.format_version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: format {header.format_version} is newer than this software reads (up to {FORMAT_VERSION}); "
+            "update deal_ros"
+        )
+    opsets = [entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")]
+    if opsets != [OPSET]:
+        raise ModelFileError(f"{path}: expected ONNX opset {OPSET}, found {opsets}; {again}")
+    _check_shapes(path, graph, info)
+    return OnnxModel(data, info, header.model_sha256, header.precision)
+
+
+def describe(graph: Any, info: ModelInfo, model_sha256: str, precision: str) -> None:
+    """Write into an ONNX graph what describes the model."""
+    header = {"format_version": FORMAT_VERSION, "model_sha256": model_sha256, "precision": precision}
+    import_onnx().helper.set_model_props(graph, {**info_to_metadata(info), _KEY: json.dumps(header)})
+    graph.producer_name = "deal export"
+
+
+def import_onnx() -> Any:
+    """Return the package onnx.
+
+    Raises:
+        BackendError: it is missing.
+    """
+    try:
+        import onnx
+
+        return onnx
+    except (ImportError, OSError) as error:
+        raise BackendError(f"ONNX models need the package onnx ({error}): {INSTALL_HINT}") from None
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    format_version: int
+    model_sha256: str
+    precision: str
+
+
+def _check_shapes(path: Path, graph: Any, info: ModelInfo) -> None:
+    expected = {"image": (3, *info.input_size), "scores": (len(info.classes),), "tags": (len(info.classes),)}
+    found = {
+        value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)[1:]
+        for value in (*graph.graph.input, *graph.graph.output)
+    }
+    for name, shape in expected.items():
+        if found.get(name, ())[: len(shape)] != shape:
+            raise ModelFileError(
+                f"{path}: its header, with {len(info.classes)} classes at {info.input_size[0]}x{info.input_size[1]}, "
+                f"contradicts its network, whose '{name}' has the shape {found.get(name)}; make it again with "
+                "`deal export`"
+            )
+
+
+def _random_images(size: tuple[int, int]) -> Iterator[Tensor]:
+    """Yield batches of several sizes: noise, and soft blobs of colour, which make a network see more."""
+    generator = torch.Generator().manual_seed(0)
+    for batch in (1, 3):
+        yield torch.rand(batch, 3, *size, generator=generator)
+        blobs = torch.rand(batch, 3, 5, 7, generator=generator)
+        yield torch.nn.functional.interpolate(blobs, size, mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's advice to developers from a user's terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
