@@ -127,7 +127,8 @@ def test_no_class_in_any_image(network: nn.Module, images: Tensor) -> None:
 def test_one_pass_equals_the_score_network_resized(network: nn.Module, images: Tensor) -> None:
     with torch.inference_mode():
         scores, tags = ScoreNetwork(network)(images)
-        assert scores.shape == (3, 4, 6, 8) and 0 < tags.min() and tags.max() < 1
+        assert scores.shape == (3, 4, 6, 8)
+        assert tags.min() > 0 and tags.max() < 1
         full = F.interpolate(scores, SIZE, mode="bilinear", align_corners=False)
         # Interpolating commutes with dividing, so only the maximum has to be found anew.
         full = full / full.amax(dim=(-2, -1), keepdim=True).clamp_min(1e-9)
