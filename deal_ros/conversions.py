@@ -88,15 +88,18 @@ def image_to_mask(message: Image) -> UInt8Array:
     return _pixels(message)
 
 
-def array_to_image(array: npt.NDArray[Any], header: Header) -> Image:
+def array_to_image(array: npt.NDArray[Any], header: Header, encoding: str | None = None) -> Image:
     """Return a message: (H, W) uint8 as mono8, (H, W, 3) uint8 as rgb8, (H, W) uint16 as 16UC1, float32 as 32FC1.
 
+    Args:
+        array: the pixels.
+        header: of the message.
+        encoding: of pixels that are something else, which is not checked.
+
     Raises:
-        ValueError: an array of another shape or type.
+        ValueError: an array of another shape or type, and no encoding for it.
     """
-    encoding = _ENCODINGS.get((array.dtype.name, array.ndim))
-    if encoding is None or (array.ndim == 3 and array.shape[2] != 3):
-        raise ValueError(f"no image encoding for {array.dtype} {array.shape}; expected one of {_ENCODINGS}")
+    encoding = encoding or _usual_encoding(array)
     contiguous = np.ascontiguousarray(array)
     message = Image(header=header, encoding=encoding, is_bigendian=0)
     message.height, message.width = array.shape[:2]
@@ -158,6 +161,13 @@ def points_to_cloud(points: npt.NDArray[Any], header: Header) -> PointCloud2:
     message.point_step, message.row_step = layout.itemsize, points.nbytes
     message.data.frombytes(np.ascontiguousarray(points).view(np.uint8))
     return message
+
+
+def _usual_encoding(array: npt.NDArray[Any]) -> str:
+    encoding = _ENCODINGS.get((array.dtype.name, array.ndim))
+    if encoding is None or (array.ndim == 3 and array.shape[2] != 3):
+        raise ValueError(f"no image encoding for {array.dtype} {array.shape}; expected one of {_ENCODINGS}")
+    return encoding
 
 
 def _pixels(message: Image) -> npt.NDArray[Any]:

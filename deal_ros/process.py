@@ -1,4 +1,4 @@
-"""Start the segmentation node as a process of its own, and end it the way a launch file would."""
+"""Start a node as a process of its own, and end it the way a launch file would."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,26 +48,25 @@ class NodeProcess:
 
 
 @contextmanager
-def segmentation_process(
-    model: Path,
+def node_process(
+    module: str,
     output: Path,
     *,
     parameters: Mapping[str, str | int | float] | None = None,
     remappings: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[NodeProcess]:
-    """Run the segmentation node within the block, with shared memory that images fit into.
+    """Run a node within the block, with shared memory that images fit into.
 
     Args:
-        model: the model file.
+        module: what to run, as in "deal_ros.segmentation_node".
         output: where its output goes.
-        parameters: of the node, beside `model`.
+        parameters: of the node.
         remappings: topic names of the node to names in the graph, as in `{"color/image_raw": "/camera/color"}`.
         environment: added to this process' (ROS_DOMAIN_ID, ...).
     """
-    values = {"model": str(model), **(parameters or {})}
-    command = [sys.executable, "-m", "deal_ros.segmentation_node", "--ros-args"]
-    for name, value in values.items():
+    command = [sys.executable, "-m", module, "--ros-args"]
+    for name, value in (parameters or {}).items():
         command += ["-p", f"{name}:={value}"]
     for name, topic in (remappings or {}).items():
         command += ["-r", f"{name}:={topic}"]
@@ -83,3 +82,21 @@ def segmentation_process(
             yield node
         finally:
             node.stop()
+
+
+def segmentation_process(
+    model: Path,
+    output: Path,
+    *,
+    parameters: Mapping[str, str | int | float] | None = None,
+    remappings: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> AbstractContextManager[NodeProcess]:
+    """Run the segmentation node with a model file within the block; the rest is as for `node_process`."""
+    return node_process(
+        "deal_ros.segmentation_node",
+        output,
+        parameters={"model": str(model), **(parameters or {})},
+        remappings=remappings,
+        environment=environment,
+    )

@@ -16,6 +16,8 @@ _MASK_DEPTH = 10
 _VIEW_DEPTH = 2
 # The node takes images out at once (they wait in the newest-item slot), so this only bridges a busy moment.
 _INPUT_DEPTH = 5
+# Our cameras keep this many images of a stream for readers that are slow to take them.
+_CAMERA_DEPTH = 10
 SHARED_MEMORY_LIMIT_BYTES = 500_000
 """Fast DDS' default shared memory segment; larger best-effort messages are lost."""
 
@@ -38,6 +40,11 @@ def compressed_qos() -> QoSProfile:
 def labels_qos() -> QoSProfile:
     """Return what labels are offered with: the last message waits for late subscribers."""
     return QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def camera_qos(reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE) -> QoSProfile:
+    """Return what our own cameras offer images with; that of realsense-ros is reliable."""
+    return QoSProfile(depth=_CAMERA_DEPTH, reliability=reliability)
 
 
 def image_qos(reliability: ReliabilityPolicy) -> QoSProfile:

@@ -19,7 +19,6 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -29,7 +28,7 @@ from deal_core.errors import DealError
 from deal_ros.conversions import array_to_image, camera_to_info, image_to_mask, stamp_from_ns, stamp_to_ns
 from deal_ros.diagnostics import NO_PUBLISHER
 from deal_ros.labels import subscribe_labels
-from deal_ros.qos import mask_qos
+from deal_ros.qos import camera_qos, mask_qos
 from deal_ros.transport import shared_memory
 
 CAMERA_FRAME = "camera_color_optical_frame"
@@ -231,7 +230,7 @@ class _Player:
 
     def _create_endpoints(self) -> None:
         node, options = self._node, self._options
-        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        qos = camera_qos()
         self._color = node.create_publisher(Image, options.color_topic, qos)
         self._depth = node.create_publisher(Image, options.depth_topic, qos)
         self._infos = [
