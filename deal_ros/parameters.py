@@ -106,7 +106,7 @@ class LiveParameters(Generic[P]):
             live = ", ".join(name for name, field in self._fields.items() if field.metadata["live"])
             raise UsageError(
                 f"parameter '{name}' was read when the node was configured and cannot change now: "
-                f"clean the node up, set it, configure anew. Live are: {live or 'none'}"
+                f"start the node with it, or clean a lifecycle node up first. Live are: {live or 'none'}"
             )
 
 

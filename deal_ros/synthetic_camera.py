@@ -151,13 +151,14 @@ class SyntheticCameraNode(Node):
         wanted, begun = self._live.current, time.monotonic()
         width, height = wanted.size
         config = SyntheticConfig(seed=wanted.seed, scenes=1, frames_per_scene=wanted.views, width=width, height=height)
+        self.get_logger().info(f"rendering {wanted.views} views of {width}x{height}, which may take seconds each")
         pairs = []
         for frame in render_scenes(config):
             pairs.append(frame.pair)
             if self._stopping.is_set():
                 break
         self.get_logger().info(
-            f"ready: {len(pairs)} views rendered in {time.monotonic() - begun:.1f} s; sending {width}x{height} at "
+            f"rendered in {time.monotonic() - begun:.1f} s; sending {width}x{height} at "
             f"{wanted.rate_hz} Hz on {self.resolve_topic_name(COLOR_TOPIC)} and {self.resolve_topic_name(DEPTH_TOPIC)}"
         )
         return CameraViews(tuple(pairs), config.camera)

@@ -18,7 +18,7 @@ class SyntheticCameraParameters:
     """Values as read and checked; the fields are the parameters. Those after `qos` are faults, none by default."""
 
     profile: str = parameter("640x480x30", "Width, height and rate as for realsense-ros, as in 1280x720x30.")
-    seed: int = parameter(0, "Which tabletop is rendered.", minimum=0, maximum=2**31 - 1)
+    seed: int = parameter(0, "Which tabletop is rendered.", minimum=0)
     views: int = parameter(4, "Views rendered before the start, then shown back and forth.", minimum=1, maximum=1000)
     view_rate_hz: float = parameter(
         5.0, "How often the next view is shown; 0 is at every image.", minimum=0.0, maximum=1000.0, live=True
