@@ -129,7 +129,11 @@ BENCHMARKS: Mapping[str, Benchmark] = {
             title="synthetic tabletops",
             format="deal",
             trained_on=Part(recordings=("train",)),
-            parts={"train": Part(recordings=("train",)), "val": Part(recordings=("test",))},
+            parts={
+                "train": Part(recordings=("train",), frames=300),
+                "full_train": Part(recordings=("train",)),
+                "val": Part(recordings=("test",)),
+            },
             variants=_PAPER_VARIANTS,
             default_models=("weaktr", "seam"),
             has_depth=True,
