@@ -244,7 +244,7 @@ def weaktr_recipe(sizes: Sizes) -> Work:
 
 def plain_weaktr(network: WeakTr, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return class logits, S and F: the attention of all layers and heads in one stack, weighted, averaged."""
-    tokens = network.backbone((image - network.mean) / network.std, network.class_tokens + network.class_positions)
+    tokens = network.backbone(network.normalise_colours(image), network.class_tokens + network.class_positions)
     classes, (h, w) = network.num_classes, tokens.grid
     coarse = network.classifier(tokens.patches)
     branches = torch.stack(tokens.branches).detach()  # (L, B, T, D)
@@ -297,7 +297,7 @@ def seam_cams(sizes: Sizes) -> Work:
 
 def plain_seam(network: Seam, image: Tensor) -> tuple[Tensor, Tensor]:
     """Return CAMs and refined CAMs with their background channel: the n x n affinity is divided by its column sums."""
-    normalised = (image - network.mean) / network.std
+    normalised = network.normalise_colours(image)
     early, middle, last = network.backbone(normalised)
     cams = network.classifier(network.dropout(last))
     with torch.no_grad():

@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError, ModelFileError, nearest_hint
+from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation
 from deal_core.models.output import CamOutput
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 # Of timm.create_model: set from our own arguments, or able to load a pickle, which no model file may ask for.
 _OWN_ARGUMENTS = (
     "pretrained",
@@ -58,9 +57,6 @@ class CamNet(nn.Module):
     torch.Size([1, 3, 8, 8])
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -75,9 +71,9 @@ class CamNet(nn.Module):
         freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        check_image_statistics(mean, std)
         if width < 1:
             raise ConfigError(f"expected a width of at least 1 channel, found {width}")
+        self.normalise_colours = ColourNormalisation(mean, std)
         self.backbone = create_backbone(backbone, levels, weights, backbone_arguments)
         info = self.backbone.feature_info.info
         # The backbone returns its levels from fine to coarse, however they were asked for.
@@ -91,13 +87,11 @@ class CamNet(nn.Module):
         )
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.register_buffer("mean", torch.tensor(tuple(mean)).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(tuple(std)).view(1, 3, 1, 1), persistent=False)
         self.train(self.training)
 
     def forward(self, image: Tensor) -> CamOutput:
         """Return CAMs and tag logits of `image` (B, 3, H, W), RGB in [0, 1]."""
-        features = self.backbone((image - self.mean) / self.std)
+        features = self.backbone(self.normalise_colours(image))
         if self.features_are_nhwc:
             features = [f.permute(0, 3, 1, 2) for f in features]
         maps = [project(f) for project, f in zip(self.project, features, strict=True)]
@@ -154,12 +148,6 @@ def freeze_batch_norm(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.eval().requires_grad_(False)
-
-
-def check_image_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Raise ConfigError unless `mean` and `std` are three numbers each, std above 0."""
-    if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
-        raise ConfigError(f"expected mean and std as three numbers each, std above 0, found {mean!r}, {std!r}")
 
 
 def no_download(name: str, error: OSError) -> ConfigError:

@@ -24,13 +24,11 @@ from deal_core.losses.equivariance import (
     refined_minimum_loss,
 )
 from deal_core.models.cam_net import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    check_image_statistics,
     create_backbone,
     freeze_batch_norm,
     load_backbone_weights,
 )
+from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation
 from deal_core.models.output import CamOutput, Consistency
 from deal_core.models.resnet38 import ResNet38
 
@@ -92,9 +90,6 @@ class Seam(nn.Module):
     torch.Size([1, 3, 8, 10])
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -109,7 +104,7 @@ class Seam(nn.Module):
         preset: Preset = "reference",
     ) -> None:
         super().__init__()
-        check_image_statistics(mean, std)
+        self.normalise_colours = ColourNormalisation(mean, std)
         if not 0 < second_scale <= 1:
             raise ConfigError(f"expected second_scale in (0, 1], found {second_scale}")
         if preset not in get_args(Preset):
@@ -124,13 +119,11 @@ class Seam(nn.Module):
         self.classifier = nn.Conv2d(channels[2], self.background_slots + num_classes, 1, bias=False)
         nn.init.xavier_uniform_(self.classifier.weight)
         self.embedding = PixelEmbedding(channels[0], channels[1])
-        self.register_buffer("mean", torch.tensor(tuple(mean)).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(tuple(std)).view(1, 3, 1, 1), persistent=False)
         self.train(self.training)
 
     def forward(self, image: Tensor) -> SeamOutput:
         """Return CAMs, their refinement and tag logits of `image` (B, 3, H, W), RGB in [0, 1], at stride 8."""
-        normalised = (image - self.mean) / self.std
+        normalised = self.normalise_colours(image)
         early, middle, last = self.backbone(normalised)
         last = self.dropout(last)
         cams = self._classify(last)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
-from deal_core.models.cam_net import IMAGENET_MEAN, IMAGENET_STD, check_image_statistics
+from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation
 from deal_core.models.output import CamOutput, MapFunction
 from deal_core.models.vit import Tokens, TokenTransformer, create_vit
 
@@ -61,9 +61,6 @@ class WeakTr(nn.Module):
     torch.Size([1, 3, 7, 10])
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -78,7 +75,7 @@ class WeakTr(nn.Module):
         drop_path: float = 0.1,
     ) -> None:
         super().__init__()
-        check_image_statistics(mean, std)
+        self.normalise_colours = ColourNormalisation(mean, std)
         _check_arguments(weights, pool, fused, refined, drop_path)
         vit = create_vit(backbone, weights, drop_path, dict(backbone_arguments or {}))
         self.backbone = TokenTransformer(vit)
@@ -92,8 +89,6 @@ class WeakTr(nn.Module):
         self.class_positions = nn.Parameter(position)
         self.classifier = nn.Conv2d(self.backbone.dim, num_classes, 3, padding=1)
         self.fusion = AttentionFusion(self.backbone.dim, self.backbone.heads, self.backbone.depth, pool)
-        self.register_buffer("mean", torch.tensor(tuple(mean)).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(tuple(std)).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> CamOutput:
         """Return CAMs and tag logits of `image` (B, 3, H, W), RGB in [0, 1].
@@ -101,7 +96,7 @@ class WeakTr(nn.Module):
         Raises:
             ConfigError: the image is smaller than a patch.
         """
-        tokens = self.backbone((image - self.mean) / self.std, self.class_tokens + self.class_positions)
+        tokens = self.backbone(self.normalise_colours(image), self.class_tokens + self.class_positions)
         cams = self.classifier(tokens.patches)
         weights = self.fusion([branch.detach() for branch in tokens.branches])
         fused, fine = self._refine(cams.detach(), [a.detach() for a in tokens.attention], weights)

@@ -89,7 +89,7 @@ def test_sizes_of_both_views(size: tuple[int, int], preset: str) -> None:
 def test_the_second_view_is_the_image_at_a_smaller_scale() -> None:
     net = tiny_net(second_scale=0.5).eval()
     seen: list[Tensor] = []
-    net.backbone.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0] * net.std + net.mean))
+    net.normalise_colours.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     flat = torch.full((2, 3, 64, 80), 0.25)
     flat[:, :, :, 40:] = 0.75
     net.consistency(flat, TAGS, net(flat))
@@ -105,9 +105,7 @@ def test_presets_differ_in_how_images_are_made_smaller() -> None:
     for preset, low, high in (("fixed", 0.0, 0.03), ("reference", 0.1, 0.6)):
         net = tiny_net(preset=preset).eval()
         seen: list[Tensor] = []
-        net.backbone.register_forward_hook(
-            lambda module, inputs, output, net=net, seen=seen: seen.append(inputs[0] * net.std + net.mean)
-        )
+        net.normalise_colours.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(inputs[0]))
         net.consistency(stripes, TAGS[:1], net(stripes))
         inner = seen[1][..., 2:-2]
         assert inner.shape[-2:] == (24, 20) and low <= float(inner.std()) <= high
@@ -248,7 +246,7 @@ def test_refinement_of_a_network_is_the_correlation_of_its_seed() -> None:
     net = tiny_net().double().eval()
     with torch.no_grad():
         output = net(image().double())
-        normalised = (image().double() - net.mean) / net.std
+        normalised = net.normalise_colours(image().double())
         early, middle, _ = net.backbone(normalised)
         colours = resized(normalised.numpy(), (8, 10), aligned=True)
         weights = {n: p.numpy()[:, :, 0, 0] for n, p in net.embedding.named_parameters()}

@@ -45,7 +45,7 @@ def slow_forward(net: WeakTr, picture: Tensor) -> dict[str, Tensor]:
     """One image (3, H, W) in float64, from the equations, with every map and every head spelled out."""
     p = {n: t.detach().double() for n, t in net.state_dict().items()}
     patch, heads, depth, k = 8, 2, 3, net.num_classes
-    x = (picture.double() - net.mean[0].double()) / net.std[0].double()
+    x = (picture.double() - net.normalise_colours.mean[0].double()) / net.normalise_colours.std[0].double()
     h, w = x.shape[1] // patch, x.shape[2] // patch
     patches = []
     for i in range(h):
