@@ -139,11 +139,20 @@ def choose_threshold(
         EvaluationError: nothing was seen that the rule could decide on.
     """
     chooser = create_rule(rule, depth_kind=dataset.depth_kind)
-    _need_depth_for_rule(rule, dataset)
+    need_depth_for_rule(rule, dataset)
     for done, frame in enumerate(score_frames(model, evenly_spread(dataset, THRESHOLD_FRAMES), settings), 1):
         chooser.update(frame.scores, frame.sample.depth, frame.sample.depth_valid, frame.tags)
         advance(done)
     return Threshold(chooser.threshold(), rule)
+
+
+def need_depth_for_rule(rule: str, dataset: Dataset) -> None:
+    """Raise UsageError if the threshold rule of this name reads depth and the dataset has none."""
+    if rule.startswith("depth") and not dataset.has_depth:
+        raise UsageError(
+            f"the threshold rule '{rule}' needs depth, and {dataset.path} has none: use 'otsu', or estimate depth "
+            "with `deal depth` and name its folder"
+        )
 
 
 def evenly_spread(dataset: Dataset, count: int) -> Dataset:
@@ -193,7 +202,7 @@ def evaluate_model(
     dataset = with_masks(dataset)
     rule = create_rule(threshold_rule, depth_kind=dataset.depth_kind) if threshold_rule else None
     if threshold_rule:
-        _need_depth_for_rule(threshold_rule, dataset)
+        need_depth_for_rule(threshold_rule, dataset)
     classes = dataset.classes
     sweep = ThresholdSweep(len(classes))
     for done, frame in enumerate(score_frames(model, dataset, settings), 1):
@@ -293,14 +302,6 @@ def _resize(scores: Tensor, size: tuple[int, ...]) -> Tensor:
     if tuple(scores.shape[1:]) == tuple(size):
         return scores
     return F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
-
-
-def _need_depth_for_rule(rule: str, dataset: Dataset) -> None:
-    if rule.startswith("depth") and not dataset.has_depth:
-        raise UsageError(
-            f"the threshold rule '{rule}' needs depth, and {dataset.path} has none: use 'otsu', or estimate depth "
-            "with `deal depth` and name its folder"
-        )
 
 
 def _details(settings: CamSettings) -> dict[str, str]:

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from types import TracebackType
@@ -27,7 +27,6 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from deal_core.cams import multi_scale_scores
 from deal_core.config import LossSettings, OptimizerSettings, TrainSettings, dump_settings
 from deal_core.data.dataset import Dataset
 from deal_core.data.sample import Sample
@@ -35,8 +34,9 @@ from deal_core.data.source import open_dataset
 from deal_core.data.transforms import TensorSample, TrainTransform, resize_sample, to_tensors
 from deal_core.errors import ConfigError, DealError, ModelFileError
 from deal_core.files import replacing
+from deal_core.inference import CamSettings, choose_threshold, need_depth_for_rule
 from deal_core.losses.tags import tag_loss
-from deal_core.modelfile import ModelInfo, Threshold, save_model
+from deal_core.modelfile import LoadedModel, ModelInfo, Threshold, save_model
 from deal_core.models.factory import create_model
 from deal_core.models.output import CamOutput
 from deal_core.objective import LossWeights, Objective, alignment_loss
@@ -49,7 +49,7 @@ SETTINGS_FILE, HISTORY_FILE, CHECKPOINT_FILE, MODEL_FILE = (
     "checkpoint.pt",
     "model.safetensors",
 )
-_THRESHOLD_FRAMES = 500
+_UNDECIDED = Threshold(0.5, "none yet")
 _MAY_CHANGE = ("device", "threshold_rule", "checkpoint_every", "log_every", "data.workers")
 """Settings that do not touch the weights: a run may go on with others."""
 
@@ -83,6 +83,7 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
         ConfigError: the run folder holds another run, or the settings do not fit the data, the network or this
             machine; or there is no depth for the edge loss.
         ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
+        UsageError: the rule of the threshold reads depth and there is none.
         EvaluationError: the training is complete, but its rule finds no threshold; go on with another rule.
     """
     create_rule(settings.threshold_rule)  # an unknown one is told now, not after the last step
@@ -93,6 +94,7 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
             f"{settings.data.path} has no depth, which the edge loss needs: make some with `deal depth` and give its "
             "folder as data.depth, or train without the loss (deal.weight=0)"
         )
+    need_depth_for_rule(settings.threshold_rule, dataset)
     training_set, held_out = dataset.split_by_segment(settings.data.validation_fraction, seed=settings.seed)
     _check_batch_size(settings, len(training_set), fabric.world_size)
     torch.manual_seed(settings.seed)
@@ -134,19 +136,20 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
                 state.save(checkpoint, network, plain_optimizer, fabric.strategy.precision)
             report(Progress(state.step, state.total_steps, epoch, losses))
 
-    threshold = choose_threshold(network, training_set, settings, fabric.device)
+    facts = {
+        "steps": state.total_steps,
+        "frames": len(training_set),
+        "seed": settings.seed,
+        "deal_weight": settings.deal.weight,
+        "isl_weight": settings.isl.weight,
+        "fsl_weight": settings.fsl.weight,
+    }
+    name, arguments, size = settings.model.name, settings.model.arguments, settings.data.image_size
+    info = ModelInfo(name, arguments, dataset.classes, size, _UNDECIDED, facts)
+    threshold = decide_threshold(network, info, training_set, settings, fabric.device)
     model = settings.output / MODEL_FILE
     if fabric.is_global_zero:
-        facts = {
-            "steps": state.total_steps,
-            "frames": len(training_set),
-            "seed": settings.seed,
-            "deal_weight": settings.deal.weight,
-            "isl_weight": settings.isl.weight,
-            "fsl_weight": settings.fsl.weight,
-        }
-        name, arguments, size = settings.model.name, settings.model.arguments, settings.data.image_size
-        save_model(model, network, ModelInfo(name, arguments, dataset.classes, size, threshold, facts))
+        save_model(model, network, replace(info, threshold=threshold))
     fabric.barrier()
     return TrainResult(model, threshold, state.total_steps, resumed_from)
 
@@ -404,16 +407,14 @@ def watch(network: nn.Module, frames: Dataset, settings: TrainSettings, device: 
     }
 
 
-def choose_threshold(network: nn.Module, frames: Dataset, settings: TrainSettings, device: torch.device) -> Threshold:
-    """Choose the background threshold by a rule that sees no masks, on (at most 500 of) the training frames."""
-    rule = create_rule(settings.threshold_rule, frames.depth_kind)
-    step = max(len(frames) // _THRESHOLD_FRAMES, 1)
+def decide_threshold(
+    network: nn.Module, info: ModelInfo, frames: Dataset, settings: TrainSettings, device: torch.device
+) -> Threshold:
+    """Choose the background threshold by the rule of the settings, which sees no masks, on the training frames."""
+    model = LoadedModel(network, info, sha256="")
+    cams = CamSettings(device=str(device), batch_size=settings.batch_size)
     with _evaluating(network):
-        for batch in _plain_batches(frames, settings, device, every=step):
-            scores = multi_scale_scores(network, batch.image, tags=batch.tags)
-            for i in range(len(scores)):
-                rule.update(scores[i].cpu().numpy(), batch.depth[i, 0].cpu().numpy(), batch.valid[i, 0].cpu().numpy())
-    return Threshold(rule.threshold(), settings.threshold_rule)
+        return choose_threshold(model, frames, cams, settings.threshold_rule)
 
 
 @contextmanager
@@ -428,12 +429,9 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
         network.train(was_training)
 
 
-def _plain_batches(
-    frames: Dataset, settings: TrainSettings, device: torch.device, every: int = 1
-) -> Iterator[TensorSample]:
-    chosen = range(0, len(frames), every)
-    for start in range(0, len(chosen), settings.batch_size):
-        samples = [frames.load(i) for i in chosen[start : start + settings.batch_size]]
+def _plain_batches(frames: Dataset, settings: TrainSettings, device: torch.device) -> Iterator[TensorSample]:
+    for start in range(0, len(frames), settings.batch_size):
+        samples = [frames.load(i) for i in range(start, min(start + settings.batch_size, len(frames)))]
         batch = _collate([to_tensors(resize_sample(s, settings.data.image_size)) for s in samples])
         yield TensorSample(*(t.to(device) for t in (batch.image, batch.depth, batch.valid, batch.tags)))
 

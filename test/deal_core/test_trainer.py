@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -32,7 +33,7 @@ from deal_core.data.dataset import Dataset
 from deal_core.data.transforms import TensorSample, resize_sample, to_tensors
 from deal_core.errors import ConfigError, DatasetError, EvaluationError, ModelFileError, UsageError
 from deal_core.losses.tags import tag_loss
-from deal_core.modelfile import load_model
+from deal_core.modelfile import ModelInfo, Threshold, load_model
 from deal_core.models.cam_net import CamNet
 from deal_core.objective import LossWeights, Objective
 from deal_core.thresholds import create_rule
@@ -715,14 +716,18 @@ def test_the_threshold_is_that_of_its_rule_on_the_training_frames(
     make_settings: MakeSettings, tiny_dataset: Path, rule: str
 ) -> None:
     settings, frames, net = make_settings(f"threshold_rule={rule}"), Dataset.open(tiny_dataset), tiny_net()
-    found = trainer.choose_threshold(net, frames, settings, torch.device("cpu"))
+    info = ModelInfo("cam_net", {}, frames.classes, (32, 48), Threshold(0.5, "none"))
+    found = trainer.decide_threshold(net.train(), info, frames, settings, torch.device("cpu"))
+    assert net.training
     expected = create_rule(rule)
     net.eval()
     for i in range(len(frames)):
-        one = to_tensors(resize_sample(frames.load(i), (32, 48)))
+        sample = frames.load(i)
+        one = to_tensors(resize_sample(sample, (32, 48)))
         with torch.no_grad():
-            scores = multi_scale_scores(net, one.image[None], tags=one.tags[None])[0]
-        expected.update(scores.numpy(), one.depth[0].numpy(), one.valid[0].numpy())
+            scores = multi_scale_scores(net, one.image[None], tags=one.tags[None])
+            scores = F.interpolate(scores, sample.image.shape[:2], mode="bilinear", align_corners=False)[0]
+        expected.update(scores.numpy(), sample.depth, sample.depth_valid)
     assert (found.value, found.rule) == (expected.threshold(), rule)
 
 
