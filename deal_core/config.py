@@ -79,8 +79,10 @@ class DataSettings(SourceSettings):
     of `image_size` is taken (and filled up with ImageNet's mean colour where it is smaller), as SEAM does."""
     crop_scale: Annotated[tuple[PositiveFraction, PositiveFraction], AfterValidator(_refuse_falling)] = (0.5, 1.0)
     """Of a resized crop: smallest and largest share of the image's area that it keeps; (1, 1) switches it off."""
+    crop_shape: Literal["image", "network"] = "image"
+    """Of a resized crop: its shape is near that of the image, or of `image_size`, as timm has it."""
     crop_stretch: Annotated[Number, Field(ge=1)] = 4 / 3
-    """Of a resized crop: how far its shape may differ from that of the image, as a factor on width / height."""
+    """Of a resized crop: how far its shape may differ from that of `crop_shape`, as a factor on width / height."""
     long_side: Annotated[tuple[PositiveWhole, PositiveWhole], AfterValidator(_refuse_falling)] = (448, 768)
     """Of a canvas crop: smallest and largest length of the image's longer side, pixels."""
     flip: bool = True
@@ -100,7 +102,7 @@ class DataSettings(SourceSettings):
     workers: Annotated[Whole, Field(ge=0)] = 0
     """Processes that load images beside the training process."""
     cache: bool = False
-    """Keep decoded images, already at `image_size` (or twice that where crops are on), in memory."""
+    """Keep decoded images in memory, made no larger than the random views of them need."""
 
 
 class ModelSettings(Settings):

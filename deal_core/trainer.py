@@ -27,7 +27,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from deal_core.config import LossSettings, OptimizerSettings, TrainSettings, dump_settings
+from deal_core.config import DataSettings, LossSettings, OptimizerSettings, TrainSettings, dump_settings
 from deal_core.data.dataset import Dataset
 from deal_core.data.sample import Sample
 from deal_core.data.source import open_dataset
@@ -302,11 +302,8 @@ class Views(TorchDataset["TensorSample | DealError"]):
 
     def __init__(self, dataset: Dataset, settings: TrainSettings) -> None:
         self._dataset = dataset
+        self._settings = settings.data
         self._transform = TrainTransform(settings.data)
-        height, width = settings.data.image_size
-        # Crops are enlarged to the image size, so what they are cut from is kept finer than that.
-        factor = 1 if settings.data.crop_scale == (1.0, 1.0) else 2
-        self._cached_size = (height * factor, width * factor)
         self._cache: dict[int, Sample] | None = {} if settings.data.cache else None
 
     def __getitem__(self, item: tuple[int, int]) -> TensorSample | DealError:
@@ -321,9 +318,26 @@ class Views(TorchDataset["TensorSample | DealError"]):
             return self._dataset.load(frame)
         if frame not in self._cache:
             sample = self._dataset.load(frame)
-            smaller = sample.image.shape[0] > self._cached_size[0]
-            self._cache[frame] = resize_sample(sample, self._cached_size) if smaller else sample
+            size = cached_size(sample.image.shape[:2], self._settings)
+            self._cache[frame] = sample if size is None else resize_sample(sample, size)
         return self._cache[frame]
+
+
+def cached_size(size: tuple[int, ...], settings: DataSettings) -> tuple[int, int] | None:
+    """Return the (height, width) at which an image of `size` is kept in memory; None if it is not made smaller.
+
+    Where all of the image is seen, that of the network. Crops are enlarged to that, so what they are cut from keeps its
+    own shape and is twice as fine; of a canvas, it is as large as it can come to lie there.
+    """
+    height, width = size
+    like_height, like_width = settings.image_size
+    if settings.crop == "resized" and settings.crop_scale == (1.0, 1.0):
+        return settings.image_size if height > like_height else None
+    if settings.crop == "canvas":
+        factor = settings.long_side[1] / max(size)
+    else:
+        factor = max(2 * like_height / height, 2 * like_width / width)
+    return (round(height * factor), round(width * factor)) if factor < 1 else None
 
 
 @dataclass(frozen=True)

@@ -128,8 +128,9 @@ def _resized_crop(image: Tensor, depth: Tensor, settings: DataSettings) -> tuple
     height, width = image.shape[-2:]
     box = (0, 0, height, width)
     if settings.crop_scale != (1.0, 1.0):
-        # Around the image's own shape: the network later sees whole images, and things in that proportion.
-        ratios = [width / height * stretch for stretch in (1 / settings.crop_stretch, settings.crop_stretch)]
+        # Around the image's own shape where the network later sees whole images, and things in that proportion.
+        like_height, like_width = (height, width) if settings.crop_shape == "image" else settings.image_size
+        ratios = [like_width / like_height * stretch for stretch in (1 / settings.crop_stretch, settings.crop_stretch)]
         box = RandomResizedCrop.get_params(image, list(settings.crop_scale), ratios)
     size = list(settings.image_size)
     image = F.resized_crop(image, *box, size, InterpolationMode.BILINEAR, antialias=True)

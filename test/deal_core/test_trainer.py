@@ -40,6 +40,7 @@ from deal_core.thresholds import create_rule
 from deal_core.trainer import (
     BatchOrder,
     Progress,
+    cached_size,
     create_optimizer,
     learning_rate_factor,
     schedule_position,
@@ -683,6 +684,25 @@ def test_a_rule_that_finds_no_threshold_can_be_changed_afterwards(
         train(make_settings(f"data.path={path}", "threshold_rule=depth_edges"))
     result = train(make_settings(f"data.path={path}", "threshold_rule=otsu"))
     assert result.resumed_from == STEPS and result.threshold.rule == "otsu"
+
+
+@pytest.mark.parametrize(
+    ("size", "changes", "kept"),
+    [
+        ((480, 640), {"crop_scale": (1, 1)}, (60, 60)),
+        ((50, 640), {"crop_scale": (1, 1)}, None),
+        ((480, 640), {}, (120, 160)),
+        ((480, 240), {}, (240, 120)),
+        ((100, 640), {}, None),
+        ((480, 640), {"crop": "canvas", "long_side": (100, 160)}, (120, 160)),
+        ((120, 90), {"crop": "canvas", "long_side": (100, 160)}, None),
+    ],
+)
+def test_images_are_kept_as_large_as_their_views_need(
+    size: tuple[int, int], changes: dict[str, Any], kept: tuple[int, int] | None
+) -> None:
+    settings = DataSettings.model_validate({"path": "x", "image_size": (60, 60), **changes})
+    assert cached_size(size, settings) == kept
 
 
 # ------------------------------------------------------------------------------------ watching, and the threshold

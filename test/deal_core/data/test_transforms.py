@@ -163,6 +163,17 @@ def test_crops_keep_the_share_and_the_proportions_that_are_asked_for() -> None:
     assert 0.65 < min(stretches) < 0.9 and 1.1 < max(stretches) < 1.5
 
 
+@pytest.mark.parametrize("size", [(48, 48), (24, 72)])
+def test_crops_have_the_shape_of_the_network_where_it_is_asked_for(size: tuple[int, int]) -> None:
+    shapes = []
+    for seed in range(40):
+        settings = data(crop_scale=(0.1, 0.2), crop_shape="network", crop_stretch=1.25, image_size=size)
+        red, green = origin_by_image(TrainTransform(settings)(traceable(), seed))
+        shapes.append((np.ptp(red[size[0] // 2]) + 1) / (np.ptp(green[:, size[1] // 2]) + 1))
+    wanted = size[1] / size[0]
+    assert 0.7 * wanted < min(shapes) < 0.95 * wanted and 1.05 * wanted < max(shapes) < 1.4 * wanted
+
+
 def test_colour_jitter_changes_colours_only() -> None:
     plain = to_tensors(traceable())
     view = TrainTransform(data(color_jitter=0.5))(traceable(), 1)
