@@ -13,8 +13,13 @@ from typing import Any
 # tensors spend their time waiting for one another, the more so when several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import numpy as np
 import pytest
+
+# Properties are tested with the same examples on every machine, and none is too slow for the load it is under.
+hypothesis.settings.register_profile("deal", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("deal")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 COLOR = "/camera/camera/color/image_raw"

@@ -238,7 +238,7 @@ def test_wrong_cam_files_are_told(tmp_path: Path) -> None:
             read_cam(other, 3)
 
 
-@hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_cam_files_never_end_in_another_error(tmp_path: Path, data: st.DataObject) -> None:
     rng = np.random.default_rng(0)

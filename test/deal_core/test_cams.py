@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from torch import Tensor, nn
@@ -155,7 +154,6 @@ def test_what_one_image_scores_does_not_depend_on_its_batch(network: nn.Module, 
             )
 
 
-@hypothesis_settings(deadline=None)
 @given(
     activation=npst.arrays(np.float32, (2, 3, 4, 5), elements=st.floats(0, 1e6, width=32)),
     present=npst.arrays(np.bool_, (2, 3)),

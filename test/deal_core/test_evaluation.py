@@ -135,7 +135,7 @@ def test_predict_mask_is_the_definition(values, present, threshold):
     np.testing.assert_array_equal(predict_mask(values, present, threshold), slow_prediction(values, present, threshold))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(scores, tags, masks), min_size=1, max_size=3))
 def test_sweep_equals_one_evaluation_a_threshold(images):
     sweep = ThresholdSweep(K)

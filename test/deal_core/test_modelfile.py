@@ -93,7 +93,7 @@ def test_expected_classes(model: Path) -> None:
         assert str(list(names)) in str(caught.value) and "['mug', 'Bohrer ä']" in str(caught.value)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_file_cut_anywhere_is_refused(model: Path, tmp_path: Path, share: float) -> None:
     data = model.read_bytes()
@@ -113,7 +113,7 @@ def test_a_file_cut_at_each_of_its_first_and_last_bytes_is_refused(model: Path, 
             load_model(cut)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_flipped_bytes_of_the_header_never_end_in_another_error(
     model: Path, tmp_path: Path, data: st.DataObject

@@ -836,7 +836,7 @@ def test_training_under_torchrun_ends_in_one_model(make_settings: MakeSettings, 
     assert train(make_settings("batch_size=4", "epochs=2")).resumed_from == 4, "one process goes on where two stopped"
 
 
-@hypothesis_settings(max_examples=20, deadline=None)
+@hypothesis_settings(max_examples=20)
 @given(lines=st.lists(st.text(max_size=30)))
 def test_a_damaged_history_never_stops_a_run(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
     folder = tmp_path_factory.mktemp("history")

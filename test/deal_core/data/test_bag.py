@@ -197,7 +197,7 @@ def test_messages_left_in_the_write_ahead_log_are_told(bag: Any, tmp_path: Path)
     assert any("wal_checkpoint" in p for p in problems)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_makes_a_scan_fail_or_change_messages(
     data: st.DataObject, new_bag: Callable[[], Any], tmp_path_factory: pytest.TempPathFactory

@@ -19,7 +19,7 @@ def measure_wall(depth, camera: StereoCamera, seed: int = 0, cosine: float = 1.0
     return measure_depth(exact, np.ones(SHAPE, bool), facing, camera, np.random.default_rng(seed))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     # Below, the error is hardly larger than the steps, and the uniform rounding error assumed here is not one.
     depth=st.floats(1.5, 3.5),
@@ -38,7 +38,7 @@ def test_noise_grows_with_the_square_of_the_distance(depth, noise, baseline, see
 
 
 @given(depth=st.floats(0.3, 4.0))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_disparities_are_multiples_of_the_step(depth):
     camera = StereoCamera(hole_fraction=0, disparity_noise_px=0.3)
     measured = np.unique(measure_wall(depth, camera))

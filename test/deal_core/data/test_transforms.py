@@ -73,7 +73,7 @@ def assert_image_and_depth_agree(view: TensorSample, settings: DataSettings) -> 
     assert not in_hole[rows[valid], columns[valid]].any()
 
 
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**31 - 1),
     crop=st.sampled_from([(1.0, 1.0), (0.3, 0.9), (0.1, 0.2)]),
@@ -196,7 +196,7 @@ def test_hue_is_turned_as_far_as_asked_for_and_depth_stays() -> None:
 # --- the canvas ---------------------------------------------------------------------------------------------------
 
 
-@hypothesis_settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**31 - 1),
     long_side=st.sampled_from([(16, 30), (64, 64), (40, 90), (100, 160)]),
@@ -262,7 +262,7 @@ def colour_spread(view: TensorSample, depth: float) -> float:
     return float(np.ptp(colours, axis=1).max()) if inside.any() else 0.0
 
 
-@hypothesis_settings(max_examples=80, deadline=None)
+@hypothesis_settings(max_examples=80)
 @given(
     seed=st.integers(0, 2**31 - 1),
     crop=st.sampled_from([{}, {"crop_scale": (0.3, 0.9)}, {"crop": "canvas", "long_side": (50, 120)}]),

@@ -144,7 +144,7 @@ def test_sobel_bound_is_the_maximum_over_binary_patches() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(4, 12), st.integers(4, 12))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_stays_in_its_range_and_ignores_scale_and_shift_of_depth(seed: int, height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     cams = torch.randn(2, 3, height, width, generator=generator, dtype=torch.float64)
@@ -363,7 +363,7 @@ def test_a_plane_at_any_angle_makes_no_edges_once_its_slope_is_removed() -> None
 
 
 @given(st.integers(0, 10_000), st.floats(0.01, 1000), st.floats(0, 10), st.sampled_from(["keep", "remove"]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_inverse_depth_of_any_scale_and_zero_is_as_good_as_metric_depth(
     seed: int, factor: float, shift: float, slope: Literal["keep", "remove"]
 ) -> None:

@@ -188,7 +188,7 @@ def test_gradients_of_the_minimum_reach_the_lowest_pixels_only() -> None:
     assert sorted(refined.grad.flatten().nonzero().flatten().tolist()) == sorted(lowest.tolist())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), tags=tags_of_any_kind(), classes=st.sampled_from([None, 4]))
 def test_ranges_symmetry_and_unknown_tags(seed: int, tags: Tensor, classes: int | None) -> None:
     first, second, first_refined, second_refined = four_maps(seed)
@@ -207,7 +207,7 @@ def test_ranges_symmetry_and_unknown_tags(seed: int, tags: Tensor, classes: int 
     ) == float(ecr)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), tags=tags_of_any_kind(), order=st.permutations(range(4)))
 def test_the_order_of_classes_makes_no_difference(seed: int, tags: Tensor, order: list[int]) -> None:
     first, second, first_refined, second_refined = four_maps(seed)
@@ -231,7 +231,7 @@ def test_the_order_of_classes_makes_no_difference(seed: int, tags: Tensor, order
     assert [float(x) for x in permuted] == pytest.approx([float(x) for x in plain])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), tags=tags_of_any_kind(), classes=st.sampled_from([None, 4]))
 def test_views_that_agree_cost_nothing(seed: int, tags: Tensor, classes: int | None) -> None:
     winner = random_maps(seed).argmax(dim=1, keepdim=True)

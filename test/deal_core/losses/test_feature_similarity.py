@@ -53,7 +53,7 @@ def random_case(seed: int, batch: int = 2, classes: int = 3, height: int = 5, wi
 
 
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 6), st.sampled_from([0.4, 1.0, 2.5, 20.0]))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_equals_the_definition(seed: int, height: int, width: int, sigma: float) -> None:
     case = random_case(seed, height=height, width=width)
     expected = slow_loss(*case, sigma, mu=2.0)
@@ -100,7 +100,7 @@ def test_gradcheck() -> None:
 
 
 @given(st.integers(0, 10_000))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_order_of_classes_and_mirroring_change_nothing(seed: int) -> None:
     cams, image, tags = (torch.from_numpy(a) for a in random_case(seed))
     loss = feature_similarity_loss(cams, image, tags, sigma=2.0).item()

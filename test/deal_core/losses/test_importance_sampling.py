@@ -37,7 +37,7 @@ def random_case(seed: int, batch: int = 2, classes: int = 3, height: int = 4, wi
 
 
 @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 4), st.integers(1, 6))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_equals_the_definition(seed: int, batch: int, classes: int, samples: int) -> None:
     case = random_case(seed, batch, classes, samples=samples)
     cams, tags, positions = (torch.from_numpy(a) for a in case)

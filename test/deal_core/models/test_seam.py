@@ -214,7 +214,7 @@ def test_pixel_correlation_against_loops(size: tuple[int, int]) -> None:
     assert np.allclose(result, slow_correlation(maps.numpy(), embedding.numpy()), atol=1e-10)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(number=st.integers(0, 10_000), scale=st.floats(0.01, 100))
 def test_pixel_correlation_averages_over_what_looks_alike(number: int, scale: float) -> None:
     generator = torch.Generator().manual_seed(number)

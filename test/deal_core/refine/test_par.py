@@ -58,7 +58,7 @@ def test_equals_the_formula(settings: ParSettings) -> None:
     assert found.dtype == torch.float32
 
 
-@hypothesis_settings(deadline=None, max_examples=30)
+@hypothesis_settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), noise=st.sampled_from([0, 3, 255]), height=st.integers(1, 12))
 def test_scores_stay_in_their_range(seed: int, noise: int, height: int) -> None:
     rng = np.random.default_rng(seed)
