@@ -62,6 +62,7 @@ EXTRAS = {
         "pytest>=8",
         "pytest-timeout",
         "hypothesis>=6.100",
+        "mcap>=1.2",  # the reference reader, against which recordings are tested
         "mypy>=1.11",
         "ruff>=0.6",
         "types-PyYAML",

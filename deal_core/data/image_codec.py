@@ -55,6 +55,47 @@ class Encoding:
         return height * 3 // 2 if self.share[0] == 2 else height
 
 
+@dataclass(frozen=True, eq=False)
+class RawImage:
+    """The fields of a `sensor_msgs/Image`, whoever made them.
+
+    Args:
+        stamp_ns: when it was taken, nanoseconds.
+        frame_id: the optical frame.
+        height: rows H.
+        width: columns W.
+        encoding: as in `rgb8` or `16UC1`.
+        step: bytes from one row to the next.
+        data: one-dimensional bytes; not copied, so they must not change afterwards.
+        is_bigendian: byte order of numbers wider than a byte.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    height: int
+    width: int
+    encoding: str
+    step: int
+    data: memoryview
+    is_bigendian: bool = False
+
+    @classmethod
+    def of(cls, pixels: npt.NDArray[Any], stamp_ns: int, frame_id: str, encoding: str) -> RawImage:
+        """Return an array's image; the same memory where its rows lie one after the other in little-endian order."""
+        rows = np.ascontiguousarray(pixels).astype(pixels.dtype.newbyteorder("<"), copy=False)
+        height, width = rows.shape[:2]
+        return cls(stamp_ns, frame_id, height, width, encoding, rows.nbytes // height, rows.data.cast("B"))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.height, self.width
+
+    def pixels(self) -> npt.NDArray[Any]:
+        """Return the pixels, see `decode_image`."""
+        return decode_image(self.height, self.width, self.encoding, self.is_bigendian, self.step, self.data)
+
+
 _BYTE, _SHORT, _FLOAT = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)
 COLOR_ENCODINGS = {
     "rgb8": Encoding(_BYTE, 3),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -146,11 +146,17 @@ class StampPairer(Generic[A, B]):
             pairs += self._make_room(self._depth, self._color, self.counts.unpaired_depth, 1)
         return _by_stamp(pairs)
 
-    def flush(self) -> list[Pair[A, B]]:
-        """End the input: return the pairs that still waited for certainty, count the rest as unpaired."""
+    def flush(self, *, cut: bool = False) -> list[Pair[A, B]]:
+        """End the input: return the pairs that still waited for certainty, count the rest as unpaired.
+
+        Args:
+            cut: the streams went on: what is later than all of the other stream stays pending, because its partner
+                would have come.
+        """
         pairs = [self._take(c, d) for c, d in self._greedy()]
-        self.counts.unpaired_color[UnpairedCause.NO_PARTNER] += self._color.clear()
-        self.counts.unpaired_depth[UnpairedCause.NO_PARTNER] += self._depth.clear()
+        ends = [stream.latest() + self.slop_ns if cut else 2**63 for stream in (self._depth, self._color)]
+        self.counts.unpaired_color[UnpairedCause.NO_PARTNER] += self._color.drop_until(ends[0])
+        self.counts.unpaired_depth[UnpairedCause.NO_PARTNER] += self._depth.drop_until(ends[1])
         self.counts.unpaired_color += Counter()  # drops causes that did not occur
         self.counts.unpaired_depth += Counter()
         return _by_stamp(pairs)
@@ -238,11 +244,11 @@ class _Stream(Generic[T]):
         del self.stamps[bisect_left(self.stamps, stamp)]
         return self.items.pop(stamp)
 
-    def clear(self) -> int:
-        count = len(self.items)
-        self.items.clear()
-        self.stamps.clear()
-        return count
+    def drop_until(self, end: int) -> int:
+        dropped = self.stamps[: bisect_right(self.stamps, end)]
+        for stamp in dropped:
+            self.pop(stamp)
+        return len(dropped)
 
     def latest(self) -> int:
         return max(self.recent, default=-(2**63))

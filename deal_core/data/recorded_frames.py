@@ -23,6 +23,8 @@ from deal_core.data.sample import CameraIntrinsics, ClassList, RgbdPair, TagMark
 from deal_core.data.topics import ALIGN_HINT, ImageTopics
 from deal_core.errors import DealError, RecordingError
 
+GUARD, DISCARDED = "guard", "discard"
+"""Who said that a span is to be ignored, where it was the recorder itself, or the operator afterwards."""
 # A second at camera rate: streams lie further apart in a file than they arrive at a node.
 _QUEUE_SIZE = 30
 
@@ -31,6 +33,8 @@ class Skip(str, Enum):
     """Why a pair gave no frame."""
 
     IGNORED = "the operator marked it to be ignored"
+    AMBIGUOUS = "within the guard time around a change of tags"
+    DISCARDED = "the operator discarded it while recording"
     UNTAGGED = "before the first tags"
     BAD_TAGS = "its tags cannot be read"
     BAD_COLOR = "its colour image cannot be decoded"
@@ -41,7 +45,7 @@ class Skip(str, Enum):
     @property
     def is_fault(self) -> bool:
         """Whether something is wrong with the recording, as opposed to left out on purpose."""
-        return self not in (Skip.IGNORED, Skip.UNTAGGED)
+        return self not in (Skip.IGNORED, Skip.AMBIGUOUS, Skip.DISCARDED, Skip.UNTAGGED)
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,26 @@ class Session:
 
 @dataclass(frozen=True)
 class TagSpan:
-    """Tags that hold from a stamp until the next span; `tags` is None where the message cannot be used."""
+    """Tags that hold from a stamp until the next span.
+
+    Args:
+        stamp_ns: on the clock of the images.
+        tags: None where the message cannot be used.
+        source: who said so, as in "keyboard".
+    """
 
     stamp_ns: int
     tags: TagState | None
+    source: str = ""
+
+    @property
+    def skip(self) -> Skip | None:
+        """Why pairs under these tags give no frames; None if they do."""
+        if self.tags is None:
+            return Skip.BAD_TAGS
+        if self.tags.marker is not TagMarker.IGNORE:
+            return None
+        return {GUARD: Skip.AMBIGUOUS, DISCARDED: Skip.DISCARDED}.get(self.source, Skip.IGNORED)
 
 
 class TagTimeline:
@@ -167,7 +187,7 @@ def read_tags(recording: Recording, decoder: MessageDecoder, classes: ClassList 
             tags = TagState.from_json(content)
             if classes is not None:
                 tags.vector(classes)
-            spans.append(TagSpan(stamp_ns, tags))
+            spans.append(TagSpan(stamp_ns, tags, str(content.get("source", ""))))
         except (DealError, ValueError, KeyError, AttributeError, TypeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
             problems.append(f"{TAGS_TOPIC} at {stamp_ns} ns cannot be used: {reason}")
@@ -278,11 +298,9 @@ class FrameReader:
         segment = self._timeline.segment(pair.stamp_ns)
         if segment < 0:
             return Skip.UNTAGGED
-        tags = self._timeline.spans[segment].tags
-        if tags is None:
-            return Skip.BAD_TAGS
-        if tags.marker is TagMarker.IGNORE:
-            return Skip.IGNORED
+        span = self._timeline.spans[segment]
+        if span.tags is None or span.skip:
+            return span.skip or Skip.BAD_TAGS
         stream, skip = "color", Skip.BAD_COLOR
         try:
             color = self._decoder.color(pair.color.data, pair.color.type)
@@ -299,7 +317,7 @@ class FrameReader:
                 "size", f"the first frame is {self.size}, another {color.rgb.shape} with {depth.depth_mm.shape}"
             )
             return Skip.SIZE_CHANGED
-        return TaggedFrame(RgbdPair(pair.stamp_ns, color.rgb, depth.depth_mm), tags, segment)
+        return TaggedFrame(RgbdPair(pair.stamp_ns, color.rgb, depth.depth_mm), span.tags, segment)
 
     def _check_aligned(self, color: ColorMessage, depth: DepthMessage) -> None:
         if color.rgb.shape[:2] != depth.depth_mm.shape:

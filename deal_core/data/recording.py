@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
+import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from deal_core.data.class_json import classes_to_json
+from deal_core.data.image_codec import RawImage
+from deal_core.data.mcap_writer import Buffer, Channel, McapWriter
 from deal_core.data.sample import (
     UNLABELLED,
     CameraIntrinsics,
@@ -24,39 +27,44 @@ from deal_core.data.sample import (
 )
 from deal_core.errors import RecordingError
 
-if TYPE_CHECKING:
-    from rosbags.interfaces import Connection
-
 COLOR_TOPIC = "/camera/camera/color/image_raw"
 COLOR_INFO_TOPIC = "/camera/camera/color/camera_info"
 DEPTH_TOPIC = "/camera/camera/aligned_depth_to_color/image_raw"
 DEPTH_INFO_TOPIC = "/camera/camera/aligned_depth_to_color/camera_info"
 TAGS_TOPIC = "/deal/tags"
 SESSION_TOPIC = "/deal/session"
+LOSS_TOPIC = "/deal/loss"
+SUMMARY_TOPIC, SUMMARY_FILE = "/deal/summary", "summary.json"
 GROUND_TRUTH = "ground_truth"
 """Folder beside the bag's file with drawn masks, `<stamp_ns>.png`, for evaluation only."""
 
 _IMAGE, _INFO, _STRING = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo", "std_msgs/msg/String"
-_MAX_STAMP_NS = 2**31 * 10**9  # builtin_interfaces/Time counts seconds in 31 bits
+MAX_STAMP_NS = 2**31 * 10**9  # builtin_interfaces/Time counts seconds in 31 bits
 
 
 class RecordingWriter:
     """Write one recording; use it as a context manager.
 
     The result is a rosbag2 folder (metadata version 8, which Humble to the newest distribution read) with one
-    MCAP file on the topics and encodings of realsense-ros: colour `rgb8`, aligned depth `16UC1` in millimetres,
-    both camera_info with each pair, tags and session as JSON. Its bytes depend on what was written and on the
-    version of `rosbags` alone. Chunks are not compressed: the bytes then do not depend on a compressor's version,
-    writing costs no time on a robot, and what a power cut leaves can be read to the last message.
+    MCAP file on the topics of realsense-ros: colour, aligned depth, both camera_info with each pair where the camera
+    is known, tags and session as JSON. Its bytes depend on what was written (and on when `flush` was called) alone.
+    Chunks are not compressed: writing costs no time on a robot, and what a power cut leaves can be read to the last
+    message.
 
-    Everything is written to a hidden folder beside `path` and renamed at the end. If the block fails, or nothing
-    was paired, nothing is left behind.
+    Everything is written under another name beside `path` and renamed at the end: to a hidden folder that goes away
+    if the block fails; or, with `survives`, to the folder `<path>.partial`, which stays then and is a recording
+    without index, up to the last `flush` or chunk. If no pair was written, nothing is left behind.
 
     Args:
         path: the folder to make; it must not exist.
         classes: the classes that tags may name.
-        camera: intrinsics of the colour camera; every image must have its size.
+        camera: intrinsics of the colour camera, whose size every image must have; None where they are not known.
         session: more facts for the session message (device, profiles, tool), plain JSON values.
+        survives: keep what is there if the block fails or the process is killed.
+
+    Attributes:
+        pairs_written: pairs taken.
+        pairs_on_file: pairs that are in the file, not only in memory.
 
     Raises:
         RecordingError: `path` exists or cannot be made, or the session is not plain JSON.
@@ -71,23 +79,26 @@ class RecordingWriter:
         self,
         path: Path,
         classes: ClassList,
-        camera: CameraIntrinsics,
+        camera: CameraIntrinsics | None,
         *,
         session: Mapping[str, Any] | None = None,
+        survives: bool = False,
     ) -> None:
         self.path = Path(path)
         self.classes = classes
         self.camera = camera
-        self.pairs_written = 0
+        self.pairs_written = self.pairs_on_file = 0
         self._session = _session_json(self.path, classes, session or {})
+        self._survives = survives
         self._stamps: set[int] = set()
         self._masks: set[int] = set()
         self._bag: _Bag | None = None
 
     def __enter__(self) -> RecordingWriter:
-        if self.path.exists() or self.path.is_symlink():
-            raise RecordingError(f"{self.path} exists already: choose another name or remove it first")
-        self._bag = _Bag(self.path, self.camera)
+        for path in (self.path, *([partial_folder(self.path)] if self._survives else [])):
+            if path.exists() or path.is_symlink():
+                raise RecordingError(f"{path} exists already: choose another name or remove it first")
+        self._bag = _Bag(self.path, survives=self._survives)
         return self
 
     def __exit__(
@@ -97,46 +108,102 @@ class RecordingWriter:
         try:
             if kind is None:
                 self._publish(bag)
+            elif self._survives:
+                with suppress(RecordingError):
+                    bag.flush(sync=True)
+                    self._note_file(bag)
         finally:
-            bag.remove()
+            if self._survives and self.pairs_on_file:
+                bag.abort()
+            else:
+                bag.remove()
 
-    def write_tags(self, stamp_ns: int, tags: TagState, source: str) -> None:
+    def write_tags(self, stamp_ns: int, tags: TagState, source: str, *, log_time_ns: int | None = None) -> None:
         """Write the tags that hold from `stamp_ns` until the next ones; they start a new segment.
 
         Args:
-            stamp_ns: on the clock of the images.
+            stamp_ns: on the clock of the images; of two tags with one stamp, those logged later hold.
             tags: classes of the recording's list only.
             source: who said so, as in "keyboard" or "service".
+            log_time_ns: when it was said; the stamp when left out.
 
         Raises:
             UsageError: a tag is not in the class list.
-            RecordingError: the stamp is out of range.
+            RecordingError: the stamp is out of range, or the disk is full.
         """
         bag = self._open_bag()
         tags.vector(self.classes)
         bag.check_stamp(stamp_ns)
-        self._write_session(bag, stamp_ns)
         message = {"stamp_ns": stamp_ns, **tags.to_json(), "source": source}
-        bag.write_string(TAGS_TOPIC, stamp_ns, json.dumps(message))
+        self.write_text(TAGS_TOPIC, stamp_ns if log_time_ns is None else log_time_ns, json.dumps(message))
 
-    def write_pair(self, pair: RgbdPair) -> None:
-        """Write both images and both camera_info with the pair's stamp.
+    def write_text(self, topic: str, log_time_ns: int, text: str) -> None:
+        """Write a `String` message.
 
         Raises:
-            RecordingError: an image of another size or type than the camera's, or a stamp that is out of range or
-                was written before.
+            RecordingError: the time is out of range, or the disk is full.
         """
         bag = self._open_bag()
+        bag.check_stamp(log_time_ns)
+        self._write_session(bag, log_time_ns)
+        bag.write_string(topic, log_time_ns, text)
+        self._note_file(bag)
+
+    def write_pair(self, pair: RgbdPair) -> None:
+        """Write both images, as `rgb8` and `16UC1`, and both camera_info with the pair's stamp.
+
+        Raises:
+            RecordingError: an image of another size or type than the camera's, a stamp that is out of range or was
+                written before, or the disk is full.
+        """
+        if self.camera is None:
+            raise RecordingError(f"{self.path}: pairs need a camera; write images with `write_images` without one")
         size = (self.camera.height, self.camera.width)
         _check_array(self.path, "colour", pair.color, (*size, 3), np.uint8)
         _check_array(self.path, "depth", pair.depth_mm, size, np.uint16)
-        bag.check_stamp(pair.stamp_ns)
-        if pair.stamp_ns in self._stamps:
-            raise RecordingError(f"{self.path}: a pair with stamp {pair.stamp_ns} ns was written before")
-        self._write_session(bag, pair.stamp_ns)
-        bag.write_pair(pair)
-        self._stamps.add(pair.stamp_ns)
+        frame_id = self.camera.frame_id
+        self.write_images(
+            RawImage.of(pair.color, pair.stamp_ns, frame_id, "rgb8"),
+            RawImage.of(pair.depth_mm, pair.stamp_ns, frame_id, "16UC1"),
+        )
+
+    def write_images(self, color: RawImage, depth: RawImage) -> None:
+        """Write the images of a pair as they are, and both camera_info where the camera is known.
+
+        Nothing is copied, and nothing is kept after the return.
+
+        Raises:
+            RecordingError: a stamp that is out of range or was written before, or the disk is full.
+        """
+        bag = self._open_bag()
+        for stamp_ns in (color.stamp_ns, depth.stamp_ns):
+            bag.check_stamp(stamp_ns)
+        if color.stamp_ns in self._stamps:
+            raise RecordingError(f"{self.path}: a pair with stamp {color.stamp_ns} ns was written before")
+        self._write_session(bag, color.stamp_ns)
+        self._stamps.add(color.stamp_ns)
         self.pairs_written += 1
+        bag.write_images(color, depth, self.camera)
+        self._note_file(bag)
+
+    def write_summary(self, log_time_ns: int, text: str) -> None:
+        """Write JSON that sums the recording up, into the bag and as `summary.json` beside its file.
+
+        Raises:
+            RecordingError: the disk is full.
+        """
+        self.write_text(SUMMARY_TOPIC, log_time_ns, text)
+        self._open_bag().write_file(SUMMARY_FILE, text + "\n")
+
+    def flush(self, *, sync: bool = False) -> None:
+        """Put everything so far in the file; with `sync`, on the disk.
+
+        Raises:
+            RecordingError: the disk is full.
+        """
+        bag = self._open_bag()
+        bag.flush(sync=sync)
+        self._note_file(bag)
 
     def write_ground_truth(self, stamp_ns: int, mask: UInt8Array) -> None:
         """Write a drawn mask beside the bag's file; training never sees it.
@@ -149,6 +216,8 @@ class RecordingWriter:
             RecordingError: a mask of another size or type, an id beyond the classes, or a second one for a stamp.
         """
         bag = self._open_bag()
+        if self.camera is None:
+            raise RecordingError(f"{self.path}: masks need a camera")
         _check_array(self.path, "mask", mask, (self.camera.height, self.camera.width), np.uint8)
         known = (mask <= len(self.classes)) | (mask == UNLABELLED)
         if not known.all():
@@ -166,8 +235,13 @@ class RecordingWriter:
             bag.write_string(SESSION_TOPIC, stamp_ns, self._session)
             self._session = ""
 
+    def _note_file(self, bag: _Bag) -> None:
+        self.pairs_on_file = bag.pairs_on_file
+
     def _publish(self, bag: _Bag) -> None:
-        if not self.pairs_written:
+        bag.flush(sync=self._survives)
+        self._note_file(bag)
+        if not self.pairs_on_file:
             raise RecordingError(f"{self.path}: no pair was written, so no recording is kept")
         if unknown := self._masks - self._stamps:
             raise RecordingError(f"{self.path}: there is a mask for stamp {min(unknown)} ns but no pair")
@@ -185,67 +259,54 @@ class RecordingWriter:
         return self._bag
 
 
+def partial_folder(path: Path) -> Path:
+    """Return where a recording that survives a crash is written until it is complete."""
+    return path.with_name(f"{path.name}.partial")
+
+
 class _Bag:
     """The rosbag2 folder under its temporary name."""
 
-    def __init__(self, path: Path, camera: CameraIntrinsics) -> None:
-        from rosbags.rosbag2 import StoragePlugin, Writer
+    def __init__(self, path: Path, *, survives: bool) -> None:
         from rosbags.typesys import Stores, get_typestore
 
+        self._path = path
+        self.folder = partial_folder(path) if survives else path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            self.folder.mkdir()
+            self._mcap = McapWriter(self.folder / f"{path.name}_0.mcap")
         except OSError as error:
             raise RecordingError(f"{path} cannot be written: {error.strerror}") from error
-        self._path = path
-        # The bag's file takes its name from the folder it is written in.
-        self.folder = self._holder / f"{path.name}_0"
         self._types = get_typestore(Stores.ROS2_HUMBLE)
-        self._writer = Writer(self.folder, version=8, storage_plugin=StoragePlugin.MCAP)
-        self._writer.open()
-        self._connections: dict[str, Connection] = {
-            topic: self._writer.add_connection(topic, kind, typestore=self._types)
-            for topic, kind in (
-                (SESSION_TOPIC, _STRING),
-                (TAGS_TOPIC, _STRING),
-                (COLOR_TOPIC, _IMAGE),
-                (COLOR_INFO_TOPIC, _INFO),
-                (DEPTH_TOPIC, _IMAGE),
-                (DEPTH_INFO_TOPIC, _INFO),
-            )
-        }
-        self._frame_id = camera.frame_id
-        self._camera = camera
+        self._channels: dict[str, Channel] = {}
+        self._heads: dict[tuple[Any, ...], bytes] = {}
+
+    @property
+    def pairs_on_file(self) -> int:
+        color = self._channels.get(COLOR_TOPIC)
+        return self._mcap.counts[color.id] if color else 0
 
     def check_stamp(self, stamp_ns: int) -> None:
-        if not 0 <= stamp_ns < _MAX_STAMP_NS:
-            raise RecordingError(
-                f"{self._path}: stamp {stamp_ns} ns is out of range, expected 0 to {_MAX_STAMP_NS - 1}"
-            )
+        if not 0 <= stamp_ns < MAX_STAMP_NS:
+            raise RecordingError(f"{self._path}: stamp {stamp_ns} ns is out of range, expected 0 to {MAX_STAMP_NS - 1}")
 
-    def write_string(self, topic: str, stamp_ns: int, text: str) -> None:
-        self._write(topic, stamp_ns, self._types.types[_STRING](data=text))
+    def write_string(self, topic: str, log_time_ns: int, text: str) -> None:
+        self._write(topic, _STRING, log_time_ns, [self._serialize(_STRING, data=text)])
+        self._end_group()
 
-    def write_pair(self, pair: RgbdPair) -> None:
-        header = self._header(pair.stamp_ns)
-        info = self._info(header)
-        for topic, info_topic, image, encoding in (
-            (COLOR_TOPIC, COLOR_INFO_TOPIC, pair.color, "rgb8"),
-            (DEPTH_TOPIC, DEPTH_INFO_TOPIC, pair.depth_mm, "16UC1"),
+    def write_images(self, color: RawImage, depth: RawImage, camera: CameraIntrinsics | None) -> None:
+        for topic, info_topic, image in (
+            (COLOR_TOPIC, COLOR_INFO_TOPIC, color),
+            (DEPTH_TOPIC, DEPTH_INFO_TOPIC, depth),
         ):
-            data = np.ascontiguousarray(image).astype(image.dtype.newbyteorder("<"), copy=False)
-            height, width = image.shape[:2]
-            message = self._types.types[_IMAGE](
-                header=header,
-                height=height,
-                width=width,
-                encoding=encoding,
-                is_bigendian=0,
-                step=data.nbytes // height,
-                data=data.reshape(-1).view(np.uint8),
-            )
-            self._write(topic, pair.stamp_ns, message)
-            self._write(info_topic, pair.stamp_ns, info)
+            # The log time of both is the pair's, so that any reader meets them side by side.
+            head = _stamped(self._image_head(image), image.stamp_ns)
+            self._write(topic, _IMAGE, color.stamp_ns, [head, image.data])
+            if camera is not None:
+                info = _stamped(self._info(camera, image.frame_id), image.stamp_ns)
+                self._write(info_topic, _INFO, color.stamp_ns, [info])
+        self._end_group()
 
     def write_mask(self, stamp_ns: int, mask: UInt8Array) -> None:
         import cv2
@@ -255,48 +316,137 @@ class _Bag:
         if not cv2.imwrite(str(folder / f"{stamp_ns}.png"), mask):
             raise RecordingError(f"{self._path}: the mask for stamp {stamp_ns} cannot be written; is the disk full?")
 
-    def close(self) -> None:
+    def write_file(self, name: str, text: str) -> None:
         try:
-            self._writer.close()
+            (self.folder / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def flush(self, *, sync: bool) -> None:
+        try:
+            self._mcap.flush(sync=sync)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        import yaml
+
+        try:
+            metadata = _metadata(f"{self._path.name}_0.mcap", self._mcap)
+            self._mcap.close(yaml.safe_dump(metadata, sort_keys=False))
+            text = yaml.safe_dump({"rosbag2_bagfile_information": metadata}, sort_keys=False)
+            self.write_file("metadata.yaml", text)
         except OSError as error:
             raise RecordingError(f"{self._path} cannot be finished: {error.strerror}") from error
 
+    def abort(self) -> None:
+        self._mcap.abort()
+
     def remove(self) -> None:
-        self._writer.abort()  # does nothing after close
-        shutil.rmtree(self._holder)
+        self._mcap.abort()
+        shutil.rmtree(self.folder, ignore_errors=True)  # renamed already where all went well
 
-    def _write(self, topic: str, stamp_ns: int, message: object) -> None:
-        connection = self._connections[topic]
+    def _write(self, topic: str, kind: str, log_time_ns: int, parts: list[Buffer]) -> None:
+        if topic not in self._channels:
+            definition, _ = self._types.generate_msgdef(kind, ros_version=2)
+            hashed = self._types.hash_rihs01(kind)
+            self._channels[topic] = self._mcap.add_channel(topic, kind, definition, hashed)
+        self._mcap.write(self._channels[topic], log_time_ns, parts)
+
+    def _end_group(self) -> None:
         try:
-            self._writer.write(connection, stamp_ns, self._types.serialize_cdr(message, connection.msgtype))
+            self._mcap.end_group()
         except OSError as error:
-            raise RecordingError(f"{self._path} cannot be written: {error.strerror}") from error
+            raise self._failed(error) from error
 
-    def _header(self, stamp_ns: int) -> Any:
-        seconds, nanoseconds = divmod(stamp_ns, 10**9)
-        time = self._types.types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
-        return self._types.types["std_msgs/msg/Header"](stamp=time, frame_id=self._frame_id)
+    def _failed(self, error: OSError) -> RecordingError:
+        return RecordingError(f"{self._path} cannot be written: {error.strerror}")
 
-    def _info(self, header: Any) -> Any:
-        camera = self._camera
-        k = (camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0)
-        p = (camera.fx, 0.0, camera.cx, 0.0, 0.0, camera.fy, camera.cy, 0.0, 0.0, 0.0, 1.0, 0.0)
-        roi = self._types.types["sensor_msgs/msg/RegionOfInterest"](
-            x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
-        )
-        return self._types.types[_INFO](
-            header=header,
-            height=camera.height,
-            width=camera.width,
-            distortion_model=camera.distortion_model,
-            d=np.array(camera.distortion, np.float64),
-            k=np.array(k, np.float64),
-            r=np.eye(3, dtype=np.float64).reshape(-1),
-            p=np.array(p, np.float64),
-            binning_x=0,
-            binning_y=0,
-            roi=roi,
-        )
+    def _image_head(self, image: RawImage) -> bytes:
+        """Return a serialised image up to its pixels, which so need no copy."""
+        form = (image.frame_id, *image.size, image.encoding, image.is_bigendian, image.step, len(image.data))
+        if form not in self._heads:
+            empty = self._serialize(
+                _IMAGE,
+                header=self._header(image.frame_id),
+                height=image.height,
+                width=image.width,
+                encoding=image.encoding,
+                is_bigendian=int(image.is_bigendian),
+                step=image.step,
+                data=np.empty(0, np.uint8),
+            )
+            self._heads[form] = empty[:-4] + struct.pack("<I", len(image.data))
+        return self._heads[form]
+
+    def _info(self, camera: CameraIntrinsics, frame_id: str) -> bytes:
+        if (camera, frame_id) not in self._heads:
+            k = (camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0)
+            p = (camera.fx, 0.0, camera.cx, 0.0, 0.0, camera.fy, camera.cy, 0.0, 0.0, 0.0, 1.0, 0.0)
+            roi = self._types.types["sensor_msgs/msg/RegionOfInterest"](
+                x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
+            )
+            self._heads[camera, frame_id] = self._serialize(
+                _INFO,
+                header=self._header(frame_id),
+                height=camera.height,
+                width=camera.width,
+                distortion_model=camera.distortion_model,
+                d=np.array(camera.distortion, np.float64),
+                k=np.array(k, np.float64),
+                r=np.eye(3, dtype=np.float64).reshape(-1),
+                p=np.array(p, np.float64),
+                binning_x=0,
+                binning_y=0,
+                roi=roi,
+            )
+        return self._heads[camera, frame_id]
+
+    def _header(self, frame_id: str) -> Any:
+        time = self._types.types["builtin_interfaces/msg/Time"](sec=0, nanosec=0)
+        return self._types.types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
+
+    def _serialize(self, kind: str, **fields: Any) -> bytes:
+        return bytes(self._types.serialize_cdr(self._types.types[kind](**fields), kind))
+
+
+def _stamped(message: bytes, stamp_ns: int) -> bytes:
+    """Return a serialised message with another stamp in its header."""
+    return message[:4] + struct.pack("<iI", *divmod(stamp_ns, 10**9)) + message[12:]
+
+
+def _metadata(file: str, mcap: McapWriter) -> dict[str, Any]:
+    """Return what metadata.yaml holds; from version 9 on, QoS is a list where Humble expects a string."""
+    count = mcap.counts.total()
+    start_ns = mcap.start_ns if count else 0
+    duration = {"nanoseconds": mcap.end_ns - start_ns}
+    start = {"nanoseconds_since_epoch": start_ns}
+    return {
+        "version": 8,
+        "storage_identifier": "mcap",
+        "relative_file_paths": [file],
+        "duration": dict(duration),
+        "starting_time": dict(start),
+        "message_count": count,
+        "topics_with_message_count": [
+            {
+                "topic_metadata": {
+                    "name": channel.topic,
+                    "type": channel.type,
+                    "serialization_format": "cdr",
+                    "offered_qos_profiles": "",
+                    "type_description_hash": channel.type_hash,
+                },
+                "message_count": mcap.counts[channel.id],
+            }
+            for channel in mcap.channels
+        ],
+        "compression_format": "",
+        "compression_mode": "",
+        "files": [{"path": file, "starting_time": start, "duration": duration, "message_count": count}],
+        "custom_data": None,
+        "ros_distro": "rosbags",
+    }
 
 
 def _session_json(path: Path, classes: ClassList, session: Mapping[str, Any]) -> str:
