@@ -105,6 +105,7 @@ setup(
         "console_scripts": [
             "deal = training.cli:main",
             "segmentation_node = deal_ros.segmentation_node:main",
+            "recorder_node = deal_ros.recorder_node:main",
             "replay_node = deal_ros.replay_node:main",
             "synthetic_camera_node = deal_ros.synthetic_camera_node:main",
         ],

@@ -11,7 +11,7 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from deal_core.data.image_codec import decode_image, to_depth_m, to_depth_mm
+from deal_core.data.image_codec import RawImage, decode_image, to_depth_m, to_depth_mm
 from deal_core.data.image_messages import camera_of, compressed_to_depth_mm, compressed_to_rgb
 from deal_core.data.rare_encodings import any_to_rgb
 from deal_core.data.sample import (
@@ -86,6 +86,20 @@ def image_to_mask(message: Image) -> UInt8Array:
     if message.encoding != "mono8":
         raise ValueError(f"expected a mask with encoding mono8, found '{message.encoding}'")
     return _pixels(message)
+
+
+def image_to_raw(message: Image) -> RawImage:
+    """Return the message's fields; the pixels are a view on it and not checked."""
+    return RawImage(
+        stamp_ns=stamp_to_ns(message.header.stamp),
+        frame_id=message.header.frame_id,
+        height=message.height,
+        width=message.width,
+        encoding=message.encoding,
+        step=message.step,
+        data=memoryview(message.data),
+        is_bigendian=bool(message.is_bigendian),
+    )
 
 
 def array_to_image(array: npt.NDArray[Any], header: Header, encoding: str | None = None) -> Image:

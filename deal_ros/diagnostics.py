@@ -175,7 +175,27 @@ class ResultStatistics:
 
 def assess(now: NodeSnapshot, before: NodeSnapshot | None) -> list[Status]:
     """Judge a snapshot against the one before it; totals are since start, judgements and rates since `before`."""
-    return [*(_assess_input(found, now, before) for found in now.inputs), _assess_results(now, before), _model(now)]
+    earlier = {found.stream: found for found in before.inputs} if before else {}
+    elapsed_s = _elapsed_s(now, before)
+    inputs = [assess_input(i, earlier.get(i.stream), elapsed_s, now.input_timeout_s) for i in now.inputs]
+    return [*inputs, _assess_results(now, before), _model(now)]
+
+
+def assess_input(found: InputSnapshot, before: InputSnapshot | None, elapsed_s: float, timeout_s: float) -> Status:
+    """Judge an input against how it was `elapsed_s` ago (nan where nobody looked); silence counts from `timeout_s`."""
+    facts = {
+        "topic": found.topic,
+        "rate_hz": _rate(found.received - (before.received if before else 0), elapsed_s),
+        "silent_s": f"{found.silent_s:.1f}",
+        "publisher_offers": ", ".join(found.offers) or NO_PUBLISHER,
+        "node_requests": found.requests,
+        "encoding": found.encoding or "none yet",
+        "size": _size(found),
+    }
+    # Every key occurs once in a node's diagnostics, so that whoever reads them may forget which status it was in.
+    values = {f"{found.stream}_{key}": value for key, value in facts.items()}
+    level, message = _judge_input(found, timeout_s)
+    return Status(f"{found.stream} input", level, message, values)
 
 
 def to_message(statuses: Sequence[Status], node_name: str, stamp: Time) -> DiagnosticArray:
@@ -205,23 +225,6 @@ def final_counts(sync: SyncCounts, work: WorkerCounts) -> str:
         f"published {work.done}, dropped {work.dropped_busy} busy, {work.dropped_old} old, "
         f"{work.dropped_stopped} at the stop, failed {_total(work.failed)}, in flight {work.in_flight}"
     )
-
-
-def _assess_input(found: InputSnapshot, now: NodeSnapshot, before: NodeSnapshot | None) -> Status:
-    earlier = next((i.received for i in before.inputs if i.stream == found.stream), 0) if before else 0
-    facts = {
-        "topic": found.topic,
-        "rate_hz": _rate(found.received - earlier, now, before),
-        "silent_s": f"{found.silent_s:.1f}",
-        "publisher_offers": ", ".join(found.offers) or NO_PUBLISHER,
-        "node_requests": found.requests,
-        "encoding": found.encoding or "none yet",
-        "size": _size(found),
-    }
-    # Every key occurs once in a node's diagnostics, so that whoever reads them may forget which status it was in.
-    values = {f"{found.stream}_{key}": value for key, value in facts.items()}
-    level, message = _judge_input(found, now.input_timeout_s)
-    return Status(f"{found.stream} input", level, message, values)
 
 
 def _judge_input(found: InputSnapshot, timeout_s: float) -> tuple[Level, str]:
@@ -269,7 +272,7 @@ def _assess_results(now: NodeSnapshot, before: NodeSnapshot | None) -> Status:
         "failed": str(_total(work.failed)),
         **{f"failed: {cause}": str(n) for cause, n in sorted(work.failed.items())},
         "in_flight": str(work.in_flight),
-        "mask_rate_hz": _rate(work.done - (before.work.done if before else 0), now, before),
+        "mask_rate_hz": _rate(work.done - (before.work.done if before else 0), _elapsed_s(now, before)),
         "mask_subscribers": str(now.mask_subscribers),
         **_times("age_at_start_ms", results.age_at_start_ms),
         **_times("age_at_publish_ms", results.age_at_publish_ms),
@@ -335,9 +338,12 @@ def _size(found: InputSnapshot) -> str:
     return f"{found.width}x{found.height}" if found.width else f"compressed to {found.size_bytes} bytes"
 
 
-def _rate(count: int, now: NodeSnapshot, before: NodeSnapshot | None) -> str:
-    elapsed = now.time_s - before.time_s if before else 0.0
-    return f"{count / elapsed:.1f}" if elapsed > 0 else "unknown"
+def _elapsed_s(now: NodeSnapshot, before: NodeSnapshot | None) -> float:
+    return now.time_s - before.time_s if before else math.nan
+
+
+def _rate(count: int, elapsed_s: float) -> str:
+    return f"{count / elapsed_s:.1f}" if elapsed_s > 0 else "unknown"
 
 
 def _times(key: str, found: Percentiles) -> dict[str, str]:

@@ -14,6 +14,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from deal_ros.conversions import ImageMessage
 from deal_ros.diagnostics import InputSnapshot
 from deal_ros.qos import (
+    INPUT_DEPTH,
     choose_reliability,
     image_qos,
     is_incompatible,
@@ -32,6 +33,7 @@ class ImageInput:
         wanted: "auto", "reliable" or "best_effort".
         on_image: called with every message.
         message_type: `Image`, or `CompressedImage` for a topic such as `color/image_raw/compressed`.
+        depth: images that may wait until the executor has time.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class ImageInput:
         wanted: str,
         on_image: Callable[[ImageMessage], None],
         message_type: type[ImageMessage] = Image,
+        depth: int = INPUT_DEPTH,
     ) -> None:
+        self._depth = depth
         self._message_type = message_type
         self._node, self._stream, self._wanted, self._on_image = node, stream, wanted, on_image
         self.topic = node.resolve_topic_name(topic)
@@ -91,7 +95,7 @@ class ImageInput:
 
     def _subscribe(self) -> Subscription:
         return self._node.create_subscription(
-            self._message_type, self._relative, self._take, image_qos(self._reliability)
+            self._message_type, self._relative, self._take, image_qos(self._reliability, self._depth)
         )
 
     def _take(self, message: ImageMessage) -> None:

@@ -15,7 +15,7 @@ _MASK_DEPTH = 10
 # What people and planners look at: the newest counts, and ten clouds of a large image would hold 200 MB.
 _VIEW_DEPTH = 2
 # The node takes images out at once (they wait in the newest-item slot), so this only bridges a busy moment.
-_INPUT_DEPTH = 5
+INPUT_DEPTH = 5
 # Our cameras keep this many images of a stream for readers that are slow to take them.
 _CAMERA_DEPTH = 10
 SHARED_MEMORY_LIMIT_BYTES = 500_000
@@ -47,9 +47,9 @@ def camera_qos(reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE) -> Q
     return QoSProfile(depth=_CAMERA_DEPTH, reliability=reliability)
 
 
-def image_qos(reliability: ReliabilityPolicy) -> QoSProfile:
-    """Return what an image subscription asks for."""
-    return QoSProfile(depth=_INPUT_DEPTH, reliability=reliability)
+def image_qos(reliability: ReliabilityPolicy, depth: int = INPUT_DEPTH) -> QoSProfile:
+    """Return what an image subscription asks for; `depth` images may wait until the node takes them."""
+    return QoSProfile(depth=depth, reliability=reliability)
 
 
 def choose_reliability(

@@ -109,7 +109,7 @@ def test_package_xml_declares_every_ros_package_that_is_imported():
 
 def test_executables_are_functions_of_modules_that_are_there(setup_arguments):
     scripts = dict(re.split(r"\s*=\s*", line) for line in setup_arguments["entry_points"]["console_scripts"])
-    assert set(scripts) == {"deal", "segmentation_node", "replay_node", "synthetic_camera_node"}
+    assert set(scripts) == {"deal", "segmentation_node", "recorder_node", "replay_node", "synthetic_camera_node"}
     for target in scripts.values():
         module, _, name = target.partition(":")
         tree = ast.parse((PROJECT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from deal_core.data.image_codec import RawImage
 from deal_core.data.image_messages import IMAGE, is_color_encoding, is_depth_encoding
 from deal_core.data.pairing import StampPairer
 from deal_core.data.recorded_frames import TagSpan
-from deal_core.data.recording import RecordingWriter, partial_folder
+from deal_core.data.recording import RecordingWriter, message_types, partial_folder
 from deal_core.data.recording_queue import RESERVE_BYTES, LoggedTags, RecordingQueue, RgbdImages, WriterThread
 from deal_core.data.recording_summary import Lost, RecordingCounts, RecordingSummary, Skipped, summarize
 from deal_core.data.sample import CameraIntrinsics, ClassList, TagMarker, TagState
@@ -129,6 +129,7 @@ class PairRecorder:
         self._camera: CameraIntrinsics | None = None
         self._session: _Session | None = None
         self._last_counts = RecordingCounts()
+        message_types()  # now, because at the start of a recording images would wait for it
 
     def add_color(self, image: RawImage) -> None:
         """Take a colour image; its data must not change afterwards."""
@@ -170,13 +171,14 @@ class PairRecorder:
         """Begin a recording: into `<path>.partial`, which becomes `path` when it is stopped.
 
         Raises:
-            RecordingError: a recording is running, images are missing or not aligned, the disk has no room for the
-                planned time, or `path` cannot be made.
+            RecordingError: a recording is running, images are missing or not aligned, the camera is of another size,
+                the disk has no room for the planned time, or `path` cannot be made.
         """
         with self._lock:
             if self._session:
                 raise RecordingError(f"{self._session.path} is being recorded already: stop it first")
             first = _check_images(self._color, self._depth)
+            _check_camera(self._camera, first[0])
             _check_disk(path, first, self._settings, _NS_PER_S / self._period_ns if self._period_ns > 0 else 0)
             self._session = _Session(path, self._settings, self._camera, self._tags, first)
 
@@ -405,6 +407,15 @@ def _check_images(color: RawImage | None, depth: RawImage | None) -> tuple[RawIm
             f"{depth_width}x{depth_height} in frame '{depth.frame_id}'; {ALIGN_HINT}"
         )
     return color, depth
+
+
+def _check_camera(camera: CameraIntrinsics | None, color: RawImage) -> None:
+    if camera and (camera.height, camera.width) != color.size:
+        height, width = color.size
+        raise RecordingError(
+            f"camera_info speaks of {camera.width}x{camera.height}, the colour image is {width}x{height}: it is not "
+            "this camera's, or of another profile"
+        )
 
 
 def _check_disk(path: Path, first: tuple[RawImage, RawImage], settings: RecorderSettings, camera_hz: float) -> None:

@@ -95,9 +95,7 @@ class RecordingWriter:
         self._bag: _Bag | None = None
 
     def __enter__(self) -> RecordingWriter:
-        for path in (self.path, *([partial_folder(self.path)] if self._survives else [])):
-            if path.exists() or path.is_symlink():
-                raise RecordingError(f"{path} exists already: choose another name or remove it first")
+        check_unused(self.path, survives=self._survives)
         self._bag = _Bag(self.path, survives=self._survives)
         return self
 
@@ -261,15 +259,31 @@ class RecordingWriter:
 
 def partial_folder(path: Path) -> Path:
     """Return where a recording that survives a crash is written until it is complete."""
-    return path.with_name(f"{path.name}.partial")
+    return path.parent / f"{path.name}.partial"
+
+
+def check_unused(path: Path, *, survives: bool) -> None:
+    """Refuse a place where something is already.
+
+    Raises:
+        RecordingError: there is; or, if the recording `survives`, where it is written until it is complete.
+    """
+    for place in (path, *([partial_folder(path)] if survives else [])):
+        if place.exists() or place.is_symlink():
+            raise RecordingError(f"{place} exists already: choose another name or remove it first")
+
+
+def message_types() -> Any:
+    """Return rosbags' types of the standard messages; the first call of a process takes half a second."""
+    from rosbags.typesys import Stores, get_typestore
+
+    return get_typestore(Stores.ROS2_HUMBLE)
 
 
 class _Bag:
     """The rosbag2 folder under its temporary name."""
 
     def __init__(self, path: Path, *, survives: bool) -> None:
-        from rosbags.typesys import Stores, get_typestore
-
         self._path = path
         self.folder = partial_folder(path) if survives else path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -278,7 +292,7 @@ class _Bag:
             self._mcap = McapWriter(self.folder / f"{path.name}_0.mcap")
         except OSError as error:
             raise RecordingError(f"{path} cannot be written: {error.strerror}") from error
-        self._types = get_typestore(Stores.ROS2_HUMBLE)
+        self._types = message_types()
         self._channels: dict[str, Channel] = {}
         self._heads: dict[tuple[Any, ...], bytes] = {}
 
