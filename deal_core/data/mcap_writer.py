@@ -1,8 +1,8 @@
 """Write an MCAP file that is never half-written for long: chunks go to disk whole, or are taken back.
 
-`rosbags` can write MCAP, too, but copies each image five times and decides alone when a chunk is written. A recorder
-on a robot needs to say "to the disk, now", and to keep what is there when the disk is full. Records:
-https://mcap.dev/spec.
+`rosbags` can write MCAP, too, but copies each image five times, decides alone when a chunk is written, and cannot copy
+a stored message with both its times. A recorder on a robot needs to say "to the disk, now", and to keep what is there
+when the disk is full; a repair needs every message as it was. Records: https://mcap.dev/spec.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from zlib import crc32
 
 from deal_core.data.mcap_salvage import MAGIC
+from deal_core.data.stored import StoredChannel, StoredMessage
 
 Buffer = bytes | memoryview
 """What can be written without a copy: one-dimensional, of bytes."""
@@ -26,26 +29,7 @@ _RECORD = struct.Struct("<BQ")
 _MESSAGE_HEAD = struct.Struct("<HIQQ")
 _LARGE_BYTES = 64 * 1024  # smaller parts are cheaper to join than to write one by one
 _CHUNK_BYTES = 256 * 1024  # a reader unpacks one chunk at a time; a colour image is larger alone
-_NEVER = 2**63 - 1
-
-
-@dataclass(frozen=True)
-class Channel:
-    """A topic of the file; the schema's id is the channel's.
-
-    Args:
-        id: 1, 2, ...
-        topic: its name.
-        type: of its messages, as in `sensor_msgs/msg/Image`.
-        definition: of the type, in the form `ros2msg`.
-        type_hash: of the type (RIHS01).
-    """
-
-    id: int
-    topic: str
-    type: str
-    definition: str
-    type_hash: str
+_NO_TIME = 2**63 - 1
 
 
 @dataclass
@@ -54,24 +38,29 @@ class _Chunk:
 
     parts: list[Buffer] = field(default_factory=list)
     size: int = 0
-    start_ns: int = _NEVER
+    checksum: int = 0
+    start_ns: int = _NO_TIME
     end_ns: int = 0
     index: defaultdict[int, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, part: Buffer) -> None:
         self.parts.append(part)
         self.size += len(part)
+        self.checksum = crc32(part, self.checksum)
 
 
 class McapWriter:
-    """Write messages in chunks without compression, each chunk in one go.
+    """Write messages in chunks without compression, each chunk in one go; as a context manager, `abort` at the end.
 
-    Large buffers are not copied: they must stay as they are until `end_group` returns.
+    Large buffers are not copied: they must stay as they are until `end_group` returns. Memory holds one chunk, and
+    about a hundred bytes for each one written.
 
     Args:
         path: the file to make; it must not exist.
 
     Attributes:
+        path: the file.
+        channels: by id, as written; messages of one topic and type share the channel that was first.
         counts: messages in the file by channel id, without those that are buffered.
         start_ns, end_ns: first and last log time in the file.
 
@@ -82,38 +71,77 @@ class McapWriter:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
+        self.channels: dict[int, StoredChannel] = {}
         self.counts: Counter[int] = Counter()
-        self.start_ns, self.end_ns = _NEVER, 0
-        self._channels: list[Channel] = []
+        self.start_ns, self.end_ns = _NO_TIME, 0
+        self._ids: dict[tuple[str, str], int] = {}
+        self._schemas: dict[tuple[str, str, str], int] = {}
+        self._summary: dict[int, list[bytes]] = {
+            kind: [] for kind in (_SCHEMA, _CHANNEL, _CHUNK_INDEX, _METADATA_INDEX)
+        }
         self._chunk = _Chunk()
-        self._chunk_index: list[bytes] = []
         self._file = path.open("xb", buffering=0)
         self._end = 0
-        self._put([MAGIC, _record(_HEADER, _string("ros2") + _string("deal"))])
+        self._put([MAGIC, _record(_HEADER, _text("ros2") + _text("deal"))])
 
-    @property
-    def channels(self) -> tuple[Channel, ...]:
-        """The topics so far."""
-        return tuple(self._channels)
+    def __enter__(self) -> McapWriter:
+        return self
 
-    def add_channel(self, topic: str, kind: str, definition: str, type_hash: str) -> Channel:
-        """Add a topic; its description goes into the chunk of its first message."""
-        channel = Channel(len(self._channels) + 1, topic, kind, definition, type_hash)
-        self._channels.append(channel)
-        for record in _describe(channel):
-            self._chunk.add(record)
-        return channel
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
 
-    def write(self, channel: Channel, log_time_ns: int, parts: Iterable[Buffer]) -> None:
-        """Add a message, given as parts that are joined in the file."""
+    def add_channel(self, channel: StoredChannel) -> int:
+        """Return the id of a topic; a new one's description goes into the chunk of its first message."""
+        key = (channel.topic, channel.type)
+        if key not in self._ids:
+            number = self._ids[key] = len(self._ids) + 1
+            self.channels[number] = channel
+            facts = {"offered_qos_profiles": channel.qos, "topic_type_hash": channel.type_hash}
+            head = struct.pack("<HH", number, self._schema(channel)) + _text(channel.topic) + _text("cdr")
+            self._describe(_CHANNEL, head + _texts(facts))
+        return self._ids[key]
+
+    def write(
+        self,
+        channel: int,
+        log_time_ns: int,
+        parts: Iterable[Buffer],
+        *,
+        publish_time_ns: int | None = None,
+        sequence: int = 0,
+    ) -> None:
+        """Add a message, given as parts that are joined in the file; readers sort by log time.
+
+        Args:
+            channel: id of its topic.
+            log_time_ns: when it was received.
+            parts: the serialised message.
+            publish_time_ns: when it was sent; the log time if None.
+            sequence: its number at the sender.
+        """
         data = [bytes(part) if len(part) < _LARGE_BYTES else part for part in parts]
         chunk, length = self._chunk, sum(map(len, data))
-        chunk.index[channel.id].append((log_time_ns, chunk.size))
+        chunk.index[channel].append((log_time_ns, chunk.size))
         chunk.start_ns, chunk.end_ns = min(chunk.start_ns, log_time_ns), max(chunk.end_ns, log_time_ns)
-        head = _MESSAGE_HEAD.pack(channel.id, 0, log_time_ns, log_time_ns)
+        published_ns = log_time_ns if publish_time_ns is None else publish_time_ns
+        head = _MESSAGE_HEAD.pack(channel, sequence, log_time_ns, published_ns)
         chunk.add(_RECORD.pack(_MESSAGE, _MESSAGE_HEAD.size + length) + head)
         for part in data:
             chunk.add(part)
+
+    def copy(self, message: StoredMessage) -> None:
+        """Add a stored message as it is, in a group of its own."""
+        self.write(
+            self.add_channel(message.channel),
+            message.log_time_ns,
+            [message.data],
+            publish_time_ns=message.publish_time_ns,
+            sequence=message.sequence,
+        )
+        self.end_group()
 
     def end_group(self) -> None:
         """Say that the messages so far belong together and are complete; a chunk ends nowhere else."""
@@ -122,69 +150,62 @@ class McapWriter:
 
     def flush(self, *, sync: bool = False) -> None:
         """Write what is buffered; with `sync`, wait until it is on the disk and not only on its way."""
-        if self._chunk.size:
+        if self._chunk.index:
             self._write_chunk()
         if sync:
             os.fdatasync(self._file.fileno())
 
-    def close(self, metadata: str) -> None:
-        """Write the rest and the index, and close the file.
-
-        Args:
-            metadata: of rosbag2, as its metadata.yaml.
-        """
+    def write_metadata(self, name: str, values: Mapping[str, str]) -> None:
+        """Write what is buffered, and then a record of facts that belong to no topic."""
         self.flush()
-        content = _string("serialized_metadata") + _string(metadata)
-        record = _record(_METADATA, _string("rosbag2") + struct.pack("<I", len(content)) + content)
-        place = struct.pack("<QQ", self._end, len(record)) + _string("rosbag2")
+        record, start = _record(_METADATA, _text(name) + _texts(values)), self._end
+        self._put([record])
+        place = struct.pack("<QQ", start, len(record)) + _text(name)
+        self._summary[_METADATA_INDEX].append(_record(_METADATA_INDEX, place))
+
+    def close(self) -> None:
+        """Write the rest and the index, and close the file."""
+        self.flush()
         data_end = _record(_DATA_END, struct.pack("<I", 0))
-        groups = [
-            (_SCHEMA, [_describe(channel)[0] for channel in self._channels]),
-            (_CHANNEL, [_describe(channel)[1] for channel in self._channels]),
-            (_CHUNK_INDEX, self._chunk_index),
-            (_METADATA_INDEX, [_record(_METADATA_INDEX, place)]),
-            (_STATISTICS, [self._statistics()]),
-        ]
-        start = at = self._end + len(record) + len(data_end)
-        offsets = []
-        for kind, records in groups:
-            length = sum(map(len, records))
-            if length:
-                offsets.append(_record(_SUMMARY_OFFSET, struct.pack("<BQQ", kind, at, length)))
-            at += length
-        footer = _record(_FOOTER, struct.pack("<QQI", start, at, 0))
-        summary = [part for _, records in groups for part in records]
-        self._put([record, data_end, *summary, *offsets, footer, MAGIC])
+        summary, offsets, start = b"", b"", self._end + len(data_end)
+        for kind, records in {**self._summary, _STATISTICS: [self._statistics()]}.items():
+            if group := b"".join(records):
+                offsets += _record(_SUMMARY_OFFSET, struct.pack("<BQQ", kind, start + len(summary), len(group)))
+                summary += group
+        footer = struct.pack("<BQQQ", _FOOTER, 20, start, start + len(summary))
+        checksum = struct.pack("<I", crc32(summary + offsets + footer))
+        self._put([data_end, summary, offsets, footer, checksum, MAGIC])
         self._file.close()
 
     def abort(self) -> None:
         """Close the file as it is, without an index; does nothing after `close`."""
         self._file.close()
 
+    def _schema(self, channel: StoredChannel) -> int:
+        schema = (channel.type, channel.definition_format, channel.definition)
+        if schema not in self._schemas:
+            number = self._schemas[schema] = len(self._schemas) + 1
+            self._describe(_SCHEMA, struct.pack("<H", number) + b"".join(map(_text, schema)))
+        return self._schemas[schema]
+
+    def _describe(self, kind: int, content: bytes) -> None:
+        record = _record(kind, content)
+        self._summary[kind].append(record)
+        self._chunk.add(record)
+
     def _write_chunk(self) -> None:
         chunk, self._chunk = self._chunk, _Chunk()
-        head = struct.pack("<QQQI", chunk.start_ns, chunk.end_ns, chunk.size, 0) + _string("")
-        length = len(head) + 8 + chunk.size
-        offsets, index, begin = [], [], self._end
-        at = begin + _RECORD.size + length
+        times, size = struct.pack("<QQ", chunk.start_ns, chunk.end_ns), struct.pack("<Q", chunk.size)
+        head = times + size + struct.pack("<I", chunk.checksum) + _text("") + size
+        length = _RECORD.size + len(head) + chunk.size
+        index, offsets, begin = b"", b"", self._end
         for channel, entries in chunk.index.items():
-            content = b"".join(struct.pack("<QQ", *entry) for entry in entries)
-            record = _record(_MESSAGE_INDEX, struct.pack("<HI", channel, len(content)) + content)
-            offsets.append(struct.pack("<HQ", channel, at))
-            index.append(record)
-            at += len(record)
-        self._put([_RECORD.pack(_CHUNK, length) + head + struct.pack("<Q", chunk.size), *chunk.parts, *index])
-        self._chunk_index.append(
-            _record(
-                _CHUNK_INDEX,
-                struct.pack("<QQQQ", chunk.start_ns, chunk.end_ns, begin, _RECORD.size + length)
-                + struct.pack("<I", 10 * len(offsets))
-                + b"".join(offsets)
-                + struct.pack("<Q", sum(map(len, index)))
-                + _string("")
-                + struct.pack("<QQ", chunk.size, chunk.size),
-            )
-        )
+            offsets += struct.pack("<HQ", channel, begin + length + len(index))
+            places = b"".join(struct.pack("<QQ", *entry) for entry in entries)
+            index += _record(_MESSAGE_INDEX, struct.pack("<H", channel) + _sized(places))
+        self._put([_RECORD.pack(_CHUNK, len(head) + chunk.size) + head, *chunk.parts, index])
+        place = struct.pack("<QQ", begin, length) + _sized(offsets) + struct.pack("<Q", len(index))
+        self._summary[_CHUNK_INDEX].append(_record(_CHUNK_INDEX, times + place + _text("") + size + size))
         self.start_ns, self.end_ns = min(self.start_ns, chunk.start_ns), max(self.end_ns, chunk.end_ns)
         self.counts.update({channel: len(entries) for channel, entries in chunk.index.items()})
 
@@ -213,28 +234,24 @@ class McapWriter:
             rest = rest[self._file.write(rest) :]
 
     def _statistics(self) -> bytes:
-        counts = b"".join(struct.pack("<HQ", channel.id, self.counts[channel.id]) for channel in self._channels)
-        channels, start = len(self._channels), 0 if self.start_ns == _NEVER else self.start_ns
-        return _record(
-            _STATISTICS,
-            struct.pack("<QHIIII", self.counts.total(), channels, channels, 0, 1, len(self._chunk_index))
-            + struct.pack("<QQI", start, self.end_ns, len(counts))
-            + counts,
-        )
-
-
-def _describe(channel: Channel) -> tuple[bytes, bytes]:
-    """Return the schema and the channel record."""
-    schema = struct.pack("<H", channel.id) + _string(channel.type) + _string("ros2msg") + _string(channel.definition)
-    qos = _string("offered_qos_profiles") + _string("")  # as rosbag2 of every distribution expects it
-    head = struct.pack("<HH", channel.id, channel.id) + _string(channel.topic) + _string("cdr")
-    return _record(_SCHEMA, schema), _record(_CHANNEL, head + struct.pack("<I", len(qos)) + qos)
+        counts = b"".join(struct.pack("<HQ", channel, self.counts[channel]) for channel in self.channels)
+        schemas, channels, chunks, metadata = (len(records) for records in self._summary.values())
+        head = struct.pack("<QHIIII", self.counts.total(), schemas, channels, 0, metadata, chunks)
+        times = struct.pack("<QQ", self.start_ns if self.counts else 0, self.end_ns)
+        return _record(_STATISTICS, head + times + _sized(counts))
 
 
 def _record(kind: int, content: bytes) -> bytes:
     return _RECORD.pack(kind, len(content)) + content
 
 
-def _string(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<I", len(data)) + data
+def _text(value: str) -> bytes:
+    return _sized(value.encode())
+
+
+def _texts(values: Mapping[str, str]) -> bytes:
+    return _sized(b"".join(_text(key) + _text(value) for key, value in values.items()))
+
+
+def _sized(content: bytes) -> bytes:
+    return struct.pack("<I", len(content)) + content

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from deal_core.data.bag_metadata import finish_bag
 from deal_core.data.class_json import classes_to_json
 from deal_core.data.image_codec import RawImage
-from deal_core.data.mcap_writer import Buffer, Channel, McapWriter
+from deal_core.data.mcap_writer import Buffer, McapWriter
 from deal_core.data.sample import (
     UNLABELLED,
     CameraIntrinsics,
@@ -25,6 +26,7 @@ from deal_core.data.sample import (
     TagState,
     UInt8Array,
 )
+from deal_core.data.stored import StoredChannel
 from deal_core.errors import RecordingError
 
 COLOR_TOPIC = "/camera/camera/color/image_raw"
@@ -230,7 +232,7 @@ class RecordingWriter:
 
     def _write_session(self, bag: _Bag, stamp_ns: int) -> None:
         if self._session:
-            bag.write_string(SESSION_TOPIC, stamp_ns, self._session)
+            bag.write_session(stamp_ns, self._session)
             self._session = ""
 
     def _note_file(self, bag: _Bag) -> None:
@@ -293,13 +295,13 @@ class _Bag:
         except OSError as error:
             raise RecordingError(f"{path} cannot be written: {error.strerror}") from error
         self._types = message_types()
-        self._channels: dict[str, Channel] = {}
+        self._channels: dict[str, int] = {}
         self._heads: dict[tuple[Any, ...], bytes] = {}
 
     @property
     def pairs_on_file(self) -> int:
         color = self._channels.get(COLOR_TOPIC)
-        return self._mcap.counts[color.id] if color else 0
+        return self._mcap.counts[color] if color else 0
 
     def check_stamp(self, stamp_ns: int) -> None:
         if not 0 <= stamp_ns < MAX_STAMP_NS:
@@ -308,6 +310,14 @@ class _Bag:
     def write_string(self, topic: str, log_time_ns: int, text: str) -> None:
         self._write(topic, _STRING, log_time_ns, [self._serialize(_STRING, data=text)])
         self._end_group()
+
+    def write_session(self, log_time_ns: int, text: str) -> None:
+        """Write it where people's programs look (a topic) and where tools for MCAP look (a metadata record)."""
+        self.write_string(SESSION_TOPIC, log_time_ns, text)
+        try:
+            self._mcap.write_metadata("deal", {"session": text})
+        except OSError as error:
+            raise self._failed(error) from error
 
     def write_images(self, color: RawImage, depth: RawImage, camera: CameraIntrinsics | None) -> None:
         for topic, info_topic, image in (
@@ -343,13 +353,8 @@ class _Bag:
             raise self._failed(error) from error
 
     def close(self) -> None:
-        import yaml
-
         try:
-            metadata = _metadata(f"{self._path.name}_0.mcap", self._mcap)
-            self._mcap.close(yaml.safe_dump(metadata, sort_keys=False))
-            text = yaml.safe_dump({"rosbag2_bagfile_information": metadata}, sort_keys=False)
-            self.write_file("metadata.yaml", text)
+            finish_bag(self._mcap, ros_distro="rosbags")
         except OSError as error:
             raise RecordingError(f"{self._path} cannot be finished: {error.strerror}") from error
 
@@ -363,8 +368,8 @@ class _Bag:
     def _write(self, topic: str, kind: str, log_time_ns: int, parts: list[Buffer]) -> None:
         if topic not in self._channels:
             definition, _ = self._types.generate_msgdef(kind, ros_version=2)
-            hashed = self._types.hash_rihs01(kind)
-            self._channels[topic] = self._mcap.add_channel(topic, kind, definition, hashed)
+            channel = StoredChannel(topic, kind, "ros2msg", definition, type_hash=self._types.hash_rihs01(kind))
+            self._channels[topic] = self._mcap.add_channel(channel)
         self._mcap.write(self._channels[topic], log_time_ns, parts)
 
     def _end_group(self) -> None:
@@ -427,40 +432,6 @@ class _Bag:
 def _stamped(message: bytes, stamp_ns: int) -> bytes:
     """Return a serialised message with another stamp in its header."""
     return message[:4] + struct.pack("<iI", *divmod(stamp_ns, 10**9)) + message[12:]
-
-
-def _metadata(file: str, mcap: McapWriter) -> dict[str, Any]:
-    """Return what metadata.yaml holds; from version 9 on, QoS is a list where Humble expects a string."""
-    count = mcap.counts.total()
-    start_ns = mcap.start_ns if count else 0
-    duration = {"nanoseconds": mcap.end_ns - start_ns}
-    start = {"nanoseconds_since_epoch": start_ns}
-    return {
-        "version": 8,
-        "storage_identifier": "mcap",
-        "relative_file_paths": [file],
-        "duration": dict(duration),
-        "starting_time": dict(start),
-        "message_count": count,
-        "topics_with_message_count": [
-            {
-                "topic_metadata": {
-                    "name": channel.topic,
-                    "type": channel.type,
-                    "serialization_format": "cdr",
-                    "offered_qos_profiles": "",
-                    "type_description_hash": channel.type_hash,
-                },
-                "message_count": mcap.counts[channel.id],
-            }
-            for channel in mcap.channels
-        ],
-        "compression_format": "",
-        "compression_mode": "",
-        "files": [{"path": file, "starting_time": start, "duration": duration, "message_count": count}],
-        "custom_data": None,
-        "ros_distro": "rosbags",
-    }
 
 
 def _session_json(path: Path, classes: ClassList, session: Mapping[str, Any]) -> str:

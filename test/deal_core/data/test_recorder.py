@@ -12,12 +12,14 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,6 +39,7 @@ from deal_core.errors import RecordingError, UsageError
 
 CLASSES = ClassList(("mug", "drill"))
 CAMERA = CameraIntrinsics(8, 6, 10.0, 11.0, 4.0, 3.0, frame_id="optical")
+BIG_CAMERA = replace(CAMERA, width=320, height=240)
 MS = 1_000_000
 START = 1_700_000_000 * 1000 * MS
 WAIT_S = 60.0
@@ -273,6 +276,12 @@ def test_the_memory_of_the_queue_is_bounded(tmp_path: Path) -> None:
     assert queue.pending == 3 and queue.lost.total() == 2
 
 
+def other_camera(recorder: PairRecorder) -> None:
+    recorder.set_camera(BIG_CAMERA)
+    recorder.add_color(color(1))
+    recorder.add_depth(depth(1))
+
+
 def no_images(recorder: PairRecorder) -> None:
     pass
 
@@ -307,6 +316,7 @@ def depth_as_color(recorder: PairRecorder) -> None:
         ),
         (unaligned_size, "not aligned.*depth 4x3"),
         (colorized, "found 'rgb8'.*colorizer"),
+        (other_camera, "camera_info speaks of 320x240, the colour image is 8x6"),
         (depth_as_color, "expected colour in a colour encoding, as rgb8; found '16UC1'"),
     ],
 )
@@ -357,6 +367,7 @@ def test_a_full_disk_ends_the_recording_and_keeps_what_is_there(
 
     monkeypatch.setattr(McapWriter, "_put_all", put_or_fail)
     rig = Rig(rate_hz=0)
+    rig.recorder.set_camera(BIG_CAMERA)
     big = {"size": (240, 320)}
 
     def pair(ms: int) -> None:
@@ -421,9 +432,38 @@ def test_a_killed_recording_is_there_and_readable(tmp_path: Path) -> None:
     assert extraction.report.errors, "it is damaged, and says so"
 
 
+FILLED = """
+import json, resource, sys
+from dataclasses import asdict
+from test_recorder import BIG_CAMERA, Rig, START, MS, Path, TagState, color, depth
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))  # a disk with room for five pairs
+rig, stamp = Rig(TagState(("mug",)), rate_hz=0), START
+rig.recorder.set_camera(BIG_CAMERA)
+while not rig.recorder.state.failure:
+    stamp += 33 * MS
+    rig.recorder.add_color(color(stamp, size=(240, 320)))
+    rig.recorder.add_depth(depth(stamp, size=(240, 320)))
+    if not rig.recorder.state.is_recording:
+        rig.recorder.start(Path(sys.argv[1]))
+    rig.wait(lambda counts: not counts.pending_pairs)
+print(json.dumps(asdict(rig.recorder.stop())))
+"""
+
+
+def test_where_the_system_takes_no_more_everything_before_is_kept(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FILLED, str(tmp_path / "kitchen")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True, timeout=WAIT_S)
+    summary = json.loads(done.stdout)
+    assert "File too large" in summary["failure"]
+    assert summary["counts"]["written"] == 5 and summary["counts"]["lost"] == {"disk full or failed": 1}
+    report = check_recording(Path(summary["path"]))
+    assert report.pairs == 5 and report.unpaired == {}
+
+
 def test_the_reference_reader_of_mcap_finds_everything(tmp_path: Path) -> None:
     reader = pytest.importorskip("mcap.reader", reason="needs the package mcap, of the extra dev")
-    rig = Rig(TagState(("mug",)), rate_hz=0)
+    rig = Rig(TagState(("mug",)), rate_hz=0, session={"device": "D435"})
     rig.recorder.start(tmp_path / "kitchen")
     rig.pairs(33, 999)
     rig.recorder.stop()
@@ -433,6 +473,10 @@ def test_the_reference_reader_of_mcap_finds_everything(tmp_path: Path) -> None:
         found = Counter(channel.topic for _, channel, _ in strict.iter_messages())
         file.seek(0)
         scanned = Counter(c.topic for _, c, _ in reader.NonSeekingReader(file).iter_messages())
+        file.seek(0)
+        metadata = {record.name: record.metadata for record in reader.make_reader(file).iter_metadata()}
     assert found == scanned and sum(found.values()) == summary.statistics.message_count
     assert found["/camera/camera/color/image_raw"] == found["/camera/camera/aligned_depth_to_color/camera_info"] == 30
+    assert json.loads(metadata["deal"]["session"])["device"] == "D435" and summary.statistics.metadata_count == 2
+    assert yaml.safe_load(metadata["rosbag2"]["serialized_metadata"])["message_count"] == sum(found.values())
     assert {schema.encoding for schema in summary.schemas.values()} == {"ros2msg"}
