@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from deal_core.data.check import DatasetReport
     from deal_core.data.recording_report import Gaps, RecordingReport, TagBalance
+    from deal_core.data.repair import Repair
 
 
 def summary_line(report: RecordingReport) -> str:
@@ -50,6 +51,27 @@ def print_recording(report: RecordingReport) -> None:
     if report.tags:
         out.print(_balance(report.tags))
     _print_findings(report.notes, report.errors)
+
+
+def print_repair(repair: Repair, pairs: int) -> None:
+    """Say what was saved of a damaged recording, and what was lost, with the pairs that are whole."""
+    from training.console import console
+
+    said = console()
+    total = sum(repair.messages.values())
+    if repair.out is None:
+        said.print(f"{escaped(repair.path)} is whole, {total} messages: nothing to repair")
+        return
+    for problem in repair.problems:
+        said.print(f"[yellow]was damaged:[/yellow] {escaped(problem)}")
+    known = {
+        "messages": repair.lost_messages,
+        "bytes": repair.lost_bytes,
+        "damaged chunks": repair.broken_chunks,
+    }
+    lost = ", ".join(f"{n} {what}" for what, n in known.items() if n) or "nothing that is known of"
+    said.print(f"saved: {total} messages, {pairs} whole pairs; lost: {lost}")
+    said.print(f"[green]repaired:[/green] {escaped(repair.out)} ({escaped(repair.path)} is left as it was)")
 
 
 def print_dataset(report: DatasetReport) -> None:

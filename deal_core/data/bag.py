@@ -10,13 +10,16 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from deal_core.data.mcap_salvage import Damage, scan_mcap
+from deal_core.data.mcap_salvage import scan_mcap
+from deal_core.data.sqlite_salvage import journal, scan_sqlite
+from deal_core.data.stored import Damage, StoredMessage
 from deal_core.errors import RecordingError
 
 if TYPE_CHECKING:
     from rosbags.rosbag2 import Reader
 
 _SUFFIXES = (".mcap", ".db3")
+_REPAIR = "`deal check --repair`"
 _SAME_INSTANT = 16  # messages kept to tell, after damage, what was read already; bounds the memory
 
 
@@ -151,8 +154,8 @@ class _SoundSource:
                 yield message
         except Exception as error:  # rosbags, lz4, zstd, sqlite and struct raise errors of their own kinds
             self._problems.append(f"{self.path.name}: damaged after the message logged at {last_time} ns ({error})")
-            if self.path.suffix == ".mcap":
-                for message in _scan(self.path, topics, Damage()):
+            if self.path.suffix in _SUFFIXES:
+                for message in _scan(self.path, topics):
                     if message.log_time_ns > last_time or (
                         message.log_time_ns == last_time and message not in last_messages
                     ):
@@ -164,12 +167,12 @@ class _SoundSource:
 
 
 class _SalvagedSource:
-    """Read a damaged MCAP file record by record."""
+    """Read a damaged file record by record."""
 
     def __init__(self, path: Path, reason: str, problems: list[str]) -> None:
         self.path = path
         damage = Damage()
-        counts = Counter((m.topic, m.type) for m in scan_mcap(path, damage))
+        counts = Counter((m.channel.topic, m.channel.type) for m in scan_file(path, damage))
         self._topics = [Topic(topic, kind, n) for (topic, kind), n in counts.items()]
         problems.append(f"{path.name}: damaged file, {damage}; {counts.total()} messages are readable ({reason})")
 
@@ -177,17 +180,33 @@ class _SalvagedSource:
         return self._topics
 
     def messages(self, topics: set[str]) -> Iterator[RawMessage]:
-        return _scan(self.path, topics, Damage())
+        return _scan(self.path, topics)
 
     def close(self) -> None:
         """Nothing stays open between scans."""
 
 
-def _scan(path: Path, topics: set[str], damage: Damage) -> Iterator[RawMessage]:
-    return (RawMessage(*message) for message in scan_mcap(path, damage) if message.topic in topics)
+def scan_file(path: Path, damage: Damage) -> Iterator[StoredMessage]:
+    """Yield what can be read of a `.mcap` or `.db3` without its index; see `scan_mcap` and `scan_sqlite`."""
+    return scan_mcap(path, damage) if path.suffix == ".mcap" else scan_sqlite(path, damage)
 
 
-def _open_sources(path: Path, problems: list[str]) -> list[_Source]:
+def _scan(path: Path, topics: set[str]) -> Iterator[RawMessage]:
+    for channel, log_time, _, _, data in scan_file(path, Damage()):
+        if channel.topic in topics:
+            yield RawMessage(channel.topic, channel.type, log_time, data)
+
+
+def bag_files(path: Path, problems: list[str]) -> tuple[list[Path], dict[str, Any]]:
+    """Return the data files of a recording in order, and what its metadata.yaml says.
+
+    Args:
+        path: as for `open_recording`.
+        problems: what is wrong with the folder is added.
+
+    Raises:
+        RecordingError: nothing is there, or it is not a recording.
+    """
     if not path.exists():
         raise RecordingError(f"{path} does not exist: expected a rosbag2 folder, a .mcap or a .db3 file")
     if path.is_file():
@@ -195,18 +214,31 @@ def _open_sources(path: Path, problems: list[str]) -> list[_Source]:
             raise RecordingError(f"{path} is a ROS 1 bag: convert it first with `rosbags-convert --src {path} --dst …`")
         if path.suffix not in _SUFFIXES:
             raise RecordingError(f"{path} is no recording: expected a rosbag2 folder, a .mcap or a .db3 file")
-        return [_open_file(path, problems)]
+        return [path], {}
     metadata = _read_metadata(path, problems)
+    if metadata.get("compression_mode"):
+        return [path], metadata
+    inside = sorted(path.iterdir(), key=_natural)
+    # A recorder that compresses its files does so when it begins the next one, and says so when it ends.
+    problems += [
+        f"{file.name} is compressed and left out: decompress it with `zstd -d {file}`"
+        for file in inside
+        if file.suffix == ".zstd" and Path(file.stem).suffix in _SUFFIXES and not file.with_suffix("").exists()
+    ]
+    files = _listed_files(path, metadata, problems) or [f for f in inside if f.suffix in _SUFFIXES and f.is_file()]
+    if not files:
+        found = ", ".join(sorted(f.name for f in inside)[:8]) or "nothing"
+        raise RecordingError(f"{path} is no recording: expected a .mcap or .db3 file in it, found {found}")
+    return files, metadata
+
+
+def _open_sources(path: Path, problems: list[str]) -> list[_Source]:
+    files, metadata = bag_files(path, problems)
     if metadata.get("compression_mode"):
         # Decompression needs what the metadata says; rosbags does all of it for a whole folder.
         return [_open_compressed(path, problems)]
-    files = _listed_files(path, metadata, problems) or sorted(
-        (f for f in path.iterdir() if f.suffix in _SUFFIXES and f.is_file()), key=_natural
-    )
-    if not files:
-        found = ", ".join(sorted(f.name for f in path.iterdir())[:8]) or "nothing"
-        raise RecordingError(f"{path} is no recording: expected a .mcap or .db3 file in it, found {found}")
-    sources, errors = [], []
+    sources: list[_Source] = []
+    errors = []
     for file in files:
         try:
             sources.append(_open_file(file, problems))
@@ -222,25 +254,26 @@ def _open_sources(path: Path, problems: list[str]) -> list[_Source]:
 def _open_file(path: Path, problems: list[str]) -> _Source:
     from rosbags.rosbag2 import Reader
 
+    log = journal(path) if path.suffix == ".db3" else None
     if not path.stat().st_size:
-        raise RecordingError(f"{path} is empty (0 bytes): the recorder wrote nothing; record again")
-    wal = path.with_name(f"{path.name}-wal")
-    if wal.exists() and wal.stat().st_size:
+        raise RecordingError(
+            f"{path} is empty (0 bytes): "
+            + (
+                f"its messages are still in {log.name}, and {_REPAIR} brings them back"
+                if log
+                else "the recorder wrote nothing; record again"
+            )
+        )
+    if log:
         problems.append(
-            f"{path.name}: the recorder was killed, its last messages are still in {wal.name}; "
-            f'bring them back with `sqlite3 {path} "PRAGMA wal_checkpoint"`'
+            f"{path.name}: the recorder was killed, its last messages are still in {log.name}; "
+            f"{_REPAIR} brings them back"
         )
     reader = Reader(path)
     try:
         reader.open()
     except Exception as error:  # garbage makes rosbags and sqlite raise errors of many kinds
-        reason = str(error) or type(error).__name__
-        if path.suffix == ".mcap":
-            return _SalvagedSource(path, reason, problems)
-        raise RecordingError(
-            f"{path} cannot be read as a sqlite3 recording: {reason}. If it was cut off, "
-            f"`sqlite3 {path} .recover | sqlite3 repaired.db3` may bring a part back"
-        ) from error
+        return _SalvagedSource(path, str(error) or type(error).__name__, problems)
     return _SoundSource(path, reader, problems)
 
 

@@ -1,0 +1,261 @@
+"""Make a recording whole that was cut off: a new recording of everything that can be read of the damaged one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from deal_core.data.bag import bag_files, open_recording, scan_file
+from deal_core.data.mcap_writer import McapWriter
+from deal_core.data.recording import GROUND_TRUTH
+from deal_core.data.sqlite_salvage import copy_with_journal, journal
+from deal_core.data.stored import Damage, StoredChannel, StoredMessage
+from deal_core.errors import RecordingError, UsageError
+
+_OF_THE_BAG = re.compile(r"^metadata\.yaml$|\.(mcap|db3)(\.zstd|-wal|-shm|-journal)?$")
+# What a recorder that was killed leaves under a temporary name: `.kitchen_1.a1b2c3d4` or `kitchen_1.partial`.
+_TEMPORARY = re.compile(r"^\.(?P<hidden>.+)\.[a-z0-9_]{8}$|^\.?(?P<partial>.+)\.partial$")
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What became of a damaged recording; plain values, so that it is its own JSON.
+
+    Attributes:
+        path: the damaged recording, which is left as it is.
+        out: the new one; None where nothing was wrong.
+        messages: saved, by topic; of a whole recording, all.
+        lost_messages: that are known to be lost; where a compressed chunk was cut, there may be more.
+        lost_bytes: bytes of MCAP files that make no sense, or lie behind the place where a file is cut.
+        broken_chunks: chunks of MCAP files that do not decompress, or fail their checksum.
+        problems: what was wrong and where, one sentence each.
+    """
+
+    path: str
+    out: str | None
+    messages: dict[str, int] = field(default_factory=dict)
+    lost_messages: int = 0
+    lost_bytes: int = 0
+    broken_chunks: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def repair_recording(
+    path: Path,
+    out: Path | None = None,
+    *,
+    on_message: Callable[[], None] | None = None,
+) -> Repair:
+    """Write what can be read of a damaged recording as a new, whole one: a rosbag2 folder with an indexed MCAP file.
+
+    All topics are kept, every complete message bit for bit, and what lies beside the bag's files. The damaged
+    recording is not touched. Memory does not grow with the recording. The new one is written to a hidden folder and
+    renamed at the end; on any failure nothing is left behind.
+
+    Args:
+        path: a recording of any kind; also the folder that a killed recorder leaves under its temporary name.
+        out: the folder to make, which must not exist; beside `path`, with `_repaired` at the end of its name, if None.
+        on_message: called for each message read.
+
+    Returns:
+        What was saved and what was lost. Nothing is written if the recording is whole: its messages can all be read,
+        by its index, and are as many as its metadata says.
+
+    Raises:
+        RecordingError: nothing can be saved, `out` exists or cannot be written, or the recorder compressed the files.
+        UsageError: `out` lies inside the damaged recording.
+    """
+    out = out or _default_out(path)
+    path = _bag_folder(path)
+    reason, counts = _what_is_wrong(path, on_message)
+    if reason is None:
+        return Repair(str(path), None, dict(counts))
+    if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+        raise UsageError(f"--out {out} lies inside the damaged recording {path}, which is left as it is: name another")
+    if out.exists() or out.is_symlink():
+        raise RecordingError(f"{out} exists already: choose another name with --out, or remove it first")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise RecordingError(f"{out} cannot be written: {error.strerror}") from error
+    try:
+        repair = _write(path, holder, out, reason, on_message)
+        os.rename(holder / out.name, out)
+    except OSError as error:
+        raise RecordingError(f"{out} cannot be written: {error.strerror or error}; nothing is kept of it") from error
+    finally:
+        shutil.rmtree(holder)
+    return repair
+
+
+def _bag_folder(path: Path) -> Path:
+    """Return the folder of the bag, which a recorder that was killed may leave one level down."""
+    if path.is_dir() and not any(_OF_THE_BAG.search(file.name) for file in path.iterdir()):
+        inner = [folder for folder in path.iterdir() if folder.is_dir() and any(folder.glob("*.mcap"))]
+        if len(inner) == 1:
+            return inner[0]
+    return path
+
+
+def _default_out(path: Path) -> Path:
+    """Return `kitchen_1_repaired` beside `kitchen_1`, or beside what was to become it."""
+    path = path.resolve()
+    name = path.name if path.is_dir() else path.stem
+    if match := _TEMPORARY.match(name):
+        name = match["hidden"] or match["partial"]
+    return path.with_name(f"{name}_repaired")
+
+
+def _what_is_wrong(path: Path, on_message: Callable[[], None] | None) -> tuple[str | None, Counter[str]]:
+    """Return the first thing that is wrong with a recording, None if it is whole, and its messages by topic."""
+    counts: Counter[str] = Counter()
+    try:
+        with open_recording(path) as recording:
+            if not recording.problems:
+                for message in recording.messages([topic.name for topic in recording.topics]):
+                    counts[message.topic] += 1
+                    if on_message:
+                        on_message()
+            return (recording.problems[0] if recording.problems else None), counts
+    except RecordingError as error:
+        return str(error), counts
+
+
+def _write(path: Path, holder: Path, out: Path, reason: str, on_message: Callable[[], None] | None) -> Repair:
+    """Write the new recording to `holder / out.name`."""
+    problems: list[str] = []
+    files, metadata = bag_files(path, problems)
+    if mode := metadata.get("compression_mode"):
+        raise RecordingError(
+            f"{path} was compressed by the recorder (compression_mode: {mode}) and is damaged ({reason}): decompress "
+            "its files with `zstd -d`, remove metadata.yaml, and repair the result"
+        )
+    folder = holder / out.name
+    folder.mkdir()
+    found = Damage()
+    with McapWriter(folder / f"{out.name}_0.mcap") as writer:
+        for file in files:
+            for message in _readable(file, holder, found, problems):
+                writer.copy(message)
+                if on_message:
+                    on_message()
+        writer.close()
+    saved = writer.counts.total()
+    if not saved:
+        raise RecordingError(f"{path}: nothing can be saved, no message is complete ({'; '.join(problems) or reason})")
+    if isinstance(promised := metadata.get("message_count"), int):
+        found.lost_messages = max(found.lost_messages, promised - saved)
+    _write_metadata(folder, writer, metadata)
+    _copy_the_rest(path, folder)
+    messages: Counter[str] = Counter()
+    for number, count in writer.counts.items():
+        messages[writer.channels[number].topic] += count
+    return Repair(
+        str(path),
+        str(out),
+        messages={topic: messages[topic] for topic in sorted(messages)},
+        lost_messages=found.lost_messages,
+        lost_bytes=found.lost_bytes,
+        broken_chunks=found.broken_chunks,
+        problems=problems or [reason],
+    )
+
+
+def _readable(file: Path, holder: Path, found: Damage, problems: list[str]) -> Iterator[StoredMessage]:
+    """Yield the messages of a file; add to what is found damaged, and say it."""
+    damage = Damage()
+    log = journal(file) if file.suffix == ".db3" else None
+    complete: dict[StoredChannel, StoredChannel] = {}
+    with tempfile.TemporaryDirectory(dir=holder) as copies:
+        try:
+            for message in scan_file(copy_with_journal(file, Path(copies)) if log else file, damage):
+                channel = message.channel
+                if channel not in complete:
+                    complete[channel] = _complete(channel)
+                yield message._replace(channel=complete[channel])
+        except RecordingError as error:
+            problems.append(str(error))
+    if log:
+        problems.append(f"{file.name}: the recorder was killed, the messages in {log.name} are brought back")
+    if damage.places:
+        problems.append(f"{file.name}: {damage}")
+    found.lost_messages += damage.lost_messages
+    found.lost_bytes += damage.lost_bytes
+    found.broken_chunks += damage.broken_chunks
+
+
+def _complete(channel: StoredChannel) -> StoredChannel:
+    """Return a channel with QoS that every distribution reads, and a definition if rosbags knows the type."""
+    from rosbags.rosbag2.metadata import dump_qos_v8, parse_qos
+    from rosbags.typesys import Stores, get_typestore
+
+    try:
+        qos = dump_qos_v8(parse_qos(channel.qos))
+    except Exception:  # not YAML, or not of QoS: every kind of error; players then take their default
+        qos = ""
+    channel = replace(channel, qos=qos)
+    if channel.definition_format:
+        return channel
+    try:
+        definition, _ = get_typestore(Stores.ROS2_HUMBLE).generate_msgdef(channel.type, ros_version=2)
+    except KeyError:
+        return channel
+    return replace(channel, definition_format="ros2msg", definition=definition)
+
+
+def _write_metadata(folder: Path, writer: McapWriter, before: dict[str, Any]) -> None:
+    """Write metadata.yaml in version 8, which Humble to the newest distribution read."""
+    import yaml
+
+    start = {"nanoseconds_since_epoch": writer.start_ns}
+    duration = {"nanoseconds": writer.end_ns - writer.start_ns}
+    total = writer.counts.total()
+    topics = [
+        {
+            "topic_metadata": {
+                "name": channel.topic,
+                "type": channel.type,
+                "serialization_format": "cdr",
+                "offered_qos_profiles": channel.qos,
+                "type_description_hash": channel.type_hash,
+            },
+            "message_count": writer.counts[number],
+        }
+        for number, channel in writer.channels.items()
+    ]
+    information = {
+        "version": 8,
+        "storage_identifier": "mcap",
+        "relative_file_paths": [writer.path.name],
+        "duration": duration,
+        "starting_time": start,
+        "message_count": total,
+        "topics_with_message_count": topics,
+        "compression_format": "",
+        "compression_mode": "",
+        "files": [
+            {"path": writer.path.name, "starting_time": start, "duration": duration, "message_count": total},
+        ],
+        "custom_data": custom if isinstance(custom := before.get("custom_data"), dict) else None,
+        "ros_distro": str(before.get("ros_distro", "")),
+    }
+    text = yaml.safe_dump({"rosbag2_bagfile_information": information}, sort_keys=False)
+    (folder / "metadata.yaml").write_text(text, encoding="utf-8")
+
+
+def _copy_the_rest(path: Path, folder: Path) -> None:
+    """Copy what lies beside the bag's files; beside a bare file, the drawn masks alone."""
+    beside = path.iterdir() if path.is_dir() else [path.with_name(GROUND_TRUTH)]
+    for file in beside:
+        if file.is_dir() and not file.is_symlink():
+            shutil.copytree(file, folder / file.name, symlinks=True)
+        elif file.exists() and not _OF_THE_BAG.search(file.name):
+            shutil.copy2(file, folder / file.name, follow_symlinks=False)
