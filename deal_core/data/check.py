@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deal_core.config import SourceSettings
@@ -127,10 +127,14 @@ def check_recording(
         return RecordingReport(str(path), errors=[str(error)])
     with recording:
         try:
-            return _check_open(recording, color_topic, depth_topic, slop_ns, on_start, on_frame)
+            report = _check_open(recording, color_topic, depth_topic, slop_ns, on_start, on_frame)
         except (RecordingError, DatasetError) as error:
             topics = {topic.name: topic.count for topic in recording.topics}
-            return RecordingReport(str(path), topics=topics, errors=[*recording.problems, str(error)])
+            report = RecordingReport(str(path), topics=topics, errors=[*recording.problems, str(error)])
+        if recording.problems:
+            note = f"`deal check {path} --repair` writes what can be read of it as a new, whole recording"
+            report = replace(report, notes=[*report.notes, note])
+        return report
 
 
 def check_dataset(

@@ -195,7 +195,7 @@ def _readable(file: Path, holder: Path, found: Damage, problems: list[str]) -> I
 def _complete(channel: StoredChannel) -> StoredChannel:
     """Return a channel with QoS that every distribution reads, and a definition if rosbags knows the type."""
     from rosbags.rosbag2.metadata import dump_qos_v8, parse_qos
-    from rosbags.typesys import Stores, get_typestore
+    from rosbags.typesys import Stores, TypesysError, get_typestore
 
     try:
         qos = dump_qos_v8(parse_qos(channel.qos))
@@ -206,7 +206,7 @@ def _complete(channel: StoredChannel) -> StoredChannel:
         return channel
     try:
         definition, _ = get_typestore(Stores.ROS2_HUMBLE).generate_msgdef(channel.type, ros_version=2)
-    except KeyError:
+    except TypesysError:
         return channel
     return replace(channel, definition_format="ros2msg", definition=definition)
 

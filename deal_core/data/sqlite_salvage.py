@@ -13,6 +13,7 @@ from deal_core.errors import RecordingError
 
 _JOURNALS = ("-wal", "-journal")
 _LAST_ROW = 2**63 - 1
+_FORWARDS, _BACKWARDS = "id > ? ORDER BY id", "id < ? ORDER BY id DESC"
 
 
 def journal(path: Path) -> Path | None:
@@ -62,34 +63,68 @@ def scan_sqlite(path: Path, damage: Damage) -> Iterator[StoredMessage]:
 
 
 def _rows(database: sqlite3.Connection, channels: dict[int, StoredChannel], damage: Damage) -> Iterator[StoredMessage]:
-    reached = 0
+    reached, behind = 0, _LAST_ROW
+    lost: list[tuple[int, int]] = []  # first and last of neighbouring rows
     try:
-        for row in database.execute("SELECT * FROM messages ORDER BY id"):
-            reached = row["id"]
-            yield from _message(row, channels, damage)
-        return
+        for reached, row in _walk(database, _FORWARDS, 0):
+            if message := _message(row, channels):
+                yield message
+            else:
+                _lose(lost, reached)
     except sqlite3.Error:
-        pass
-    behind = _LAST_ROW
-    with suppress(sqlite3.Error):
-        for row in database.execute("SELECT * FROM messages WHERE id > ? ORDER BY id DESC", (reached,)):
-            behind = row["id"]
-            yield from _message(row, channels, damage)
-    if behind == _LAST_ROW:
-        damage.places.append(f"rows after {reached} cannot be read")
-        damage.lost_messages += 1
-    else:
-        damage.places.append(f"rows {reached + 1} to {behind - 1} cannot be read")
-        damage.lost_messages += behind - 1 - reached
+        with suppress(sqlite3.Error):
+            for number, row in _walk(database, _BACKWARDS, behind):
+                if number <= reached:
+                    break
+                behind = number
+                if message := _message(row, channels):
+                    yield message
+                else:
+                    _lose(lost, number)
+        if behind == _LAST_ROW:
+            damage.lost_messages += 1
+            damage.places.append(f"rows after {reached} cannot be read")
+        elif behind > reached + 1:
+            lost.append((reached + 1, behind - 1))
+    for first, last in sorted(lost):
+        damage.lost_messages += last - first + 1
+        damage.places.append(f"row{f's {first} to' if first < last else ''} {last} cannot be read")
 
 
-def _message(row: sqlite3.Row, channels: dict[int, StoredChannel], damage: Damage) -> Iterator[StoredMessage]:
-    channel, time, data = channels.get(row["topic_id"]), row["timestamp"], row["data"]
-    if channel and isinstance(time, int) and time >= 0 and isinstance(data, bytes):
-        yield StoredMessage(channel, time, time, 0, data)
+def _walk(database: sqlite3.Connection, where: str, number: int) -> Iterator[tuple[int, sqlite3.Row | None]]:
+    """Yield the number and content of one row after the other, None where the content cannot be read.
+
+    Raises:
+        sqlite3.Error: not even the number of the next row can be read.
+    """
+    while True:
+        # One row a query: a cursor reads ahead, and would lose the row before a damaged one.
+        try:
+            row = database.execute(f"SELECT * FROM messages WHERE {where} LIMIT 1", (number,)).fetchone()
+            found = row
+        except sqlite3.Error:
+            row, found = None, database.execute(f"SELECT id FROM messages WHERE {where} LIMIT 1", (number,)).fetchone()
+        if found is None:
+            return
+        number = found["id"]
+        yield number, row
+
+
+def _message(row: sqlite3.Row | None, channels: dict[int, StoredChannel]) -> StoredMessage | None:
+    """Return the message of a row; None where it cannot be read or makes no sense."""
+    if row is None or not (channel := channels.get(row["topic_id"])):
+        return None
+    time, data = row["timestamp"], row["data"]
+    if not isinstance(time, int) or time < 0 or not isinstance(data, bytes):
+        return None
+    return StoredMessage(channel, time, time, 0, data)
+
+
+def _lose(lost: list[tuple[int, int]], number: int) -> None:
+    if lost and number in (lost[-1][0] - 1, lost[-1][1] + 1):
+        lost[-1] = (min(number, lost[-1][0]), max(number, lost[-1][1]))
     else:
-        damage.lost_messages += 1
-        damage.places.append(f"row {row['id']} makes no sense")
+        lost.append((number, number))
 
 
 def _channels(database: sqlite3.Connection) -> dict[int, StoredChannel]:

@@ -155,11 +155,20 @@ def test_empty_and_garbage_files_are_errors_that_name_the_file(tmp_path: Path, s
             open_recording(path)
 
 
-def test_truncated_sqlite_names_the_repair(bag: Any, tmp_path: Path) -> None:
+def test_truncated_sqlite_gives_what_is_complete(bag: Any, tmp_path: Path) -> None:
     file = bag.save(tmp_path / "bag", "sqlite3") / "bag.db3"
-    file.write_bytes(file.read_bytes()[:-5000])
-    with pytest.raises(RecordingError, match=r"bag\.db3 .*\.recover"):
-        open_recording(tmp_path / "bag")
+    file.write_bytes(file.read_bytes()[:-500_000])
+    messages, problems = read(file)
+    assert 30 <= len(messages) < 40 and messages == written(bag)[: len(messages)]
+    assert any("bag.db3: damaged file" in p and "cannot be read" in p for p in problems)
+
+
+def test_files_that_a_killed_recorder_compressed_are_told(bag: Any, tmp_path: Path) -> None:
+    path = bag.save(tmp_path / "bag")
+    (path / "metadata.yaml").unlink()
+    (path / "bag_0.mcap.zstd").write_bytes(b"compressed")
+    messages, problems = read(path)
+    assert messages == written(bag) and any("bag_0.mcap.zstd is compressed and left out" in p for p in problems)
 
 
 @pytest.mark.parametrize(
