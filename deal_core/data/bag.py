@@ -144,8 +144,10 @@ class _SoundSource:
         # Everything up to the last log time has been yielded; of that last instant, remember which messages.
         last_time = -1
         last_messages: deque[RawMessage] = deque(maxlen=_SAME_INSTANT)
+        # sqlite3 would also give what a recorder that is still at work has added since; see `_SalvagedSource`.
+        stop = self._reader.end_time if self.path.suffix == ".db3" else None
         try:
-            for connection, log_time, data in self._reader.messages(connections):
+            for connection, log_time, data in self._reader.messages(connections, stop=stop):
                 message = RawMessage(connection.topic, connection.msgtype, log_time, bytes(data))
                 if log_time != last_time:
                     last_time = log_time
@@ -156,6 +158,8 @@ class _SoundSource:
             self._problems.append(f"{self.path.name}: damaged after the message logged at {last_time} ns ({error})")
             if self.path.suffix in _SUFFIXES:
                 for message in _scan(self.path, topics):
+                    if stop is not None and message.log_time_ns >= stop:
+                        continue
                     if message.log_time_ns > last_time or (
                         message.log_time_ns == last_time and message not in last_messages
                     ):
@@ -171,8 +175,10 @@ class _SalvagedSource:
 
     def __init__(self, path: Path, reason: str, problems: list[str]) -> None:
         self.path = path
+        # A recorder may still be at work: tags that were read first must not miss what images, read later, have.
+        self._size = path.stat().st_size
         damage = Damage()
-        counts = Counter((m.channel.topic, m.channel.type) for m in scan_file(path, damage))
+        counts = Counter((m.channel.topic, m.channel.type) for m in scan_file(path, damage, self._size))
         self._topics = [Topic(topic, kind, n) for (topic, kind), n in counts.items()]
         problems.append(f"{path.name}: damaged file, {damage}; {counts.total()} messages are readable ({reason})")
 
@@ -180,19 +186,19 @@ class _SalvagedSource:
         return self._topics
 
     def messages(self, topics: set[str]) -> Iterator[RawMessage]:
-        return _scan(self.path, topics)
+        return _scan(self.path, topics, self._size)
 
     def close(self) -> None:
         """Nothing stays open between scans."""
 
 
-def scan_file(path: Path, damage: Damage) -> Iterator[StoredMessage]:
+def scan_file(path: Path, damage: Damage, size: int | None = None) -> Iterator[StoredMessage]:
     """Yield what can be read of a `.mcap` or `.db3` without its index; see `scan_mcap` and `scan_sqlite`."""
-    return scan_mcap(path, damage) if path.suffix == ".mcap" else scan_sqlite(path, damage)
+    return scan_mcap(path, damage, size) if path.suffix == ".mcap" else scan_sqlite(path, damage)
 
 
-def _scan(path: Path, topics: set[str]) -> Iterator[RawMessage]:
-    for channel, log_time, _, _, data in scan_file(path, Damage()):
+def _scan(path: Path, topics: set[str], size: int | None = None) -> Iterator[RawMessage]:
+    for channel, log_time, _, _, data in scan_file(path, Damage(), size):
         if channel.topic in topics:
             yield RawMessage(channel.topic, channel.type, log_time, data)
 
@@ -215,10 +221,13 @@ def bag_files(path: Path, problems: list[str]) -> tuple[list[Path], dict[str, An
         if path.suffix not in _SUFFIXES:
             raise RecordingError(f"{path} is no recording: expected a rosbag2 folder, a .mcap or a .db3 file")
         return [path], {}
+    try:
+        inside = sorted(path.iterdir(), key=_natural)
+    except OSError as error:
+        raise RecordingError(f"{path} cannot be read as a rosbag2 folder: {error.strerror}") from error
     metadata = _read_metadata(path, problems)
     if metadata.get("compression_mode"):
         return [path], metadata
-    inside = sorted(path.iterdir(), key=_natural)
     # A recorder that compresses its files does so when it begins the next one, and says so when it ends.
     problems += [
         f"{file.name} is compressed and left out: decompress it with `zstd -d {file}`"
@@ -297,7 +306,9 @@ def _read_metadata(path: Path, problems: list[str]) -> dict[str, Any]:
 
     file = path / "metadata.yaml"
     if not file.exists():
-        problems.append("metadata.yaml is missing: the recorder did not finish, its files are read as they are")
+        problems.append(
+            "metadata.yaml is missing: the recorder did not finish, or is still at work; its files are read as they are"
+        )
         return {}
     try:
         metadata = yaml.safe_load(file.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]

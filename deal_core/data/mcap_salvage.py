@@ -31,7 +31,7 @@ _MAX_TIME_NS = 2**63
 _PIECE = 2**20
 
 
-def scan_mcap(path: Path, damage: Damage) -> Iterator[StoredMessage]:
+def scan_mcap(path: Path, damage: Damage, size: int | None = None) -> Iterator[StoredMessage]:
     """Yield the readable messages in the order of the file; memory does not grow with the file.
 
     A compressed chunk that is cut is lost; of an uncompressed one, every complete message is found. A complete chunk
@@ -40,15 +40,17 @@ def scan_mcap(path: Path, damage: Damage) -> Iterator[StoredMessage]:
     Args:
         path: an MCAP file, damaged or not.
         damage: filled in while the scan goes on; complete when it ends.
+        size: read the file as if it ended here: one that is still being written then reads the same every time.
 
     Raises:
         RecordingError: the file cannot be opened or is no MCAP file.
     """
     try:
         with path.open("rb") as file:
-            if file.read(len(MAGIC)) != MAGIC:
-                raise RecordingError(f"{path} is no MCAP file: it does not begin with MCAP's magic bytes")
-            yield from _Scan(damage).messages(file, os.fstat(file.fileno()).st_size)
+            if (head := file.read(len(MAGIC))) != MAGIC:
+                found = "it does not begin with MCAP's magic bytes" if head else "it is empty (0 bytes)"
+                raise RecordingError(f"{path} is no MCAP file: {found}")
+            yield from _Scan(damage).messages(file, os.fstat(file.fileno()).st_size if size is None else size)
     except OSError as error:
         raise RecordingError(f"{path} cannot be read: {error.strerror}") from error
 

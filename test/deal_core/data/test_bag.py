@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,37 @@ def test_truncated_sqlite_gives_what_is_complete(bag: Any, tmp_path: Path) -> No
     messages, problems = read(file)
     assert 30 <= len(messages) < 40 and messages == written(bag)[: len(messages)]
     assert any("bag.db3: damaged file" in p and "cannot be read" in p for p in problems)
+
+
+def test_mcap_that_is_still_being_written_reads_the_same_every_time(bag: Any, tmp_path: Path) -> None:
+    file = bag.save(tmp_path / "bag") / "bag.mcap"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with open_recording(file) as recording:
+        first = list(recording.messages(["/a", "/b"]))
+        file.write_bytes(whole)
+        assert list(recording.messages(["/a", "/b"])) == first == written(bag)[: len(first)]
+        assert sum(topic.count for topic in recording.topics) == len(first) < 40
+
+
+def test_sqlite_that_is_still_being_written_reads_the_same_every_time(bag: Any, tmp_path: Path) -> None:
+    file = bag.save(tmp_path / "bag", "sqlite3") / "bag.db3"
+    with open_recording(file) as recording:
+        with closing(sqlite3.connect(file)) as recorder, recorder:
+            added = (
+                "INSERT INTO messages(topic_id, timestamp, data) SELECT topic_id, timestamp + 1000, data FROM messages"
+            )
+            assert recorder.execute(added).rowcount == 40
+        assert list(recording.messages(["/a", "/b"])) == written(bag)
+
+
+def test_folder_that_cannot_be_read_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", denied)  # root, who may run the tests, is never denied
+    with pytest.raises(RecordingError, match="cannot be read as a rosbag2 folder: Permission denied"):
+        open_recording(tmp_path)
 
 
 def test_files_that_a_killed_recorder_compressed_are_told(bag: Any, tmp_path: Path) -> None:
