@@ -98,11 +98,10 @@ def repair_recording(
 
 def _bag_folder(path: Path) -> Path:
     """Return the folder of the bag, which a recorder that was killed may leave one level down."""
-    if path.is_dir() and not any(_OF_THE_BAG.search(file.name) for file in path.iterdir()):
-        inner = [folder for folder in path.iterdir() if folder.is_dir() and any(folder.glob("*.mcap"))]
-        if len(inner) == 1:
-            return inner[0]
-    return path
+    if any(_OF_THE_BAG.search(file.name) for file in path.glob("*")):
+        return path
+    inner = {file.parent for file in path.glob("*/*.mcap")}
+    return inner.pop() if len(inner) == 1 else path
 
 
 def _default_out(path: Path) -> Path:
