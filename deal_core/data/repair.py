@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from deal_core.data.bag import bag_files, open_recording, scan_file
+from deal_core.data.bag_metadata import finish_bag
 from deal_core.data.mcap_writer import McapWriter
 from deal_core.data.recording import GROUND_TRUTH
 from deal_core.data.sqlite_salvage import copy_with_journal, journal
@@ -146,13 +146,17 @@ def _write(path: Path, holder: Path, out: Path, reason: str, on_message: Callabl
                 writer.copy(message)
                 if on_message:
                     on_message()
-        writer.close()
+        custom = metadata.get("custom_data")
+        finish_bag(
+            writer,
+            ros_distro=str(metadata.get("ros_distro", "")),
+            custom_data=custom if isinstance(custom, dict) else None,
+        )
     saved = writer.counts.total()
     if not saved:
         raise RecordingError(f"{path}: nothing can be saved, no message is complete ({'; '.join(problems) or reason})")
     if isinstance(promised := metadata.get("message_count"), int):
         found.lost_messages = max(found.lost_messages, promised - saved)
-    _write_metadata(folder, writer, metadata)
     _copy_the_rest(path, folder)
     messages: Counter[str] = Counter()
     for number, count in writer.counts.items():
@@ -208,46 +212,6 @@ def _complete(channel: StoredChannel) -> StoredChannel:
     except TypesysError:
         return channel
     return replace(channel, definition_format="ros2msg", definition=definition)
-
-
-def _write_metadata(folder: Path, writer: McapWriter, before: dict[str, Any]) -> None:
-    """Write metadata.yaml in version 8, which Humble to the newest distribution read."""
-    import yaml
-
-    start = {"nanoseconds_since_epoch": writer.start_ns}
-    duration = {"nanoseconds": writer.end_ns - writer.start_ns}
-    total = writer.counts.total()
-    topics = [
-        {
-            "topic_metadata": {
-                "name": channel.topic,
-                "type": channel.type,
-                "serialization_format": "cdr",
-                "offered_qos_profiles": channel.qos,
-                "type_description_hash": channel.type_hash,
-            },
-            "message_count": writer.counts[number],
-        }
-        for number, channel in writer.channels.items()
-    ]
-    information = {
-        "version": 8,
-        "storage_identifier": "mcap",
-        "relative_file_paths": [writer.path.name],
-        "duration": duration,
-        "starting_time": start,
-        "message_count": total,
-        "topics_with_message_count": topics,
-        "compression_format": "",
-        "compression_mode": "",
-        "files": [
-            {"path": writer.path.name, "starting_time": start, "duration": duration, "message_count": total},
-        ],
-        "custom_data": custom if isinstance(custom := before.get("custom_data"), dict) else None,
-        "ros_distro": str(before.get("ros_distro", "")),
-    }
-    text = yaml.safe_dump({"rosbag2_bagfile_information": information}, sort_keys=False)
-    (folder / "metadata.yaml").write_text(text, encoding="utf-8")
 
 
 def _copy_the_rest(path: Path, folder: Path) -> None:
