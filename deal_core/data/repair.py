@@ -20,8 +20,8 @@ from deal_core.data.stored import Damage, StoredChannel, StoredMessage
 from deal_core.errors import RecordingError, UsageError
 
 _OF_THE_BAG = re.compile(r"^metadata\.yaml$|\.(mcap|db3)(\.zstd|-wal|-shm|-journal)?$")
-# What a recorder that was killed leaves under a temporary name: `.kitchen_1.a1b2c3d4` or `kitchen_1.partial`.
-_TEMPORARY = re.compile(r"^\.(?P<hidden>.+)\.[a-z0-9_]{8}$|^\.?(?P<partial>.+)\.partial$")
+# What is left under a temporary name by who was killed: `kitchen_1.partial` by a recorder, `.kitchen_1.4711.tmp` else.
+_TEMPORARY = re.compile(r"^\.(?P<hidden>.+)\.\d+\.tmp$|^(?P<partial>.+)\.partial$")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,6 @@ def repair_recording(
         UsageError: `out` lies inside the damaged recording.
     """
     out = out or _default_out(path)
-    path = _bag_folder(path)
     reason, counts = _what_is_wrong(path, on_message)
     if reason is None:
         return Repair(str(path), None, dict(counts))
@@ -94,14 +93,6 @@ def repair_recording(
     finally:
         shutil.rmtree(holder)
     return repair
-
-
-def _bag_folder(path: Path) -> Path:
-    """Return the folder of the bag, which a recorder that was killed may leave one level down."""
-    if any(_OF_THE_BAG.search(file.name) for file in path.glob("*")):
-        return path
-    inner = {file.parent for file in path.glob("*/*.mcap")}
-    return inner.pop() if len(inner) == 1 else path
 
 
 def _default_out(path: Path) -> Path:

@@ -34,6 +34,7 @@ from deal_core.data.mcap_writer import McapWriter
 from deal_core.data.recorder import PairRecorder, RecorderSettings
 from deal_core.data.recording import LOSS_TOPIC, SUMMARY_TOPIC, RecordingWriter
 from deal_core.data.recording_summary import RecordingCounts
+from deal_core.data.repair import repair_recording
 from deal_core.data.sample import CameraIntrinsics, ClassList, TagState
 from deal_core.errors import RecordingError, UsageError
 
@@ -430,6 +431,9 @@ def test_a_killed_recording_is_there_and_readable(tmp_path: Path) -> None:
     extraction = extract_recording(tmp_path / "kitchen.partial", tmp_path / "data", ExtractOptions(), name="kitchen")
     assert extraction.report.frames == report.frames
     assert extraction.report.errors, "it is damaged, and says so"
+    repaired = check_recording(Path(str(repair_recording(tmp_path / "kitchen.partial").out)))
+    assert repaired.path.endswith("kitchen_repaired") and repaired.errors == []
+    assert (repaired.frames, repaired.unpaired) == (report.frames, {})
 
 
 FILLED = """
