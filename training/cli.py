@@ -19,6 +19,7 @@ from training.depth import depth
 from training.doctor import doctor
 from training.evaluate import evaluate
 from training.experiments import experiments
+from training.export import export
 from training.extract import extract
 from training.report import report
 from training.segment import segment
@@ -40,6 +41,7 @@ app.command()(depth)
 app.command()(doctor)
 app.command()(evaluate)
 app.command()(experiments)
+app.command()(export)
 app.command()(extract)
 app.command()(report)
 app.command()(segment)

@@ -12,7 +12,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 def segment(
-    model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")],
+    model: Annotated[Path, typer.Argument(help="Model file (.safetensors, or .onnx of deal export).")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder for <name>.png (class ids) and <name>_overlay.png.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
