@@ -1,0 +1,535 @@
+"""What the segmentation node adds to its network: overhead, age of results, idle CPU, memory growth.
+
+    python benchmarks/node.py --out bench_node
+    python benchmarks/node.py --out bench_node --cases overhead_640x480 age
+    python benchmarks/node.py --out bench_node --quick      # seconds instead of a minute, to see that everything runs
+
+Synthetic camera and node are processes of their own, with the shared-memory profile; this process counts masks and
+reads /diagnostics. All is real but the network: in its place stands one that waits, as for a GPU, and answers with maps
+of six classes. Overhead is the time from the second message of a pair, before it is taken from
+the middleware, to the mask published, less the wait. Prints a table; node.md and node.json in the output folder hold it
+too. About 3 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+CAMERA = "/camera/camera"
+COLOR_TOPIC, DEPTH_TOPIC = f"{CAMERA}/color/image_raw", f"{CAMERA}/aligned_depth_to_color/image_raw"
+NODE = "/deal_segmentation"
+CLASSES, INPUT_SIZE = 6, (240, 320)  # the size of config/train.yaml
+WAIT_S = 300.0
+SERVE_VARIABLE = "DEAL_BENCHMARK_NODE"
+"""Set for the process that is the node; holds where its times go, and how long its network takes."""
+STAGES = ("take", "pairing", "hand over", "conversion", "resize and decision", "publish", "rest")
+UNCOUNTED = 10
+"""Frames at the start, in which caches and threads warm up."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement.
+
+    Args:
+        title: row of the table.
+        measure: does it; told a folder for its files and whether to be quick.
+    """
+
+    title: str
+    measure: Callable[[Path, bool], Row]
+
+
+def main() -> None:
+    if SERVE_VARIABLE in os.environ:
+        sys.exit(serve(**json.loads(os.environ[SERVE_VARIABLE])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("bench_node"))
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="rows to measure; all")
+    parser.add_argument("--quick", action="store_true", help="a few frames of each")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    save_stand_in(arguments.out / "stand_in.safetensors")
+    rows = {}
+    for name in arguments.cases:
+        rows[name] = {"title": CASES[name].title, **CASES[name].measure(arguments.out, arguments.quick)}
+        print(f"{name}: {json.dumps(rows[name])}", file=sys.stderr)
+    record = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "load": os.getloadavg()[0],
+        "quick": arguments.quick,
+        "cases": rows,
+    }
+    text = table(record)
+    (arguments.out / "node.md").write_text(text, encoding="utf-8")
+    (arguments.out / "node.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
+    print(text)
+
+
+def table(record: Row) -> str:
+    """Return what was measured, for people."""
+    rows = record["cases"].values()
+    lines = [f"{record['machine']}, load {record['load']:.1f}", "", "| what | measured | aim |", "|---|---|---|"]
+    lines += [f"| {row['title']} | {row['measured']} | {row['aim']} |" for row in rows]
+    staged = [row for row in rows if "stages_ms" in row]
+    if staged:
+        lines += ["", f"| part of the overhead, ms (median) | {' | '.join(STAGES)} |", "|---|" + "---|" * len(STAGES)]
+        for row in staged:
+            times = " | ".join(f"{row['stages_ms'][stage]:.2f}" for stage in STAGES)
+            lines.append(f"| {row['title']} | {times} |")
+    return "\n".join(lines) + "\n"
+
+
+# The cases -------------------------------------------------------------------------------------------------------
+
+
+def overhead(width: int, height: int, aim_ms: float, out: Path, quick: bool) -> Row:
+    """Measure the overhead and its parts, with a network of 10 ms."""
+    times = out / f"times_{width}x{height}.json"
+    with measured_node(out, wait_ms=10.0, times=times), camera(out, f"{width}x{height}x30") as observer:
+        observer.play(2.0 if quick else 15.0)
+        age_ms = observer.number("age_at_publish_ms_p50")
+    frames = json.loads(times.read_text(encoding="utf-8"))[UNCOUNTED:]
+    total = [frame["total"] - frame["forward"] for frame in frames]
+    stages = {stage: statistics.median(frame[stage] for frame in frames) for stage in STAGES}
+    wait_ms = statistics.median(frame["forward"] for frame in frames)
+    p50, p99 = np.percentile(total, (50, 99))
+    return {
+        "measured": f"{p50:.1f} ms p50, {p99:.1f} ms p99 of {len(total)}; "
+        f"with the camera's publishing and transport {age_ms - wait_ms:.1f} ms p50",
+        "aim": f"at most {aim_ms:g} ms p50",
+        "overhead_ms": {"p50": p50, "p99": p99},
+        "from_stamp_ms_p50": age_ms - wait_ms,
+        "stages_ms": stages,
+        "account": observer.account(),
+    }
+
+
+def age(out: Path, quick: bool) -> Row:
+    """Measure how old frames are when the network begins, and whether each is accounted for."""
+    with measured_node(out, wait_ms=50.0), camera(out, "640x480x30") as observer:
+        observer.play(3.0 if quick else 15.0)
+        p50, p99 = (observer.number(f"age_at_start_ms_{which}") for which in ("p50", "p99"))
+        account = observer.account()
+    return {
+        "measured": f"{p50:.1f} ms p50, {p99:.1f} ms p99; {account['sent']} pairs sent, {account['paired']} paired, "
+        f"{account['published']} masks, {account['dropped']} dropped and counted, {account['unexplained']} unexplained",
+        "aim": "at most 25 ms p50, none unexplained",
+        "age_at_start_ms": {"p50": p50, "p99": p99},
+        "account": account,
+    }
+
+
+def idle(out: Path, quick: bool) -> Row:
+    """Measure the CPU time of a node that is configured but not active."""
+    with measured_node(out, parameters={"autostart": False}) as node, observing() as observer:
+        state = observer.configure()
+        observer.spin(3.0)
+        cpu_s, begun = cpu_seconds(node.process.pid), time.monotonic()
+        observer.spin(2.0 if quick else 15.0)
+        share = (cpu_seconds(node.process.pid) - cpu_s) / (time.monotonic() - begun)
+    return {"measured": f"{share:.1%} of a core ({state})", "aim": "under 5 % of a core", "share": share}
+
+
+def memory(out: Path, quick: bool) -> Row:
+    """Measure by how much the node grows over 10,000 images, small ones at a high rate."""
+    wanted, warm = (400, 100) if quick else (10_000, 1_000)
+    with measured_node(out) as node, camera(out, "64x48x120") as observer:
+        observer.set_camera(silent=False)
+        observer.wait(lambda: observer.received() >= warm, f"{warm} messages")
+        before, first, begun = resident_mib(node.process.pid), observer.received(), time.monotonic()
+        observer.wait(lambda: observer.received() >= first + wanted, f"{wanted} messages")
+        growth, count = resident_mib(node.process.pid) - before, observer.received() - first
+        rate = count / (time.monotonic() - begun)
+    return {
+        "measured": f"{growth:+.1f} MiB over {count} messages ({rate:.0f} a second), from {before:.0f} MiB",
+        "aim": "under 20 MB",
+        "growth_mib": growth,
+    }
+
+
+# The processes ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def measured_node(
+    out: Path, *, wait_ms: float | None = None, times: Path | None = None, parameters: dict[str, Any] | None = None
+) -> Iterator[Any]:
+    """Run this script as the segmentation node, on the camera's topics; its network waits where that is wanted."""
+    from deal_ros.process import node_process
+
+    values: dict[str, Any] = {"model": str(out / "stand_in.safetensors"), "depth_mode": "required", "device": "cpu"}
+    served = {"wait_ms": wait_ms, "times": str(times) if times else ""}
+    with node_process(
+        Path(__file__).stem,
+        out / "node.txt",
+        parameters={**values, **(parameters or {})},
+        remappings={"color/image_raw": COLOR_TOPIC, "depth/image_raw": DEPTH_TOPIC},
+        environment={"PYTHONPATH": python_path(), SERVE_VARIABLE: json.dumps(served)},
+    ) as node:
+        yield node
+
+
+@contextmanager
+def camera(out: Path, profile: str) -> Iterator[Observer]:
+    """Run a silent camera, and wait until it and the node have met."""
+    from deal_ros.process import node_process
+
+    parameters = {"profile": profile, "views": 2, "view_rate_hz": 0, "silent": True}
+    with (
+        node_process("deal_ros.synthetic_camera_node", out / "camera.txt", parameters=parameters),
+        observing() as observer,
+    ):
+        observer.wait_until_met()
+        yield observer
+
+
+@contextmanager
+def observing() -> Iterator[Observer]:
+    """Give an observer in the ROS domain of this process."""
+    from deal_ros.transport import shared_memory
+
+    with shared_memory():
+        observer = Observer()
+    try:
+        yield observer
+    finally:
+        observer.close()
+
+
+class Observer:
+    """Counts masks, keeps the last values of /diagnostics and of the camera's report, speaks to both."""
+
+    def __init__(self) -> None:
+        import rclpy
+        from diagnostic_msgs.msg import DiagnosticArray
+        from rcl_interfaces.srv import SetParameters
+        from rclpy.context import Context
+        from rclpy.executors import SingleThreadedExecutor
+        from sensor_msgs.msg import Image
+        from std_msgs.msg import String
+
+        from deal_ros.qos import labels_qos, mask_qos
+
+        self._context = Context()
+        rclpy.init(args=[], context=self._context)
+        self.node = rclpy.create_node("benchmark", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self.masks = 0
+        self.values: dict[str, str] = {}
+        self.sent: dict[str, Any] = {}
+        self.node.create_subscription(Image, f"{NODE}/mask", self._take_mask, mask_qos())
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._take_diagnostics, 10)
+        self.node.create_subscription(String, f"{CAMERA}/sent", self._take_report, labels_qos())
+        self._camera = self.node.create_client(SetParameters, f"{CAMERA}/set_parameters")
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self._context.shutdown()
+
+    def spin(self, seconds: float) -> None:
+        """Take in what comes for so long."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+
+    def wait(self, is_true: Callable[[], Any], what: str) -> None:
+        """Take in what comes until something is true."""
+        end = time.monotonic() + WAIT_S
+        while not is_true():
+            if time.monotonic() > end:
+                raise SystemExit(f"waited in vain for {what}; /diagnostics: {self.values}; camera: {self.sent}")
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def wait_until_met(self) -> None:
+        """Wait until camera, node and observer know each other."""
+
+        def met() -> bool:
+            offers = [self.values.get(f"{stream}_publisher_offers", "no") for stream in ("color", "depth")]
+            is_heard = int(self.values.get("mask_subscribers", 0)) > 0
+            return bool(self.sent) and is_heard and not any(offer.startswith("no") for offer in offers)
+
+        self.wait(met, "camera and node")
+
+    def play(self, seconds: float) -> None:
+        """Let the camera send for so long; wait until the node has worked off what came."""
+        self.set_camera(silent=False)
+        self.spin(seconds)
+        self.set_camera(silent=True)
+        self.wait(lambda: self.sent["changed"].get("silent") and self.sent["waiting"] == 0, "the camera's silence")
+        self.values.clear()
+        self.wait(lambda: self.values, "diagnostics")
+        self.values.clear()
+        self.wait(lambda: self.values and self.number("in_flight") == 0, "the last mask")
+
+    def account(self) -> dict[str, int]:
+        """Return what became of the pairs; `unexplained` is what neither camera nor node accounts for."""
+        dropped = sum(int(value) for key, value in self.values.items() if key.startswith("dropped_"))
+        found = {key: int(self.values[key]) for key in ("paired", "published", "failed")}
+        lost = self.sent["pairs"] - found["paired"]
+        unexplained = lost + found["paired"] - found["published"] - found["failed"] - dropped
+        return {
+            "sent": self.sent["pairs"],
+            "lost_in_transport": lost,
+            **found,
+            "dropped": dropped,
+            "masks_heard": self.masks,
+            "unexplained": unexplained,
+        }
+
+    def received(self) -> int:
+        """Return how many messages the node has received."""
+        return sum(int(self.values.get(f"received_{stream}", 0)) for stream in ("color", "depth"))
+
+    def number(self, key: str) -> float:
+        """Return a value of /diagnostics."""
+        return float(self.values[key])
+
+    def set_camera(self, **values: Any) -> None:
+        """Set parameters of the camera."""
+        import rclpy
+        from rcl_interfaces.srv import SetParameters
+
+        parameters = [rclpy.Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        self.wait(self._camera.service_is_ready, "the camera's parameters")
+        answer = self._camera.call_async(SetParameters.Request(parameters=parameters))
+        self.wait(answer.done, "the camera's answer")
+
+    def configure(self) -> str:
+        """Have a lifecycle node load its model; return the state it is in then."""
+        from lifecycle_msgs.msg import Transition
+        from lifecycle_msgs.srv import ChangeState
+
+        client = self.node.create_client(ChangeState, f"{NODE}/change_state")
+        self.wait(lambda: self.values, "diagnostics")
+        if not client.service_is_ready():
+            return "active without a camera"
+        request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+        answer = client.call_async(request)
+        self.wait(answer.done, "the node's model")
+        return "inactive"
+
+    def _take_mask(self, message: Any) -> None:
+        self.masks += 1
+
+    def _take_diagnostics(self, message: Any) -> None:
+        mine = [status for status in message.status if status.name.startswith(NODE[1:])]
+        if mine:
+            self.values = {entry.key: entry.value for status in mine for entry in status.values}
+
+    def _take_report(self, message: Any) -> None:
+        self.sent = json.loads(message.data)
+
+
+def python_path() -> str:
+    """Return PYTHONPATH with this script's folder, so that `python -m node` is this script."""
+    return os.pathsep.join(filter(None, (str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH"))))
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time a process has used, all threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return sum(int(ticks) for ticks in fields[11:13]) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mib(pid: int) -> float:
+    """Return the memory a process holds, in MiB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+# The node that is measured ---------------------------------------------------------------------------------------
+
+
+def save_stand_in(path: Path) -> None:
+    """Save a small CAM network whose classes all answer somewhere."""
+    import torch
+
+    from deal_core.data.sample import ClassList
+    from deal_core.modelfile import ModelInfo, Threshold, save_model
+    from deal_core.models.factory import create_model
+
+    torch.manual_seed(0)
+    arguments = {"backbone": "test_resnet", "width": 8}
+    network = create_model("cam_net", CLASSES, **arguments)
+    with torch.no_grad():
+        network.get_parameter("classifier.weight").mul_(50)
+    classes = ClassList(tuple(f"class_{number}" for number in range(CLASSES)))
+    save_model(path, network, ModelInfo("cam_net", arguments, classes, INPUT_SIZE, Threshold(0.4, "fixed")))
+
+
+def serve(wait_ms: float | None, times: str) -> int:
+    """Be the segmentation node, with a network that waits, if any wait is wanted; at the end write all times."""
+    import torch  # noqa: F401  # before rclpy, as the node does
+
+    from deal_ros.segmentation_node import main as run_node
+
+    watch = StopWatch()
+    if wait_ms is not None:
+        stand_in(wait_ms / 1000, watch)
+    if times:
+        attach(watch)
+    result = run_node(sys.argv)
+    if times:
+        Path(times).write_text(json.dumps(watch.frames), encoding="utf-8")
+    return result
+
+
+def stand_in(wait_s: float, watch: StopWatch) -> None:
+    """Let every network compute its answer once, for noise, and then wait instead."""
+    import torch
+
+    from deal_core.runtime import Segmenter
+
+    initialise = Segmenter.__init__
+
+    def with_stand_in(self: Segmenter, *arguments: Any) -> None:
+        initialise(self, *arguments)
+        generator = torch.Generator().manual_seed(0)
+        answer = self._backend(torch.randn((1, 3, *self.input_size), generator=generator))
+
+        def wait(image: Any) -> Any:
+            begun = time.perf_counter()
+            time.sleep(wait_s)
+            watch.add("forward", begun)
+            return answer
+
+        self._backend = wait  # type: ignore[assignment]
+
+    mock.patch.object(Segmenter, "__init__", with_stand_in).start()
+
+
+class StopWatch:
+    """Times of each frame, milliseconds. Arrival comes from the executor's thread, all else from the worker's."""
+
+    def __init__(self) -> None:
+        self.frames: list[dict[str, float]] = []
+        self._taken = 0.0
+        self._arrived: dict[int, tuple[float, float, float]] = {}
+        self._spent: dict[str, float] = defaultdict(float)
+        self._begun = 0.0
+
+    def add(self, stage: str, begun: float) -> None:
+        """Count the time since `begun` to a stage of the frame at work."""
+        self._spent[stage] += (time.perf_counter() - begun) * 1000
+
+    def take(self) -> None:
+        """Note that a message is going to be taken from the middleware."""
+        self._taken = time.perf_counter()
+
+    def arrive(self, stamp_ns: int, received: float) -> None:
+        """Note that a message was received, and is dealt with now; of a pair, the second one counts."""
+        self._arrived[stamp_ns] = self._taken, received, time.perf_counter()
+        if len(self._arrived) > 100:
+            with suppress(KeyError):
+                del self._arrived[min(self._arrived)]
+
+    def begin(self) -> float:
+        """Note that the worker begins with a frame."""
+        self._spent.clear()
+        self._begun = time.perf_counter()
+        return self._begun
+
+    def end(self, stamp_ns: int) -> None:
+        """Note that the mask of a frame is published."""
+        now, spent = time.perf_counter(), self._spent
+        taken, received, dealt_with = self._arrived[stamp_ns]
+        found = {
+            "total": (now - taken) * 1000,
+            "forward": spent["forward"],
+            "take": (received - taken) * 1000,
+            "pairing": (dealt_with - received) * 1000,
+            "hand over": (self._begun - dealt_with) * 1000,
+            "conversion": spent["frame"] - spent["segment"],
+            "resize and decision": spent["segment"] - spent["forward"],
+            "publish": spent["publish"],
+        }
+        found["rest"] = found["total"] - found["forward"] - sum(found[stage] for stage in STAGES if stage != "rest")
+        self.frames.append(found)
+
+
+def attach(watch: StopWatch) -> None:
+    """Have the parts of the node say when they begin and end."""
+    from rclpy.executors import Executor
+    from rclpy.node import Node
+    from rclpy.publisher import Publisher
+    from sensor_msgs.msg import Image
+
+    from deal_core.runtime import Segmenter
+    from deal_ros import pipeline, segmentation_job
+    from deal_ros.conversions import stamp_to_ns
+
+    take, create, publish = Executor._take_subscription, Node.create_subscription, Publisher.publish
+    segment, segment_frame = Segmenter.segment, segmentation_job.segment_frame
+
+    def timed_take(self: Executor, subscription: Any) -> Any:
+        watch.take()
+        return take(self, subscription)
+
+    def timed_create(self: Node, kind: Any, topic: str, callback: Any, *others: Any, **options: Any) -> Any:
+        def timed(message: Any) -> None:
+            received = time.perf_counter()
+            callback(message)
+            watch.arrive(stamp_to_ns(message.header.stamp), received)
+
+        return create(self, kind, topic, timed if kind is Image else callback, *others, **options)
+
+    def timed_segment(self: Segmenter, *images: Any) -> Any:
+        begun = time.perf_counter()
+        result = segment(self, *images)
+        watch.add("segment", begun)
+        return result
+
+    def timed_segment_frame(*arguments: Any) -> Any:
+        begun = watch.begin()
+        result = segment_frame(*arguments)
+        watch.add("frame", begun)
+        return result
+
+    def timed_publish(self: Publisher, message: Any) -> None:
+        begun = time.perf_counter()
+        publish(self, message)
+        if isinstance(message, Image):
+            watch.add("publish", begun)
+            watch.end(stamp_to_ns(message.header.stamp))
+
+    for owner, name, timed in (
+        (Executor, "_take_subscription", timed_take),
+        (Node, "create_subscription", timed_create),
+        (Publisher, "publish", timed_publish),
+        (Segmenter, "segment", timed_segment),
+        (pipeline, "segment_frame", timed_segment_frame),
+    ):
+        mock.patch.object(owner, name, timed).start()
+
+
+CASES = {
+    "overhead_640x480": Case("overhead at 640x480, 30 Hz", lambda out, quick: overhead(640, 480, 5.0, out, quick)),
+    "overhead_1280x720": Case("overhead at 1280x720, 30 Hz", lambda out, quick: overhead(1280, 720, 10.0, out, quick)),
+    "age": Case("age when a network of 50 ms begins, 640x480, 30 Hz", age),
+    "idle": Case("CPU of a node without work", idle),
+    "memory": Case("memory growth", memory),
+}
+
+if __name__ == "__main__":
+    main()
