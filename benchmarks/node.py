@@ -192,7 +192,7 @@ def camera(out: Path, profile: str) -> Iterator[Observer]:
     """Run a silent camera, and wait until it and the node have met."""
     from deal_ros.process import node_process
 
-    parameters = {"profile": profile, "views": 2, "view_rate_hz": 0, "silent": True}
+    parameters: dict[str, Any] = {"profile": profile, "views": 2, "view_rate_hz": 0, "silent": True}
     with (
         node_process("deal_ros.synthetic_camera_node", out / "camera.txt", parameters=parameters),
         observing() as observer,

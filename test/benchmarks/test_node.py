@@ -1,0 +1,61 @@
+"""The node benchmark runs, and what it adds up adds up."""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+
+pytestmark = pytest.mark.ros
+SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "node.py"
+
+
+def load_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("node_benchmark", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+NODE = load_script()
+
+
+def test_the_parts_make_up_the_overhead_and_every_pair_is_accounted_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["node.py", "--quick", "--cases", "overhead_640x480", "--out", str(tmp_path)])
+    NODE.main()
+    row = json.loads((tmp_path / "node.json").read_text(encoding="utf-8"))["cases"]["overhead_640x480"]
+    frames = json.loads((tmp_path / "times_640x480.json").read_text(encoding="utf-8"))
+    for frame in frames:
+        assert frame["forward"] >= 10.0 and frame["rest"] >= 0.0
+        assert sum(frame[stage] for stage in NODE.STAGES) == pytest.approx(frame["total"] - frame["forward"])
+    account = row["account"]
+    assert account["published"] == account["masks_heard"] == len(frames) > NODE.UNCOUNTED
+    assert account["sent"] == account["published"] + account["dropped"] + account["unexplained"]
+    printed = capsys.readouterr().out
+    assert row["title"] in printed and all(stage in printed for stage in NODE.STAGES)
+    assert printed.strip() == (tmp_path / "node.md").read_text(encoding="utf-8").strip()
+
+
+def test_cpu_and_memory_of_a_process_are_those_of_this_one() -> None:
+    before = NODE.cpu_seconds(os.getpid())
+    while os.times().user + os.times().system < before + 0.1:
+        pass
+    assert NODE.cpu_seconds(os.getpid()) > before
+    kept = bytearray(64 * 2**20)
+    with_it = NODE.resident_mib(os.getpid())
+    kept.clear()
+    assert with_it > 64
