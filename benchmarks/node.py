@@ -129,8 +129,9 @@ def age(out: Path, quick: bool) -> Row:
         p50, p99 = (observer.number(f"age_at_start_ms_{which}") for which in ("p50", "p99"))
         account = observer.account()
     return {
-        "measured": f"{p50:.1f} ms p50, {p99:.1f} ms p99; {account['sent']} pairs sent, {account['paired']} paired, "
-        f"{account['published']} masks, {account['dropped']} dropped and counted, {account['unexplained']} unexplained",
+        "measured": f"{p50:.1f} ms p50, {p99:.1f} ms p99; of {account['sent']} pairs {account['lost_before']} lost "
+        f"before the node, {account['published']} published, {account['dropped']} dropped and counted, "
+        f"{account['unexplained']} unexplained",
         "aim": "at most 25 ms p50, none unexplained",
         "age_at_start_ms": {"p50": p50, "p99": p99},
         "account": account,
@@ -192,7 +193,7 @@ def camera(out: Path, profile: str) -> Iterator[Observer]:
     """Run a silent camera, and wait until it and the node have met."""
     from deal_ros.process import node_process
 
-    parameters: dict[str, Any] = {"profile": profile, "views": 2, "view_rate_hz": 0, "silent": True}
+    parameters: dict[str, Any] = {"profile": profile, "views": 1, "silent": True}
     with (
         node_process("deal_ros.synthetic_camera_node", out / "camera.txt", parameters=parameters),
         observing() as observer,
@@ -283,18 +284,17 @@ class Observer:
         self.wait(lambda: self.values and self.number("in_flight") == 0, "the last mask")
 
     def account(self) -> dict[str, int]:
-        """Return what became of the pairs; `unexplained` is what neither camera nor node accounts for."""
+        """Return what became of the pairs; `unexplained` is what came to the node and it does not account for."""
         dropped = sum(int(value) for key, value in self.values.items() if key.startswith("dropped_"))
-        found = {key: int(self.values[key]) for key in ("paired", "published", "failed")}
-        lost = self.sent["pairs"] - found["paired"]
-        unexplained = lost + found["paired"] - found["published"] - found["failed"] - dropped
+        paired, published, failed = (int(self.values[key]) for key in ("paired", "published", "failed"))
         return {
             "sent": self.sent["pairs"],
-            "lost_in_transport": lost,
-            **found,
+            "lost_before": self.sent["pairs"] - paired,
+            "published": published,
             "dropped": dropped,
+            "failed": failed,
+            "unexplained": paired - published - dropped - failed,
             "masks_heard": self.masks,
-            "unexplained": unexplained,
         }
 
     def received(self) -> int:

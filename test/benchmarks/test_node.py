@@ -44,7 +44,8 @@ def test_the_parts_make_up_the_overhead_and_every_pair_is_accounted_for(
         assert sum(frame[stage] for stage in NODE.STAGES) == pytest.approx(frame["total"] - frame["forward"])
     account = row["account"]
     assert account["published"] == account["masks_heard"] == len(frames) > NODE.UNCOUNTED
-    assert account["sent"] == account["published"] + account["dropped"] + account["unexplained"]
+    assert account["unexplained"] == account["failed"] == 0
+    assert account["sent"] == account["published"] + account["dropped"] + account["lost_before"]
     printed = capsys.readouterr().out
     assert row["title"] in printed and all(stage in printed for stage in NODE.STAGES)
     assert printed.strip() == (tmp_path / "node.md").read_text(encoding="utf-8").strip()
