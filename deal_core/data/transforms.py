@@ -68,7 +68,10 @@ def resize_image(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
 
 def image_to_tensor(image: UInt8Array) -> Tensor:
     """Return an image (H, W, 3) as (3, H, W) float32 RGB in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255.0
+    # In numpy: for so little work, threads of PyTorch wait for one another longer (16 ms beside a busy core) than
+    # it takes.
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+    return torch.from_numpy(np.divide(planes, np.float32(255), dtype=np.float32))
 
 
 def to_tensors(sample: Sample) -> TensorSample:
