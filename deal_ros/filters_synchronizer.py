@@ -10,7 +10,7 @@ import message_filters
 
 from deal_core.data.pairing import UnpairedCause
 from deal_ros.conversions import ImageMessage, stamp_to_ns
-from deal_ros.synchronizer import Frame, SyncCounts
+from deal_ros.synchronizer import Frame, SyncCounts, SyncLimits
 
 _COLOR, _DEPTH = 0, 1
 _NS_PER_S = 1_000_000_000
@@ -47,12 +47,10 @@ class FiltersSynchronizer:
         alone_after_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._on_frame, self._slop_ns, self._alone_after_s, self._clock = on_frame, slop_ns, alone_after_s, clock
-        self._inputs = (message_filters.SimpleFilter(), message_filters.SimpleFilter())
+        self._on_frame, self._alone_after_s, self._clock, self._queue_size = on_frame, alone_after_s, clock, queue_size
         self._made: list[tuple[ImageMessage, ImageMessage]] = []
-        pairer = _new_pairer(self._inputs, slop_ns, queue_size)
-        pairer.registerCallback(lambda color, depth: self._made.append((color, depth)))
-        self._waiting: list[dict[int, ImageMessage]] = pairer.queues
+        self._waiting: list[dict[int, ImageMessage]] = [{}, {}]
+        self._pair_by(slop_ns)
         self._recent: tuple[deque[int], deque[int]] = (deque(maxlen=queue_size), deque(maxlen=queue_size))
         self._arrived: dict[int, float] = {}
         self._received = [0, 0]
@@ -91,6 +89,22 @@ class FiltersSynchronizer:
         for stamp in overdue:
             del self._arrived[stamp]
         self._hand_on(frames)
+
+    def adapt(self, limits: SyncLimits) -> None:
+        """Pair by these limits from now on."""
+        self._alone_after_s = limits.alone_after_s
+        if limits.slop_ns != self._slop_ns:
+            self._pair_by(limits.slop_ns)
+
+    def _pair_by(self, slop_ns: int) -> None:
+        """Begin with a new pairer; what waits goes on waiting in it."""
+        self._slop_ns = slop_ns
+        self._inputs = (message_filters.SimpleFilter(), message_filters.SimpleFilter())
+        pairer = _new_pairer(self._inputs, slop_ns, self._queue_size)
+        pairer.registerCallback(lambda color, depth: self._made.append((color, depth)))
+        for queue, waiting in zip(pairer.queues, self._waiting, strict=True):
+            queue.update(waiting)
+        self._waiting = pairer.queues
 
     def _add(self, stream: int, message: ImageMessage) -> None:
         stamp_ns = stamp_to_ns(message.header.stamp)

@@ -11,7 +11,7 @@ from rclpy.subscription import Subscription
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CompressedImage, Image
 
-from deal_ros.conversions import ImageMessage
+from deal_ros.conversions import ImageMessage, stamp_to_ns
 from deal_ros.diagnostics import InputSnapshot
 from deal_ros.qos import (
     INPUT_DEPTH,
@@ -21,6 +21,7 @@ from deal_ros.qos import (
     loses_large_best_effort,
     reliability_name,
 )
+from deal_ros.stamps import StampWatch
 
 
 class ImageInput:
@@ -51,14 +52,19 @@ class ImageInput:
         self._node, self._stream, self._wanted, self._on_image = node, stream, wanted, on_image
         self.topic = node.resolve_topic_name(topic)
         self._relative = topic
-        self._received = 0
+        self._received = self._changes = 0
         self._last: tuple[str, int, int, int] = ("", 0, 0, 0)
+        self._last_change = ""
+        self._stamps = StampWatch()
         self._heard = time.monotonic()
+        self._had_publisher = False
         self._reliability = choose_reliability(wanted, self._offers())
         self._subscription: Subscription | None = self._subscribe()
 
     def follow_publisher(self) -> None:
         """Subscribe anew where `auto` and the publishers now known ask for another reliability."""
+        if self._subscription is None:
+            return
         chosen = choose_reliability(self._wanted, self._offers(), self._reliability)
         if chosen == self._reliability:
             return
@@ -73,6 +79,12 @@ class ImageInput:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
 
+    def open(self) -> None:
+        """Subscribe anew after `close`; silence counts from now on."""
+        if self._subscription is None:
+            self._heard = time.monotonic()
+            self._subscription = self._subscribe()
+
     @property
     def snapshot(self) -> InputSnapshot:
         """What can be said of this input now."""
@@ -80,6 +92,7 @@ class ImageInput:
         encoding, width, height, size_bytes = self._last
         return InputSnapshot(
             stream=self._stream,
+            is_subscribed=self._subscription is not None,
             topic=self.topic,
             received=self._received,
             silent_s=time.monotonic() - self._heard,
@@ -90,6 +103,10 @@ class ImageInput:
             offers=tuple(reliability_name(offer) for offer in offers),
             requests=reliability_name(self._reliability),
             incompatible=is_incompatible(self._reliability, offers),
+            publisher_left=self._had_publisher and not offers,
+            changes=self._changes,
+            last_change=self._last_change,
+            stamps=self._stamps.counts,
             best_effort_is_lossy=loses_large_best_effort(get_rmw_implementation_identifier()),
         )
 
@@ -101,11 +118,22 @@ class ImageInput:
     def _take(self, message: ImageMessage) -> None:
         self._received += 1
         self._heard = time.monotonic()
+        self._stamps.see(stamp_to_ns(message.header.stamp), self._node.get_clock().now().nanoseconds)
         if isinstance(message, CompressedImage):
-            self._last = (message.format, 0, 0, len(message.data))
+            self._describe((message.format, 0, 0, len(message.data)))
         else:
-            self._last = (message.encoding, message.width, message.height, len(message.data))
+            self._describe((message.encoding, message.width, message.height, len(message.data)))
         self._on_image(message)
 
+    def _describe(self, form: tuple[str, int, int, int]) -> None:
+        before, self._last = self._last, form
+        if before[0] and before[:3] != form[:3]:
+            self._changes += 1
+            self._last_change = " to ".join(
+                f"{width}x{height} {encoding}" if width else encoding for encoding, width, height, _ in (before, form)
+            )
+
     def _offers(self) -> list[ReliabilityPolicy]:
-        return [info.qos_profile.reliability for info in self._node.get_publishers_info_by_topic(self.topic)]
+        offers = [info.qos_profile.reliability for info in self._node.get_publishers_info_by_topic(self.topic)]
+        self._had_publisher = self._had_publisher or bool(offers)
+        return offers

@@ -22,21 +22,30 @@ LABEL_INFO_TOPIC = "label_info"
 LABELS_JSON_TOPIC = "labels"
 
 
-def publish_labels(node: Node, classes: ClassList, threshold: float, model_hash: str) -> Any:
-    """Publish the labels once, kept for late subscribers, and return the publisher.
+class LabelPublisher:
+    """Tells what a mask's ids mean; the last word is kept for late subscribers.
 
     The topic is `~/label_info` (vision_msgs/LabelInfo), or `~/labels` (std_msgs/String with the JSON of
     `labels_to_json`) where vision_msgs is not installed.
     """
-    if LabelInfo is not None:
-        publisher = node.create_publisher(LabelInfo, f"~/{LABEL_INFO_TOPIC}", labels_qos())
-        message = label_info(classes, threshold)
-        message.header.stamp = node.get_clock().now().to_msg()
-    else:
-        publisher = node.create_publisher(String, f"~/{LABELS_JSON_TOPIC}", labels_qos())
-        message = String(data=labels_to_json(classes, model_hash))
-    publisher.publish(message)
-    return publisher
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        kind, topic = (String, LABELS_JSON_TOPIC) if LabelInfo is None else (LabelInfo, LABEL_INFO_TOPIC)
+        self._publisher = node.create_publisher(kind, f"~/{topic}", labels_qos())
+
+    def publish(self, classes: ClassList, threshold: float, model_hash: str) -> None:
+        """Publish the labels of a model, in place of those of the one before."""
+        if LabelInfo is None:
+            message = String(data=labels_to_json(classes, model_hash))
+        else:
+            message = label_info(classes, threshold)
+            message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)
+
+    def close(self) -> None:
+        """Take the labels back: nobody hears them any more."""
+        self._node.destroy_publisher(self._publisher)
 
 
 def subscribe_labels(node: Node, namespace: str, on_names: Callable[[dict[int, str]], None]) -> None:

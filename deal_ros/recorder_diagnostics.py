@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from deal_core.data.recorder import RecorderState
 from deal_core.data.recording_summary import RecordingCounts
-from deal_ros.diagnostics import InputSnapshot, Level, Status, assess_input
+from deal_ros.assessment import assess_input
+from deal_ros.diagnostics import InputSnapshot, Level, Limits, Status
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def assess_recorder(now: RecorderSnapshot, before: RecorderSnapshot | None) -> l
     """Judge a snapshot against the one before it; totals are of the running recording, or of the last."""
     earlier = {found.stream: found for found in before.inputs} if before else {}
     elapsed_s = now.time_s - before.time_s if before else math.nan
-    inputs = [assess_input(i, earlier.get(i.stream), elapsed_s, now.input_timeout_s) for i in now.inputs]
+    limits = Limits(input_timeout_s=now.input_timeout_s)
+    inputs = [assess_input(i, earlier.get(i.stream), elapsed_s, limits) for i in now.inputs]
     return [*inputs, _assess_recording(now, before)]
 
 

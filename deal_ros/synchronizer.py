@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from deal_ros.filters_synchronizer import FiltersSynchronizer
 
 _NS_PER_MS = 1_000_000
+_NOT_WANTED = "no longer wanted"
 
 
 class DepthMode(str, Enum):
@@ -62,6 +64,47 @@ class SyncCounts:
     pending_color: int = 0
     pending_depth: int = 0
 
+    def __add__(self, other: SyncCounts) -> SyncCounts:
+        """Return what became of the messages of both."""
+        return SyncCounts(
+            received_color=self.received_color + other.received_color,
+            received_depth=self.received_depth + other.received_depth,
+            paired=self.paired + other.paired,
+            color_alone=self.color_alone + other.color_alone,
+            unpaired_color=Counter(self.unpaired_color) + Counter(other.unpaired_color),
+            unpaired_depth=Counter(self.unpaired_depth) + Counter(other.unpaired_depth),
+            pending_color=self.pending_color + other.pending_color,
+            pending_depth=self.pending_depth + other.pending_depth,
+        )
+
+    def without_pending(self) -> SyncCounts:
+        """Return the counts once nothing waits any more, as nobody wants depth any longer."""
+        lost_color, lost_depth = ({_NOT_WANTED: n} for n in (self.pending_color, self.pending_depth))
+        return replace(self, pending_color=0, pending_depth=0) + SyncCounts(
+            unpaired_color=lost_color, unpaired_depth=lost_depth
+        )
+
+
+@dataclass(frozen=True)
+class SyncLimits:
+    """What of pairing may change while it goes on.
+
+    Args:
+        slop_ns: largest difference between the stamps of a pair; 0 wants equal stamps.
+        alone_after_s: seconds a colour image waits for its depth before it goes on alone; None means for ever.
+    """
+
+    slop_ns: int
+    alone_after_s: float | None
+
+    @classmethod
+    def of(cls, depth_mode: DepthMode, policy: str, slop_ms: float, timeout_ms: float) -> SyncLimits:
+        """Return the limits for the node's parameters, as `create_synchronizer` takes them."""
+        return cls(
+            slop_ns=0 if policy == "exact" else round(slop_ms * _NS_PER_MS),
+            alone_after_s=timeout_ms / 1000 if depth_mode is DepthMode.OPTIONAL else None,
+        )
+
 
 class Synchronizer(Protocol):
     """What the node needs to know of whoever pairs; frames go to the callable given at construction."""
@@ -78,6 +121,9 @@ class Synchronizer(Protocol):
 
     def expire(self) -> None:
         """Hand on what has waited long enough; to be called regularly."""
+
+    def adapt(self, limits: SyncLimits) -> None:
+        """Pair by these limits from now on."""
 
 
 class ColorOnly:
@@ -107,6 +153,9 @@ class ColorOnly:
 
     def expire(self) -> None:
         """Nothing waits."""
+
+    def adapt(self, limits: SyncLimits) -> None:
+        """Nothing is paired."""
 
 
 class StampSynchronizer:
@@ -175,6 +224,12 @@ class StampSynchronizer:
             self._on_frame(Frame(stamp_ns, message, None))
         self._arrived = {stamp: arrived for stamp, arrived in self._arrived.items() if stamp > newest}
 
+    def adapt(self, limits: SyncLimits) -> None:
+        """Pair by these limits from now on."""
+        self._pairer.slop_ns, self._alone_after_s = limits.slop_ns, limits.alone_after_s
+        if limits.alone_after_s is None:
+            self._arrived.clear()
+
     def _hand_on(self, pairs: list[Pair[ImageMessage, ImageMessage]]) -> None:
         for pair in pairs:
             self._arrived.pop(pair.stamp_ns, None)
@@ -202,12 +257,8 @@ def create_synchronizer(
     """
     if depth_mode is DepthMode.OFF:
         return ColorOnly(on_frame)
-    return _pairing_class()(
-        on_frame,
-        slop_ns=0 if policy == "exact" else round(slop_ms * _NS_PER_MS),
-        queue_size=queue_size,
-        alone_after_s=timeout_ms / 1000 if depth_mode is DepthMode.OPTIONAL else None,
-    )
+    limits = SyncLimits.of(depth_mode, policy, slop_ms, timeout_ms)
+    return _pairing_class()(on_frame, slop_ns=limits.slop_ns, queue_size=queue_size, alone_after_s=limits.alone_after_s)
 
 
 def _pairing_class() -> type[StampSynchronizer | FiltersSynchronizer]:

@@ -23,6 +23,7 @@ class WorkerCounts:
         dropped_busy: replaced by a newer item while the thread was busy.
         dropped_old: older than the limit when their turn came.
         dropped_stopped: still waiting when the worker stopped, or handed in afterwards.
+        dropped_refused: never worked on because whoever hands them in said so, by cause.
         failed: jobs that raised, by cause.
         in_flight: waiting or being worked on.
     """
@@ -32,13 +33,14 @@ class WorkerCounts:
     dropped_busy: int = 0
     dropped_old: int = 0
     dropped_stopped: int = 0
+    dropped_refused: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     in_flight: int = 0
 
     @property
     def dropped(self) -> int:
         """All items that no job was started for."""
-        return self.dropped_busy + self.dropped_old + self.dropped_stopped
+        return self.dropped_busy + self.dropped_old + self.dropped_stopped + sum(self.dropped_refused.values())
 
 
 class NewestItemWorker(Generic[T]):
@@ -78,6 +80,8 @@ class NewestItemWorker(Generic[T]):
         self._stopping = False
         self._submitted = self._done = 0
         self._dropped: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._calls: list[Callable[[], None]] = []
         self._failed: Counter[str] = Counter()
         self._thread: threading.Thread | None = None
 
@@ -91,6 +95,7 @@ class NewestItemWorker(Generic[T]):
                 dropped_busy=self._dropped["busy"],
                 dropped_old=self._dropped["old"],
                 dropped_stopped=self._dropped["stopped"],
+                dropped_refused=Counter(self._refused),
                 failed=Counter(self._failed),
                 in_flight=len(self._slot) + self._running,
             )
@@ -118,6 +123,24 @@ class NewestItemWorker(Generic[T]):
             self._slot.append(item)
             self._changed.notify_all()
 
+    def refuse(self, cause: str) -> None:
+        """Count an item as handed in and dropped."""
+        with self._changed:
+            self._submitted += 1
+            self._refused[cause] += 1
+
+    def clear(self, cause: str) -> None:
+        """Drop the item that waits, if there is one; the running job goes on."""
+        with self._changed:
+            self._refused[cause] += len(self._slot)
+            self._slot.clear()
+
+    def between_items(self, function: Callable[[], None]) -> None:
+        """Have a function called in the thread between two items: soon, at the latest when the worker stops."""
+        with self._changed:
+            self._calls.append(function)
+            self._changed.notify_all()
+
     def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> bool:
         """Let the running job finish, drop the waiting item, end the thread.
 
@@ -129,12 +152,12 @@ class NewestItemWorker(Generic[T]):
             self._dropped["stopped"] += len(self._slot)
             self._slot.clear()
             self._changed.notify_all()
-        if thread is None:
-            return True
-        thread.join(timeout_s)
-        if thread.is_alive():
-            return False
-        self._thread = None
+        if thread is not None:
+            thread.join(timeout_s)
+            if thread.is_alive():
+                return False
+            self._thread = None
+        self._make_calls()
         return True
 
     def wait_idle(self, timeout_s: float) -> bool:
@@ -145,9 +168,13 @@ class NewestItemWorker(Generic[T]):
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._slot or self._stopping)
+                self._changed.wait_for(lambda: self._slot or self._stopping or self._calls)
+            self._make_calls()
+            with self._changed:
                 if self._stopping:
                     return
+                if not self._slot:
+                    continue
                 item = self._slot.pop()
                 self._running = True
             outcome = self._attempt(item)
@@ -155,6 +182,12 @@ class NewestItemWorker(Generic[T]):
                 self._running = False
                 outcome()
                 self._changed.notify_all()
+
+    def _make_calls(self) -> None:
+        with self._changed:
+            calls, self._calls = self._calls, []
+        for call in calls:
+            call()
 
     def _attempt(self, item: T) -> Callable[[], None]:
         """Work on an item and return how to count it, so that counting and becoming idle are one step."""

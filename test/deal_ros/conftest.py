@@ -14,12 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from .ros_client import Client
+
 COLOR_TOPIC, DEPTH_TOPIC = "/camera/camera/color/image_raw", "/camera/camera/aligned_depth_to_color/image_raw"
-REMAPPINGS = {"color/image_raw": COLOR_TOPIC, "depth/image_raw": DEPTH_TOPIC}
+REMAPPINGS = {
+    "color/image_raw": COLOR_TOPIC,
+    "color/camera_info": "/camera/camera/color/camera_info",
+    "depth/image_raw": DEPTH_TOPIC,
+}
 CLASSES = ("mug", "drill", "box")
 FRAME = "camera_color_optical_frame"
 PERIOD_S = 0.2
-WAIT_S = 200.0
 
 COUNTS = (
     "received_color",
@@ -33,6 +38,8 @@ COUNTS = (
     "published",
     "dropped_busy",
     "dropped_old",
+    "dropped_rate",
+    "dropped_disabled",
     "dropped_stopped",
     "failed",
     "in_flight",
@@ -74,39 +81,19 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Camera:
+class Camera(Client):
     """Publishes what it is told to, keeps the masks and the diagnostics it hears."""
 
     def __init__(self, domain: int, *, reliability: str = "reliable", depth: bool = True) -> None:
-        import rclpy
-        from diagnostic_msgs.msg import DiagnosticArray
-        from rclpy.context import Context
-        from rclpy.executors import SingleThreadedExecutor
         from rclpy.qos import QoSProfile, ReliabilityPolicy
         from sensor_msgs.msg import Image
 
-        from deal_ros.labels import subscribe_labels
-
+        super().__init__(domain, "test_camera")
         qos = QoSProfile(depth=20, reliability=ReliabilityPolicy[reliability.upper()])
-        self._context = Context()
-        rclpy.init(args=[], context=self._context, domain_id=domain)
-        self.node = rclpy.create_node("test_camera", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
         self.color = self.node.create_publisher(Image, COLOR_TOPIC, qos)
         self.depth = self.node.create_publisher(Image, DEPTH_TOPIC, qos) if depth else None
         self.masks: dict[int, Any] = {}
-        self.labels: dict[int, str] = {}
-        self.values: dict[str, str] = {}
-        self.statuses: dict[str, tuple[int, str]] = {}
         self.node.create_subscription(Image, "/deal_segmentation/mask", self._take_mask, 20)
-        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._take_diagnostics, 20)
-        subscribe_labels(self.node, "/deal_segmentation", self.labels.update)
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self.node.destroy_node()
-        self._context.shutdown()
 
     def header(self, stamp_ns: int, frame_id: str = FRAME) -> Any:
         from std_msgs.msg import Header
@@ -141,12 +128,6 @@ class Camera:
         self.wait(lambda: stamp_ns in self.masks, f"mask of {stamp_ns}")
         return self.masks[stamp_ns]
 
-    def wait(self, is_true: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
-        end = time.monotonic() + timeout_s
-        while not is_true():
-            assert time.monotonic() < end, f"waited in vain for: {what}; diagnostics: {self.statuses} {self.values}"
-            self._executor.spin_once(timeout_sec=0.05)
-
     def wait_ready(self) -> None:
         """Wait until node and camera have met in both directions."""
 
@@ -167,14 +148,6 @@ class Camera:
         self.wait(lambda: self.count(key) >= expected, f"{key} >= {expected}")
         assert self.count(key) == expected
 
-    def fresh_values(self) -> dict[str, str]:
-        """Wait for diagnostics that are newer than this call."""
-        self.values = {}
-        self.wait(lambda: bool(self.values), "diagnostics")
-        self.values = {}
-        self.wait(lambda: bool(self.values), "diagnostics")
-        return self.values
-
     def check_balance(self) -> dict[str, int]:
         """Check, in fresh diagnostics, that every message is accounted for; return the counts."""
         values = self.fresh_values()
@@ -182,7 +155,7 @@ class Camera:
         handed_on = n["paired"] + n["color_alone"]
         assert n["received_color"] == handed_on + n["unpaired_color"] + n["pending_color"]
         assert n["received_depth"] == n["paired"] + n["unpaired_depth"] + n["pending_depth"]
-        dropped = n["dropped_busy"] + n["dropped_old"] + n["dropped_stopped"]
+        dropped = sum(number for key, number in n.items() if key.startswith("dropped_"))
         assert handed_on == n["published"] + dropped + n["failed"] + n["in_flight"]
         for total in ("unpaired_color", "unpaired_depth", "failed"):
             assert n[total] == sum(int(v) for k, v in values.items() if k.startswith(f"{total}: "))
@@ -192,11 +165,6 @@ class Camera:
         from deal_ros.conversions import stamp_to_ns
 
         self.masks[stamp_to_ns(message.header.stamp)] = message
-
-    def _take_diagnostics(self, message: Any) -> None:
-        mine = [s for s in message.status if s.name.startswith("deal_segmentation: ")]
-        self.values = {entry.key: entry.value for status in mine for entry in status.values}
-        self.statuses = {s.name.split(": ", 1)[1]: (s.level[0], s.message) for s in mine}
 
 
 @pytest.fixture(scope="session")
@@ -236,7 +204,8 @@ def start_node(
                 segmentation_process(
                     model,
                     tmp_path_factory.mktemp("node") / "output.txt",
-                    parameters={"diagnostics_period_s": PERIOD_S, **parameters},
+                    # torch is at hand at once; what onnxruntime reads has to be exported first.
+                    parameters={"diagnostics_period_s": PERIOD_S, "backend": "torch", **parameters},
                     remappings=REMAPPINGS,
                     environment={"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"},
                 )
@@ -251,8 +220,7 @@ def nodes(start_node: Callable[..., RunningNode]) -> dict[str, RunningNode]:
     """The nodes of all tests, started at once because importing torch takes seconds; all but `pair` are ended."""
     return {
         "pair": start_node(depth_mode="required", max_age_ms=30_000),
-        "mismatch": start_node(depth_mode="off", color_qos="reliable", input_timeout_s=0.5, max_age_ms=0),
-        "interrupted": start_node(depth_mode="required", max_age_ms=0),
+        "managed": start_node(autostart=False, max_age_ms=0),
         "leaving": start_node(depth_mode="off", max_age_ms=0),
     }
 

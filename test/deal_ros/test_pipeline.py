@@ -15,6 +15,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from deal_core.data.sample import ClassList
 from deal_core.runtime import Segmentation
 from deal_ros.conversions import array_to_image, image_to_mask, stamp_from_ns
 from deal_ros.pipeline import SegmentationPipeline, effective_depth_mode
@@ -30,6 +31,7 @@ MS = 1_000_000
 class Red:
     """Labels with 1 what is more red than green, and 255 what has no depth."""
 
+    classes = ClassList(("red", "green"))
     depths: list[np.ndarray | None] = field(default_factory=list)
     gate: threading.Semaphore | None = None
 
@@ -58,7 +60,7 @@ class Rig:
 
     def settle(self) -> None:
         assert self.pipeline._worker.wait_idle(10)
-        counts, work = self.pipeline.synchronizer.counts, self.pipeline.work
+        counts, work = self.pipeline.sync, self.pipeline.work
         assert counts.paired + counts.color_alone == work.submitted
         assert work.submitted == work.done + work.dropped + sum(work.failed.values()) + work.in_flight
         assert work.done == len(self.results)
@@ -202,7 +204,81 @@ def test_only_the_newest_of_the_waiting_frames_is_segmented(new_rig: Callable[..
     assert rig.pipeline.work.dropped_busy == 29 - len(rig.results) >= 27
 
 
-def test_optional_depth_is_off_for_a_model_that_does_not_use_it() -> None:
-    assert effective_depth_mode("optional", uses_depth=False) is DepthMode.OFF
-    assert effective_depth_mode("optional", uses_depth=True) is DepthMode.OPTIONAL
-    assert effective_depth_mode("required", uses_depth=False) is DepthMode.REQUIRED
+def test_optional_depth_is_off_while_nothing_uses_it() -> None:
+    assert effective_depth_mode("optional", is_used=False) is DepthMode.OFF
+    assert effective_depth_mode("optional", is_used=True) is DepthMode.OPTIONAL
+    assert effective_depth_mode("required", is_used=False) is DepthMode.REQUIRED
+
+
+@pytest.mark.parametrize("depth", [depth_of(1, size=(4, 5)), color_of(1)])
+def test_optional_depth_that_cannot_be_used_is_left_out_and_told(new_rig: Callable[..., Rig], depth: Image) -> None:
+    rig = new_rig("optional")
+    rig.send(color_of(1), depth)
+    rig.settle()
+    assert rig.segmenter.depths == [None] and len(rig.results) == 1 and not rig.pipeline.work.failed
+    summary = rig.pipeline.statistics.summary
+    assert summary.troubles == 1 and "frame 1: depth left out: un" in summary.last_trouble == rig.errors[0]
+
+
+def test_depth_wanted_for_a_while_leaves_no_message_uncounted(new_rig: Callable[..., Rig]) -> None:
+    """Colour alone, then pairs, then colour alone: what waits at the end goes on alone, or is counted."""
+    rig = new_rig("off", max_age_ms=0)
+    rig.send(color_of(1), None)
+    rig.settle()
+    rig.pipeline.pair_by(DepthMode.OPTIONAL)
+    for color, depth in ((color_of(2), depth_of(2)), (color_of(3), depth_of(4))):
+        rig.send(color, depth)
+        rig.settle()
+    assert [result.inputs.depth is None for result in rig.results] == [True, False]
+    rig.pipeline.pair_by(DepthMode.OFF)
+    rig.settle()
+    rig.send(color_of(5), None)
+    rig.settle()
+    assert [result.mask.header.stamp.nanosec for result in rig.results] == [1, 2, 3, 5]
+    found = rig.pipeline.sync
+    assert (found.received_color, found.received_depth, found.paired, found.color_alone) == (4, 2, 1, 3)
+    assert found.unpaired_depth == {"no longer wanted": 1} and found.pending_color == found.pending_depth == 0
+
+
+def test_classes_and_confidence_restrict_the_mask_from_the_next_frame_on(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig("off", max_age_ms=0)
+    changes: list[dict[str, object]] = [{}, {"classes": ("green",)}, {"min_confidence": 1.0}]
+    for number, change in enumerate(changes, start=1):
+        rig.pipeline.adapt(SegmentationParameters(model="m", depth_mode="off", max_age_ms=0, **change))
+        rig.send(color_of(number), None)
+        rig.settle()
+    shown = [set(image_to_mask(result.mask).flat) for result in rig.results]
+    assert shown == [{0, 1}, {0}, {0, 1}]
+    np.testing.assert_array_equal(rig.results[1].segmentation.mask, image_to_mask(rig.results[1].mask))
+
+
+def test_an_output_that_raises_costs_no_mask(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig("off")
+    rig.pipeline._publish_more = lambda result: 1 / 0  # type: ignore[assignment, return-value]
+    rig.send(color_of(1), None)
+    rig.settle()
+    assert len(rig.results) == 1 and rig.pipeline.work.done == 1
+    assert "outputs beside the mask: ZeroDivisionError" in rig.pipeline.statistics.summary.last_trouble
+
+
+def test_frames_beyond_the_rate_and_while_switched_off_are_dropped_and_counted(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig("off", max_age_ms=0, max_rate_hz=0.001)
+    for number in (1, 2):
+        rig.send(color_of(number), None)
+        rig.settle()
+    rig.pipeline.enable(False)
+    rig.send(color_of(3), None)
+    rig.settle()
+    assert len(rig.results) == 1 and rig.pipeline.work.dropped_refused == {"rate": 1, "disabled": 1}
+
+
+def test_another_segmenter_takes_over_between_two_frames(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig("off", max_age_ms=0)
+    other, taken = Red(), threading.Event()
+    rig.send(color_of(1), None)
+    rig.settle()
+    rig.pipeline.use(other, taken.set)
+    assert taken.wait(10)
+    rig.send(color_of(2), None)
+    rig.settle()
+    assert len(rig.segmenter.depths) == len(other.depths) == 1

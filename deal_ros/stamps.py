@@ -1,0 +1,90 @@
+"""What is wrong with the stamps of messages, and with the clock that they are compared with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+_FUTURE_NS = 100_000_000
+"""A stamp this far ahead is no matter of rounding or of a moment between two readings of one clock."""
+_STEP_S = 1.0
+_NS_PER_S = 1_000_000_000
+_NS_PER_MS = 1_000_000
+
+
+@dataclass(frozen=True)
+class StampCounts:
+    """Messages whose stamps look wrong.
+
+    Args:
+        zero: with stamp 0, which is no time.
+        backwards: older than the message before.
+        future: more than 100 ms ahead of the node's clock.
+        ahead_ms: how far the last of those was ahead.
+    """
+
+    zero: int = 0
+    backwards: int = 0
+    future: int = 0
+    ahead_ms: float = math.nan
+
+
+class StampWatch:
+    """Look at each stamp of one stream."""
+
+    def __init__(self) -> None:
+        self._last_ns = 0
+        self._zero = self._backwards = self._future = 0
+        self._ahead_ms = math.nan
+
+    def see(self, stamp_ns: int, now_ns: int) -> None:
+        """Take the stamp of a message that has just come, and the time on the node's clock."""
+        if stamp_ns == 0:
+            self._zero += 1
+            return
+        self._backwards += stamp_ns < self._last_ns
+        self._last_ns = stamp_ns
+        if stamp_ns - now_ns > _FUTURE_NS:
+            self._future += 1
+            self._ahead_ms = (stamp_ns - now_ns) / _NS_PER_MS
+
+    @property
+    def counts(self) -> StampCounts:
+        """What was wrong so far."""
+        return StampCounts(self._zero, self._backwards, self._future, self._ahead_ms)
+
+
+class ClockWatch:
+    """Notice that the node's clock was set, or that simulated time began anew.
+
+    Example:
+        >>> watch = ClockWatch()
+        >>> for now_s, steady_s in [(10.0, 0.0), (11.0, 1.0), (2.0, 2.0)]:
+        ...     watch.see(round(now_s * 1e9), steady_s, is_simulated=True)
+        >>> watch.jumps, watch.last_jump
+        (1, 'back by 9.0 s')
+    """
+
+    def __init__(self) -> None:
+        self.jumps = 0
+        """How often that happened."""
+        self.last_jump = ""
+        """The last time in words, as in "back by 9.0 s"."""
+        self._before: tuple[int, float] | None = None
+
+    def see(self, now_ns: int, steady_s: float, *, is_simulated: bool) -> None:
+        """Take the time on both clocks; to be called about once a second.
+
+        Args:
+            now_ns: on the clock that stamps are compared with; 0 is simulated time that has not begun.
+            steady_s: on a clock that nobody sets.
+            is_simulated: whether the first clock may run at another speed, so that only going back is a jump.
+        """
+        before, self._before = self._before, (now_ns, steady_s) if now_ns else None
+        if before is None or not now_ns:
+            return
+        moved_s = (now_ns - before[0]) / _NS_PER_S
+        step_s = moved_s - (0 if is_simulated else steady_s - before[1])
+        if moved_s < 0 or (not is_simulated and abs(step_s) > _STEP_S):
+            self.jumps += 1
+            self.last_jump = f"{'back' if step_s < 0 else 'ahead'} by {abs(step_s):.1f} s"
