@@ -3,7 +3,7 @@
 SHELL := bash
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench pins clean distclean
+.PHONY: help setup demo test lint bench params pins clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ lint: setup ## check style and types
 bench: setup ## run the scripts in benchmarks/
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit; done
 
+params: setup ## write the nodes' parameter schemas and tables anew
+	@$(BIN)/python -m deal_ros.parameter_docs
+
 # All but crf, which needs a compiler where there is no wheel.
 EXTRAS := --extra train --extra realsense --extra depth --extra export --extra dev
 PIN := compile --universal --no-emit-index-url --python-version 3.10 --custom-compile-command "make pins"
@@ -34,7 +37,7 @@ pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the ne
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/apt-ros.txt \
 	    $(EXTRAS)
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/pypi-ros.txt \
-	    --extra ros $(EXTRAS) --constraint requirements/apt-ros.txt
+	    --extra ros --extra colcon $(EXTRAS) --constraint requirements/apt-ros.txt
 
 clean: ## remove caches and what builds and demos leave
 	@rm -rf build install log demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

