@@ -17,6 +17,7 @@ from typing import Any
 from deal_core.files import replacing
 from deal_ros.parameters import ParameterSet, expectation
 from deal_ros.segmentation_parameters import SegmentationParameters
+from deal_ros.synthetic_camera_parameters import SyntheticCameraParameters
 
 _JSON_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number"}
 _TABLE = re.compile(r"(<!-- parameters: begin[^\n]*-->\n).*?(<!-- parameters: end -->)", re.DOTALL)
@@ -37,7 +38,10 @@ class DocumentedNode:
     page: str
 
 
-DOCUMENTED = (DocumentedNode("segmentation", SegmentationParameters, "node.md"),)
+DOCUMENTED = (
+    DocumentedNode("segmentation", SegmentationParameters, "node.md"),
+    DocumentedNode("synthetic_camera", SyntheticCameraParameters, "synthetic_camera.md"),
+)
 
 
 def json_schema(node: DocumentedNode) -> dict[str, Any]:
