@@ -16,6 +16,7 @@ from typing import Any
 
 from deal_core.files import replacing
 from deal_ros.parameters import ParameterSet, expectation
+from deal_ros.recorder_parameters import RecorderParameters
 from deal_ros.segmentation_parameters import SegmentationParameters
 from deal_ros.synthetic_camera_parameters import SyntheticCameraParameters
 
@@ -40,6 +41,7 @@ class DocumentedNode:
 
 DOCUMENTED = (
     DocumentedNode("segmentation", SegmentationParameters, "node.md"),
+    DocumentedNode("recorder", RecorderParameters, "recording.md"),
     DocumentedNode("synthetic_camera", SyntheticCameraParameters, "synthetic_camera.md"),
 )
 
