@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -69,6 +70,9 @@ def run(load: Callable[[], Callable[[], RunnableNode]], args: Sequence[str] | No
             if node is not None:
                 node.destroy_node()  # type: ignore[attr-defined]
             rclpy.try_shutdown()
+            # At its end the interpreter looks for garbage among a million objects of torch's, several times: for
+            # seconds, in which launch loses patience.
+            gc.freeze()
 
 
 def _create(create: Callable[[], RunnableNode], args: Sequence[str] | None) -> RunnableNode:
