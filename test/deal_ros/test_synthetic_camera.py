@@ -15,7 +15,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from deal_core.data.image_codec import ImageFormatError
 from deal_core.data.synthetic import SyntheticConfig, render_scenes
-from deal_ros.conversions import image_to_depth_mm, image_to_rgb, stamp_to_ns
+from deal_ros.conversions import color_to_rgb, image_to_depth_mm, stamp_to_ns
 from deal_ros.synthetic_camera_node import main
 
 pytestmark = pytest.mark.ros
@@ -170,7 +170,7 @@ def test_topics_messages_and_their_agreement_are_those_of_a_realsense(viewer: Vi
     rendered = {frame.pair.color.tobytes(): frame.pair.depth_mm for frame in render_scenes(CONFIG)}
     for color in viewer.color:
         if (depth := by_stamp.get(stamp_to_ns(color.header.stamp))) is not None:
-            np.testing.assert_array_equal(image_to_depth_mm(depth), rendered[image_to_rgb(color).tobytes()])
+            np.testing.assert_array_equal(image_to_depth_mm(depth), rendered[color_to_rgb(color).tobytes()])
     for topic, images in ((COLOR, viewer.color), (DEPTH, viewer.depth)):
         viewer.wait(
             lambda topic=topic, images=images: stamps(viewer.infos[topic])[-1:] >= stamps(images)[:1], "an info"
@@ -234,7 +234,7 @@ def test_a_fault_shows_in_the_messages(
         viewer.wait(lambda: viewer.infos[COLOR][-1].width == viewer.infos[DEPTH][-1].width == 80, "infos that fit")
     if "malformed" in faults:
         with pytest.raises(ImageFormatError):
-            image_to_rgb(viewer.color[-1])
+            color_to_rgb(viewer.color[-1])
             image_to_depth_mm(viewer.depth[-1])
 
 
