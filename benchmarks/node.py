@@ -496,9 +496,9 @@ def attach(watch: StopWatch) -> None:
         watch.add("segment", begun)
         return result
 
-    def timed_segment_frame(*arguments: Any) -> Any:
+    def timed_segment_frame(*arguments: Any, **options: Any) -> Any:
         begun = watch.begin()
-        result = segment_frame(*arguments)
+        result = segment_frame(*arguments, **options)
         watch.add("frame", begun)
         return result
 
