@@ -114,7 +114,7 @@ def lab(tmp_path: Path, model_file: Path) -> Laboratory:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
