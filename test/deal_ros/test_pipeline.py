@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -282,3 +284,26 @@ def test_another_segmenter_takes_over_between_two_frames(new_rig: Callable[..., 
     rig.send(color_of(2), None)
     rig.settle()
     assert len(rig.segmenter.depths) == len(other.depths) == 1
+
+
+def test_ten_thousand_pairs_leave_no_memory_behind(new_rig: Callable[..., Rig]) -> None:
+    """With whatever goes wrong among them; what a pair weighs, 100 kB, would show after a hundred of them."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    rig = new_rig("optional", max_age_ms=0)
+    rig.pipeline._publish = lambda result: None
+    size, before = (128, 160), 0
+    for number in range(1, 11_001):
+        if number == 1_000:
+            before = resident()
+        depth = depth_of(number, size=size if number % 7 else (4, 5))
+        rig.send(color_of(number, size=size), depth if number % 11 else None)
+        if number % 20 == 0:
+            assert rig.pipeline._worker.wait_idle(10)
+        rig.segmenter.depths.clear()
+        rig.errors.clear()
+    counts, work = rig.pipeline.sync, rig.pipeline.work
+    assert counts.received_color == 11_000 and work.done > 500 and counts.pending_color <= 10
+    assert resident() - before < 20 * 2**20
