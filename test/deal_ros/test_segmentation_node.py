@@ -119,7 +119,7 @@ def garbage(color: Any, depth: Any, kind: str) -> None:
     elif kind == "length":
         color.data.pop()
     elif kind == "unknown_encoding":
-        color.encoding = "yuv422_yuy2"
+        color.encoding = "rgb10"
     elif kind == "zero_size":
         color.width = color.height = color.step = 0
         del color.data[:]
