@@ -2,6 +2,8 @@
 # ARGS goes to the command: make demo ARGS=--help, make test ARGS="-k pairing".
 SHELL := bash
 BIN := .venv/bin
+# Every node and command would compile torch anew, which takes longer than their work.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench params pins clean distclean
 
