@@ -22,6 +22,7 @@ from deal_ros.synchronizer import (
     StampSynchronizer,
     SyncCounts,
     Synchronizer,
+    SyncLimits,
     create_synchronizer,
 )
 
@@ -193,6 +194,24 @@ def test_stamps_before_1970_do_not_stop_the_pairing(way: str, slop_ns: int) -> N
     for add in (sync.add_color, sync.add_depth):
         add(message(7))
     assert [f.stamp_ns for f in frames] == [7]
+    check_balance(sync.counts, frames)
+
+
+@WAYS
+def test_limits_that_change_hold_from_then_on_and_nothing_that_waits_is_lost(way: str) -> None:
+    frames: list[Frame] = []
+    clock = Clock()
+    sync = new_synchronizer(way, frames, slop_ns=5 * MS, queue_size=4, alone_after_s=None, clock=clock)
+    sync.add_color(message(0))
+    sync.adapt(SyncLimits(slop_ns=20 * MS, alone_after_s=0.1))
+    for stamp_ns in (15 * MS, 115 * MS):
+        sync.add_depth(message(stamp_ns))
+    sync.add_color(message(100 * MS))
+    sync.add_color(message(400 * MS))  # what is nearer cannot come any more
+    assert [(f.stamp_ns, f.depth is not None) for f in frames] == [(0, True), (100 * MS, True)]
+    clock.now += 0.2
+    sync.expire()
+    assert [f.stamp_ns for f in frames] == [0, 100 * MS, 400 * MS]
     check_balance(sync.counts, frames)
 
 
