@@ -35,10 +35,10 @@ def test_the_parts_make_up_the_overhead_and_every_pair_is_accounted_for(
     monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", ["node.py", "--quick", "--cases", "overhead_640x480", "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["node.py", "--quick", "--cases", "overhead_640x480_2", "--out", str(tmp_path)])
     NODE.main()
-    row = json.loads((tmp_path / "node.json").read_text(encoding="utf-8"))["cases"]["overhead_640x480"]
-    frames = json.loads((tmp_path / "times_640x480.json").read_text(encoding="utf-8"))
+    row = json.loads((tmp_path / "node.json").read_text(encoding="utf-8"))["cases"]["overhead_640x480_2"]
+    frames = json.loads((tmp_path / "times_640x480_2.json").read_text(encoding="utf-8"))
     for frame in frames:
         assert frame["forward"] >= 10.0 and frame["rest"] >= 0.0
         assert sum(frame[stage] for stage in NODE.STAGES) == pytest.approx(frame["total"] - frame["forward"])
