@@ -72,6 +72,11 @@ class NodeDiagnostics:
     messages: Mapping[str, str]
     values: Mapping[str, str]
 
+    @property
+    def is_active(self) -> bool:
+        """Whether the node subscribes and accounts for messages; before and after, it does not."""
+        return self.values.get("state") == "active"
+
 
 @dataclass(frozen=True)
 class ReplayResult:
@@ -164,7 +169,7 @@ class _Account:
 
     @classmethod
     def of(cls, found: NodeDiagnostics | None) -> _Account:
-        if found is None:
+        if found is None or not found.is_active:
             return cls()
         values = found.values
         streams = [stream for stream in ("color", "depth") if f"{stream}_topic" in values]
@@ -258,6 +263,8 @@ class _Player:
             return [f"no labels beside {options.mask_topic}"]
         if heard.diagnostics is None:
             return [f"nothing from {self._segmentation_node} on /diagnostics"]
+        if not heard.diagnostics.is_active:
+            return [f"{self._segmentation_node} is {heard.diagnostics.values.get('state', 'not active')}"]
         values = heard.diagnostics.values
         missing = []
         for stream, publisher in (("color", self._color), ("depth", self._depth)):
