@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from deal_ros.memory import keep_freed_memory
 from deal_ros.run import RunnableNode, run
 
 
@@ -27,6 +28,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _load() -> Callable[[], RunnableNode]:
+    keep_freed_memory()
     from deal_ros.segmentation import SegmentationNode
 
     return SegmentationNode
