@@ -23,6 +23,11 @@ from deal_ros.qos import (
 )
 from deal_ros.stamps import StampWatch
 
+COLOR_TOPIC, DEPTH_TOPIC, CAMERA_INFO_TOPIC = "color/image_raw", "depth/image_raw", "color/camera_info"
+"""Relative names of a camera's streams, which launch files remap."""
+FOLLOW_PERIOD_S = 0.5
+"""How soon a node notices that publishers came, or went."""
+
 
 class ImageInput:
     """Subscribe to an image topic; all calls come from the executor's thread.

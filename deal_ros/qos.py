@@ -52,6 +52,11 @@ def image_qos(reliability: ReliabilityPolicy, depth: int = INPUT_DEPTH) -> QoSPr
     return QoSProfile(depth=depth, reliability=reliability)
 
 
+def camera_info_qos() -> QoSProfile:
+    """Return what a subscription to camera_info asks for: any offer will do, and so small a message is not lost."""
+    return image_qos(ReliabilityPolicy.BEST_EFFORT)
+
+
 def choose_reliability(
     wanted: str, offers: Sequence[ReliabilityPolicy], current: ReliabilityPolicy | None = None
 ) -> ReliabilityPolicy:

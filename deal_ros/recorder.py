@@ -19,7 +19,6 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import ReliabilityPolicy
 from rclpy.timer import Timer
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import String
@@ -34,19 +33,17 @@ from deal_core.data.tagging import CLEAR, parse_tags
 from deal_core.errors import DealError, RecordingError
 from deal_ros.conversions import image_to_raw
 from deal_ros.diagnostics import to_message
-from deal_ros.image_input import ImageInput
+from deal_ros.image_input import CAMERA_INFO_TOPIC, COLOR_TOPIC, DEPTH_TOPIC, FOLLOW_PERIOD_S, ImageInput
 from deal_ros.keyboard import Keyboard
 from deal_ros.parameters import LiveParameters
-from deal_ros.qos import image_qos
+from deal_ros.qos import camera_info_qos
 from deal_ros.recorder_diagnostics import RecorderSnapshot, assess_recorder
 from deal_ros.recorder_parameters import RecorderParameters
 
 NODE_NAME = "deal_recorder"
-COLOR_TOPIC, INFO_TOPIC, DEPTH_TOPIC = "color/image_raw", "color/camera_info", "depth/image_raw"
 EXIT_LOSS = 3
 
 _TICK_S = 0.1
-_FOLLOW_PERIOD_S = 0.5
 _CAMERA_WAIT_S = 2.0
 # A second at camera rate: beginning and ending a recording takes the executor a moment.
 _INPUT_DEPTH = 30
@@ -107,13 +104,12 @@ class RecorderNode(Node):
             ImageInput(self, "color", COLOR_TOPIC, wanted.color_qos, self._take_color, depth=_INPUT_DEPTH),
             ImageInput(self, "depth", DEPTH_TOPIC, wanted.depth_qos, self._take_depth, depth=_INPUT_DEPTH),
         ]
-        # Asking for best effort, any publisher will do, and so small a message is not lost by it.
-        self.create_subscription(CameraInfo, INFO_TOPIC, self._take_info, image_qos(ReliabilityPolicy.BEST_EFFORT))
+        self.create_subscription(CameraInfo, CAMERA_INFO_TOPIC, self._take_info, camera_info_qos())
         # Steady time: with simulated time and no /clock, the node must still say what it waits for.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers = [
             self.create_timer(_TICK_S, self._tick, clock=steady),
-            self.create_timer(_FOLLOW_PERIOD_S, self._follow_publishers, clock=steady),
+            self.create_timer(FOLLOW_PERIOD_S, self._follow_publishers, clock=steady),
             self.create_timer(wanted.diagnostics_period_s, self.publish_diagnostics, clock=steady),
         ]
         self.get_logger().info(
@@ -166,7 +162,7 @@ class RecorderNode(Node):
             input_timeout_s=self.parameters.input_timeout_s,
             recorder=self._core.state,
             waits=self._waits() if self._is_waiting else "",
-            info_topic=self.resolve_topic_name(INFO_TOPIC),
+            info_topic=self.resolve_topic_name(CAMERA_INFO_TOPIC),
             has_camera=self._has_camera,
         )
         statuses = assess_recorder(snapshot, self._reported)
@@ -342,7 +338,7 @@ class RecorderNode(Node):
             found.follow_publisher()
 
     def _session(self) -> dict[str, object]:
-        topics = {"color": COLOR_TOPIC, "camera_info": INFO_TOPIC, "depth": DEPTH_TOPIC}
+        topics = {"color": COLOR_TOPIC, "camera_info": CAMERA_INFO_TOPIC, "depth": DEPTH_TOPIC}
         try:
             version = importlib.metadata.version("deal_ros")
         except importlib.metadata.PackageNotFoundError:

@@ -10,7 +10,9 @@ from deal_core.data.recorder import RecorderSettings
 from deal_core.data.sample import ClassList
 from deal_core.data.tagging import CLEAR
 from deal_core.errors import DatasetError, UsageError
+from deal_ros import input_parameters
 from deal_ros.parameters import check_values, parameter
+from deal_ros.synchronizer import slop_ns
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,9 @@ class RecorderParameters:
         minimum=0.0,
         maximum=60.0,
     )
-    sync_policy: str = parameter(
-        "exact",
-        "exact pairs equal stamps (RealSense with aligned depth), approximate pairs stamps within sync_slop_ms.",
-        choices=("exact", "approximate"),
-    )
-    sync_slop_ms: float = parameter(
-        15.0,
-        "Largest difference of stamps of a pair, ms; policy approximate only. Below half a frame.",
-        minimum=0.0,
-        maximum=10_000.0,
-    )
-    sync_queue: int = parameter(10, "Images of each stream that may wait for a partner.", minimum=1, maximum=1000)
+    sync_policy: str = input_parameters.sync_policy()
+    sync_slop_ms: float = input_parameters.sync_slop_ms(live=False)
+    sync_queue: int = input_parameters.sync_queue()
     planned_minutes: float = parameter(
         10.0, "Time for which the disk must have room at the start, minutes; 0 does not ask.", minimum=0.0
     )
@@ -75,20 +68,10 @@ class RecorderParameters:
     queue_mib: int = parameter(256, "Memory that they may take, MiB.", minimum=1, maximum=100_000)
     keyboard: bool = parameter(True, "Listen to keys where the node runs in a terminal.")
     note: str = parameter("", "Free text for the recording's session: who, where, with what.")
-    color_qos: str = parameter(
-        "auto",
-        "Reliability asked of the colour publisher; auto takes what it offers, reliable while unknown.",
-        choices=("auto", "reliable", "best_effort"),
-    )
-    depth_qos: str = parameter(
-        "auto",
-        "Reliability asked of the depth publisher; auto takes what it offers, reliable while unknown.",
-        choices=("auto", "reliable", "best_effort"),
-    )
-    input_timeout_s: float = parameter(
-        2.0, "Silence on an input after which /diagnostics warns, s.", minimum=0.1, maximum=3600.0
-    )
-    diagnostics_period_s: float = parameter(1.0, "Time between /diagnostics messages, s.", minimum=0.05, maximum=60.0)
+    color_qos: str = input_parameters.stream_qos("colour")
+    depth_qos: str = input_parameters.stream_qos("depth")
+    input_timeout_s: float = input_parameters.input_timeout_s(live=False)
+    diagnostics_period_s: float = input_parameters.diagnostics_period_s(live=False)
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -137,7 +120,7 @@ class RecorderParameters:
             rate_hz=self.rate_hz,
             only_if_changed=self.only_if_changed,
             change_threshold=self.change_threshold,
-            slop_ns=round(self.sync_slop_ms * 1e6) if self.sync_policy == "approximate" else 0,
+            slop_ns=slop_ns(self.sync_policy, self.sync_slop_ms),
             sync_queue=self.sync_queue,
             tag_guard_s=self.tag_guard_s,
             planned_minutes=self.planned_minutes,

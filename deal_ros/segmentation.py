@@ -34,12 +34,13 @@ from deal_ros import libraries
 from deal_ros.assessment import assess, final_counts
 from deal_ros.background import in_background, run_in_background
 from deal_ros.diagnostics import LifecycleSnapshot, Limits, ModelSnapshot, NodeSnapshot, Status, to_message
+from deal_ros.image_input import CAMERA_INFO_TOPIC, DEPTH_TOPIC
 from deal_ros.labels import LabelPublisher
 from deal_ros.outputs import Outputs
 from deal_ros.parameters import LiveParameters
 from deal_ros.qos import mask_qos
 from deal_ros.segmentation_parameters import SegmentationParameters
-from deal_ros.session import CAMERA_INFO_TOPIC, DEPTH_TOPIC, SegmentationSession, UsesDepth
+from deal_ros.session import SegmentationSession, UsesDepth
 from deal_ros.snapshot import save_snapshot
 from deal_ros.stamps import ClockWatch
 

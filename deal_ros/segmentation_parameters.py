@@ -7,6 +7,7 @@ from typing import get_args
 
 from deal_core.backends.choice import BackendName, Precision
 from deal_core.errors import UsageError
+from deal_ros import input_parameters
 from deal_ros.output_options import OutputOptions
 from deal_ros.parameters import parameter
 
@@ -60,19 +61,9 @@ class SegmentationParameters(OutputOptions):
         "goes on alone when its depth is late. required: only pairs are segmented.",
         choices=("off", "optional", "required"),
     )
-    sync_policy: str = parameter(
-        "exact",
-        "exact pairs equal stamps (RealSense with aligned depth), approximate pairs stamps within sync_slop_ms.",
-        choices=("exact", "approximate"),
-    )
-    sync_slop_ms: float = parameter(
-        15.0,
-        "Largest difference of stamps of a pair, ms; policy approximate only. Below half a frame.",
-        minimum=0.0,
-        maximum=10_000.0,
-        live=True,
-    )
-    sync_queue: int = parameter(10, "Images of each stream that may wait for a partner.", minimum=1, maximum=1000)
+    sync_policy: str = input_parameters.sync_policy()
+    sync_slop_ms: float = input_parameters.sync_slop_ms(live=True)
+    sync_queue: int = input_parameters.sync_queue()
     sync_timeout_ms: float = parameter(
         100.0,
         "How long colour waits for its depth before it goes on alone, ms; depth_mode optional only.",
@@ -89,19 +80,9 @@ class SegmentationParameters(OutputOptions):
         minimum=0.0,
         live=True,
     )
-    color_qos: str = parameter(
-        "auto",
-        "Reliability asked of the colour publisher; auto takes what it offers, reliable while unknown.",
-        choices=("auto", "reliable", "best_effort"),
-    )
-    depth_qos: str = parameter(
-        "auto",
-        "Reliability asked of the depth publisher; auto takes what it offers, reliable while unknown.",
-        choices=("auto", "reliable", "best_effort"),
-    )
-    input_timeout_s: float = parameter(
-        2.0, "Silence on an input after which /diagnostics warns, s.", minimum=0.1, maximum=3600.0, live=True
-    )
+    color_qos: str = input_parameters.stream_qos("colour")
+    depth_qos: str = input_parameters.stream_qos("depth")
+    input_timeout_s: float = input_parameters.input_timeout_s(live=True)
     input_error_s: float = parameter(
         10.0,
         "Silence on an input after which /diagnostics calls it an error, s.",
@@ -123,9 +104,7 @@ class SegmentationParameters(OutputOptions):
         maximum=1.0,
         live=True,
     )
-    diagnostics_period_s: float = parameter(
-        1.0, "Time between /diagnostics messages, s.", minimum=0.05, maximum=60.0, live=True
-    )
+    diagnostics_period_s: float = input_parameters.diagnostics_period_s(live=True)
     snapshot_dir: str = parameter("~/.ros/deal_snapshots", "Folder that ~/save_snapshot writes to.", live=True)
 
     def check_complete(self) -> None:

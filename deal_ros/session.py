@@ -7,27 +7,20 @@ from typing import Protocol
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from deal_ros.conversions import ImageMessage
 from deal_ros.diagnostics import WorkSnapshot
-from deal_ros.image_input import ImageInput
+from deal_ros.image_input import CAMERA_INFO_TOPIC, COLOR_TOPIC, DEPTH_TOPIC, FOLLOW_PERIOD_S, ImageInput
 from deal_ros.outputs import Outputs
 from deal_ros.pipeline import SegmentationPipeline, effective_depth_mode
-from deal_ros.qos import image_qos
+from deal_ros.qos import camera_info_qos
 from deal_ros.segmentation_job import SegmentedFrame, SegmentsImages
 from deal_ros.segmentation_parameters import SegmentationParameters
 from deal_ros.synchronizer import DepthMode
 
-COLOR_TOPIC = "color/image_raw"
-COMPRESSED_TOPIC = "color/image_raw/compressed"
-DEPTH_TOPIC = "depth/image_raw"
-CAMERA_INFO_TOPIC = "color/camera_info"
-
-_FOLLOW_PERIOD_S = 0.5
-"""How soon a change of publishers or of listeners is noticed."""
+_COMPRESSED_TOPIC = f"{COLOR_TOPIC}/compressed"
 _EXPIRE_SHARE = 0.2
 """Of `sync_timeout_ms`: how much longer than that colour may wait."""
 _EXPIRE_PERIODS_S = (0.005, 0.1)
@@ -83,7 +76,7 @@ class SegmentationSession:
         self._camera_info: CameraInfo | None = None
         self._camera_info_subscription: Subscription | None = None
         self._follow()
-        self._following = node.create_timer(_FOLLOW_PERIOD_S, self._follow, clock=steady)
+        self._following = node.create_timer(FOLLOW_PERIOD_S, self._follow, clock=steady)
 
     @property
     def inputs(self) -> list[ImageInput]:
@@ -176,9 +169,8 @@ class SegmentationSession:
 
     def _follow_camera_info(self, is_needed: bool) -> None:
         if is_needed and self._camera_info_subscription is None:
-            # Best effort suits either offer, and messages this small are not lost.
             self._camera_info_subscription = self._node.create_subscription(
-                CameraInfo, CAMERA_INFO_TOPIC, self._take_camera_info, image_qos(ReliabilityPolicy.BEST_EFFORT)
+                CameraInfo, CAMERA_INFO_TOPIC, self._take_camera_info, camera_info_qos()
             )
         elif not is_needed and self._camera_info_subscription is not None:
             self._node.destroy_subscription(self._camera_info_subscription)
@@ -194,7 +186,7 @@ def _color_input(
     node: Node, parameters: SegmentationParameters, on_image: Callable[[ImageMessage], None]
 ) -> ImageInput:
     is_compressed = parameters.color_transport == "compressed"
-    topic, kind = (COMPRESSED_TOPIC, CompressedImage) if is_compressed else (COLOR_TOPIC, Image)
+    topic, kind = (_COMPRESSED_TOPIC, CompressedImage) if is_compressed else (COLOR_TOPIC, Image)
     return ImageInput(node, "color", topic, parameters.color_qos, on_image, kind)
 
 

@@ -101,7 +101,7 @@ class SyncLimits:
     def of(cls, depth_mode: DepthMode, policy: str, slop_ms: float, timeout_ms: float) -> SyncLimits:
         """Return the limits for the node's parameters, as `create_synchronizer` takes them."""
         return cls(
-            slop_ns=0 if policy == "exact" else round(slop_ms * _NS_PER_MS),
+            slop_ns=slop_ns(policy, slop_ms),
             alone_after_s=timeout_ms / 1000 if depth_mode is DepthMode.OPTIONAL else None,
         )
 
@@ -234,6 +234,11 @@ class StampSynchronizer:
         for pair in pairs:
             self._arrived.pop(pair.stamp_ns, None)
             self._on_frame(Frame(pair.stamp_ns, pair.color, pair.depth))
+
+
+def slop_ns(policy: str, slop_ms: float) -> int:
+    """Return the largest difference between the stamps of a pair, for the parameters of these names."""
+    return 0 if policy == "exact" else round(slop_ms * _NS_PER_MS)
 
 
 def create_synchronizer(
