@@ -16,14 +16,23 @@ from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
 
+from deal_core.data.mcap_format import (
+    CHANNEL,
+    CHUNK,
+    CHUNK_INDEX,
+    DATA_END,
+    FOOTER,
+    HEADER,
+    MAGIC,
+    MESSAGE,
+    MESSAGE_HEAD,
+    MESSAGE_INDEX,
+    RECORD,
+    SCHEMA,
+)
 from deal_core.data.stored import Damage, StoredChannel, StoredMessage
 from deal_core.errors import RecordingError
 
-MAGIC = b"\x89MCAP0\r\n"
-_HEADER, _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX, _CHUNK_INDEX = range(0x01, 0x09)
-_LAST_KNOWN = 0x0F
-_RECORD = struct.Struct("<BQ")
-_MESSAGE_HEAD = struct.Struct("<HIQQ")
 _CHUNK_HEAD = struct.Struct("<QQQI")
 _FOOTER_RECORD = struct.Struct("<BQQQI")
 _MAX_SUMMARY = 2**28  # an index of this size is of a file of terabytes; more is damage
@@ -105,30 +114,30 @@ class _Scan:
             kind = 0
             try:
                 file.seek(at)
-                kind, length = _RECORD.unpack(file.read(_RECORD.size))
-                after = at + _RECORD.size + length
-                if kind == _FOOTER:
+                kind, length = RECORD.unpack(file.read(RECORD.size))
+                after = at + RECORD.size + length
+                if kind == FOOTER:
                     return
-                if not _HEADER <= kind <= _LAST_KNOWN:
+                if not HEADER <= kind <= DATA_END:
                     raise ValueError(f"unknown record kind {kind}")
-                if kind == _CHUNK:
+                if kind == CHUNK:
                     yield from self._chunk(file, at, after, end)
                 elif after > end:
                     raise ValueError("record is cut")
-                elif kind == _MESSAGE:
+                elif kind == MESSAGE:
                     if message := self._message(file.read(length)):
                         self._yielded += 1
                         yield message
-                elif kind in (_SCHEMA, _CHANNEL):
+                elif kind in (SCHEMA, CHANNEL):
                     self._describe(kind, file.read(length))
-                elif kind == _MESSAGE_INDEX and self._is_owed:
+                elif kind == MESSAGE_INDEX and self._is_owed:
                     self._owed += (length - 6) // 16
             except (struct.error, ValueError) as error:
-                raise _CutError(at, is_message=kind == _MESSAGE) from error
+                raise _CutError(at, is_message=kind == MESSAGE) from error
             at = after
 
     def _message(self, record: bytes) -> StoredMessage | None:
-        channel_id, sequence, log_time, publish_time = _MESSAGE_HEAD.unpack_from(record)
+        channel_id, sequence, log_time, publish_time = MESSAGE_HEAD.unpack_from(record)
         if channel_id not in self._channels:
             self._left_out["are of a topic whose description is lost"] += 1
         elif (channel := self._channels[channel_id]) is None:
@@ -136,13 +145,13 @@ class _Scan:
         elif log_time >= _MAX_TIME_NS:
             self._left_out["have a time that makes no sense"] += 1
         else:
-            return StoredMessage(channel, log_time, publish_time, sequence, record[_MESSAGE_HEAD.size :])
+            return StoredMessage(channel, log_time, publish_time, sequence, record[MESSAGE_HEAD.size :])
         return None
 
     def _describe(self, kind: int, content: bytes) -> None:
         record = BytesIO(content)
         (number,) = struct.unpack("<H", record.read(2))
-        if kind == _SCHEMA:
+        if kind == SCHEMA:
             name, form, definition = _string(record), _string(record), _sized(record, len(content))
             self._schemas[number] = (name, form, definition.decode(errors="replace"))
         else:
@@ -214,7 +223,7 @@ class _Scan:
             return
         file.seek(footer_at)
         kind, length, start, _, checksum = _FOOTER_RECORD.unpack(file.read(_FOOTER_RECORD.size))
-        if (kind, length, file.read(len(MAGIC))) != (_FOOTER, 20, MAGIC):
+        if (kind, length, file.read(len(MAGIC))) != (FOOTER, 20, MAGIC):
             return
         if not max(len(MAGIC), footer_at - _MAX_SUMMARY) <= start < footer_at:
             return
@@ -225,11 +234,11 @@ class _Scan:
         summary = BytesIO(content)
         try:
             while summary.tell() < footer_at - start:
-                kind, length = _RECORD.unpack(summary.read(_RECORD.size))
+                kind, length = RECORD.unpack(summary.read(RECORD.size))
                 record = summary.read(length)
-                if kind in (_SCHEMA, _CHANNEL):
+                if kind in (SCHEMA, CHANNEL):
                     self._describe(kind, record)
-                elif kind == _CHUNK_INDEX:
+                elif kind == CHUNK_INDEX:
                     self._chunks.append(struct.unpack_from("<QQQ", record)[2])
         except (struct.error, ValueError):
             pass  # the index is damaged too; what it said so far may still help

@@ -17,16 +17,29 @@ from pathlib import Path
 from types import TracebackType
 from zlib import crc32
 
-from deal_core.data.mcap_salvage import MAGIC
+from deal_core.data.mcap_format import (
+    CHANNEL,
+    CHUNK,
+    CHUNK_INDEX,
+    DATA_END,
+    FOOTER,
+    HEADER,
+    MAGIC,
+    MESSAGE,
+    MESSAGE_HEAD,
+    MESSAGE_INDEX,
+    METADATA,
+    METADATA_INDEX,
+    RECORD,
+    SCHEMA,
+    STATISTICS,
+    SUMMARY_OFFSET,
+)
 from deal_core.data.stored import StoredChannel, StoredMessage
 
 Buffer = bytes | memoryview
 """What can be written without a copy: one-dimensional, of bytes."""
 
-_HEADER, _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX, _CHUNK_INDEX = range(0x01, 0x09)
-_STATISTICS, _METADATA, _METADATA_INDEX, _SUMMARY_OFFSET, _DATA_END = 0x0B, 0x0C, 0x0D, 0x0E, 0x0F
-_RECORD = struct.Struct("<BQ")
-_MESSAGE_HEAD = struct.Struct("<HIQQ")
 _LARGE_BYTES = 64 * 1024  # smaller parts are cheaper to join than to write one by one
 _CHUNK_BYTES = 256 * 1024  # a reader unpacks one chunk at a time; a colour image is larger alone
 _NO_TIME = 2**63 - 1
@@ -77,13 +90,11 @@ class McapWriter:
         self.start_ns, self.end_ns = _NO_TIME, 0
         self._ids: dict[tuple[str, str], int] = {}
         self._schemas: dict[tuple[str, str, str], int] = {}
-        self._summary: dict[int, list[bytes]] = {
-            kind: [] for kind in (_SCHEMA, _CHANNEL, _CHUNK_INDEX, _METADATA_INDEX)
-        }
+        self._summary: dict[int, list[bytes]] = {kind: [] for kind in (SCHEMA, CHANNEL, CHUNK_INDEX, METADATA_INDEX)}
         self._chunk = _Chunk()
         self._file = path.open("xb", buffering=0)
         self._end = 0
-        self._put([MAGIC, _record(_HEADER, _text("ros2") + _text("deal"))])
+        self._put([MAGIC, _record(HEADER, _text("ros2") + _text("deal"))])
 
     def __enter__(self) -> McapWriter:
         return self
@@ -101,7 +112,7 @@ class McapWriter:
             self.channels[number] = channel
             facts = {"offered_qos_profiles": channel.qos, "topic_type_hash": channel.type_hash}
             head = struct.pack("<HH", number, self._schema(channel)) + _text(channel.topic) + _text("cdr")
-            self._describe(_CHANNEL, head + _texts(facts))
+            self._describe(CHANNEL, head + _texts(facts))
         return self._ids[key]
 
     def write(
@@ -127,8 +138,8 @@ class McapWriter:
         chunk.index[channel].append((log_time_ns, chunk.size))
         chunk.start_ns, chunk.end_ns = min(chunk.start_ns, log_time_ns), max(chunk.end_ns, log_time_ns)
         published_ns = log_time_ns if publish_time_ns is None else publish_time_ns
-        head = _MESSAGE_HEAD.pack(channel, sequence, log_time_ns, published_ns)
-        chunk.add(_RECORD.pack(_MESSAGE, _MESSAGE_HEAD.size + length) + head)
+        head = MESSAGE_HEAD.pack(channel, sequence, log_time_ns, published_ns)
+        chunk.add(RECORD.pack(MESSAGE, MESSAGE_HEAD.size + length) + head)
         for part in data:
             chunk.add(part)
 
@@ -158,21 +169,21 @@ class McapWriter:
     def write_metadata(self, name: str, values: Mapping[str, str]) -> None:
         """Write what is buffered, and then a record of facts that belong to no topic."""
         self.flush()
-        record, start = _record(_METADATA, _text(name) + _texts(values)), self._end
+        record, start = _record(METADATA, _text(name) + _texts(values)), self._end
         self._put([record])
         place = struct.pack("<QQ", start, len(record)) + _text(name)
-        self._summary[_METADATA_INDEX].append(_record(_METADATA_INDEX, place))
+        self._summary[METADATA_INDEX].append(_record(METADATA_INDEX, place))
 
     def close(self) -> None:
         """Write the rest and the index, and close the file."""
         self.flush()
-        data_end = _record(_DATA_END, struct.pack("<I", 0))
+        data_end = _record(DATA_END, struct.pack("<I", 0))
         summary, offsets, start = b"", b"", self._end + len(data_end)
-        for kind, records in {**self._summary, _STATISTICS: [self._statistics()]}.items():
+        for kind, records in {**self._summary, STATISTICS: [self._statistics()]}.items():
             if group := b"".join(records):
-                offsets += _record(_SUMMARY_OFFSET, struct.pack("<BQQ", kind, start + len(summary), len(group)))
+                offsets += _record(SUMMARY_OFFSET, struct.pack("<BQQ", kind, start + len(summary), len(group)))
                 summary += group
-        footer = struct.pack("<BQQQ", _FOOTER, 20, start, start + len(summary))
+        footer = struct.pack("<BQQQ", FOOTER, 20, start, start + len(summary))
         checksum = struct.pack("<I", crc32(summary + offsets + footer))
         self._put([data_end, summary, offsets, footer, checksum, MAGIC])
         self._file.close()
@@ -185,7 +196,7 @@ class McapWriter:
         schema = (channel.type, channel.definition_format, channel.definition)
         if schema not in self._schemas:
             number = self._schemas[schema] = len(self._schemas) + 1
-            self._describe(_SCHEMA, struct.pack("<H", number) + b"".join(map(_text, schema)))
+            self._describe(SCHEMA, struct.pack("<H", number) + b"".join(map(_text, schema)))
         return self._schemas[schema]
 
     def _describe(self, kind: int, content: bytes) -> None:
@@ -197,15 +208,15 @@ class McapWriter:
         chunk, self._chunk = self._chunk, _Chunk()
         times, size = struct.pack("<QQ", chunk.start_ns, chunk.end_ns), struct.pack("<Q", chunk.size)
         head = times + size + struct.pack("<I", chunk.checksum) + _text("") + size
-        length = _RECORD.size + len(head) + chunk.size
+        length = RECORD.size + len(head) + chunk.size
         index, offsets, begin = b"", b"", self._end
         for channel, entries in chunk.index.items():
             offsets += struct.pack("<HQ", channel, begin + length + len(index))
             places = b"".join(struct.pack("<QQ", *entry) for entry in entries)
-            index += _record(_MESSAGE_INDEX, struct.pack("<H", channel) + _sized(places))
-        self._put([_RECORD.pack(_CHUNK, len(head) + chunk.size) + head, *chunk.parts, index])
+            index += _record(MESSAGE_INDEX, struct.pack("<H", channel) + _sized(places))
+        self._put([RECORD.pack(CHUNK, len(head) + chunk.size) + head, *chunk.parts, index])
         place = struct.pack("<QQ", begin, length) + _sized(offsets) + struct.pack("<Q", len(index))
-        self._summary[_CHUNK_INDEX].append(_record(_CHUNK_INDEX, times + place + _text("") + size + size))
+        self._summary[CHUNK_INDEX].append(_record(CHUNK_INDEX, times + place + _text("") + size + size))
         self.start_ns, self.end_ns = min(self.start_ns, chunk.start_ns), max(self.end_ns, chunk.end_ns)
         self.counts.update({channel: len(entries) for channel, entries in chunk.index.items()})
 
@@ -238,11 +249,11 @@ class McapWriter:
         schemas, channels, chunks, metadata = (len(records) for records in self._summary.values())
         head = struct.pack("<QHIIII", self.counts.total(), schemas, channels, 0, metadata, chunks)
         times = struct.pack("<QQ", self.start_ns if self.counts else 0, self.end_ns)
-        return _record(_STATISTICS, head + times + _sized(counts))
+        return _record(STATISTICS, head + times + _sized(counts))
 
 
 def _record(kind: int, content: bytes) -> bytes:
-    return _RECORD.pack(kind, len(content)) + content
+    return RECORD.pack(kind, len(content)) + content
 
 
 def _text(value: str) -> bytes:
