@@ -18,7 +18,6 @@ from deal_core.errors import UsageError
 from deal_ros.transport import profile_variable, shared_memory_environment
 
 _CAMERA_PACKAGE = "realsense2_camera"
-_SWITCH = ["true", "false"]
 
 
 def node_arguments(params_file: str) -> list[DeclareLaunchArgument]:
@@ -30,12 +29,8 @@ def node_arguments(params_file: str) -> list[DeclareLaunchArgument]:
             default_value=in_share("config", params_file),
             description="Parameters of the node; arguments of this launch file go before it.",
         ),
-        DeclareLaunchArgument(
-            "use_sim_time", default_value="false", choices=_SWITCH, description="Take the time from /clock."
-        ),
-        DeclareLaunchArgument(
-            "use_respawn", default_value="false", choices=_SWITCH, description="Start the node anew when it ends."
-        ),
+        switch("use_sim_time", False, "Take the time from /clock."),
+        switch("use_respawn", False, "Start the node anew when it ends."),
         DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn or error."),
         DeclareLaunchArgument(
             "dds_profile",
@@ -49,11 +44,10 @@ def node_arguments(params_file: str) -> list[DeclareLaunchArgument]:
 def camera_arguments() -> list[DeclareLaunchArgument]:
     """Return the arguments that tell where images come from, and start a RealSense if wanted."""
     return [
-        DeclareLaunchArgument(
+        switch(
             "start_camera",
-            default_value="false",
-            choices=_SWITCH,
-            description="Start the RealSense driver too, with depth aligned to colour and both in one frameset.",
+            False,
+            "Start the RealSense driver too, with depth aligned to colour and both in one frameset.",
         ),
         DeclareLaunchArgument("camera_namespace", default_value="camera", description="As given to rs_launch.py."),
         DeclareLaunchArgument("camera_name", default_value="camera", description="As given to rs_launch.py."),
@@ -72,6 +66,18 @@ def camera_arguments() -> list[DeclareLaunchArgument]:
             "depth_topic", default_value="", description="Depth aligned to colour; empty: the RealSense's."
         ),
     ]
+
+
+def switch(name: str, default: bool, description: str) -> DeclareLaunchArgument:
+    """Return an argument that is true or false; see `is_true`."""
+    return DeclareLaunchArgument(
+        name, default_value=str(default).lower(), choices=["true", "false"], description=description
+    )
+
+
+def rviz_switch(default: bool) -> DeclareLaunchArgument:
+    """Return the argument of `rviz`."""
+    return switch("rviz", default, "Show the outputs in RViz.")
 
 
 def transport() -> OpaqueFunction:

@@ -9,7 +9,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from deal_ros.launching import in_share, transport, value
+from deal_ros.launching import in_share, rviz_switch, transport, value
 from launch import LaunchDescription
 
 
@@ -19,9 +19,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             DeclareLaunchArgument("model", description="Model file (.safetensors), as `make demo` trains one."),
             DeclareLaunchArgument("profile", default_value="640x480x30", description="Width, height, images a second."),
-            DeclareLaunchArgument(
-                "rviz", default_value="true", choices=["true", "false"], description="Show the outputs in RViz."
-            ),
+            rviz_switch(True),
             DeclareLaunchArgument("dds_profile", default_value="auto", description="As in segmentation.launch.py."),
             transport(),
             OpaqueFunction(function=_camera),

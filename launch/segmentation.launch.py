@@ -8,7 +8,16 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.launch_context import LaunchContext
 from launch_ros.actions import Node
 
-from deal_ros.launching import camera_arguments, camera_driver, deal_node, node_arguments, rviz, transport
+from deal_ros.launching import (
+    camera_arguments,
+    camera_driver,
+    deal_node,
+    node_arguments,
+    rviz,
+    rviz_switch,
+    switch,
+    transport,
+)
 from launch import LaunchDescription
 
 
@@ -25,15 +34,8 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "device", default_value="", description="auto, cpu, cuda or cuda:N; empty: from params_file."
             ),
-            DeclareLaunchArgument(
-                "autostart",
-                default_value="true",
-                choices=["true", "false"],
-                description="Configure and activate at once; false: wait for a lifecycle manager.",
-            ),
-            DeclareLaunchArgument(
-                "rviz", default_value="false", choices=["true", "false"], description="Show the outputs in RViz."
-            ),
+            switch("autostart", True, "Configure and activate at once; false: wait for a lifecycle manager."),
+            rviz_switch(False),
             *node_arguments("segmentation.param.yaml"),
             *camera_arguments(),
             transport(),
