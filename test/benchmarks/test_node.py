@@ -1,30 +1,19 @@
 """The node benchmark runs, and what it adds up adds up."""
 
-import importlib.util
 import json
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from .scripts import load_script
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 pytestmark = pytest.mark.ros
-SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "node.py"
 
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("node_benchmark", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-NODE = load_script()
+NODE = load_script("node")
 
 
 def test_the_parts_make_up_the_overhead_and_every_pair_is_accounted_for(

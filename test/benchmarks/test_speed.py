@@ -1,27 +1,15 @@
 """The speed benchmark compares like with like: both ways to compute a case agree, and the script makes its table."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "speed.py"
+from .scripts import load_script
 
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("speed_benchmark", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-SPEED = load_script()
+SPEED = load_script("speed")
 
 
 @pytest.mark.parametrize("name", SPEED.CASES)

@@ -33,3 +33,19 @@ def deal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return Done(code if isinstance(code, int) else 0, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model file of two classes, `a` and `b`, for images of 48x64; its network is random."""
+    import torch
+
+    from deal_core.data.sample import ClassList
+    from deal_core.modelfile import ModelInfo, Threshold, save_model
+    from deal_core.models.factory import create_model
+
+    torch.manual_seed(0)
+    arguments = {"backbone": "test_resnet"}
+    info = ModelInfo("cam_net", arguments, ClassList(("a", "b")), (48, 64), Threshold(0.3, "fixed"))
+    save_model(tmp_path / "model.safetensors", create_model("cam_net", 2, **arguments), info)
+    return tmp_path / "model.safetensors"

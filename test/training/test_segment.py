@@ -5,24 +5,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
-from deal_core.data.sample import ClassList
 from deal_core.errors import DatasetError, UsageError
-from deal_core.modelfile import ModelInfo, Threshold, save_model
-from deal_core.models.factory import create_model
 from deal_core.runtime import Segmenter
 from training.cli import app
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    arguments = {"backbone": "test_resnet"}
-    info = ModelInfo("cam_net", arguments, ClassList(("a", "b")), (48, 64), Threshold(0.3, "fixed"))
-    save_model(tmp_path / "model.safetensors", create_model("cam_net", 2, **arguments), info)
-    return tmp_path / "model.safetensors"
 
 
 def run(*arguments: object) -> None:
