@@ -19,7 +19,7 @@ _NS_PER_MS = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class LastFrame:
-    """The frame that was worked on last, and its result; None where it failed."""
+    """The frame whose work came to its end last, and its result; None where it failed."""
 
     frame: Frame
     result: SegmentedFrame | None
@@ -148,7 +148,6 @@ class SegmentationPipeline:
 
     def _segment(self, frame: Frame) -> None:
         age_at_start_ms = self._age_ms(frame)
-        self.last = LastFrame(frame, None)
         result = segment_frame(
             self._segmenter,
             frame,
@@ -178,6 +177,7 @@ class SegmentationPipeline:
         return True
 
     def _failed(self, frame: Frame, error: Exception) -> None:
+        self.last = LastFrame(frame, None)
         message = f"frame {frame.stamp_ns}: {failure_cause(error)}: {error}"
         self.statistics.add_error(message)
         self._on_error(message)

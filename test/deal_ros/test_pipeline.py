@@ -286,6 +286,28 @@ def test_another_segmenter_takes_over_between_two_frames(new_rig: Callable[..., 
     assert len(rig.segmenter.depths) == len(other.depths) == 1
 
 
+def test_the_last_frame_has_its_mask_while_the_next_is_worked_on_and_none_where_it_failed(
+    new_rig: Callable[..., Rig],
+) -> None:
+    gate, begun = threading.Semaphore(1), threading.Event()
+    rig = new_rig("off", gate, max_age_ms=0)
+    rig.send(color_of(1), None)
+    rig.settle()
+    segment = rig.segmenter.segment
+    rig.segmenter.segment = lambda *images: begun.set() or segment(*images)  # type: ignore[func-returns-value, method-assign]
+    rig.send(color_of(2), None)
+    assert begun.wait(10)
+    assert rig.pipeline.last and rig.pipeline.last.result is rig.results[0]
+    gate.release()
+    rig.settle()
+    assert rig.pipeline.last.frame.stamp_ns == 2 and rig.pipeline.last.result is rig.results[1]
+    broken = color_of(3)
+    broken.step = 1
+    rig.send(broken, None)
+    rig.settle()
+    assert rig.pipeline.last.frame.stamp_ns == 3 and rig.pipeline.last.result is None
+
+
 def test_ten_thousand_pairs_leave_no_memory_behind(new_rig: Callable[..., Rig]) -> None:
     """With whatever goes wrong among them; what a pair weighs, 100 kB, would show after a hundred of them."""
 
