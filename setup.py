@@ -96,10 +96,15 @@ setup(
         "deal_core.losses",
         "deal_core.models",
         "deal_core.refine",
+        "deal_core.tags",
         "deal_ros",
         "training",
     ],
-    package_data={"deal_core": ["py.typed", "*.html"], "deal_ros": ["py.typed"], "training": ["py.typed"]},
+    package_data={
+        "deal_core": ["py.typed", "*.html", "tags/*.html"],
+        "deal_ros": ["py.typed"],
+        "training": ["py.typed"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

@@ -24,6 +24,7 @@ from training.extract import extract
 from training.report import report
 from training.segment import segment
 from training.synth import synth
+from training.tag import tag
 from training.train import train
 
 app = typer.Typer(
@@ -46,6 +47,7 @@ app.command()(extract)
 app.command()(report)
 app.command()(segment)
 app.command()(synth)
+app.command()(tag)
 app.command()(train)
 
 _INTERRUPTED = 130

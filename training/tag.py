@@ -1,0 +1,128 @@
+"""`deal tag`: say by hand what is visible in the frames of a dataset."""
+
+from __future__ import annotations
+
+import socket
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from deal_core.tags.store import TagStore
+
+
+class Format(str, Enum):
+    """Files of tags that other tools read and write."""
+
+    CSV = "csv"
+    COCO = "coco"
+    VOC = "voc"
+    LABELSTUDIO = "labelstudio"
+
+
+def tag(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder, of deal extract.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets a phone in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8321,
+    token: Annotated[
+        str, typer.Option(help="Asked of everybody who opens the page; one is made unless --host is this machine.")
+    ] = "",
+    import_: Annotated[
+        Path | None, typer.Option("--import", help="File of tags to take in place of the page (VOC: a folder).")
+    ] = None,
+    export: Annotated[Path | None, typer.Option(help="File to write the tags to in place of the page.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="Of the file.")] = Format.CSV,
+) -> None:
+    """Show the frames on a local web page, to say with one key or tap which classes are visible.
+
+    It prints the page's address. Every edit is on disk before the page says so. Ctrl-C ends it.
+
+    Examples:
+      deal tag kitchen
+      deal tag kitchen --host 0.0.0.0                            # from a phone; the address has a token
+      deal tag kitchen --export tags.csv
+      deal tag kitchen --import project.json --format labelstudio
+    """
+    from deal_core.data.dataset import Dataset
+    from deal_core.errors import UsageError
+    from deal_core.tags.interchange import TagFormat, read_tags, write_tags
+    from deal_core.tags.store import TagStore, states_of
+    from training.console import console
+
+    if import_ is not None and export is not None:
+        raise UsageError("--import and --export: expected one of the two; run the command twice")
+    kind = TagFormat(form.value)
+    if export is not None:  # a dataset that is read only, or being tagged, can be exported
+        opened = Dataset.open(dataset)
+        states = states_of([frame.tags for frame in opened.frames], opened.classes)
+        write_tags(export, kind, dataset, opened.frames, states, opened.classes)
+        console().print(f"{export}: the tags of {len(opened)} frames", markup=False)
+        return
+    with TagStore(dataset) as store:
+        if import_ is None:
+            _serve(store, host, port, token)
+            return
+        read = read_tags(import_, kind, store.path, store.frames, store.classes)
+        store.edit(read.changes)
+        said = f"{import_}: the tags of {read.frames} frames are in {dataset}"
+        if read.strangers:
+            said += f"; {len(read.strangers)} frames are not in the dataset and were left out"
+        console().print(said, markup=False)
+
+
+def _serve(store: TagStore, host: str, port: int, token: str) -> None:
+    import secrets
+
+    from deal_core.errors import UsageError
+    from training.console import console
+
+    try:
+        import uvicorn
+
+        from deal_core.tags.page import LOCAL_HOSTS, create_app
+    except ModuleNotFoundError as error:
+        raise UsageError(f"the page needs {error.name}: pip install 'deal_ros[tag]'") from None
+
+    with _listen(host, port) as listening:
+        asked = token or (None if host in LOCAL_HOSTS else secrets.token_urlsafe(12))
+        server = uvicorn.Server(uvicorn.Config(create_app(store, asked), log_level="warning"))
+        address = f"http://{_reachable(host)}:{listening.getsockname()[1]}/" + (f"?token={asked}" if asked else "")
+        console().print(f"{len(store.frames)} frames of {store.path}: open {address} (Ctrl-C ends)", markup=False)
+        try:
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:
+            console().print("ended; every tag is saved", markup=False)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    from deal_core.errors import UsageError
+
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(f"--host {host}: expected an address of this machine ({error.strerror})") from None
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        raise UsageError(
+            f"--port {port} on {host} cannot be used ({error.strerror}): choose another, or --port 0 for any"
+        ) from None
+    return listening
+
+
+def _reachable(host: str) -> str:
+    """Return the address by which others reach this machine, where it listens on all of them."""
+    if host not in ("0.0.0.0", "::"):
+        return f"[{host}]" if ":" in host else host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent: it only asks for the way there
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
