@@ -19,6 +19,7 @@ demo: setup ## record, train, evaluate and run, on synthetic images
 # Plugins are named, not found: an apt ROS brings some that do not fit this pytest. Hypothesis draws the same examples
 # every time; `.venv/bin/pytest` draws new ones.
 test: setup ## run the tests
+	@requirements/install.sh tests
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -p timeout -p hypothesispytest --hypothesis-profile=ci $(ARGS)
 
 lint: setup ## check style and types

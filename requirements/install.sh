@@ -3,6 +3,7 @@
 # once, where that is done; goes on where it was interrupted.
 #
 #   PYTHON=python3.12   the Python to use (3.10 to 3.14); without it the first that fits.
+#   tests               as argument: Chromium, too, in which the tests open the tagging page; without it they are skipped.
 #   ROS_DISTRO          set by sourcing a ROS 2: .venv then sees that ROS, and the ROS wheels from PyPI stay out.
 set -euo pipefail
 shopt -s inherit_errexit
@@ -12,6 +13,7 @@ readonly VENV=.venv
 readonly MADE_FOR=$VENV/made-for     # folder, ROS and Python this environment was made for
 readonly INSTALLING=$VENV/installing # there while packages are installed: an interruption leaves half of one behind
 readonly DONE=$VENV/setup-done       # written last: what was installed
+readonly NO_BROWSER=$VENV/no-browser # Chromium could not be installed: it is not tried at each test
 readonly OLDEST=10 NEWEST=14 NEEDED_GB=8 # Python 3.x with wheels of everything
 
 say() { echo "setup: $*" >&2; }
@@ -188,6 +190,13 @@ install_libraries() {
         say "without libusb everything but recording straight from a camera works; for that: sudo apt-get install libusb-1.0-0"
 }
 
+install_browser() {
+    command -v chromedriver >/dev/null || [[ -e $NO_BROWSER ]] && return
+    install_system chromium-driver "and Chromium: the tests open the tagging page in it" && return
+    say "without Chromium the tests of the tagging page are skipped; for them: sudo apt-get install chromium-driver"
+    touch "$NO_BROWSER"
+}
+
 has_package() { compgen -G "$VENV/lib/python3*/site-packages/$1" >/dev/null; }
 has_library() { PATH=$PATH:/sbin:/usr/sbin ldconfig -p | grep -qF "$1"; }
 
@@ -205,3 +214,4 @@ install_system() {
 }
 
 main
+[[ ${1:-} != tests ]] || install_browser
