@@ -21,8 +21,13 @@ from deal_core.evaluation import EvaluationResult, MaskEvaluator, ThresholdSweep
 from deal_core.modelfile import LoadedModel, Threshold
 from deal_core.pictures import PictureWriter, choose_frames
 from deal_core.refine.background import ARGMAX_THRESHOLD
-from deal_core.refine.refinement import RefineSettings, lets_background_compete, refine_scores, refinement_name
-from deal_core.refine.walk import WalkSettings
+from deal_core.refine.refinement import (
+    RefineSettings,
+    lets_background_compete,
+    needs_depth,
+    refine_scores,
+    refinement_name,
+)
 from deal_core.runtime import resolve_device
 from deal_core.thresholds import create_rule
 
@@ -269,11 +274,10 @@ def check_use(model: LoadedModel, dataset: Dataset, settings: CamSettings) -> No
             f"the model is for the classes {', '.join(model.info.classes.names)}, but {dataset.path} has "
             f"{', '.join(dataset.classes.names)}"
         )
-    walk = settings.refine
-    if isinstance(walk, WalkSettings) and walk.affinity == "depth" and len(dataset) and not dataset.has_depth:
+    if needs_depth(settings.refine) and len(dataset) and not dataset.has_depth:
         raise UsageError(
-            f"the walk's affinity 'depth' needs depth, and {dataset.path} has none: estimate it with `deal depth` and "
-            "name its folder, or use the affinity 'colour'"
+            f"the refinement '{refinement_name(settings.refine)}' needs depth, and {dataset.path} has none: estimate "
+            "it with `deal depth` and name its folder, or use par, crf, or the walk with affinity=colour"
         )
 
 

@@ -58,6 +58,7 @@ class Refine(str, Enum):
     PAR = "par"
     CRF = "crf"
     WALK = "walk"
+    REGIONS = "regions"
 
 
 ModelArgument = Annotated[Path, typer.Argument(help="Model file (.safetensors).")]
@@ -69,7 +70,10 @@ NormaliseOption = Annotated[
     Normalise, typer.Option(help="Divide each map by its maximum, or stretch it from minimum to maximum.")
 ]
 RefineOption = Annotated[
-    Refine, typer.Option(help="Pixel-adaptive (par), dense CRF, or a random walk over colour and depth.")
+    Refine,
+    typer.Option(
+        help="Pixel-adaptive (par), dense CRF, a random walk over depth and colour, or regions grown in depth."
+    ),
 ]
 RefineOptions = Annotated[
     list[str] | None,

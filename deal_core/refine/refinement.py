@@ -15,11 +15,21 @@ from deal_core.errors import ConfigError, nearest_hint
 from deal_core.refine.background import background_power, with_background, without_background
 from deal_core.refine.crf import CrfSettings, crf_preset, dense_crf
 from deal_core.refine.par import ParSettings, pixel_adaptive_refinement
+from deal_core.refine.plane import dominant_plane
+from deal_core.refine.regions import RegionSettings, average_over_regions
 from deal_core.refine.walk import WalkSettings, walk_on_surfaces
 
-RefineSettings = ParSettings | CrfSettings | WalkSettings
+RefineSettings = ParSettings | CrfSettings | WalkSettings | RegionSettings
 
-_NAMES: dict[str, type[RefineSettings]] = {"par": ParSettings, "crf": CrfSettings, "walk": WalkSettings}
+_NAMES: dict[str, type[RefineSettings]] = {
+    "par": ParSettings,
+    "crf": CrfSettings,
+    "walk": WalkSettings,
+    "regions": RegionSettings,
+}
+OFF_PLANE = 0.1
+"""Off the plane that carries things, a class needs this share of the threshold: the plane is most of the background."""
+
 REFINEMENTS = ("none", *_NAMES)
 """The names `refinement_settings` knows."""
 
@@ -66,7 +76,12 @@ def refinement_name(settings: RefineSettings | None) -> str:
 
 def lets_background_compete(settings: RefineSettings | None) -> bool:
     """Whether refined scores stand against a background score of their own, so that their threshold is 1/2."""
-    return isinstance(settings, (CrfSettings, WalkSettings))
+    return isinstance(settings, (CrfSettings, WalkSettings, RegionSettings))
+
+
+def needs_depth(settings: RefineSettings | None) -> bool:
+    """Whether the refinement is of images with depth alone."""
+    return isinstance(settings, RegionSettings) or (isinstance(settings, WalkSettings) and settings.affinity == "depth")
 
 
 def refine_scores(
@@ -81,9 +96,10 @@ def refine_scores(
 ) -> Tensor:
     """Return refined class scores (K, H, W) in [0, 1]; a class that scores nowhere takes no part and stays 0.
 
-    Pixel-adaptive refinement leaves scores at their level, and the threshold as good as before. CRF and walk let
-    the classes compete with a background score made from `threshold` (or the settings' alpha); what they return is
-    the strength of each class against it, and is to be cut at `ARGMAX_THRESHOLD`, unless a rule finds better.
+    Pixel-adaptive refinement leaves scores at their level, and the threshold as good as before. CRF, walk and regions
+    let the classes compete with a background score made from `threshold` (or the settings' alpha); what they return
+    is the strength of each class against it, and is to be cut at `ARGMAX_THRESHOLD`, unless a rule finds better. Where
+    the plane that carries things is the background, what stands out from it needs `OFF_PLANE` of that threshold.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -105,18 +121,32 @@ def refine_scores(
     if isinstance(settings, ParSettings):
         refined = pixel_adaptive_refinement(image, chosen, settings)
     else:
-        alpha = background_power(threshold) if settings.alpha is None else settings.alpha
-        stack = with_background(chosen, alpha)
+        on_plane = None
+        if isinstance(settings, (WalkSettings, RegionSettings)) and needs_depth(settings) and depth is not None:
+            on_plane = dominant_plane(depth, depth_valid, depth_kind) if settings.plane == "background" else None
+        alpha = settings.alpha or background_power(threshold if on_plane is None else threshold * OFF_PLANE)
+        measured: Any = {"depth": depth, "depth_valid": depth_valid, "depth_kind": depth_kind}
         if isinstance(settings, CrfSettings):
-            stack = dense_crf(image, stack, settings)
+            stack = dense_crf(image, with_background(chosen, alpha), settings)
         else:
-            stack = walk_on_surfaces(
-                image, stack, settings, depth=depth, depth_valid=depth_valid, depth_kind=depth_kind
-            )
+            stack = _background_on_plane(with_background(chosen, alpha), on_plane)
+            if isinstance(settings, WalkSettings):
+                stack = walk_on_surfaces(image, stack, settings, **measured)
+            else:
+                stack = average_over_regions(image, stack, settings, on_plane=on_plane, **measured)
         refined = without_background(stack)
     result = torch.zeros_like(scores)
     result[present] = refined.clamp(0, 1).to(scores.dtype)
     return result
+
+
+def _background_on_plane(stack: Tensor, on_plane: BoolArray | None) -> Tensor:
+    """Return scores (K + 1, H, W) that are certain of the background on the plane that carries things."""
+    if on_plane is None:
+        return stack
+    certain = torch.zeros(len(stack), 1, 1, device=stack.device)
+    certain[0] = 1.0
+    return torch.where(torch.from_numpy(on_plane).to(stack.device), certain, stack)
 
 
 def _key_and_value(option: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from deal_core.data.sample import BoolArray, DepthKind, Float32Array, UInt8Array
 from deal_core.errors import ConfigError
 from deal_core.refine.inputs import check_inputs
+from deal_core.refine.plane import PlaneUse
 
 WalkAffinity = Literal["depth", "colour"]
 _Index = tuple[Any, slice, slice]  # an ellipsis, rows, columns
@@ -40,6 +41,7 @@ class WalkSettings:
         depth_scale: metres that depth may differ, beyond the slope of the surface, for an affinity of 1/e.
         inverse_depth_scale: the same for relative inverse depth, as a share of the range it spans in the image.
         colour_scale: mean difference of the colour channels, of 0..1, for an affinity of 1/e.
+        plane: "background": nothing that is tagged lies in the largest plane of the image; "keep": it may.
         alpha: the background score is (1 - best)^alpha; made from the threshold when left out.
 
     Raises:
@@ -47,13 +49,14 @@ class WalkSettings:
     """
 
     affinity: WalkAffinity = "depth"
-    size: int = 64
+    size: int = 128
     radius: int = 2
     steps: int = 200
     restart: float = 0.02
     depth_scale: float = 0.015
     inverse_depth_scale: float = 0.03
     colour_scale: float = 0.3
+    plane: PlaneUse = "background"
     alpha: float | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +72,10 @@ class WalkSettings:
         for name in ("depth_scale", "inverse_depth_scale", "colour_scale"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"walk: expected a positive {name}, found {getattr(self, name)}")
+        if self.plane not in get_args(PlaneUse):
+            raise ConfigError(
+                f"walk: expected plane to be one of {', '.join(get_args(PlaneUse))}, found '{self.plane}'"
+            )
         if self.alpha is not None and not self.alpha > 0:
             raise ConfigError(f"walk: expected a positive alpha, found {self.alpha}")
 
@@ -112,24 +119,58 @@ def walk_on_surfaces(
     settings = settings or WalkSettings()
     check_inputs(image, scores)
     height, width = image.shape[:2]
-    shrink = min(1.0, settings.size / max(height, width))
-    grid = max(round(height * shrink), 1), max(round(width * shrink), 1)
-    small = cv2.resize(image, grid[::-1], interpolation=cv2.INTER_AREA)
-    colour = torch.from_numpy(small.transpose(2, 0, 1).copy()).to(scores.device).float() / 255.0
-    affinity = feature_affinity(colour, radius=settings.radius, scale=settings.colour_scale, power=2.0)
-    if settings.affinity == "depth":
-        if depth is None:
-            raise ValueError("the walk's affinity 'depth' needs depth; without it use 'colour'")
-        if depth.shape != (height, width) or (depth_valid is not None and depth_valid.shape != (height, width)):
-            raise ValueError(f"expected depth of the image's size {(height, width)}, got {depth.shape}")
-        cells = _depth_cells(depth, depth_valid, grid, depth_kind)
-        if cells is not None:
-            scale = settings.depth_scale if depth_kind == "metric" else settings.inverse_depth_scale
-            steps = depth_affinity(torch.from_numpy(cells).to(scores.device), radius=settings.radius, scale=scale)
-            affinity = GridAffinity(affinity.offsets, affinity.values * steps.values)
+    grid = image_grid((height, width), settings.size)
+    affinity = grid_affinity(image, grid, settings, depth, depth_valid, depth_kind, device=scores.device)
     start = F.interpolate(scores.float()[None], grid, mode="area")[0]
     spread = random_walk(start, affinity, steps=settings.steps, restart=settings.restart)
     return F.interpolate(spread[None], (height, width), mode="bilinear", align_corners=False)[0]
+
+
+def image_grid(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Return (rows, columns) of the grid of an image (height, width) with at most `longest` cells on a side."""
+    shrink = min(1.0, longest / max(size))
+    return max(round(size[0] * shrink), 1), max(round(size[1] * shrink), 1)
+
+
+def grid_affinity(
+    image: UInt8Array,
+    grid: tuple[int, int],
+    settings: WalkSettings,
+    depth: Float32Array | None = None,
+    depth_valid: BoolArray | None = None,
+    depth_kind: DepthKind = "metric",
+    device: torch.device | str = "cpu",
+) -> GridAffinity:
+    """Return how much neighbouring cells belong together, by colour and, where `settings` say so, by depth.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        grid: (rows, columns).
+        settings: affinity, radius and scales of it.
+        depth: as of `walk_on_surfaces`.
+        depth_valid: the same.
+        depth_kind: the same.
+        device: where to compute.
+
+    Raises:
+        ValueError: depth is missing where the affinity needs it, or of another size.
+    """
+    height, width = image.shape[:2]
+    small = cv2.resize(image, grid[::-1], interpolation=cv2.INTER_AREA)
+    colour = torch.from_numpy(small.transpose(2, 0, 1).copy()).to(device).float() / 255.0
+    affinity = feature_affinity(colour, radius=settings.radius, scale=settings.colour_scale, power=2.0)
+    if settings.affinity == "colour":
+        return affinity
+    if depth is None:
+        raise ValueError("the affinity 'depth' needs depth; without it use 'colour'")
+    if depth.shape != (height, width) or (depth_valid is not None and depth_valid.shape != (height, width)):
+        raise ValueError(f"expected depth of the image's size {(height, width)}, got {depth.shape}")
+    cells = _depth_cells(depth, depth_valid, grid, depth_kind)
+    if cells is None:
+        return affinity
+    scale = settings.depth_scale if depth_kind == "metric" else settings.inverse_depth_scale
+    steps = depth_affinity(torch.from_numpy(cells).to(device), radius=settings.radius, scale=scale)
+    return GridAffinity(affinity.offsets, affinity.values * steps.values)
 
 
 def random_walk(scores: Tensor, affinity: GridAffinity, *, steps: int, restart: float = 0.0) -> Tensor:

@@ -20,6 +20,7 @@ from deal_core.refine.refinement import (
     refinement_name,
     refinement_settings,
 )
+from deal_core.refine.regions import RegionSettings
 from deal_core.refine.walk import WalkSettings
 
 
@@ -50,12 +51,13 @@ def test_thresholds_at_the_ends_have_a_power() -> None:
         ("crf", ["preset=weaktr_voc", "iterations=3"], CrfSettings(3, 4.0, 3.0, 83.0, 5.0, 3.0, "hard")),
         ("crf", ["alpha=4", "backend=pydensecrf"], CrfSettings(alpha=4.0, backend="pydensecrf")),
         ("walk", ["affinity=colour", "restart=0"], WalkSettings("colour", restart=0.0)),
+        ("regions", ["join=0.3", "plane=keep"], RegionSettings(join=0.3, plane="keep")),
     ],
 )
 def test_settings_by_name(name: str, options: list[str], expected: RefineSettings | None) -> None:
     found = refinement_settings(name, options)
     assert found == expected and refinement_name(found) == name
-    assert lets_background_compete(found) == (name in ("crf", "walk"))
+    assert lets_background_compete(found) == (name in ("crf", "walk", "regions"))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,8 @@ def test_settings_by_name(name: str, options: list[str], expected: RefineSetting
         ("crf", ["iterations=many"], "crf: iterations=many: "),
         ("crf", ["iterations=0"], "at least 1 iteration"),
         ("walk", ["affinity=deep"], "affinity=deep: .*'depth' or 'colour'"),
+        ("regions", ["join=1"], "join in .0, 1."),
+        ("regions", ["plane=table"], "plane=table: .*'keep' or 'background'"),
         ("none", ["steps=3"], "none was chosen"),
     ],
 )

@@ -154,9 +154,9 @@ def test_a_hole_takes_the_depth_beside_it_and_no_depth_is_colour_alone() -> None
     assert float((whole - with_hole).abs().max()) < 0.1
     valid = np.ones((60, 80), bool)
     valid[20:45, 28:31] = False
-    assert torch.equal(walk_on_surfaces(image, scores, depth=depth, depth_valid=valid), with_hole)
+    torch.testing.assert_close(walk_on_surfaces(image, scores, depth=depth, depth_valid=valid), with_hole)
     colour = walk_on_surfaces(image, scores, WalkSettings(affinity="colour"))
-    assert torch.equal(walk_on_surfaces(image, scores, depth=np.zeros((60, 80), np.float32)), colour)
+    torch.testing.assert_close(walk_on_surfaces(image, scores, depth=np.zeros((60, 80), np.float32)), colour)
     assert not torch.allclose(whole, colour, atol=1e-2)
 
 
