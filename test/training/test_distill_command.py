@@ -38,4 +38,4 @@ def test_wrong_masks_are_told_in_a_sentence(deal: Callable[..., Any], tiny_datas
     done = deal(*told, f"masks={tmp_path}")
     assert done.returncode == 1 and f"{tmp_path} holds no cams.json" in done.stderr
     done = deal(*told, "masks=drawn", "clip.blow=1")
-    assert done.returncode == 1 and "Did you mean 'below'?" in done.stderr
+    assert done.returncode == 2 and "Did you mean 'below'?" in done.stderr
