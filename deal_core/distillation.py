@@ -39,6 +39,7 @@ from deal_core.trainer import (
     end_step,
     evaluating,
     fit,
+    leave_unused_alone,
     plain_batches,
 )
 
@@ -227,13 +228,15 @@ def _scores(model: LoadedModel, held_out: LabelledFrames, device: str) -> tuple[
 
 
 def _try_out(network: nn.Module, settings: DistillSettings) -> None:
-    """Refuse a size that the network cannot take, such as that of a transformer made for another."""
+    """Pass one image through, forward and backward, as `trainer` does of a CAM network, for the same reasons."""
     size = settings.data.image_size
     try:
-        with evaluating(network):
-            network(torch.zeros(1, 3, *size))
+        with evaluating(network), torch.enable_grad():
+            output: SegmenterOutput = network(torch.zeros(1, 3, *size))
+            output.logits.sum().backward()
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"the network cannot take images of {size[0]}x{size[1]} (data.image_size): {reason}"
         ) from error
+    leave_unused_alone(network)

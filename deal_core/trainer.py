@@ -640,10 +640,15 @@ def _try_out(network: nn.Module, settings: TrainSettings) -> None:
     maps = [output.map(), *(output.map(loss.map, loss.through_backbone) for loss in (settings.deal, settings.fsl))]
     maps += [] if output.refined is None else [output.refined]
     torch.stack([tensor.sum() for tensor in (*output.tag_logits.values(), *maps)]).sum().backward()
+    leave_unused_alone(network)
+    network.train(was_training)
+
+
+def leave_unused_alone(network: nn.Module) -> None:
+    """Switch parameters that a backward pass has not reached to need no gradient, and forget that of the others."""
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.grad is not None)
         parameter.grad = None
-    network.train(was_training)
 
 
 def _prepare_folder(settings: RunSettings) -> None:
