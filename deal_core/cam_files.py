@@ -151,18 +151,12 @@ def evaluate_masks(
     Raises:
         DatasetError: no cams.json, masks for other classes, or one that is missing or damaged.
     """
-    found = _read_description(folder)
-    if found is None:
-        raise DatasetError(f"{folder} holds no {CAMS_FILE}: expected a folder that `deal cams` wrote")
-    if found.get("classes") != list(dataset.classes.names):
-        raise DatasetError(
-            f"{folder} is for the classes {found.get('classes')}, but {dataset.path} has {list(dataset.classes.names)}"
-        )
+    found = check_masks(folder, dataset)
     dataset = with_masks(dataset)
     masks = MaskEvaluator(len(dataset.classes))
     for done, record in enumerate(dataset.frames, 1):
         truth = mask_of(dataset.load(record))
-        masks.update(_read_mask(_cam_paths(folder, record.key)[1], truth, len(dataset.classes)), truth, record.key)
+        masks.update(read_mask(folder, record.key, truth.shape, len(dataset.classes)), truth, record.key)
         advance(done)
     score = masks.score(dataset.classes, rule=str(found.get("threshold_rule")), threshold=found.get("threshold"))
     return EvaluationResult(
@@ -176,13 +170,46 @@ def evaluate_masks(
     )
 
 
-def _read_mask(file: Path, truth: UInt8Array, num_classes: int) -> UInt8Array:
+def check_masks(folder: Path, dataset: Dataset) -> dict[str, Any]:
+    """Return what `write_cams` noted of a folder of pseudo masks, if they are for these classes.
+
+    Raises:
+        DatasetError: no cams.json, or masks for other classes.
+    """
+    found = _read_description(folder)
+    if found is None:
+        raise DatasetError(f"{folder} holds no {CAMS_FILE}: expected a folder that `deal cams` wrote")
+    if found.get("classes") != list(dataset.classes.names):
+        raise DatasetError(
+            f"{folder} is for the classes {found.get('classes')}, but {dataset.path} has {list(dataset.classes.names)}"
+        )
+    return found
+
+
+def missing_masks(folder: Path, dataset: Dataset) -> list[str]:
+    """Return the keys of the frames whose pseudo mask is not in the folder."""
+    return [frame.key for frame in dataset.frames if not _cam_paths(folder, frame.key)[1].is_file()]
+
+
+def read_mask(folder: Path, key: str, size: tuple[int, ...], num_classes: int) -> UInt8Array:
+    """Return the pseudo mask of a frame, (H, W) with ids up to `num_classes` and 255.
+
+    Args:
+        folder: that `write_cams` wrote.
+        key: of the frame.
+        size: (H, W) of its image.
+        num_classes: K.
+
+    Raises:
+        DatasetError: it is missing or damaged, of another size, or holds another id.
+    """
+    file = _cam_paths(folder, key)[1]
     mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED) if file.is_file() else None
     if mask is None:
         raise DatasetError(f"{file}: missing or damaged; run `deal cams` on the same frames again")
-    if mask.dtype != np.uint8 or mask.shape != truth.shape or not (mask[mask != UNLABELLED] <= num_classes).all():
+    if mask.dtype != np.uint8 or mask.shape != size or not (mask[mask != UNLABELLED] <= num_classes).all():
         raise DatasetError(
-            f"{file}: expected a mask uint8 {truth.shape} with ids up to {num_classes}, found {mask.dtype} {mask.shape}"
+            f"{file}: expected a mask uint8 {tuple(size)} with ids up to {num_classes}, found {mask.dtype} {mask.shape}"
         )
     return mask
 

@@ -1,4 +1,4 @@
-"""From the output of a CAM network to class scores in [0, 1]: gating by tags, scales and flips, normalisation."""
+"""From the output of a network to class scores in [0, 1]: scales and flips; of CAMs, gating by tags, normalisation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
-from deal_core.models.output import CamOutput
+from deal_core.models.output import CamOutput, SegmenterOutput
 
 Normalisation = Literal["max", "min_max"]
 """How a map becomes a score: divided by its maximum, or moved to span [0, 1] as WeakTr and SEAM do."""
@@ -20,10 +20,10 @@ TAG_THRESHOLD = 0.5
 
 
 class ScoreNetwork(nn.Module):
-    """A CAM network from the image to class scores, as the run-time segmenter uses it on every back end.
+    """A network from the image to class scores, as it is used at run time on every back end.
 
     Args:
-        network: a CAM network.
+        network: a CAM network or a segmenter.
 
     >>> from deal_core.models.cam_net import CamNet
     >>> scores, tags = ScoreNetwork(CamNet(3, backbone="test_resnet"))(torch.rand(1, 3, 48, 64))
@@ -38,13 +38,17 @@ class ScoreNetwork(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return class scores (B, K, h, w) in [0, 1] at the network's stride, and tag probabilities (B, K).
 
-        A class that the network holds absent, with a probability below `TAG_THRESHOLD`, scores 0; the largest score of
-        each other class is 1.
+        Of CAMs, a class that the network holds absent, with a probability below `TAG_THRESHOLD`, scores 0; the largest
+        score of each other class is 1. The scores of a segmenter are those of its output, and a tag's probability is
+        the largest of its class.
 
         Args:
             image: (B, 3, H, W) RGB in [0, 1].
         """
-        output: CamOutput = self.network(image)
+        output: CamOutput | SegmenterOutput = self.network(image)
+        if isinstance(output, SegmenterOutput):
+            scores = output.scores
+            return scores, scores.amax(dim=(-2, -1))
         tags = _mean_logits(output).sigmoid()
         return normalise(output.activation.float(), tags >= TAG_THRESHOLD), tags
 
@@ -61,11 +65,14 @@ def multi_scale_scores(
 ) -> Tensor:
     """Return class scores (B, K, H, W) in [0, 1], summed over scales and horizontal flips, then normalised.
 
+    Those of a segmenter are the mean over the passes, without regard to tags and normalisation: it has seen masks, and
+    says itself what is there.
+
     An image and its mirror image pass the network together, and only the maps of classes that some image has are
     brought to full size.
 
     Args:
-        network: a CAM network in evaluation mode.
+        network: in evaluation mode.
         images: (B, 3, h, w) RGB in [0, 1], at the scale 1.
         tags: (B, K), 1 where a class is present; classes that are not score 0. Predicted by the network itself,
             with a probability of at least `TAG_THRESHOLD` in the mean of its heads, when left out.
@@ -83,11 +90,17 @@ def multi_scale_scores(
     logits = torch.zeros(())
     for scale in scales:
         scaled = _rescale(images, scale)
-        output: CamOutput = network(torch.cat([scaled, scaled.flip(-1)]) if flip else scaled)
-        found, seen = output.activation.float(), _mean_logits(output)
+        output: CamOutput | SegmenterOutput = network(torch.cat([scaled, scaled.flip(-1)]) if flip else scaled)
+        if isinstance(output, SegmenterOutput):
+            found, seen = output.scores / passes, None
+        else:
+            found, seen = output.activation.float(), _mean_logits(output)
         # Resampling commutes with mirroring and adding, so it can wait until the two are one map.
         maps.append(found[:batch] + found[batch:].flip(-1) if flip else found)
-        logits = logits.to(seen) + (seen[:batch] + seen[batch:] if flip else seen)
+        if seen is not None:
+            logits = logits.to(seen) + (seen[:batch] + seen[batch:] if flip else seen)
+    if seen is None:
+        return torch.stack([_resize(found, size) for found in maps]).sum(0)
     # Written so that a network that answers nan is not one that sees nothing.
     present = ~((logits / passes).sigmoid() < TAG_THRESHOLD) if tags is None else (tags == 1)
     used = present.any(0)
@@ -95,7 +108,7 @@ def multi_scale_scores(
     if used.any():
         total = torch.zeros(())
         for found in maps:
-            total = total.to(found) + F.interpolate(found[:, used], size, mode="bilinear", align_corners=False)
+            total = total.to(found) + _resize(found[:, used], size)
         scores[:, used] = normalise(total, present[:, used], normalisation)
     return scores
 
@@ -121,6 +134,10 @@ def normalise(activation: Tensor, present: Tensor, normalisation: Normalisation 
     maximum = activation.amax(dim=(-2, -1), keepdim=True)
     scores = activation / maximum.where(maximum > 0, 1.0)
     return scores * present[:, :, None, None].to(scores.dtype)
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def _mean_logits(output: CamOutput) -> Tensor:

@@ -208,16 +208,13 @@ class OptimizerSettings(Settings):
     poly_power: Positive = 0.9
 
 
-class TrainSettings(Settings):
-    """One training run."""
+class RunSettings(Settings):
+    """What every training has."""
 
     data: DataSettings
     output: Path
     """Run folder; a run that stopped there is resumed."""
     model: ModelSettings = ModelSettings()
-    deal: DealSettings = DealSettings()
-    isl: IslSettings = IslSettings()
-    fsl: FslSettings = FslSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     epochs: Annotated[Whole, Field(ge=1)] = 20
     batch_size: Annotated[Whole, Field(ge=1)] = 16
@@ -226,12 +223,46 @@ class TrainSettings(Settings):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1; the processes of torchrun each take one GPU."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    threshold_rule: str = "depth_relief"
-    """Rule that chooses the background threshold from the training images, without masks."""
     checkpoint_every: Annotated[Whole, Field(ge=0)] = 0
     """Steps between checkpoints; 0 writes one after each epoch."""
     log_every: Annotated[Whole, Field(ge=1)] = 20
     """Steps between two lines of history.jsonl."""
+
+
+class TrainSettings(RunSettings):
+    """One training of a CAM network from tags and depth."""
+
+    deal: DealSettings = DealSettings()
+    isl: IslSettings = IslSettings()
+    fsl: FslSettings = FslSettings()
+    threshold_rule: str = "depth_relief"
+    """Rule that chooses the background threshold from the training images, without masks."""
+
+
+class ClipSettings(Settings):
+    """Clipping of large losses, which are where pseudo masks are wrong; see `deal_core.losses.clipping`."""
+
+    below: NotNegative = 1.2
+    """Mean loss of a batch from which on is clipped; 0 never clips."""
+    cells: Annotated[Whole, Field(ge=1, le=16)] = 4
+    """Along each side of the grid over the images in whose cells the mean is taken."""
+
+
+class SegmenterSettings(ModelSettings):
+    """The network that is distilled."""
+
+    name: str = "segmenter"
+
+
+class DistillSettings(RunSettings):
+    """One training of a run-time segmenter from pseudo masks."""
+
+    masks: Literal["drawn"] | Path
+    """Folder of pseudo masks made by `deal cams`, or "drawn": the masks that somebody drew, where there are some."""
+    model: SegmenterSettings = SegmenterSettings()
+    clip: ClipSettings = ClipSettings()
+    batch_size: Annotated[Whole, Field(ge=2)] = 16
+    """Images a step, over all processes; some decoders normalise over the batch."""
 
 
 S = TypeVar("S", bound=Settings)

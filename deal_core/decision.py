@@ -8,11 +8,13 @@ import numpy as np
 from deal_core.data.sample import Float32Array, UInt8Array
 
 
-def decide(scores: Float32Array, size: tuple[int, int], threshold: float) -> tuple[UInt8Array, Float32Array]:
+def decide(
+    scores: Float32Array, size: tuple[int, int], threshold: float, *, relative: bool = True
+) -> tuple[UInt8Array, Float32Array]:
     """Return the mask (H, W) of class ids, 0 is background, and the confidence (H, W) in [0, 1] in it.
 
-    Scores are brought to full size bilinearly, each map is divided by its maximum there, the largest wins (the first
-    of equals), and what does not exceed the threshold is background, with a confidence of 1 - score.
+    Scores are brought to full size bilinearly, relative ones are divided by the maximum of their map there, the largest
+    wins (the first of equals), and what does not exceed the threshold is background, with a confidence of 1 - score.
 
     Classes whose score is 0 everywhere, which are most, cost nothing; each of the others a few passes over the image,
     in numpy and OpenCV, whose loops are faster here than PyTorch's.
@@ -21,6 +23,7 @@ def decide(scores: Float32Array, size: tuple[int, int], threshold: float) -> tup
         scores: (K, h, w) in [0, 1], finite.
         size: (H, W).
         threshold: of the background.
+        relative: whether scores are relative to the largest of their map, as CAMs are.
     """
     height, width = size
     top = np.zeros(size, np.float32)
@@ -30,10 +33,11 @@ def decide(scores: Float32Array, size: tuple[int, int], threshold: float) -> tup
         if not score.any():
             continue
         full = cv2.resize(score, (width, height), interpolation=cv2.INTER_LINEAR)
-        peak = full.max()
-        if not peak > 0:
-            continue
-        full /= peak
+        if relative:
+            peak = full.max()
+            if not peak > 0:
+                continue
+            full /= peak
         if not found:
             top, found = full, True
             mask.fill(index + 1)

@@ -496,8 +496,8 @@ class EvaluationResult:
             "dataset": self.dataset,
             "classes": [{"name": name, "color": color} for name, color in zip(self.classes.names, colors, strict=True)],
             "num_frames": self.num_frames,
-            "oracle": None if self.oracle is None else _score_to_json(self.oracle),
-            "auto": None if self.auto is None else _score_to_json(self.auto),
+            "oracle": None if self.oracle is None else score_to_json(self.oracle),
+            "auto": None if self.auto is None else score_to_json(self.auto),
             "curve": None
             if self.curve is None
             else {
@@ -689,7 +689,8 @@ def _nanmean(rows: Float64Array) -> Float64Array:
     return _divide(np.where(known, rows, 0.0).sum(axis=1), known.sum(axis=1))
 
 
-def _score_to_json(score: MaskScore) -> dict[str, Any]:
+def score_to_json(score: MaskScore) -> dict[str, Any]:
+    """Return the figures as JSON, nan as null."""
     return {
         "rule": score.rule,
         "threshold": score.threshold,

@@ -52,6 +52,8 @@ class CamSettings:
         size: what a scale of 1 is: the "model" file's input size, or the "image" as it is, as papers have it.
         normalise: of each class map, see `deal_core.cams.normalise`.
         refine: refinement of the scores; None is none.
+
+    A segmenter says itself what is there: `tags` and `normalise` are for CAM networks.
     """
 
     tags: TagSource = "given"
@@ -234,7 +236,7 @@ def evaluate_model(
         auto=auto.score(classes, rule=threshold.rule, threshold=threshold.value),
         curve=sweep.curve(),
         per_frame=tuple(auto.frames),
-        details={**_details(settings), "model": model.sha256[:12], **_plain(model.info.training)},
+        details={**_details(model, settings), "model": model.sha256[:12], **_plain(model.info.training)},
     )
     if pictures:
         shown = tuple(show) or choose_frames(auto.frames, num_pictures)
@@ -308,13 +310,14 @@ def _resize(scores: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
 
 
-def _details(settings: CamSettings) -> dict[str, str]:
+def _details(model: LoadedModel, settings: CamSettings) -> dict[str, str]:
     """Return what a reader of figures must know about how the scores were made."""
+    of_network = "as the network says"
     return {
-        "tags": settings.tags,
+        "tags": of_network if model.info.is_segmenter else settings.tags,
         "scales": ", ".join(f"{scale:g}" for scale in settings.scales),
         "size": settings.size,
-        "normalise": settings.normalise,
+        "normalise": of_network if model.info.is_segmenter else settings.normalise,
         "refine": refinement_name(settings.refine),
     }
 

@@ -22,7 +22,7 @@ from deal_core.data.class_json import classes_from_json, classes_to_json
 from deal_core.data.sample import ClassList
 from deal_core.errors import ConfigError, DatasetError, ModelFileError
 from deal_core.files import replacing
-from deal_core.models.factory import create_model
+from deal_core.models.factory import create_model, is_segmenter
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "deal"
@@ -57,6 +57,11 @@ class ModelInfo:
     threshold: Threshold
     training: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+
+    @property
+    def is_segmenter(self) -> bool:
+        """Whether scores are probabilities against the background, and not relative to the largest of their map."""
+        return is_segmenter(self.architecture)
 
 
 @dataclass(frozen=True, eq=False)

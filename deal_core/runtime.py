@@ -136,7 +136,7 @@ class Segmenter:
                 f"the network's class scores are not finite in {self.precision}; use the precision float32, or train "
                 "again with a lower learning rate"
             )
-        mask, confidence = decide(scores, rgb.shape[:2], self.info.threshold.value)
+        mask, confidence = decide(scores, rgb.shape[:2], self.info.threshold.value, relative=not self.info.is_segmenter)
         return Segmentation(mask, confidence, forward_ms)
 
 

@@ -1,5 +1,7 @@
 """Training of CAM networks from tags and depth: one loop for every network, device and number of processes.
 
+`fit` is the loop alone, which other trainings share.
+
 A run folder holds `settings.yaml`, `history.jsonl` (one line a logged step), `tensorboard/`, `checkpoint.pt` (to
 resume; exact on the same machine) and, when the training is complete, `model.safetensors`.
 """
@@ -15,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from deal_core.config import DataSettings, LossSettings, OptimizerSettings, TrainSettings, dump_settings
+from deal_core.config import DataSettings, LossSettings, OptimizerSettings, RunSettings, TrainSettings, dump_settings
 from deal_core.data.dataset import Dataset
 from deal_core.data.sample import Sample
 from deal_core.data.source import open_dataset
@@ -37,7 +39,7 @@ from deal_core.files import replacing
 from deal_core.inference import CamSettings, choose_threshold, need_depth_for_rule
 from deal_core.losses.tags import tag_loss
 from deal_core.modelfile import LoadedModel, ModelInfo, Threshold, save_model
-from deal_core.models.factory import create_model
+from deal_core.models.factory import create_model, is_segmenter
 from deal_core.models.output import CamOutput
 from deal_core.objective import LossWeights, Objective, alignment_loss
 from deal_core.runtime import resolve_device
@@ -50,6 +52,7 @@ SETTINGS_FILE, HISTORY_FILE, CHECKPOINT_FILE, MODEL_FILE = (
     "model.safetensors",
 )
 _UNDECIDED = Threshold(0.5, "none yet")
+R = TypeVar("R", bound=RunSettings)
 _MAY_CHANGE = ("device", "threshold_rule", "checkpoint_every", "log_every", "data.workers")
 """Settings that do not touch the weights: a run may go on with others."""
 
@@ -87,7 +90,9 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
         EvaluationError: the training is complete, but its rule finds no threshold; go on with another rule.
     """
     create_rule(settings.threshold_rule)  # an unknown one is told now, not after the last step
-    fabric = _create_fabric(settings)
+    if is_segmenter(settings.model.name):
+        raise ConfigError(f"model.name={settings.model.name} is trained on masks: use `deal distill`")
+    fabric = create_fabric(settings)
     dataset = open_dataset(settings.data)
     if settings.deal.weight > 0 and not dataset.has_depth:
         raise ConfigError(
@@ -96,48 +101,21 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
         )
     need_depth_for_rule(settings.threshold_rule, dataset)
     training_set, held_out = dataset.split_by_segment(settings.data.validation_fraction, seed=settings.seed)
-    _check_batch_size(settings, len(training_set), fabric.world_size)
+    check_batch_size(settings, len(training_set), fabric.world_size)
     torch.manual_seed(settings.seed)
     network = create_model(settings.model.name, len(dataset.classes), **settings.model.arguments)
     _try_out(network, settings)
-    if fabric.is_global_zero:
-        _prepare_folder(settings)
-    fabric.barrier()
+    objective = Objective(network, settings, dataset.depth_kind)
 
-    # Convolutions over images stored channels last are much faster, on the CPU as on tensor cores.
-    plain = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective = Objective(plain, settings, dataset.depth_kind)
-    # A checkpoint is that of the plain module and optimiser: it does not depend on how the run was launched.
-    plain_optimizer = create_optimizer(network, settings.optimizer)
-    wrapped, optimizer = fabric.setup(objective, plain_optimizer)
-    steps_per_epoch = len(training_set) // settings.batch_size
-    state = TrainState(total_steps=steps_per_epoch * settings.epochs)
-    checkpoint = settings.output / CHECKPOINT_FILE
-    resumed_from = state.load(checkpoint, network, plain_optimizer, fabric.strategy.precision)
-    views = fabric.setup_dataloaders(_loader(training_set, settings, fabric, state), use_distributed_sampler=False)
+    def held_out_figures() -> dict[str, float]:
+        return watch(network, held_out, settings, fabric.device) if len(held_out) else {}
 
-    wrapped.train()
-    with RunLog(settings.output, resumed_from) if fabric.is_global_zero else nullcontext() as log:
-        for batch in views:
-            if isinstance(batch, DealError):
-                raise batch
-            losses = train_step(fabric, wrapped, optimizer, batch, state, settings)
-            state.step += 1
-            epoch = state.step // steps_per_epoch
-            epoch_ends = state.step % steps_per_epoch == 0
-            if log and (state.step % settings.log_every == 0 or epoch_ends):
-                log.write(state.step, epoch, losses)
-            if epoch_ends and len(held_out):
-                watched = watch(network, held_out, settings, fabric.device)
-                if log:
-                    log.write(state.step, epoch, watched)
-            every = settings.checkpoint_every or steps_per_epoch
-            if fabric.is_global_zero and (state.step % every == 0 or state.step == state.total_steps):
-                state.save(checkpoint, network, plain_optimizer, fabric.strategy.precision)
-            report(Progress(state.step, state.total_steps, epoch, losses))
+    done = fit(
+        fabric, network, objective, Views(training_set, settings), settings, train_step, held_out_figures, report
+    )
 
     facts = {
-        "steps": state.total_steps,
+        "steps": done.steps,
         "frames": len(training_set),
         "seed": settings.seed,
         "deal_weight": settings.deal.weight,
@@ -151,7 +129,80 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     if fabric.is_global_zero:
         save_model(model, network, replace(info, threshold=threshold))
     fabric.barrier()
-    return TrainResult(model, threshold, state.total_steps, resumed_from)
+    return TrainResult(model, threshold, done.steps, done.resumed_from)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How far `fit` went."""
+
+    steps: int
+    resumed_from: int
+    """Step of the checkpoint that was resumed, 0 for a fresh run."""
+
+
+def fit(
+    fabric: Fabric,
+    network: nn.Module,
+    objective: nn.Module,
+    views: Views,
+    settings: R,
+    step: Callable[[Fabric, Any, Optimizer, TensorSample, TrainState, R], dict[str, float]],
+    held_out_figures: Callable[[], Mapping[str, float]],
+    report: Callable[[Progress], None],
+) -> Fitted:
+    """Run a training, or what is left of it, in its run folder.
+
+    Args:
+        fabric: devices, precision and processes.
+        network: that is trained.
+        objective: the network with its losses, which `step` calls.
+        views: of the training frames.
+        settings: of the run.
+        step: makes an optimiser step and returns losses as plain numbers; `train_step` is one.
+        held_out_figures: what to log of held-out frames at the end of each epoch.
+        report: told of each step.
+
+    Raises:
+        ConfigError: the run folder holds another run.
+        ModelFileError: the checkpoint cannot be read, or a file cannot be written.
+        DatasetError: a frame cannot be read.
+    """
+    if fabric.is_global_zero:
+        _prepare_folder(settings)
+    fabric.barrier()
+
+    # Convolutions over images stored channels last are much faster, on the CPU as on tensor cores.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # A checkpoint is that of the plain module and optimiser: it does not depend on how the run was launched.
+    plain_optimizer = create_optimizer(network, settings.optimizer)
+    wrapped, optimizer = fabric.setup(objective, plain_optimizer)
+    steps_per_epoch = len(views) // settings.batch_size
+    state = TrainState(total_steps=steps_per_epoch * settings.epochs)
+    checkpoint = settings.output / CHECKPOINT_FILE
+    resumed_from = state.load(checkpoint, network, plain_optimizer, fabric.strategy.precision)
+    batches = fabric.setup_dataloaders(_loader(views, settings, fabric, state), use_distributed_sampler=False)
+
+    wrapped.train()
+    with RunLog(settings.output, resumed_from) if fabric.is_global_zero else nullcontext() as log:
+        for batch in batches:
+            if isinstance(batch, DealError):
+                raise batch
+            losses = step(fabric, wrapped, optimizer, batch, state, settings)
+            state.step += 1
+            epoch = state.step // steps_per_epoch
+            epoch_ends = state.step % steps_per_epoch == 0
+            if log and (state.step % settings.log_every == 0 or epoch_ends):
+                log.write(state.step, epoch, losses)
+            if epoch_ends:
+                watched = held_out_figures()
+                if log and watched:
+                    log.write(state.step, epoch, watched)
+            every = settings.checkpoint_every or steps_per_epoch
+            if fabric.is_global_zero and (state.step % every == 0 or state.step == state.total_steps):
+                state.save(checkpoint, network, plain_optimizer, fabric.strategy.precision)
+            report(Progress(state.step, state.total_steps, epoch, losses))
+    return Fitted(state.total_steps, resumed_from)
 
 
 def train_step(
@@ -164,22 +215,38 @@ def train_step(
 ) -> dict[str, float]:
     """Make one optimiser step and return the losses of this process as plain numbers."""
     position = state.step / state.total_steps
+    rate = begin_step(fabric, optimizer, state, settings)
+    weights = LossWeights(*(weight_at(loss, position) for loss in (settings.deal, settings.isl, settings.fsl)))
+    losses: dict[str, Tensor] = objective(batch, weights, _tag_share(fabric, batch.tags))
+    values = end_step(fabric, optimizer, losses, state)
+    return {**values, "lr": rate, "deal_weight": weights.deal}
+
+
+def begin_step(fabric: Fabric, optimizer: Optimizer, state: TrainState, settings: RunSettings) -> float:
+    """Set the learning rate, which is returned, and the random numbers of a step."""
     rate = learning_rate_factor(settings.optimizer, schedule_position(settings, state))
     for group in optimizer.param_groups:
         group["lr"] = settings.optimizer.learning_rate * group["factor"] * rate
     torch.manual_seed(hash((settings.seed, state.step, fabric.global_rank)) % 2**63)
-    weights = LossWeights(*(weight_at(loss, position) for loss in (settings.deal, settings.isl, settings.fsl)))
-    losses: dict[str, Tensor] = objective(batch, weights, _tag_share(fabric, batch.tags))
+    return settings.optimizer.learning_rate * rate
+
+
+def end_step(fabric: Fabric, optimizer: Optimizer, losses: Mapping[str, Tensor], state: TrainState) -> dict[str, float]:
+    """Minimise `loss` of the losses by one optimiser step, and return them all as plain numbers.
+
+    Raises:
+        ConfigError: the loss is not finite.
+    """
     optimizer.zero_grad(set_to_none=True)
     fabric.backward(losses["loss"])
     optimizer.step()
     values = {name: float(value.detach()) for name, value in losses.items()}
     if not math.isfinite(values["loss"]):
         raise ConfigError(f"the loss became {values['loss']} at step {state.step}: lower optimizer.learning_rate")
-    return {**values, "lr": settings.optimizer.learning_rate * rate, "deal_weight": weights.deal}
+    return values
 
 
-def schedule_position(settings: TrainSettings, state: TrainState) -> float:
+def schedule_position(settings: RunSettings, state: TrainState) -> float:
     """Return the position in [0, 1) of the training that the learning rate is that of."""
     if settings.optimizer.every == "step":
         return state.step / state.total_steps
@@ -293,18 +360,30 @@ class TrainState:
         return step
 
 
+class Frames(Protocol):
+    """Frames to train on; those of a `Dataset` are some."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, frame: int) -> Sample:
+        """Read one; raises `DatasetError`."""
+
+
 class Views(TorchDataset["TensorSample | DealError"]):
-    """Random views of the frames of a dataset; an item is (frame, seed of the view).
+    """Random views of frames; an item is (frame, seed of the view).
 
     A frame that cannot be read is handed over as the error: raised in a worker, it would arrive with the worker's
     traceback for a message.
     """
 
-    def __init__(self, dataset: Dataset, settings: TrainSettings) -> None:
-        self._dataset = dataset
+    def __init__(self, frames: Frames, settings: RunSettings, *, with_mask: bool = False) -> None:
+        self._frames = frames
         self._settings = settings.data
-        self._transform = TrainTransform(settings.data)
+        self._transform = TrainTransform(settings.data, with_mask=with_mask)
         self._cache: dict[int, Sample] | None = {} if settings.data.cache else None
+
+    def __len__(self) -> int:
+        return len(self._frames)
 
     def __getitem__(self, item: tuple[int, int]) -> TensorSample | DealError:
         frame, seed = item
@@ -315,9 +394,9 @@ class Views(TorchDataset["TensorSample | DealError"]):
 
     def _load(self, frame: int) -> Sample:
         if self._cache is None:
-            return self._dataset.load(frame)
+            return self._frames.load(frame)
         if frame not in self._cache:
-            sample = self._dataset.load(frame)
+            sample = self._frames.load(frame)
             size = cached_size(sample.image.shape[:2], self._settings)
             self._cache[frame] = sample if size is None else resize_sample(sample, size)
         return self._cache[frame]
@@ -403,8 +482,8 @@ def watch(network: nn.Module, frames: Dataset, settings: TrainSettings, device: 
     """Return the losses and the share of right tags on held-out frames; masks are not looked at."""
     alignment = alignment_loss(settings.deal, settings.data.image_size, frames.depth_kind)
     losses, deal, sizes, right, known = [], [], [], 0, 0
-    with _evaluating(network):
-        for batch in _plain_batches(frames, settings, device):
+    with evaluating(network):
+        for batch in plain_batches(frames, settings, device):
             output: CamOutput = network(batch.image)
             logits = torch.stack(list(output.tag_logits.values())).mean(0)
             losses.append(float(tag_loss(logits, batch.tags)))
@@ -427,12 +506,12 @@ def decide_threshold(
     """Choose the background threshold by the rule of the settings, which sees no masks, on the training frames."""
     model = LoadedModel(network, info, sha256="")
     cams = CamSettings(device=str(device), batch_size=settings.batch_size)
-    with _evaluating(network):
+    with evaluating(network):
         return choose_threshold(model, frames, cams, settings.threshold_rule)
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients inside the block; the former mode after it."""
     was_training = network.training
     network.eval()
@@ -443,11 +522,14 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
         network.train(was_training)
 
 
-def _plain_batches(frames: Dataset, settings: TrainSettings, device: torch.device) -> Iterator[TensorSample]:
+def plain_batches(
+    frames: Frames, settings: RunSettings, device: torch.device, *, with_mask: bool = False
+) -> Iterator[TensorSample]:
+    """Yield the frames as they are, at the size of the network."""
     for start in range(0, len(frames), settings.batch_size):
         samples = [frames.load(i) for i in range(start, min(start + settings.batch_size, len(frames)))]
-        batch = _collate([to_tensors(resize_sample(s, settings.data.image_size)) for s in samples])
-        yield TensorSample(*(t.to(device) for t in (batch.image, batch.depth, batch.valid, batch.tags)))
+        sized = [resize_sample(sample, settings.data.image_size) for sample in samples]
+        yield _collate([to_tensors(sample, with_mask=with_mask) for sample in sized]).map(lambda t: t.to(device))
 
 
 def _tag_share(fabric: Fabric, tags: Tensor) -> float:
@@ -465,14 +547,15 @@ def _collate_or_error(samples: list[TensorSample | DealError]) -> TensorSample |
 
 
 def _collate(samples: list[TensorSample]) -> TensorSample:
-    return TensorSample(
-        *(default_collate([getattr(s, name) for s in samples]) for name in ("image", "depth", "valid", "tags"))
-    )
+    tensors = [default_collate([getattr(s, name) for s in samples]) for name in ("image", "depth", "valid", "tags")]
+    masks = [sample.mask for sample in samples if sample.mask is not None]
+    image, depth, valid, tags = tensors
+    return TensorSample(image, depth, valid, tags, default_collate(masks) if masks else None)
 
 
-def _loader(frames: Dataset, settings: TrainSettings, fabric: Fabric, state: TrainState) -> DataLoader[Any]:
+def _loader(views: Views, settings: RunSettings, fabric: Fabric, state: TrainState) -> DataLoader[Any]:
     order = BatchOrder(
-        frames=len(frames),
+        frames=len(views),
         batch_size=settings.batch_size,
         seed=settings.seed,
         start=state.step,
@@ -481,7 +564,7 @@ def _loader(frames: Dataset, settings: TrainSettings, fabric: Fabric, state: Tra
         world_size=fabric.world_size,
     )
     return DataLoader(
-        Views(frames, settings),
+        views,
         batch_sampler=order,
         num_workers=settings.data.workers,
         collate_fn=_collate_or_error,
@@ -497,7 +580,13 @@ class _Autocast(MixedPrecision):
         return data
 
 
-def _create_fabric(settings: TrainSettings) -> Fabric:
+def create_fabric(settings: RunSettings) -> Fabric:
+    """Return the devices, precision and processes of a training.
+
+    Raises:
+        ConfigError: they are not there, or do not go together.
+        UsageError: an unknown device.
+    """
     device = torch.device(resolve_device(settings.device))
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(launched)))
@@ -522,7 +611,8 @@ def _create_fabric(settings: TrainSettings) -> Fabric:
     return fabric
 
 
-def _check_batch_size(settings: TrainSettings, frames: int, processes: int) -> None:
+def check_batch_size(settings: RunSettings, frames: int, processes: int) -> None:
+    """Raise ConfigError if the batch cannot be shared among the processes, or filled."""
     if settings.batch_size % processes:
         raise ConfigError(f"batch_size {settings.batch_size} cannot be divided over {processes} processes")
     if frames < settings.batch_size:
@@ -550,13 +640,18 @@ def _try_out(network: nn.Module, settings: TrainSettings) -> None:
     maps = [output.map(), *(output.map(loss.map, loss.through_backbone) for loss in (settings.deal, settings.fsl))]
     maps += [] if output.refined is None else [output.refined]
     torch.stack([tensor.sum() for tensor in (*output.tag_logits.values(), *maps)]).sum().backward()
-    for parameter in network.parameters():
-        parameter.requires_grad_(parameter.grad is not None)
-        parameter.grad = None
+    leave_unused_alone(network)
     network.train(was_training)
 
 
-def _prepare_folder(settings: TrainSettings) -> None:
+def leave_unused_alone(network: nn.Module) -> None:
+    """Switch parameters that a backward pass has not reached to need no gradient, and forget that of the others."""
+    for parameter in network.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
+
+
+def _prepare_folder(settings: RunSettings) -> None:
     """Make the run folder; refuse one that holds the beginnings of a run with other settings."""
     path, text = settings.output / SETTINGS_FILE, dump_settings(settings)
     if (settings.output / CHECKPOINT_FILE).exists() and path.exists():

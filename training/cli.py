@@ -16,6 +16,7 @@ from training.check import check
 from training.console import console
 from training.demo import demo
 from training.depth import depth
+from training.distill import distill
 from training.doctor import doctor
 from training.evaluate import evaluate
 from training.experiments import experiments
@@ -39,6 +40,7 @@ app.command()(cams)
 app.command()(check)
 app.command()(demo)
 app.command()(depth)
+app.command()(distill)
 app.command()(doctor)
 app.command()(evaluate)
 app.command()(experiments)

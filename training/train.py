@@ -35,7 +35,7 @@ def train(
     from training.console import console, print_json
 
     result = run_training(load_settings(TrainSettings, config, overrides or []), quiet=as_json)
-    if not _is_first_process():
+    if not is_first_process():
         return
     if as_json:
         print_json(
@@ -59,7 +59,7 @@ def run_training(settings: TrainSettings, *, description: str = "training", quie
     from deal_core.trainer import train as train_model
     from training.console import progress
 
-    with progress(quiet=quiet or not _is_first_process()) as bar:
+    with progress(quiet=quiet or not is_first_process()) as bar:
         task = bar.add_task(description, total=None)
 
         def report(now: Progress) -> None:
@@ -69,7 +69,8 @@ def run_training(settings: TrainSettings, *, description: str = "training", quie
         return train_model(settings, report)
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
+    """Return whether this is the one of several processes that talks to the person."""
     import os
 
     return os.environ.get("RANK", "0") == "0"

@@ -1,8 +1,9 @@
-"""One geometric transform for image, depth and validity, with one set of sampled parameters."""
+"""One geometric transform for image, depth, validity and mask, with one set of sampled parameters."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -14,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from deal_core.config import DataSettings
 from deal_core.data.rand_augment import FILL, rand_augment
-from deal_core.data.sample import Sample, UInt8Array
+from deal_core.data.sample import UNLABELLED, Float32Array, Sample, UInt8Array
 
 
 @dataclass(eq=False)  # not frozen: Fabric moves a batch to its device field by field
@@ -26,16 +27,24 @@ class TensorSample:
         depth: (1, H, W) float32 of the dataset's kind of depth, 0 where invalid.
         valid: (1, H, W) bool.
         tags: (K,) float32 in {1, 0, nan}.
+        mask: (H, W) uint8 ids, 255 where nobody labelled; None where masks are not asked for.
     """
 
     image: Tensor
     depth: Tensor
     valid: Tensor
     tags: Tensor
+    mask: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> TensorSample:
+        """Return the sample with a function applied to each of its tensors."""
+        mask = None if self.mask is None else function(self.mask)
+        moved = [function(tensor) for tensor in (self.image, self.depth, self.valid, self.tags)]
+        return TensorSample(moved[0], moved[1], moved[2], moved[3], mask)
 
     def pin_memory(self) -> TensorSample:
         """Return the sample in page-locked memory, from where copies to a GPU are faster; for DataLoader."""
-        return TensorSample(*(t.pin_memory() for t in (self.image, self.depth, self.valid, self.tags)))
+        return self.map(lambda tensor: tensor.pin_memory())
 
 
 def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
@@ -74,13 +83,19 @@ def image_to_tensor(image: UInt8Array) -> Tensor:
     return torch.from_numpy(np.divide(planes, np.float32(255), dtype=np.float32))
 
 
-def to_tensors(sample: Sample) -> TensorSample:
-    """Return the sample as tensors, unchanged in size."""
+def to_tensors(sample: Sample, *, with_mask: bool = False) -> TensorSample:
+    """Return the sample as tensors, unchanged in size.
+
+    Args:
+        sample: the sample.
+        with_mask: whether its mask, which it must have then, comes along.
+    """
     return TensorSample(
         image=image_to_tensor(sample.image),
         depth=torch.from_numpy(sample.depth)[None],
         valid=torch.from_numpy(sample.depth_valid)[None],
         tags=torch.from_numpy(sample.tags),
+        mask=torch.from_numpy(sample.mask) if with_mask and sample.mask is not None else None,
     )
 
 
@@ -88,11 +103,15 @@ class TrainTransform:
     """Random rotation, crop, flip, RandAugment, colour jitter and erasing, as `DataSettings` say.
 
     Image, depth and validity are moved by the same sampled parameters; what comes in from outside the image,
-    and what is erased, has no valid depth.
+    and what is erased, has no valid depth and no label.
+
+    Args:
+        settings: which changes, how strong.
+        with_mask: whether the mask of samples, which they must have then, comes along.
     """
 
-    def __init__(self, settings: DataSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: DataSettings, *, with_mask: bool = False) -> None:
+        self._settings, self._with_mask = settings, with_mask
         strength, hue = settings.color_jitter, settings.color_hue
         self._color = v2.ColorJitter(strength, strength, strength, hue) if strength or hue else v2.Identity()
 
@@ -104,14 +123,19 @@ class TrainTransform:
             image = torch.from_numpy(sample.image).permute(2, 0, 1)
             # Depth and validity travel together, moved by nearest neighbour: a mean of two depths is the depth
             # of nothing.
-            geometry = np.stack([sample.depth, sample.depth_valid.astype(np.float32)])
+            planes = [sample.depth, sample.depth_valid.astype(np.float32)]
+            if self._with_mask:
+                planes.append(_labels_from_1(sample))
+            geometry = np.stack(planes)
             image, depth = self._move(image, torch.from_numpy(geometry))
             image, depth = rand_augment(image, depth, settings.rand_augment, settings.rand_augment_magnitude)
             pixels = self._color(image).float() / 255.0
-            valid = depth[1:] > 0.5
             if float(torch.rand(())) < settings.erase:
-                pixels, valid = _erase_box(pixels, valid)
-            return TensorSample(pixels, depth[:1].where(valid, 0.0), valid, torch.from_numpy(sample.tags))
+                pixels, depth = _erase_box(pixels, depth)
+            valid = depth[1:2] > 0.5
+            # 0, of which there is none, becomes 255.
+            mask = (depth[2].to(torch.int16) - 1).to(torch.uint8) if self._with_mask else None
+            return TensorSample(pixels, depth[:1].where(valid, 0.0), valid, torch.from_numpy(sample.tags), mask)
 
     def _move(self, image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
         settings = self._settings
@@ -124,6 +148,12 @@ class TrainTransform:
         if settings.flip and float(torch.rand(())) < 0.5:
             image, depth = image.flip(-1), depth.flip(-1)
         return image, depth
+
+
+def _labels_from_1(sample: Sample) -> Float32Array:
+    """Return the mask (H, W) with ids from 1, and 0 for pixels without a label, as those from outside will have."""
+    assert sample.mask is not None  # only samples with a mask were asked for
+    return np.where(sample.mask == UNLABELLED, 0, sample.mask.astype(np.float32) + 1).astype(np.float32)
 
 
 def _resized_crop(image: Tensor, depth: Tensor, settings: DataSettings) -> tuple[Tensor, Tensor]:
@@ -162,8 +192,8 @@ def _overlap(length: int, window: int) -> tuple[slice, slice]:
     return (outer, inner) if length > window else (inner, outer)
 
 
-def _erase_box(image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace a random box by noise, and its depth by none; sizes and shapes of Random Erasing (Zhong et al. 2020)."""
+def _erase_box(image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace a random box by noise, what travels with it by 0; sizes as in Random Erasing (Zhong et al. 2020)."""
     sides = image.shape[-2:]
     area = math.prod(sides) * (0.02 + (1 / 3 - 0.02) * float(torch.rand(())))
     ratio = 0.3 ** (2 * float(torch.rand(())) - 1)
@@ -171,7 +201,7 @@ def _erase_box(image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     lengths = [min(max(round(length), 1), side) for length, side in zip(wanted, sides, strict=True)]
     top, left = (int(torch.randint(0, s - n + 1, ())) for s, n in zip(sides, lengths, strict=True))
     box = (..., slice(top, top + lengths[0]), slice(left, left + lengths[1]))
-    image, valid = image.clone(), valid.clone()
+    image, depth = image.clone(), depth.clone()
     image[box] = torch.rand(image[box].shape)
-    valid[box] = False
-    return image, valid
+    depth[box] = 0.0
+    return image, depth

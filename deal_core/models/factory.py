@@ -11,13 +11,15 @@ from torch import nn
 from deal_core.errors import ConfigError, nearest_hint
 from deal_core.models.cam_net import CamNet
 from deal_core.models.seam import Seam
+from deal_core.models.segmenter import SegmenterNet
 from deal_core.models.weaktr import WeakTr
 
 
 def create_model(name: str, num_classes: int, /, **arguments: Any) -> nn.Module:
-    """Return the CAM network called `name` for `num_classes` foreground classes.
+    """Return the network called `name` for `num_classes` foreground classes.
 
-    Its forward takes images (B, 3, H, W), RGB in [0, 1], and returns a `CamOutput`.
+    Its forward takes images (B, 3, H, W), RGB in [0, 1], and returns a `CamOutput`; that of "segmenter" a
+    `SegmenterOutput`.
 
     Raises:
         ConfigError: the name or an argument is unknown, and the message suggests the nearest one; or a value is of
@@ -36,5 +38,10 @@ def create_model(name: str, num_classes: int, /, **arguments: Any) -> nn.Module:
         raise ConfigError(f"model '{name}' cannot be made with {arguments}: {error}") from error
 
 
+def is_segmenter(name: str) -> bool:
+    """Return whether the network called `name` knows the background, and is trained on masks."""
+    return name == "segmenter"
+
+
 def _models() -> dict[str, Callable[..., nn.Module]]:
-    return {"cam_net": CamNet, "seam": Seam, "weaktr": WeakTr}
+    return {"cam_net": CamNet, "seam": Seam, "segmenter": SegmenterNet, "weaktr": WeakTr}

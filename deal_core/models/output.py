@@ -1,4 +1,4 @@
-"""What every CAM network returns, so that every loss works with every network."""
+"""What networks return: the same of every CAM network, so that every loss works with each, and of the segmenter."""
 
 from __future__ import annotations
 
@@ -58,6 +58,26 @@ class CamOutput:
                 f"{nearest_hint(chosen, self.maps)}"
             )
         return self.maps[chosen](through_backbone)
+
+
+@dataclass(frozen=True)
+class SegmenterOutput:
+    """One forward pass of a network that was trained on masks.
+
+    Args:
+        logits: (B, K + 1, h, w), background first.
+    """
+
+    logits: Tensor
+
+    @property
+    def scores(self) -> Tensor:
+        """(B, K, h, w) float32 in [0, 1]: each class against the background alone.
+
+        The strongest class keeps the largest score, which is above 1/2 exactly where it beats the background.
+        """
+        logits = self.logits.float()
+        return (logits[:, 1:] - logits[:, :1]).sigmoid()
 
 
 @dataclass(frozen=True)

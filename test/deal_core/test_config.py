@@ -12,8 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from deal_core.config import DataSettings, DealSettings, TrainSettings, dump_settings, load_settings
+from deal_core.config import (
+    DataSettings,
+    DealSettings,
+    DistillSettings,
+    RunSettings,
+    TrainSettings,
+    dump_settings,
+    load_settings,
+)
 from deal_core.errors import ConfigError, UsageError
+from deal_core.models.cam_net import CamNet
+from deal_core.models.segmenter import SegmenterNet
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 REQUIRED = ["data.path=kitchen", "output=runs/kitchen"]
@@ -48,7 +58,7 @@ def values_of(mapping: dict[str, Any], groups: set[str], prefix: str = "") -> di
     return values
 
 
-GROUPS = {"data", "model", "deal", "isl", "fsl", "optimizer"}
+GROUPS = {"data", "model", "deal", "isl", "fsl", "optimizer", "clip"}
 
 
 def test_misspelt_keys_are_named_with_the_nearest_that_exists() -> None:
@@ -211,23 +221,23 @@ def test_settings_cannot_be_changed() -> None:
         settings().epochs = 3  # type: ignore[misc]
 
 
-def test_train_yaml_lists_every_setting_with_its_default() -> None:
-    content = yaml.safe_load((CONFIG / "train.yaml").read_text())
+@pytest.mark.parametrize(("name", "kind"), [("train.yaml", TrainSettings), ("distill.yaml", DistillSettings)])
+def test_yaml_lists_every_setting_with_its_default(name: str, kind: type[RunSettings]) -> None:
+    content = yaml.safe_load((CONFIG / name).read_text())
     values = values_of(content, GROUPS)
-    assert set(values) == keys_of(TrainSettings)
-    defaults = values_of(yaml.safe_load(dump_settings(settings())), GROUPS)
-    told = {"data.path", "output", "model.arguments"}
+    assert set(values) == keys_of(kind)
+    told = {"data.path", "masks", "output", "model.arguments"}
+    required = [f"{key}={values[key]}" for key in told & set(values) if key != "model.arguments"]
+    defaults = values_of(yaml.safe_load(dump_settings(load_settings(kind, None, required))), GROUPS)
     assert {k: v for k, v in values.items() if k not in told} == {k: v for k, v in defaults.items() if k not in told}
 
 
-def test_train_yaml_lists_every_argument_of_the_network_with_its_default() -> None:
-    from deal_core.models.cam_net import CamNet
-
-    arguments = yaml.safe_load((CONFIG / "train.yaml").read_text())["model"]["arguments"]
-    parameters = {k: p.default for k, p in inspect.signature(CamNet).parameters.items() if k != "num_classes"}
+@pytest.mark.parametrize(("name", "kind"), [("train.yaml", CamNet), ("distill.yaml", SegmenterNet)])
+def test_yaml_lists_every_argument_of_the_network_with_its_default(name: str, kind: type) -> None:
+    arguments = yaml.safe_load((CONFIG / name).read_text())["model"]["arguments"]
+    parameters = {k: p.default for k, p in inspect.signature(kind).parameters.items() if k != "num_classes"}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in parameters.items()}
-    plain["backbone_arguments"] = plain["backbone_arguments"] or {}
-    assert arguments == plain
+    assert arguments == {k: {} if k.endswith("_arguments") else v for k, v in plain.items()}
 
 
 @pytest.mark.parametrize("file", sorted(CONFIG.glob("*.yaml")), ids=lambda file: file.name)
@@ -235,6 +245,9 @@ def test_shipped_files_are_valid(file: Path) -> None:
     content = yaml.safe_load(file.read_text())
     if file.name.endswith(".param.yaml"):
         assert all("ros__parameters" in node for node in content.values())
+        return
+    if file.name == "distill.yaml":
+        assert load_settings(DistillSettings, file, ["clip.below=0.5"]).clip.below == 0.5
         return
     result = load_settings(TrainSettings, file)
     assert load_settings(TrainSettings, file, ["deal.weight=0.125"]).deal.weight == 0.125

@@ -315,7 +315,7 @@ def test_depth_reaches_the_loss_in_full_precision(
     """Rounded to bfloat16, depth would be steps of some millimetres, and all of them edges."""
     settings, batch = make_settings(f"precision={precision}"), batch_of(Dataset.open(tiny_dataset))
     exact = Objective(tiny_net(), settings)(batch, LossWeights(deal=1.0))
-    fabric = trainer._create_fabric(settings)
+    fabric = trainer.create_fabric(settings)
     wrapped = fabric.setup(Objective(tiny_net(), settings))
     losses = wrapped(batch, LossWeights(deal=1.0))
     assert float(losses["deal_flat"]) == float(exact["deal_flat"])

@@ -24,7 +24,7 @@ STEPS = 3
 
 def main(config: Path, cases: Path, out: Path) -> None:
     settings = load_settings(TrainSettings, config)
-    fabric = trainer._create_fabric(settings)
+    fabric = trainer.create_fabric(settings)
     frames = Dataset.open(settings.data.path)
     out.mkdir(exist_ok=True)
     for name, case in json.loads(cases.read_text()).items():
@@ -37,7 +37,7 @@ def main(config: Path, cases: Path, out: Path) -> None:
         objective.eval()
         state = trainer.TrainState(total_steps=STEPS)
         for batch in fabric.setup_dataloaders(
-            trainer._loader(frames, settings, fabric, state), use_distributed_sampler=False
+            trainer._loader(trainer.Views(frames, settings), settings, fabric, state), use_distributed_sampler=False
         ):
             shown = forget_tags(batch, fabric.global_rank, fabric.world_size) if case["tags"] == "partial" else batch
             trainer.train_step(fabric, objective, optimizer, shown, state, settings)

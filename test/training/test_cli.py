@@ -62,10 +62,11 @@ def test_every_example_parses(source: str, example: str) -> None:
     command = COMMANDS[words[1]]
     context = command.make_context(words[1], words[2:])  # an option that does not exist raises
     assert not context.args
-    if words[1] == "train":
-        from deal_core.config import TrainSettings, load_settings
+    if words[1] in ("distill", "train"):
+        from deal_core.config import DistillSettings, TrainSettings, load_settings
 
-        settings = load_settings(TrainSettings, PROJECT / context.params["config"], context.params["overrides"] or [])
+        kind = TrainSettings if words[1] == "train" else DistillSettings
+        settings = load_settings(kind, PROJECT / context.params["config"], context.params["overrides"] or [])
         assert settings.output
 
 

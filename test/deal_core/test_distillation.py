@@ -1,0 +1,161 @@
+"""Distilling: a real small training on pseudo masks, its model, its resumption, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deal_core.cam_files import write_cams
+from deal_core.config import DataSettings, DistillSettings, TrainSettings, load_settings
+from deal_core.data.dataset import Dataset
+from deal_core.data.sample import ClassList
+from deal_core.data.transforms import TrainTransform
+from deal_core.distillation import distill
+from deal_core.errors import ConfigError, DatasetError
+from deal_core.inference import CamSettings
+from deal_core.modelfile import LoadedModel, read_info
+from deal_core.runtime import Segmenter
+from deal_core.trainer import Progress, train
+
+MakeSettings = Callable[..., DistillSettings]
+
+
+@pytest.fixture
+def masks(dataset: Dataset, make_model: Callable[..., LoadedModel], tmp_path: Path) -> Path:
+    """Pseudo masks by a random CAM network, every hundredth pixel ignored."""
+    out = tmp_path / "masks"
+    assert sum(write_cams(make_model(), dataset, out, CamSettings(device="cpu"))) == len(dataset)
+    for file in out.rglob("*.png"):
+        mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        mask[::10, ::10] = 255
+        cv2.imwrite(str(file), mask)
+    return out
+
+
+@pytest.fixture
+def make_settings(tiny_dataset: Path, tmp_path: Path) -> MakeSettings:
+    def make(*overrides: str, output: str = "run") -> DistillSettings:
+        return load_settings(
+            DistillSettings,
+            None,
+            [
+                *(f"data.path={tiny_dataset}", f"output={tmp_path / output}", "masks=drawn"),
+                *("data.image_size=[32, 64]", "model.arguments={encoder: test_resnet}"),
+                *("batch_size=3", "epochs=3", "log_every=1", "device=cpu", *overrides),
+            ],
+        )
+
+    return make
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def test_learns_drawn_masks_and_runs_everywhere(make_settings: MakeSettings, dataset: Dataset) -> None:
+    settings = make_settings("epochs=15", "data.validation_fraction=0.1", "data.color_jitter=0", "data.cache=true")
+    result = distill(settings)
+    losses = [line["loss"] for line in history(settings.output) if "loss" in line]
+    assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:3])
+    info = read_info(result.model)
+    assert (info.threshold.value, info.threshold.rule, info.architecture) == (0.5, "argmax", "segmenter")
+    assert info.training["masks"] == "drawn" and info.is_segmenter
+    assert result.training_frames + result.held_out_frames == len(dataset) and result.held_out_frames
+    assert result.agreement is not None and result.drawn is not None
+    assert result.agreement.miou == result.drawn.miou and len(result.drawn.classes) == len(dataset.classes) + 1
+    sample = dataset.load(0)
+    found = {
+        backend: Segmenter.load(result.model, "cpu", "float32", backend=backend).segment(sample.image).mask
+        for backend in ("torch", "onnxruntime")
+    }
+    assert (found["torch"] != found["onnxruntime"]).mean() < 0.001
+    assert sample.mask is not None and (found["torch"] == sample.mask).mean() > 0.8
+
+
+def test_pseudo_masks_are_what_is_learned_and_a_stopped_run_goes_on(
+    make_settings: MakeSettings, masks: Path, dataset: Dataset
+) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 5:
+            raise StoppedError
+
+    whole = make_settings(f"masks={masks}", output="whole")
+    expected = distill(whole)
+    parts = make_settings(f"masks={masks}", "checkpoint_every=2", output="parts")
+    with pytest.raises(StoppedError):
+        distill(parts, stop)
+    result = distill(parts)
+    assert result.resumed_from == 4 and result.steps == expected.steps
+    one, two = load_file(expected.model), load_file(result.model)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert history(whole.output) == history(parts.output)
+    assert result.agreement is not None and result.drawn is not None and result.agreement != result.drawn
+
+
+@pytest.mark.parametrize("crop", ["resized", "canvas"])
+def test_the_mask_moves_with_the_image_and_has_no_label_outside(dataset: Dataset, crop: str) -> None:
+    sample = dataset.load(0)
+    # The image shows the mask, so what the two show must stay the same.
+    mask = np.kron(np.arange(6).reshape(2, 3), np.ones(np.array(sample.image.shape[:2]) // (2, 3))).astype(np.uint8)
+    mask = cv2.resize(mask, sample.image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    shown = replace(sample, image=np.stack([40 * mask + 30] * 3, axis=-1).astype(np.uint8), mask=mask)
+    settings = DataSettings(
+        path=dataset.path, image_size=(48, 64), crop=crop, long_side=(40, 90), color_jitter=0, rotation=25, erase=0.5
+    )
+    seen_outside = False
+    for seed in range(8):
+        view = TrainTransform(settings, with_mask=True)(shown, seed)
+        assert view.mask is not None and view.mask.shape == (48, 64)
+        known = view.mask != 255
+        seen_outside |= not bool(known.all())
+        error = (view.image[0] * 255 - 40 * view.mask.float() - 30).abs()[known]
+        assert (error < 25).float().mean() > 0.85
+        plain = TrainTransform(settings)(shown, seed)
+        assert torch.equal(plain.image, view.image) and torch.equal(plain.depth, view.depth) and plain.mask is None
+    assert seen_outside
+
+
+def damaged(masks: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    file = sorted(masks.rglob("*.png"))[0]
+    about = masks / "cams.json"
+    other = {**json.loads(about.read_text()), "classes": ["something"]}
+    yield "expected a mask uint8", lambda: cv2.imwrite(str(file), np.zeros((5, 5), np.uint8))
+    yield "lacks the masks of 1 of 12 frames", file.unlink
+    yield r"is for the classes \['something'\]", lambda: about.write_text(json.dumps(other))
+    yield "holds no cams.json", about.unlink
+
+
+def test_masks_that_do_not_fit_are_refused(make_settings: MakeSettings, masks: Path) -> None:
+    for said, damage in damaged(masks):
+        damage()
+        with pytest.raises(DatasetError, match=said):
+            distill(make_settings(f"masks={masks}", "data.validation_fraction=0"))
+
+
+def test_networks_go_to_the_training_that_is_theirs(make_settings: MakeSettings, tiny_dataset: Path) -> None:
+    with pytest.raises(ConfigError, match="expected segmenter, found cam_net"):
+        distill(make_settings("model.name=cam_net"))
+    told = [f"data.path={tiny_dataset}", "output=unused", "model.name=segmenter"]
+    with pytest.raises(ConfigError, match="deal distill"):
+        train(load_settings(TrainSettings, None, told))
+    with pytest.raises(ConfigError, match="batch_size"):
+        make_settings("batch_size=1")
+
+
+def test_other_classes_are_another_dataset(dataset: Dataset, masks: Path) -> None:
+    from deal_core.cam_files import check_masks
+
+    renamed = Dataset(dataset.path, ClassList(tuple(f"x{n}" for n in dataset.classes.names)), dataset.frames)
+    with pytest.raises(DatasetError, match="is for the classes"):
+        check_masks(masks, renamed)
