@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deal_core.data.realsense import RealSense, RgbdFrame
 from deal_core.data.recorder import PairRecorder
+from deal_core.data.recording import message_types
 from deal_core.data.recording_summary import RecordingSummary
 from deal_core.errors import RecordingError
 
@@ -54,6 +55,7 @@ def collect_pairs(
     Raises:
         RecordingError: nothing was recorded: no pair arrived, or recording was refused.
     """
+    message_types()  # now, because after the first pair images would wait for it
     frames = source.frames(is_stopped)
     first = next(frames, None)
     if first is None:
@@ -79,7 +81,7 @@ def collect_pairs(
         failure = str(error)
     finally:
         summary = recorder.stop()
-    return Collected(summary, failure or summary.failure, offset_ms)
+    return Collected(summary, summary.failure or failure, offset_ms)
 
 
 def _add(recorder: PairRecorder, frame: RgbdFrame) -> None:

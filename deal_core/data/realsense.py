@@ -1,7 +1,7 @@
 """Colour with aligned depth straight from a RealSense, without ROS.
 
 A camera, a file that RealSense's tools recorded, and the SDK's `software_device` are all an `rs.device` and run the
-same code: open one colour and one depth profile, pair with `rs.syncer`, align with `rs.align`.
+same code: open one colour and one depth profile, pair with `rs.syncer`, align with `rs.align` where needed.
 
 Example:
     >>> with RealSense.of_camera(StreamRequest(640, 480, 30)) as source:  # doctest: +SKIP
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,8 +35,6 @@ _ENCODINGS = {"rgb8": "rgb8", "bgr8": "bgr8", "rgba8": "rgba8", "bgra8": "bgra8"
 _POLL_MS = 100
 _SYNC_QUEUE = 8
 """Pairs that the SDK may hold for us; with 16 it has no memory left for the next image, and loses all that follow."""
-_CLOCK_PERIOD_MS = 2**32 / 1000
-"""After which a camera's own clock, microseconds in 32 bits, begins anew: 71 minutes."""
 _UDEV_HINT = (
     "if `lsusb -d 8086:` lists it, this user may not open it: install the udev rules of librealsense (package "
     "librealsense2-udev-rules, or copy config/99-realsense-libusb.rules of its source to /etc/udev/rules.d and run "
@@ -118,7 +117,7 @@ class RealSense:
         self.camera = _camera(self._color.get_intrinsics())
         self._clock = _Clock(rs)
         self._filters = [getattr(rs, f"{name}_filter")() for name in FILTERS if name in request.filters]
-        self._align = rs.align(rs.stream.color)
+        self._align = None if _sees_the_same(self._depth, self._color) else rs.align(rs.stream.color)
         self._sensors: list[Any] = []
         self.facts: dict[str, Any] = {
             "sdk": f"pyrealsense2 {rs.__version__}",
@@ -127,7 +126,7 @@ class RealSense:
             "profiles": {"color": _profile_text(self._color), "depth": _profile_text(self._depth)},
             "color_distortion": self._color.get_intrinsics().model.name,
             "filters": [name for name in FILTERS if name in request.filters],
-            "aligned": "depth to colour by rs.align",
+            "aligned": "depth to colour by rs.align" if self._align else "one camera gives depth and colour",
             "options": {sensor.get_info(rs.camera_info.name): _options(sensor) for sensor in device.query_sensors()},
         }
 
@@ -242,7 +241,8 @@ class RealSense:
         offset_ms = frames.get_depth_frame().get_timestamp() - color.get_timestamp()
         for each in self._filters:
             frames = each.process(frames).as_frameset()
-        depth = self._align.process(frames).get_depth_frame()
+        aligned = self._align.process(frames) if self._align else frames
+        depth = aligned.get_depth_frame()
         stamp_ns, frame_id = self._clock.stamp_ns(color), self.camera.frame_id
         self.facts |= {"clock": color.get_frame_timestamp_domain().name, "depth_scale_m": _scale(depth)}
         # Copies: the SDK has a few images only, and would drop new ones while these wait for the disk.
@@ -264,11 +264,23 @@ class RealSense:
             )
 
     def _close(self) -> None:
+        # A file waits until its images are taken, and does not hear that it should stop before.
+        is_closed = threading.Event()
+        taker = threading.Thread(target=self._take_until, args=(is_closed,), daemon=True)
+        if self._is_file:
+            taker.start()
         for sensor in self._sensors:
             for act in (sensor.stop, sensor.close):
                 with contextlib.suppress(RuntimeError):  # an unplugged camera, or one that did not start
                     act()
         self._sensors = []
+        is_closed.set()
+        if self._is_file:
+            taker.join()
+
+    def _take_until(self, is_closed: threading.Event) -> None:
+        while not is_closed.is_set():
+            self._syncer.try_wait_for_frames(_POLL_MS)
 
 
 def load_sdk() -> Any:
@@ -300,7 +312,6 @@ class _Clock:
     def __init__(self, rs: Any) -> None:
         self._rs = rs
         self._shift_ms: float | None = None
-        self._last_ms = 0.0
 
     def stamp_ns(self, frame: Any) -> int:
         time_ms = float(frame.get_timestamp())
@@ -310,9 +321,6 @@ class _Clock:
                 known = frame.supports_frame_metadata(arrival)
                 now_ms = float(frame.get_frame_metadata(arrival)) if known else time.time() * 1000
                 self._shift_ms = now_ms - time_ms
-            elif time_ms < self._last_ms - _CLOCK_PERIOD_MS / 2:
-                self._shift_ms += _CLOCK_PERIOD_MS
-            self._last_ms = time_ms
             time_ms += self._shift_ms
         return round(time_ms * 1e6)
 
@@ -367,6 +375,16 @@ def _by_sensor(device: Any, *profiles: Any) -> list[tuple[Any, list[Any]]]:
         if own:
             found.append((sensor, [p for p in profiles if (p.stream_type(), p.unique_id()) in own]))
     return found
+
+
+def _sees_the_same(depth: Any, color: Any) -> bool:
+    """Say whether depth lies on colour already (D405): rs.align would only widen its edges."""
+    way, one, other = depth.get_extrinsics_to(color), depth.get_intrinsics(), color.get_intrinsics()
+    is_still = list(way.rotation) == [1, 0, 0, 0, 1, 0, 0, 0, 1] and not any(way.translation)
+    return is_still and all(
+        getattr(one, name) == getattr(other, name)
+        for name in ("width", "height", "fx", "fy", "ppx", "ppy", "model", "coeffs")
+    )
 
 
 def _refusal(name: str, reason: str) -> str:
