@@ -6,7 +6,6 @@ import gc
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
