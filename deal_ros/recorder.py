@@ -29,8 +29,9 @@ from deal_core.data.recorder import PairRecorder
 from deal_core.data.recording import check_unused
 from deal_core.data.recording_summary import RecordingSummary
 from deal_core.data.sample import ClassList, TagMarker, TagState
-from deal_core.data.tagging import CLEAR, parse_tags
+from deal_core.data.tagging import CLEAR, key_help, parse_tags
 from deal_core.errors import DealError, RecordingError
+from deal_core.terminal_keys import TerminalKeys
 from deal_ros.conversions import image_to_raw
 from deal_ros.diagnostics import to_message
 from deal_ros.image_input import CAMERA_INFO_TOPIC, COLOR_TOPIC, DEPTH_TOPIC, FOLLOW_PERIOD_S, ImageInput
@@ -47,7 +48,6 @@ _TICK_S = 0.1
 _CAMERA_WAIT_S = 2.0
 # A second at camera rate: beginning and ending a recording takes the executor a moment.
 _INPUT_DEPTH = 30
-_DIGITS = "1234567890"
 
 
 class RecorderNode(Node):
@@ -116,7 +116,7 @@ class RecorderNode(Node):
             f"ready: {len(classes)} classes, {self._said()}; reading {' and '.join(i.topic for i in self._inputs)}; "
             + ("recording begins with the images" if wanted.autostart else "recording begins with ~/start")
         )
-        if wanted.keyboard and Keyboard.is_there():
+        if wanted.keyboard and TerminalKeys.is_there():
             self._keyboard = Keyboard(self, self._take_key)
             self.get_logger().info(_keys(classes))
 
@@ -259,19 +259,14 @@ class RecorderNode(Node):
 
     def _take_key(self, key: str) -> None:
         core, source = self._core, "keyboard"
-        place = _DIGITS.find(key)
         acts: dict[str, Callable[[], object]] = {
-            "c": lambda: self._say(lambda: core.set_tags(CLEAR, source)),
-            "m": lambda: self._say(lambda: core.toggle_complete(source)),
-            "i": lambda: self._say(lambda: core.toggle_ignore(source)),
             " ": self._stop if core.state.is_recording else self._start,
             "u": self._discard_last,
         }
-        names = self._classes.names if self._classes else ()
         if key == "q":
             self._is_quit = True
-        elif 0 <= place < len(names):
-            self._try(lambda: self._say(lambda: core.toggle(names[place], source)))
+        elif core.is_tag_key(key):
+            self._try(lambda: self._say(lambda: core.press(key, source)))
         elif key in acts:
             self._try(acts[key])
         elif self._classes:
@@ -361,6 +356,4 @@ def tag_services(classes: ClassList) -> list[str]:
 
 
 def _keys(classes: ClassList) -> str:
-    digits = [f"{digit} {name}" for digit, name in zip(_DIGITS, classes.names, strict=False)]
-    others = ["c clear", "m complete or partial", "i ignore", "space start or stop", "u undo last segment", "q quit"]
-    return f"keys: {', '.join([*digits, *others])}"
+    return f"keys: {', '.join([*key_help(classes), 'space start or stop', 'u undo last segment', 'q quit'])}"

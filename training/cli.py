@@ -13,6 +13,7 @@ import typer
 from deal_core.errors import DealError, UsageError
 from training.cams import cams
 from training.check import check
+from training.collect import collect
 from training.console import console
 from training.demo import demo
 from training.depth import depth
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command()(cams)
 app.command()(check)
+app.command()(collect)
 app.command()(demo)
 app.command()(depth)
 app.command()(distill)

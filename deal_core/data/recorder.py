@@ -27,7 +27,7 @@ from deal_core.data.recording import RecordingWriter, message_types, partial_fol
 from deal_core.data.recording_queue import RESERVE_BYTES, LoggedTags, RecordingQueue, RgbdImages, WriterThread
 from deal_core.data.recording_summary import Lost, RecordingCounts, RecordingSummary, Skipped, summarize
 from deal_core.data.sample import CameraIntrinsics, ClassList, TagMarker, TagState
-from deal_core.data.tagging import TagTrack, check_class_names, parse_tags
+from deal_core.data.tagging import CLEAR, DIGITS, TagTrack, check_class_names, parse_tags
 from deal_core.data.topics import ALIGN_HINT
 from deal_core.errors import RecordingError
 
@@ -167,8 +167,24 @@ class PairRecorder:
                 return RecorderState("", self._tags, self._last_counts, "")
             return RecorderState(str(session.path), self._tags, session.counts, session.failure)
 
-    def start(self, path: Path) -> None:
+    def note_dropped(self, pairs: int) -> None:
+        """Say that the camera took pairs that never came here, as its frame numbers tell."""
+        with self._lock:
+            if self._session:
+                self._session.note_dropped(pairs)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether pairs wait to be written; a source that can wait, as a file, should."""
+        with self._lock:
+            return self._session is not None and self._session.is_behind
+
+    def start(self, path: Path, *, with_latest: bool = False) -> None:
         """Begin a recording: into `<path>.partial`, which becomes `path` when it is stopped.
+
+        Args:
+            path: of the recording.
+            with_latest: record the images that arrived last, too, and not only those that follow.
 
         Raises:
             RecordingError: a recording is running, images are missing or not aligned, the camera is of another size,
@@ -180,7 +196,11 @@ class PairRecorder:
             first = _check_images(self._color, self._depth)
             _check_camera(self._camera, first[0])
             _check_disk(path, first, self._settings, _NS_PER_S / self._period_ns if self._period_ns > 0 else 0)
-            self._session = _Session(path, self._settings, self._camera, self._tags, first)
+            begin_ns = max(image.stamp_ns for image in first) - with_latest
+            self._session = _Session(path, self._settings, self._camera, self._tags, first, begin_ns)
+            if with_latest:
+                self._session.add_color(first[0])
+                self._session.add_depth(first[1])
 
     def stop(self) -> RecordingSummary:
         """Finish the recording: write what is queued, then its index and summary.
@@ -236,6 +256,21 @@ class PairRecorder:
             complete = self._tags.marker is TagMarker.COMPLETE
             return self.set_tags((TagMarker.PARTIAL if complete else TagMarker.COMPLETE).value, source)
 
+    def is_tag_key(self, key: str) -> bool:
+        """Whether a key says something of tags: a digit of a class, or one of `cmi`."""
+        return 0 <= DIGITS.find(key) < len(self._settings.classes.names) or key in ("c", "m", "i")
+
+    def press(self, key: str, source: str) -> TagState:
+        """Do what a tag key says: a digit toggles a class, `c` clears, `m` toggles complete, `i` ignore."""
+        with self._lock:
+            if key == "c":
+                return self.set_tags(CLEAR, source)
+            if key == "m":
+                return self.toggle_complete(source)
+            if key == "i":
+                return self.toggle_ignore(source)
+            return self.toggle(self._settings.classes.names[DIGITS.index(key)], source)
+
     def discard_last(self) -> int:
         """Discard the last segment of the running recording; return how many pairs that are.
 
@@ -270,8 +305,8 @@ class _Session:
         camera: CameraIntrinsics | None,
         tags: TagState,
         first: tuple[RawImage, RawImage],
+        newest_ns: int,
     ) -> None:
-        newest_ns = max(image.stamp_ns for image in first)
         self.path, self._settings = path, settings
         self._lock = threading.Lock()
         self._pairer = StampPairer[RawImage, RawImage](slop_ns=settings.slop_ns, queue_size=settings.sync_queue)
@@ -279,6 +314,7 @@ class _Session:
         self._begin_ns = newest_ns + settings.slop_ns
         self._may_be_early = dict.fromkeys(("color", "depth"), settings.sync_queue)
         self._last_ns = self._origin_ns = self._slot = -1
+        self._dropped = 0
         self._stamps: array[int] = array("q")
         self._track = TagTrack(newest_ns + 1, tags, round(settings.tag_guard_s * _NS_PER_S), "start")
         self._log_ns = newest_ns
@@ -311,7 +347,16 @@ class _Session:
                 skipped=_named(self._queue.skipped),
                 lost=_named(self._queue.lost),
                 pending_pairs=self._queue.pending,
+                dropped=self._dropped,
             )
+
+    @property
+    def is_behind(self) -> bool:
+        return not self._queue.is_empty
+
+    def note_dropped(self, pairs: int) -> None:
+        with self._lock:
+            self._dropped += pairs
 
     def add_color(self, image: RawImage) -> None:
         with self._lock:

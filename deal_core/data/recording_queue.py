@@ -95,6 +95,12 @@ class RecordingQueue:
             return item
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        with self.lock:
+            return not self._items
+
+    @property
     def is_done(self) -> bool:
         """Whether it was closed and is empty."""
         with self.lock:

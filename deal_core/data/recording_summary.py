@@ -13,6 +13,7 @@ from deal_core.data.recorded_frames import TagTimeline
 from deal_core.data.recording_report import Gaps, TagBalance, tag_balance
 from deal_core.data.sample import ClassList, TagState
 
+_DROPPED = "dropped by the camera"
 _OFFSET_EDGES_MS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 
 
@@ -51,6 +52,7 @@ class RecordingCounts:
             come after it.
         pending_pairs: on the way to the file.
         written: in the file.
+        dropped: pairs that never came here, by the camera's frame numbers.
     """
 
     received_color: int = 0
@@ -64,11 +66,13 @@ class RecordingCounts:
     skipped: Mapping[str, int] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
     pending_pairs: int = 0
+    dropped: int = 0
 
     @property
     def loss(self) -> float:
         """Chance that a wanted pair was lost, 0 to 1: without a partner, or on the way to the file."""
-        unpaired, lost = _total(self.unpaired_color) + _total(self.unpaired_depth), _total(self.lost)
+        unpaired = _total(self.unpaired_color) + _total(self.unpaired_depth) + self.dropped
+        lost = _total(self.lost)
         paired = 1 - unpaired / max(self.paired + unpaired, 1)
         return 1 - paired * (1 - lost / max(self.written + lost, 1))
 
@@ -77,7 +81,8 @@ class RecordingCounts:
         """All losses by cause, as in `{"queue full": 2, "depth: duplicate stamp": 1}`."""
         streams = (("color", self.unpaired_color), ("depth", self.unpaired_depth))
         unpaired = {f"{name}: {cause}": n for name, found in streams for cause, n in found.items()}
-        return {**self.lost, **unpaired}
+        dropped = {_DROPPED: self.dropped} if self.dropped else {}
+        return {**self.lost, **unpaired, **dropped}
 
 
 @dataclass(frozen=True)

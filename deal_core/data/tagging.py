@@ -12,6 +12,8 @@ from deal_core.data.sample import ClassList, TagMarker, TagState
 from deal_core.errors import UsageError
 
 CLEAR = "clear"
+DIGITS = "1234567890"
+"""Keys of the first ten classes."""
 _WORDS = (CLEAR, *(marker.value for marker in TagMarker))
 
 
@@ -49,6 +51,12 @@ def parse_tags(command: str, state: TagState, classes: ClassList) -> TagState:
         else:
             present.add(_known(word.removeprefix("+"), classes))
     return replace(state, present=tuple(present), marker=marker)
+
+
+def key_help(classes: ClassList) -> list[str]:
+    """Return what the keys of a keyboard say of tags, see `PairRecorder.press`."""
+    digits = [f"{digit} {name}" for digit, name in zip(DIGITS, classes.names, strict=False)]
+    return [*digits, "c clear", "m complete or partial", "i ignore"]
 
 
 def check_class_names(classes: ClassList) -> None:

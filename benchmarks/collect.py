@@ -1,0 +1,130 @@
+"""What `deal collect` loses, and what it costs, with a camera of 640x480 at 30 Hz on this machine.
+
+    python benchmarks/collect.py --out bench_collect
+    python benchmarks/collect.py --out bench_collect --seconds 5    # to see that it runs
+
+The camera is the SDK's software device in the same process, with colour beside depth as in a D435: what it costs to
+make its images is part of the figures. Every pair is recorded. Then the recording is extracted, as JPEG and as PNG.
+Prints a table; collect.json in the output folder holds it too. The recordings are removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test" / "deal_core" / "data"))
+
+import numpy as np
+from software_camera import PERIOD_MS, SoftwareCamera  # type: ignore[import-not-found]
+
+from deal_core.data.collecting import collect_pairs
+from deal_core.data.extract import ExtractOptions, extract_recording
+from deal_core.data.realsense import RealSense, StreamRequest
+from deal_core.data.recorder import PairRecorder, RecorderSettings
+from deal_core.data.sample import ClassList, TagState
+
+SIZE = (480, 640)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One recording and its extraction in numbers.
+
+    Attributes:
+        seconds: of recording.
+        given: pairs that the camera took.
+        written: pairs in the recording.
+        loss: share of the pairs that were lost.
+        lost: them, by cause.
+        cpu_cores: processor time per second, camera included.
+        growth_mib: memory that came after the first quarter.
+        pairs_per_cpu_s: extracted, by format of colour.
+    """
+
+    seconds: float
+    given: int
+    written: int
+    loss: float
+    lost: dict[str, int]
+    cpu_cores: float
+    growth_mib: float
+    pairs_per_cpu_s: dict[str, float]
+
+
+def main() -> None:
+    """Measure, print and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for collect.json")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of recording (default: %(default)s)")
+    wanted = parser.parse_args()
+    wanted.out.mkdir(parents=True, exist_ok=True)
+    found = measure(wanted.seconds, wanted.out)
+    for name, value in asdict(found).items():
+        print(f"{name:16} {value}")
+    content = {"machine": platform.platform(), "cores": os.cpu_count(), **asdict(found)}
+    (wanted.out / "collect.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def measure(seconds: float, out: Path) -> Measurement:
+    """Record and extract."""
+    recording = out / "recording"
+    shutil.rmtree(recording, ignore_errors=True)
+    camera = SoftwareCamera(SIZE, shift=0.015, focal=(380.0, 600.0))
+    memory: list[float] = []
+    given = 0
+    is_over = threading.Event()
+
+    def run() -> None:
+        nonlocal given
+        random = np.random.default_rng(0)
+        small = random.integers(0, 256, (6, 8, 3), np.uint8)  # smooth, with noise, as photographs are
+        color = np.kron(small, np.ones((80, 80, 1), np.uint8)) + random.integers(0, 8, (*SIZE, 3), np.uint8)
+        depth = np.linspace(600, 2500, SIZE[0]).astype(np.uint16)[:, None] + random.integers(0, 9, SIZE, np.uint16)
+        begin = time.monotonic()
+        while time.monotonic() - begin < seconds:
+            given += 1
+            camera.give(given, np.roll(color, given, axis=1), depth)
+            memory.append(_memory_mib())
+            time.sleep(max(0.0, begin + given * PERIOD_MS / 1000 - time.monotonic()))
+        time.sleep(0.5)
+        is_over.set()
+
+    with RealSense(camera.device, StreamRequest(SIZE[1], SIZE[0], 30)) as source:
+        thread = threading.Thread(target=run)
+        begin_s, cpu_s = time.monotonic(), time.process_time()
+        thread.start()
+        done = collect_pairs(
+            source,
+            lambda: PairRecorder(RecorderSettings(ClassList(("mug",)), rate_hz=0), TagState(("mug",))),
+            recording,
+            is_stopped=is_over.is_set,
+        )
+        thread.join()
+        took_s, used_s = time.monotonic() - begin_s, time.process_time() - cpu_s
+    rates = {}
+    for form in ("jpeg", "png"):
+        cpu_s = time.process_time()
+        extract_recording(recording, out / f"data_{form}", ExtractOptions(color_format=form))
+        rates[form] = done.summary.counts.written / (time.process_time() - cpu_s)
+        shutil.rmtree(out / f"data_{form}")
+    shutil.rmtree(recording)
+    counts = done.summary.counts
+    growth = memory[-1] - memory[len(memory) // 4]
+    return Measurement(took_s, given, counts.written, counts.loss, counts.causes, used_s / took_s, growth, rates)
+
+
+def _memory_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+if __name__ == "__main__":
+    main()

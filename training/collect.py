@@ -1,0 +1,163 @@
+"""`deal collect`: record a RealSense without ROS.
+
+deal collect kitchen_1 --classes mug,kettle --tags mug
+deal collect kitchen_1 --classes mug,kettle --tags mug --from robot.db3 --keyframes 0
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from training.extract import Marker, parse_classes
+
+if TYPE_CHECKING:
+    from deal_core.data.recorder import PairRecorder
+
+EXIT_LOSS = 3
+
+
+def collect(
+    recording: Annotated[Path, typer.Argument(help="Folder of the recording; it must not exist.")],
+    classes: Annotated[str, typer.Option(help="All classes that tags may name, with commas.")],
+    tags: Annotated[str, typer.Option(help="The classes that are visible at the start.")] = "",
+    marker: Annotated[
+        Marker, typer.Option(help="Are classes that the tags do not name unknown, or absent (complete)?")
+    ] = Marker.PARTIAL,
+    width: Annotated[int, typer.Option(min=1, help="Of the colour image, pixels.")] = 640,
+    height: Annotated[int, typer.Option(min=1, help="Of the colour image, pixels.")] = 480,
+    fps: Annotated[int, typer.Option(min=1, help="Images a second that the camera takes.")] = 30,
+    serial: Annotated[str, typer.Option(help="Of the camera, where there are several.")] = "",
+    from_file: Annotated[
+        Path | None,
+        typer.Option("--from", help="A file of RealSense's tools (.bag, .db3) instead of a camera; no rosbag2."),
+    ] = None,
+    keyframes: Annotated[float, typer.Option(min=0, help="Pairs to keep a second; 0 keeps all.")] = 5.0,
+    duration: Annotated[float, typer.Option(min=0, help="Seconds to record; 0 has no end.")] = 0.0,
+    filters: Annotated[str, typer.Option(help="Of spatial,temporal,hole_filling on depth; none by default.")] = "",
+    max_loss: Annotated[float, typer.Option(min=0, max=1, help="Share of pairs lost that exits with code 3.")] = 0.01,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Record a RealSense without ROS: colour, depth aligned to it, tags.
+
+    The recording is the same as the ROS recorder's, with the same account of what was lost; deal check and deal
+    extract read it. While it runs, keys say what is visible: 1 to 9 and 0 a class comes or goes, c clear,
+    m complete or partial, i ignore, u undo the last segment, q or Ctrl-C end.
+
+    A rosbag2 (an MCAP file, or a folder) is a recording already, which deal extract reads.
+
+    Exit code 1 says that recording was refused or ended by itself (unplugged, disk full): what was recorded until
+    then is kept. 3: more than --max-loss of the wanted pairs were lost.
+
+    Example: deal collect kitchen_1 --classes mug,kettle --tags mug
+    """
+    from deal_core.data.collecting import collect_pairs
+    from deal_core.data.realsense import RealSense, StreamRequest
+    from deal_core.data.recorder import PairRecorder, RecorderSettings
+    from deal_core.data.recording import check_unused
+    from deal_core.data.sample import TagState
+    from deal_core.data.tagging import CLEAR, key_help, parse_tags
+    from deal_core.errors import UsageError
+    from deal_core.terminal_keys import TerminalKeys
+    from training.console import console, print_json, progress
+    from training.recording_view import escaped
+
+    known = parse_classes(classes)
+    if known is None:
+        raise UsageError("--classes: expected all classes that tags may name, as in mug,kettle; found nothing")
+    state = parse_tags(f"{tags or CLEAR},{marker.value}", TagState(), known)
+    request = StreamRequest(width, height, fps, tuple(name.strip() for name in filters.split(",") if name.strip()))
+    check_unused(recording, survives=True)
+    if from_file is not None and serial:
+        raise UsageError("--serial chooses a camera, --from reads a file: give one of them")
+    source = RealSense.of_file(from_file, request.filters) if from_file else RealSense.of_camera(request, serial)
+
+    def recorder() -> PairRecorder:
+        return PairRecorder(
+            RecorderSettings(
+                known,
+                rate_hz=keyframes,
+                # What a file holds comes at once, and a recording that ends by itself needs no more room than that.
+                planned_minutes=0.0 if from_file else duration / 60 or 10.0,
+                session={"tool": "deal collect", **({"file": from_file.name} if from_file else {}), **source.facts},
+            ),
+            state,
+        )
+
+    with ExitStack() as open_:
+        stopped = open_.enter_context(_stop_signals())
+        bar = open_.enter_context(progress(quiet=as_json))
+
+        def begin(running: PairRecorder) -> None:
+            bar.update(task, description=_said(running))
+            if TerminalKeys.is_there():
+                bar.console.print(f"keys: {', '.join([*key_help(known), 'u undo the last segment', 'q end'])}")
+                press = partial(_press, running, stopped, lambda text: bar.update(task, description=escaped(text)))
+                open_.callback(TerminalKeys(press).close)
+
+        open_.enter_context(source)
+        task = bar.add_task("waits for the camera", total=None)
+        done = collect_pairs(
+            source,
+            recorder,
+            recording,
+            is_stopped=stopped.is_set,
+            on_start=begin,
+            on_pair=lambda: bar.advance(task),
+            duration_s=duration,
+        )
+    summary = done.summary
+    if as_json:
+        print_json({**asdict(summary), "failure": done.failure, "largest_offset_ms": done.offset_ms})
+    else:
+        for line in summary.lines():
+            print(line)
+        print(f"  colour and depth of a pair were taken up to {done.offset_ms:.1f} ms apart")
+    if done.failure:
+        console().print(f"[red]error:[/red] {escaped(done.failure)}; what was recorded is kept in {summary.path}")
+        raise typer.Exit(1)
+    if summary.loss > max_loss:
+        console().print(f"[red]error:[/red] {summary.loss:.1%} of the wanted pairs were lost, over --max-loss")
+        raise typer.Exit(EXIT_LOSS)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Give an event that Ctrl-C and SIGTERM set: a recording must be closed, not cut."""
+    stopped = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda *_: stopped.set())
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _press(recorder: PairRecorder, stopped: threading.Event, show: Callable[[str], object], key: str) -> None:
+    from deal_core.errors import DealError
+
+    try:
+        if key == "q":
+            stopped.set()
+        elif key == "u":
+            show(f"discarded {recorder.discard_last()} pairs; {_said(recorder)}")
+        elif recorder.is_tag_key(key):
+            recorder.press(key, "keyboard")
+            show(_said(recorder))
+    except DealError as error:
+        show(str(error))
+
+
+def _said(recorder: PairRecorder) -> str:
+    tags = recorder.state.tags
+    return f"{', '.join(tags.present) or 'no tags'} ({tags.marker.value})"
