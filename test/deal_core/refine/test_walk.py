@@ -146,17 +146,20 @@ def test_scores_fill_the_box_and_stay_off_the_sloping_table() -> None:
 def test_a_hole_takes_the_depth_beside_it_and_no_depth_is_colour_alone() -> None:
     depth, _ = table_with_a_box()
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-    scores = torch.rand(2, 60, 80)
+    scores = torch.rand(2, 60, 80, generator=torch.Generator().manual_seed(0))
+    coarse = WalkSettings(size=64)
     holed = depth.copy()
     holed[20:45, 28:31] = 0  # at the edge, as stereo cameras do
-    whole = walk_on_surfaces(image, scores, depth=depth)
-    with_hole = walk_on_surfaces(image, scores, depth=holed)
+    whole = walk_on_surfaces(image, scores, coarse, depth=depth)
+    with_hole = walk_on_surfaces(image, scores, coarse, depth=holed)
     assert float((whole - with_hole).abs().max()) < 0.1
     valid = np.ones((60, 80), bool)
     valid[20:45, 28:31] = False
-    torch.testing.assert_close(walk_on_surfaces(image, scores, depth=depth, depth_valid=valid), with_hole)
-    colour = walk_on_surfaces(image, scores, WalkSettings(affinity="colour"))
-    torch.testing.assert_close(walk_on_surfaces(image, scores, depth=np.zeros((60, 80), np.float32)), colour)
+    unmeasured = walk_on_surfaces(image, scores, coarse, depth=depth, depth_valid=valid)
+    torch.testing.assert_close(unmeasured, with_hole)
+    colour = walk_on_surfaces(image, scores, WalkSettings("colour", size=64))
+    nowhere = walk_on_surfaces(image, scores, coarse, depth=np.zeros((60, 80), np.float32))
+    torch.testing.assert_close(nowhere, colour)
     assert not torch.allclose(whole, colour, atol=1e-2)
 
 
