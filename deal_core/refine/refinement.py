@@ -17,7 +17,7 @@ from deal_core.refine.crf import CrfSettings, crf_preset, dense_crf
 from deal_core.refine.par import ParSettings, pixel_adaptive_refinement
 from deal_core.refine.plane import dominant_plane
 from deal_core.refine.regions import RegionSettings, average_over_regions
-from deal_core.refine.walk import WalkSettings, walk_on_surfaces
+from deal_core.refine.walk import SurfaceSettings, WalkSettings, walk_on_surfaces
 
 RefineSettings = ParSettings | CrfSettings | WalkSettings | RegionSettings
 
@@ -76,7 +76,7 @@ def refinement_name(settings: RefineSettings | None) -> str:
 
 def lets_background_compete(settings: RefineSettings | None) -> bool:
     """Whether refined scores stand against a background score of their own, so that their threshold is 1/2."""
-    return isinstance(settings, (CrfSettings, WalkSettings, RegionSettings))
+    return isinstance(settings, (CrfSettings, SurfaceSettings))
 
 
 def needs_depth(settings: RefineSettings | None) -> bool:
@@ -122,7 +122,7 @@ def refine_scores(
         refined = pixel_adaptive_refinement(image, chosen, settings)
     else:
         on_plane = None
-        if isinstance(settings, (WalkSettings, RegionSettings)) and needs_depth(settings) and depth is not None:
+        if isinstance(settings, SurfaceSettings) and needs_depth(settings) and depth is not None:
             on_plane = dominant_plane(depth, depth_valid, depth_kind) if settings.plane == "background" else None
         alpha = settings.alpha or background_power(threshold if on_plane is None else threshold * OFF_PLANE)
         measured: Any = {"depth": depth, "depth_valid": depth_valid, "depth_kind": depth_kind}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 import cv2
 import numpy as np
@@ -15,52 +14,35 @@ from deal_core.data.sample import BoolArray, DepthKind, Float32Array, UInt8Array
 from deal_core.errors import ConfigError
 from deal_core.evaluation import Int64Array
 from deal_core.refine.inputs import check_inputs
-from deal_core.refine.plane import PlaneUse
-from deal_core.refine.walk import GridAffinity, WalkSettings, feature_affinity, grid_affinity, image_grid
+from deal_core.refine.walk import (
+    GridAffinity,
+    SurfaceSettings,
+    WalkSettings,
+    feature_affinity,
+    grid_affinity,
+    image_grid,
+)
 
 
 @dataclass(frozen=True)
-class RegionSettings:
+class RegionSettings(SurfaceSettings):
     """Neighbouring cells are of one region where their affinity, as of the walk, is at least `join`.
 
     Args:
-        size: cells on the longer side of the grid; an image with fewer pixels is its own grid.
         join: least affinity of two neighbours in one region, in (0, 1).
         least: cells of the smallest region; the cells of smaller ones keep scores of their own.
-        depth_scale: as of the walk.
-        inverse_depth_scale: as of the walk.
-        colour_scale: as of the walk.
-        plane: "background": nothing that is tagged lies in the largest plane of the image; "keep": it may.
-        alpha: the background score is (1 - best)^alpha; made from the threshold when left out.
 
     Raises:
         ConfigError: a value out of range.
     """
 
-    size: int = 128
     join: float = 0.5
     least: int = 6
-    depth_scale: float = 0.015
-    inverse_depth_scale: float = 0.03
-    colour_scale: float = 0.3
-    plane: PlaneUse = "background"
-    alpha: float | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("size", 2), ("least", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"regions: expected {name} of at least {least}, found {getattr(self, name)}")
+        self._check("regions", {"least": 1})
         if not 0 < self.join < 1:
             raise ConfigError(f"regions: expected join in (0, 1), found {self.join}")
-        for name in ("depth_scale", "inverse_depth_scale", "colour_scale"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"regions: expected a positive {name}, found {getattr(self, name)}")
-        if self.plane not in get_args(PlaneUse):
-            raise ConfigError(
-                f"regions: expected plane to be one of {', '.join(get_args(PlaneUse))}, found '{self.plane}'"
-            )
-        if self.alpha is not None and not self.alpha > 0:
-            raise ConfigError(f"regions: expected a positive alpha, found {self.alpha}")
 
 
 def average_over_regions(

@@ -6,7 +6,7 @@ training; those of a trained network fit in as well, through `feature_affinity`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -28,16 +28,12 @@ _SLOPE_WINDOW = 7
 _SAMPLES_A_CELL = 3
 
 
-@dataclass(frozen=True)
-class WalkSettings:
-    """The defaults are what helped most on synthetic tabletops; AffinityNet walks 64 or 256 steps of radius 5.
+@dataclass(frozen=True, kw_only=True)
+class SurfaceSettings:
+    """What refinements along surfaces have in common.
 
     Args:
-        affinity: "depth": of depth and colour; "colour": of colour alone.
         size: cells on the longer side of the grid; an image with fewer pixels is its own grid.
-        radius: cells nearer than this are neighbours; 2 gives the eight around a cell.
-        steps: of the walk.
-        restart: share of the first scores that each step brings back, in [0, 1).
         depth_scale: metres that depth may differ, beyond the slope of the surface, for an affinity of 1/e.
         inverse_depth_scale: the same for relative inverse depth, as a share of the range it spans in the image.
         colour_scale: mean difference of the colour channels, of 0..1, for an affinity of 1/e.
@@ -45,39 +41,59 @@ class WalkSettings:
         alpha: the background score is (1 - best)^alpha; made from the threshold when left out.
 
     Raises:
-        ConfigError: a value out of range, or an unknown affinity.
+        ConfigError: a value out of range.
     """
 
-    affinity: WalkAffinity = "depth"
     size: int = 128
-    radius: int = 2
-    steps: int = 200
-    restart: float = 0.02
     depth_scale: float = 0.015
     inverse_depth_scale: float = 0.03
     colour_scale: float = 0.3
     plane: PlaneUse = "background"
     alpha: float | None = None
 
+    def _check(self, method: str, least: Mapping[str, int]) -> None:
+        """Refuse values out of range; `least` of whole numbers by name."""
+        for name, lowest in {"size": 2, **least}.items():
+            if getattr(self, name) < lowest:
+                raise ConfigError(f"{method}: expected {name} of at least {lowest}, found {getattr(self, name)}")
+        for name in ("depth_scale", "inverse_depth_scale", "colour_scale"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{method}: expected a positive {name}, found {getattr(self, name)}")
+        if self.plane not in get_args(PlaneUse):
+            raise ConfigError(
+                f"{method}: expected plane to be one of {', '.join(get_args(PlaneUse))}, found '{self.plane}'"
+            )
+        if self.alpha is not None and not self.alpha > 0:
+            raise ConfigError(f"{method}: expected a positive alpha, found {self.alpha}")
+
+
+@dataclass(frozen=True)
+class WalkSettings(SurfaceSettings):
+    """The defaults are what helped most on synthetic tabletops; AffinityNet walks 64 or 256 steps of radius 5.
+
+    Args:
+        affinity: "depth": of depth and colour; "colour": of colour alone.
+        radius: cells nearer than this are neighbours; 2 gives the eight around a cell.
+        steps: of the walk.
+        restart: share of the first scores that each step brings back, in [0, 1).
+
+    Raises:
+        ConfigError: a value out of range, or an unknown affinity.
+    """
+
+    affinity: WalkAffinity = "depth"
+    radius: int = 2
+    steps: int = 200
+    restart: float = 0.02
+
     def __post_init__(self) -> None:
         if self.affinity not in get_args(WalkAffinity):
             raise ConfigError(
                 f"walk: expected affinity to be one of {', '.join(get_args(WalkAffinity))}, found '{self.affinity}'"
             )
-        for name, least in (("size", 2), ("radius", 2), ("steps", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"walk: expected {name} of at least {least}, found {getattr(self, name)}")
+        self._check("walk", {"radius": 2, "steps": 1})
         if not 0 <= self.restart < 1:
             raise ConfigError(f"walk: expected a restart in [0, 1), found {self.restart}")
-        for name in ("depth_scale", "inverse_depth_scale", "colour_scale"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"walk: expected a positive {name}, found {getattr(self, name)}")
-        if self.plane not in get_args(PlaneUse):
-            raise ConfigError(
-                f"walk: expected plane to be one of {', '.join(get_args(PlaneUse))}, found '{self.plane}'"
-            )
-        if self.alpha is not None and not self.alpha > 0:
-            raise ConfigError(f"walk: expected a positive alpha, found {self.alpha}")
 
 
 @dataclass(frozen=True, eq=False)
