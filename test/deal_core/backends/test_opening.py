@@ -122,9 +122,8 @@ def test_an_engine_is_of_one_model_gpu_tensorrt_precision_and_size() -> None:
     assert all(key != other for other in others)
 
 
+@pytest.mark.gpu
 def test_tensorrt_gives_what_torch_gives(model: Path, tmp_path: Path) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("there is no GPU on this machine")
     pytest.importorskip("tensorrt", reason="tensorrt is not installed")
     scores = [
         open_backend(model, Wanted(backend=name, device="cuda", precision="float32"), tmp_path).backend(image())
