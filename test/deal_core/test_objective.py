@@ -180,7 +180,7 @@ def test_on_the_gpu_losses_and_gradients_are_those_of_the_cpu(name: str, batch: 
     found = []
     for device in ("cpu", "cuda"):
         objective = Objective(make_network(name), make_settings()).to(device)
-        there = TensorSample(*(part.to(device) for part in (batch.image, batch.depth, batch.valid, batch.tags)))
+        there = batch.map(lambda part: part.to(device))
         losses = objective(there, LossWeights(**weights))
         found.append(({n: float(v) for n, v in losses.items()}, gradients(objective, there, **weights)))
     (ours, ours_slopes), (theirs, theirs_slopes) = found
