@@ -18,7 +18,7 @@ from deal_core.data.sample import UNLABELLED, Float32Array, Sample, UInt8Array
 from deal_core.data.transforms import resize_sample, to_tensors
 from deal_core.errors import DatasetError, ModelFileError, UsageError
 from deal_core.evaluation import EvaluationResult, MaskEvaluator, ThresholdSweep, predict_mask
-from deal_core.modelfile import LoadedModel, Threshold
+from deal_core.modelfile import LoadedModel, ModelInfo, Threshold
 from deal_core.pictures import PictureWriter, choose_frames
 from deal_core.refine.background import ARGMAX_THRESHOLD
 from deal_core.refine.refinement import (
@@ -52,6 +52,7 @@ class CamSettings:
         size: what a scale of 1 is: the "model" file's input size, or the "image" as it is, as papers have it.
         normalise: of each class map, see `deal_core.cams.normalise`.
         refine: refinement of the scores; None is none.
+        depth_fails: keep depth from a network that uses it, as where the sensor fails.
 
     A segmenter says itself what is there: `tags` and `normalise` are for CAM networks.
     """
@@ -64,6 +65,7 @@ class CamSettings:
     size: ImageSize = "model"
     normalise: Normalisation = "max"
     refine: RefineSettings | None = None
+    depth_fails: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,7 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
     for start in range(0, len(dataset), at_once):
         samples = [dataset.load(i) for i in range(start, min(start + at_once, len(dataset)))]
         with torch.inference_mode():
-            batch = _batch_scores(network, samples, model.info.input_size, device, settings)
+            batch = _batch_scores(network, samples, model.info, device, settings)
             for sample, scores in zip(samples, batch, strict=True):
                 if not torch.isfinite(scores).all():
                     raise ModelFileError(
@@ -269,12 +271,17 @@ def check_use(model: LoadedModel, dataset: Dataset, settings: CamSettings) -> No
 
     Raises:
         ModelFileError: classes or their order differ from the dataset's; the message shows both.
-        UsageError: the refinement needs depth and the dataset has none.
+        UsageError: the refinement needs depth and the dataset has none, or the network's is in metres and the
+            dataset's is not.
     """
     if model.info.classes.names != dataset.classes.names:
         raise ModelFileError(
             f"the model is for the classes {', '.join(model.info.classes.names)}, but {dataset.path} has "
             f"{', '.join(dataset.classes.names)}"
+        )
+    if model.info.uses_depth and not settings.depth_fails and dataset.depth_kind != "metric":
+        raise UsageError(
+            f"the model uses depth in metres, and that of {dataset.path} is {dataset.depth_kind}: use the sensor's"
         )
     if needs_depth(settings.refine) and len(dataset) and not dataset.has_depth:
         raise UsageError(
@@ -286,17 +293,19 @@ def check_use(model: LoadedModel, dataset: Dataset, settings: CamSettings) -> No
 def _batch_scores(
     network: torch.nn.Module,
     samples: Sequence[Sample],
-    input_size: tuple[int, int],
+    info: ModelInfo,
     device: str,
     settings: CamSettings,
 ) -> Tensor:
     """Return (B, K, h, w) scores at the network's input size, or at that of the only image."""
-    sized = [resize_sample(s, input_size) for s in samples] if settings.size == "model" else samples
+    sized = [resize_sample(s, info.input_size) for s in samples] if settings.size == "model" else samples
     tensors = [to_tensors(s) for s in sized]
     images = torch.stack([t.image for t in tensors]).to(device, memory_format=torch.channels_last)
+    sees_depth = info.uses_depth and not settings.depth_fails
     return multi_scale_scores(
         network,
         images,
+        torch.stack([t.depth for t in tensors]).to(device) if sees_depth else None,
         tags=torch.stack([t.tags for t in tensors]).to(device) if settings.tags == "given" else None,
         scales=settings.scales,
         flip=settings.flip,
@@ -319,6 +328,7 @@ def _details(model: LoadedModel, settings: CamSettings) -> dict[str, str]:
         "size": settings.size,
         "normalise": of_network if model.info.is_segmenter else settings.normalise,
         "refine": refinement_name(settings.refine),
+        **({"depth": "none" if settings.depth_fails else "of the frames"} if model.info.uses_depth else {}),
     }
 
 
