@@ -177,13 +177,14 @@ def test_depth_kind_reaches_the_edge_loss(batch: TensorSample) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_on_the_gpu_losses_and_gradients_are_those_of_the_cpu(name: str, batch: TensorSample) -> None:
     weights = {"deal": 0.5, "fsl": 2.0}  # isl draws random cells, others on each device
-    found = []
-    for device in ("cpu", "cuda"):
+
+    def found_on(device: str) -> tuple[dict[str, float], dict[str, Tensor]]:
         objective = Objective(make_network(name), make_settings()).to(device)
         there = batch.map(lambda part: part.to(device))
         losses = objective(there, LossWeights(**weights))
-        found.append(({n: float(v) for n, v in losses.items()}, gradients(objective, there, **weights)))
-    (ours, ours_slopes), (theirs, theirs_slopes) = found
+        return {n: float(v) for n, v in losses.items()}, gradients(objective, there, **weights)
+
+    (ours, ours_slopes), (theirs, theirs_slopes) = found_on("cpu"), found_on("cuda")
     assert theirs == pytest.approx(ours, rel=1e-3, abs=1e-4)
     assert ours_slopes.keys() == theirs_slopes.keys()
     one, two = (torch.cat([s.flatten().cpu() for s in slopes.values()]) for slopes in (ours_slopes, theirs_slopes))
