@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from deal_core.data.sample import UNLABELLED, Sample
 from deal_core.data.source import open_dataset
 from deal_core.data.transforms import TensorSample
 from deal_core.errors import ConfigError, DatasetError
-from deal_core.evaluation import MaskEvaluator, MaskScore, predict_mask
+from deal_core.evaluation import MaskEvaluator, MaskScore, predict_mask, score_to_json
 from deal_core.inference import CamSettings, score_frames, with_masks
 from deal_core.losses.clipping import clipped_cross_entropy
 from deal_core.modelfile import LoadedModel, ModelInfo, Threshold, save_model
@@ -41,7 +42,11 @@ from deal_core.trainer import (
     fit,
     leave_unused_alone,
     plain_batches,
+    write_whole,
 )
+
+REPORT_FILE = "distill.json"
+"""In the run folder: what `DistillResult.to_json` says."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,25 @@ class DistillResult:
     drawn: MaskScore | None
     agreement_without_depth: MaskScore | None = None
     drawn_without_depth: MaskScore | None = None
+
+    def scores(self) -> dict[str, MaskScore]:
+        """Return the scores that there are, by name."""
+        names = ("agreement", "drawn", "agreement_without_depth", "drawn_without_depth")
+        found = {name: getattr(self, name) for name in names}
+        return {name: score for name, score in found.items() if score is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON; scores that there are none of are null."""
+        return {
+            "model": str(self.model),
+            "steps": self.steps,
+            "resumed_from": self.resumed_from,
+            "training_frames": self.training_frames,
+            "held_out_frames": self.held_out_frames,
+            "agreement": None,
+            "drawn": None,
+            **{name: score_to_json(score) for name, score in self.scores().items()},
+        }
 
 
 def distill(settings: DistillSettings, report: Callable[[Progress], None] = lambda progress: None) -> DistillResult:
@@ -111,7 +135,10 @@ def distill(settings: DistillSettings, report: Callable[[Progress], None] = lamb
     with evaluating(network):
         scores = _scores(scored, held_out, how)
         without_depth = _scores(scored, held_out, replace(how, depth_fails=True)) if info.uses_depth else (None, None)
-    return DistillResult(model, done.steps, done.resumed_from, len(frames), len(held_out), *scores, *without_depth)
+    result = DistillResult(model, done.steps, done.resumed_from, len(frames), len(held_out), *scores, *without_depth)
+    if fabric.is_global_zero:
+        write_whole(settings.output / REPORT_FILE, json.dumps(result.to_json(), indent=2) + "\n")
+    return result
 
 
 class MaskObjective(nn.Module):

@@ -271,14 +271,16 @@ def check_use(model: LoadedModel, dataset: Dataset, settings: CamSettings) -> No
 
     Raises:
         ModelFileError: classes or their order differ from the dataset's; the message shows both.
-        UsageError: the refinement needs depth and the dataset has none, or the network's is in metres and the
-            dataset's is not.
+        UsageError: the refinement needs depth and the dataset has none, the network uses metres and the dataset's
+            depth is not in metres, or depth shall be kept from a network that does not use it.
     """
     if model.info.classes.names != dataset.classes.names:
         raise ModelFileError(
             f"the model is for the classes {', '.join(model.info.classes.names)}, but {dataset.path} has "
             f"{', '.join(dataset.classes.names)}"
         )
+    if settings.depth_fails and not model.info.uses_depth:
+        raise UsageError("depth can be kept only from a model that uses it, and this one sees colour alone")
     if model.info.uses_depth and not settings.depth_fails and dataset.depth_kind != "metric":
         raise UsageError(
             f"the model uses depth in metres, and that of {dataset.path} is {dataset.depth_kind}: use the sensor's"

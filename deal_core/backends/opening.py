@@ -28,8 +28,13 @@ class ScoreBackend(Protocol):
     device: str
     precision: str
 
-    def __call__(self, image: Tensor) -> Float32Array:
-        """Return class scores (K, h, w) in [0, 1] of an image (1, 3, H, W), float32 RGB in [0, 1], on the CPU."""
+    def __call__(self, image: Tensor, depth: Tensor | None = None) -> Float32Array:
+        """Return class scores (K, h, w) in [0, 1].
+
+        Args:
+            image: (1, 3, H, W) float32 RGB in [0, 1], on the CPU.
+            depth: (1, 1, H, W) float32 metres, 0 where unknown, on the CPU, for a model that uses depth; else None.
+        """
 
 
 @dataclass(frozen=True, eq=False)

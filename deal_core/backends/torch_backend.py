@@ -16,7 +16,7 @@ class TorchBackend:
     """A network on a device.
 
     Args:
-        network: a CAM network.
+        network: a CAM network or a segmenter.
         device: that exists.
         precision: "auto" (float16 on a GPU, float32 elsewhere), "float32", "float16" or "bfloat16".
         compile_for: (height, width) of the images to compile the network for, which takes minutes; None runs it as
@@ -39,17 +39,19 @@ class TorchBackend:
         self._network: nn.Module = scores.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compile_for is not None:
             self._network = torch.compile(self._network)  # type: ignore[assignment]
+            depth = torch.zeros(1, 1, *compile_for) if getattr(network, "uses_depth", False) else None
             try:
-                self(torch.zeros(1, 3, *compile_for))
+                self(torch.zeros(1, 3, *compile_for), depth)
             except Exception as error:  # the compiler's own, of many classes
                 reason = str(error).strip().splitlines()[0]
                 raise BackendError(f"torch cannot compile the network ({reason}); leave compile out") from error
 
-    def __call__(self, image: Tensor) -> Float32Array:
-        """Return class scores (K, h, w) in [0, 1] of an image (1, 3, H, W), RGB in [0, 1]."""
+    def __call__(self, image: Tensor, depth: Tensor | None = None) -> Float32Array:
+        """Return class scores (K, h, w) in [0, 1], as `ScoreBackend`."""
         dtype = DTYPES[self.precision]
         with torch.inference_mode():
             image = image.to(self.device, memory_format=torch.channels_last)
+            depth = None if depth is None else depth.to(self.device)
             with torch.autocast(torch.device(self.device).type, dtype=dtype, enabled=dtype is not torch.float32):
-                scores, _ = self._network(image)
+                scores, _ = self._network(image, depth)
             return scores[0].cpu().numpy()

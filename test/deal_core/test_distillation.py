@@ -169,12 +169,16 @@ def test_what_only_depth_tells_apart_is_learned_with_depth_alone(
     assert failing.auto.miou < 0.6 and failing.details["depth"] == "none"
 
 
-def test_a_report_tells_how_a_network_of_depth_does_without(make_settings: MakeSettings, tiny_dataset: Path) -> None:
+def test_a_report_tells_how_a_network_of_depth_does_without(make_settings: MakeSettings, dataset: Dataset) -> None:
     result = distill(make_settings("data.validation_fraction=0.1", *RGBD))
     assert result.agreement and result.agreement_without_depth and result.drawn_without_depth
     assert result.drawn_without_depth.miou == result.agreement_without_depth.miou != result.agreement.miou
     plain = distill(make_settings("data.validation_fraction=0.1", output="plain"))
-    assert plain.agreement_without_depth is None and plain.drawn_without_depth is None
+    assert list(plain.scores()) == ["agreement", "drawn"]
+    for told in (result, plain):
+        assert json.loads((told.model.parent / "distill.json").read_text()) == told.to_json()
+    with pytest.raises(UsageError, match="sees colour alone"):
+        next(score_frames(load_model(plain.model), dataset, CamSettings(depth_fails=True)))
 
 
 def test_a_network_of_depth_wants_it_in_metres(

@@ -79,7 +79,7 @@ def test_a_network_that_differs_is_refused(exported: Exported, loaded: LoadedMod
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1.3), tensor.name))
 
     with pytest.raises(BackendError, match="differ from PyTorch's"):
-        check_against_torch(changed(exported, shift), ScoreNetwork(loaded.network).eval(), loaded.info.input_size)
+        check_against_torch(changed(exported, shift), ScoreNetwork(loaded.network).eval(), loaded.info)
 
 
 def test_what_is_no_such_file_is_told(exported: Exported, loaded: LoadedModel, tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from deal_core.backends.onnxruntime_backend import open_session
 from deal_core.cams import ScoreNetwork, multi_scale_scores
 from deal_core.data.sample import ClassList
 from deal_core.errors import ConfigError, ModelFileError
-from deal_core.modelfile import ModelInfo, Threshold, save_model
+from deal_core.export import export_onnx
+from deal_core.modelfile import ModelInfo, Threshold, load_model, save_model
 from deal_core.models.factory import create_model
 from deal_core.models.output import SegmenterOutput
 from deal_core.models.segmenter import DECODERS
@@ -167,8 +169,41 @@ def test_torch_and_onnxruntime_give_the_same_masks(tmp_path: Path) -> None:
     ours, theirs = results["torch"], results["onnxruntime"]
     assert (ours.mask != theirs.mask).mean() < 0.001 and len(np.unique(ours.mask)) > 1
     assert np.abs(ours.confidence - theirs.confidence).max() < 1e-3
+    with pytest.raises(ValueError, match="expected depth as float32 of the image's size"):
+        segmenter.segment(image, np.ones((48, 48), np.float32))
     # The argmax of the logits, but for the pixels on the border between two.
     with torch.no_grad():
         tensor = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / 255)[None]
         logits = torch.nn.functional.interpolate(net(tensor).logits, (48, 64), mode="bilinear")
     assert (logits.argmax(1)[0].numpy() == ours.mask).mean() > 0.95
+
+
+def test_torch_and_onnxruntime_see_the_same_depth(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    arguments = {"encoder": "test_resnet", "inputs": "rgbd"}
+    net = create_model("segmenter", 3, **arguments).eval()
+    info = ModelInfo("segmenter", arguments, ClassList(("a", "b", "c")), (48, 64), Threshold(0.5, "argmax"))
+    save_model(tmp_path / "model.safetensors", net, info)
+    exported = export_onnx(load_model(tmp_path / "model.safetensors"))
+    (tmp_path / "model.onnx").write_bytes(exported.data)
+    random = np.random.default_rng(0)
+    image, depth = random.integers(0, 256, (96, 128, 3), np.uint8), random.uniform(0.3, 2, (96, 128)).astype(np.float32)
+    depth[random.random(depth.shape) < 0.2] = 0
+    holes = np.where(depth, depth, np.float32("nan"))
+    torch_one = Segmenter.load(tmp_path / "model.safetensors", "cpu", "float32", backend="torch")
+    onnx_one = Segmenter.load(tmp_path / "model.onnx")
+    assert torch_one.uses_depth and onnx_one.uses_depth and onnx_one.backend == "onnxruntime"
+    assert np.abs(torch_one.segment(image, depth).confidence - torch_one.segment(image).confidence).max() > 0.01
+    for given in (depth, holes, None):
+        ours, theirs = torch_one.segment(image, given), onnx_one.segment(image, given)
+        assert np.abs(ours.confidence - theirs.confidence).max() < 1e-3
+    assert np.array_equal(theirs.confidence, onnx_one.segment(image, 0 * depth).confidence)
+    assert np.array_equal(onnx_one.segment(image, depth).mask, onnx_one.segment(image, holes).mask)
+    # Any batch, one with depth beside one without.
+    images, depths = torch.rand(3, 3, 48, 64), torch.rand(3, 1, 48, 64)
+    depths[1] = 0
+    inputs = {"image": images.numpy(), "depth": depths.numpy()}
+    scores, _ = open_session(exported.data).run(["scores", "tags"], inputs)
+    with torch.no_grad():
+        np.testing.assert_allclose(scores, net(images, depths).scores.numpy(), atol=1e-3)
+        np.testing.assert_allclose(scores[1], net(images[1:2]).scores[0].numpy(), atol=1e-3)
