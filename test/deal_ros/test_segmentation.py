@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
@@ -27,8 +26,7 @@ from visualization_msgs.msg import MarkerArray
 
 from deal_core.data.sample import CameraIntrinsics, ClassList
 from deal_core.errors import ModelFileError
-from deal_core.modelfile import ModelInfo, Threshold, save_model
-from deal_core.models.factory import create_model
+from deal_core.modelfile import ModelInfo, Threshold
 from deal_core.runtime import Segmentation, Segmenter
 from deal_ros.conversions import array_to_image, camera_to_info, color_to_rgb, image_to_mask, rgb_to_jpeg, stamp_from_ns
 from deal_ros.segmentation import SegmentationNode
@@ -427,18 +425,6 @@ def test_a_model_that_uses_depth_gets_it_and_goes_on_without(new_stand: Callable
     stand.color.publish(color)
     stand.wait(lambda: len(model.depths) == 3, "a mask")
     stand.wait_said("something amiss: frame 1000000002: depth left out: unaligned_depth")
-
-
-@pytest.fixture(scope="module")
-def rgbd_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file of a random network that uses depth."""
-    torch.manual_seed(1)
-    arguments = {"encoder": "test_resnet", "inputs": "rgbd"}
-    network = create_model("segmenter", 2, **arguments)
-    info = ModelInfo("segmenter", arguments, ClassList(("mug", "drill")), (32, 32), Threshold(0.5, "argmax"))
-    path = tmp_path_factory.mktemp("models") / "model.safetensors"
-    save_model(path, network, info)
-    return path
 
 
 def test_a_network_of_depth_sees_it_and_works_when_it_is_lost(

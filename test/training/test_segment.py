@@ -5,13 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
-from deal_core.data.sample import ClassList
 from deal_core.errors import DatasetError, UsageError
-from deal_core.modelfile import ModelInfo, Threshold, save_model
-from deal_core.models.factory import create_model
 from deal_core.runtime import Segmenter
 from training.cli import app
 
@@ -57,12 +53,7 @@ def test_what_is_no_image_is_named(model: Path, tmp_path: Path) -> None:
         run(model, model, "--out", tmp_path / "masks")
 
 
-def test_depth_goes_to_a_model_that_uses_it(model: Path, tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    arguments = {"encoder": "test_resnet", "inputs": "rgbd"}
-    info = ModelInfo("segmenter", arguments, ClassList(("a", "b")), (32, 32), Threshold(0.5, "argmax"))
-    rgbd = tmp_path / "rgbd.safetensors"
-    save_model(rgbd, create_model("segmenter", 2, **arguments), info)
+def test_depth_goes_to_a_model_that_uses_it(model: Path, rgbd_model: Path, tmp_path: Path) -> None:
     images, depths = tmp_path / "images", tmp_path / "depths"
     rng = np.random.default_rng(0)
     for folder in (images, depths):
@@ -70,14 +61,14 @@ def test_depth_goes_to_a_model_that_uses_it(model: Path, tmp_path: Path) -> None
     for name in ("one", "two"):
         cv2.imwrite(str(images / f"{name}.png"), rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
     cv2.imwrite(str(depths / "one.png"), np.full((32, 32), 400, np.uint16))
-    run(rgbd, images, "--depth", depths, "--out", tmp_path / "masks", "--device", "cpu")
-    segmenter = Segmenter.load(rgbd, device="cpu")
+    run(rgbd_model, images, "--depth", depths, "--out", tmp_path / "masks", "--device", "cpu")
+    segmenter = Segmenter.load(rgbd_model, device="cpu")
     for name, depth in {"one": np.full((32, 32), 0.4, np.float32), "two": None}.items():
         rgb = cv2.cvtColor(cv2.imread(str(images / f"{name}.png")), cv2.COLOR_BGR2RGB)
         written = cv2.imread(str(tmp_path / "masks" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
         assert np.array_equal(written, segmenter.segment(rgb, depth).mask)
     cv2.imwrite(str(depths / "two.png"), np.full((8, 8), 400, np.uint16))
     with pytest.raises(DatasetError, match=r"two\.png: expected uint16 of the colour image's size \(32, 32\)"):
-        run(rgbd, images, "--depth", depths, "--out", tmp_path / "masks")
+        run(rgbd_model, images, "--depth", depths, "--out", tmp_path / "masks")
     with pytest.raises(UsageError, match="sees colour alone"):
         run(model, images, "--depth", depths, "--out", tmp_path / "masks")
