@@ -236,3 +236,20 @@ def tiny_dataset(tiny_recording: Path, tmp_path_factory: pytest.TempPathFactory)
     path = tmp_path_factory.mktemp("datasets") / "tiny"
     extract_recording(tiny_recording, path, ExtractOptions())
     return path
+
+
+@pytest.fixture(scope="session")
+def rgbd_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of a random segmenter that uses depth; read only."""
+    import torch
+
+    from deal_core.data.sample import ClassList
+    from deal_core.modelfile import ModelInfo, Threshold, save_model
+    from deal_core.models.factory import create_model
+
+    torch.manual_seed(1)
+    arguments = {"encoder": "test_resnet", "inputs": "rgbd"}
+    info = ModelInfo("segmenter", arguments, ClassList(("mug", "drill", "box")), (48, 64), Threshold(0.5, "argmax"))
+    path = tmp_path_factory.mktemp("rgbd") / "model.safetensors"
+    save_model(path, create_model("segmenter", 3, **arguments), info)
+    return path

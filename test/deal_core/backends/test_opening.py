@@ -123,10 +123,13 @@ def test_an_engine_is_of_one_model_gpu_tensorrt_precision_and_size() -> None:
 
 
 @pytest.mark.gpu
-def test_tensorrt_gives_what_torch_gives(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fixture", ["model", "rgbd_model"])
+def test_tensorrt_gives_what_torch_gives(fixture: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt", reason="tensorrt is not installed")
+    path = request.getfixturevalue(fixture)
+    depth = (2 * torch.rand(1, 1, 48, 64) - 0.3).clamp(min=0) if fixture == "rgbd_model" else None
     scores = [
-        open_backend(model, Wanted(backend=name, device="cuda", precision="float32"), tmp_path).backend(image())
+        open_backend(path, Wanted(backend=name, device="cuda", precision="float32"), tmp_path).backend(image(), depth)
         for name in ("torch", "tensorrt", "tensorrt")  # the third comes from the cache
     ]
     np.testing.assert_allclose(scores[1], scores[0], atol=5e-3)

@@ -178,19 +178,15 @@ def test_torch_and_onnxruntime_give_the_same_masks(tmp_path: Path) -> None:
     assert (logits.argmax(1)[0].numpy() == ours.mask).mean() > 0.95
 
 
-def test_torch_and_onnxruntime_see_the_same_depth(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    arguments = {"encoder": "test_resnet", "inputs": "rgbd"}
-    net = create_model("segmenter", 3, **arguments).eval()
-    info = ModelInfo("segmenter", arguments, ClassList(("a", "b", "c")), (48, 64), Threshold(0.5, "argmax"))
-    save_model(tmp_path / "model.safetensors", net, info)
-    exported = export_onnx(load_model(tmp_path / "model.safetensors"))
+def test_torch_and_onnxruntime_see_the_same_depth(rgbd_model: Path, tmp_path: Path) -> None:
+    loaded = load_model(rgbd_model)
+    net, exported = loaded.network, export_onnx(loaded)
     (tmp_path / "model.onnx").write_bytes(exported.data)
     random = np.random.default_rng(0)
     image, depth = random.integers(0, 256, (96, 128, 3), np.uint8), random.uniform(0.3, 2, (96, 128)).astype(np.float32)
     depth[random.random(depth.shape) < 0.2] = 0
     holes = np.where(depth, depth, np.float32("nan"))
-    torch_one = Segmenter.load(tmp_path / "model.safetensors", "cpu", "float32", backend="torch")
+    torch_one = Segmenter.load(rgbd_model, "cpu", "float32", backend="torch")
     onnx_one = Segmenter.load(tmp_path / "model.onnx")
     assert torch_one.uses_depth and onnx_one.uses_depth and onnx_one.backend == "onnxruntime"
     assert np.abs(torch_one.segment(image, depth).confidence - torch_one.segment(image).confidence).max() > 0.01
