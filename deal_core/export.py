@@ -83,7 +83,7 @@ def export_onnx(model: LoadedModel, input_size: tuple[int, int] | None = None) -
     onnx = import_onnx()
     network = ScoreNetwork(model.network).eval().requires_grad_(False)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet("torch.onnx"), torch.no_grad():
             program = torch.onnx.export(
                 network,
                 (torch.rand(2, 3, *info.input_size),),
@@ -227,9 +227,9 @@ def _random_images(size: tuple[int, int]) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's advice to developers from a user's terminal."""
-    logger = logging.getLogger("torch.onnx")
+def quiet(name: str) -> Iterator[None]:
+    """Keep a library's advice to developers, given to the logger of this name, from a user's terminal."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

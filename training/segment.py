@@ -48,7 +48,8 @@ def segment(
             except OSError as error:
                 raise DatasetError(f"{out / name} cannot be written: {error}") from None
     found = [f"{name} {100 * shares[i + 1] / shares.sum():.1f} %" for i, name in enumerate(segmenter.classes.names)]
-    console().print(f"{out}: {len(files)} masks; share of pixels: {', '.join(found)}", markup=False)
+    by = f"by {segmenter.backend} on {segmenter.device}, {segmenter.precision}"
+    console().print(f"{out}: {len(files)} masks {by}; share of pixels: {', '.join(found)}", markup=False)
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
