@@ -8,6 +8,7 @@ probability that a class is there. Normalisation of the colours is inside.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import warnings
@@ -169,13 +170,20 @@ def read_onnx(path: Path) -> OnnxModel:
     opsets = [entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")]
     if opsets != [OPSET]:
         raise ModelFileError(f"{path}: expected ONNX opset {OPSET}, found {opsets}; {again}")
+    if header.graph_sha256 not in ("", _graph_sha256(graph)):  # "" is of files from before it was written
+        raise ModelFileError(f"{path}: damaged, its network is not what `deal export` wrote; copy it again, or {again}")
     _check_shapes(path, graph, info)
     return OnnxModel(data, info, header.model_sha256, header.precision)
 
 
 def describe(graph: Any, info: ModelInfo, model_sha256: str, precision: str) -> None:
-    """Write into an ONNX graph what describes the model."""
-    header = {"format_version": FORMAT_VERSION, "model_sha256": model_sha256, "precision": precision}
+    """Write into an ONNX graph what describes the model, and by what damage to its network is noticed."""
+    header = {
+        "format_version": FORMAT_VERSION,
+        "model_sha256": model_sha256,
+        "precision": precision,
+        "graph_sha256": _graph_sha256(graph),
+    }
     import_onnx().helper.set_model_props(graph, {**info_to_metadata(info), _KEY: json.dumps(header)})
     graph.producer_name = "deal export"
 
@@ -200,6 +208,11 @@ class _Header(BaseModel):
     format_version: int
     model_sha256: str
     precision: str
+    graph_sha256: str = ""
+
+
+def _graph_sha256(graph: Any) -> str:
+    return hashlib.sha256(graph.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _check_shapes(path: Path, graph: Any, info: ModelInfo) -> None:
