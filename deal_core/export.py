@@ -9,6 +9,7 @@ Normalisation of colours and depth is inside.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import warnings
@@ -85,7 +86,7 @@ def export_onnx(model: LoadedModel, input_size: tuple[int, int] | None = None) -
     network = ScoreNetwork(model.network).eval().requires_grad_(False)
     inputs = input_channels(info)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet("torch.onnx"), torch.no_grad():
             program = torch.onnx.export(
                 network,
                 tuple(torch.rand(2, channels, *info.input_size) for channels in inputs.values()),
@@ -176,13 +177,20 @@ def read_onnx(path: Path) -> OnnxModel:
     opsets = [entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")]
     if opsets != [OPSET]:
         raise ModelFileError(f"{path}: expected ONNX opset {OPSET}, found {opsets}; {again}")
+    if header.graph_sha256 not in ("", _graph_sha256(graph)):  # "" is of files from before it was written
+        raise ModelFileError(f"{path}: damaged, its network is not what `deal export` wrote; copy it again, or {again}")
     _check_shapes(path, graph, info)
     return OnnxModel(data, info, header.model_sha256, header.precision)
 
 
 def describe(graph: Any, info: ModelInfo, model_sha256: str, precision: str) -> None:
-    """Write into an ONNX graph what describes the model."""
-    header = {"format_version": FORMAT_VERSION, "model_sha256": model_sha256, "precision": precision}
+    """Write into an ONNX graph what describes the model, and by what damage to its network is noticed."""
+    header = {
+        "format_version": FORMAT_VERSION,
+        "model_sha256": model_sha256,
+        "precision": precision,
+        "graph_sha256": _graph_sha256(graph),
+    }
     import_onnx().helper.set_model_props(graph, {**info_to_metadata(info), _KEY: json.dumps(header)})
     graph.producer_name = "deal export"
 
@@ -207,6 +215,11 @@ class _Header(BaseModel):
     format_version: int
     model_sha256: str
     precision: str
+    graph_sha256: str = ""
+
+
+def _graph_sha256(graph: Any) -> str:
+    return hashlib.sha256(graph.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _check_shapes(path: Path, graph: Any, info: ModelInfo) -> None:
@@ -245,9 +258,9 @@ def _random_inputs(info: ModelInfo) -> Iterator[dict[str, Tensor]]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's advice to developers from a user's terminal."""
-    logger = logging.getLogger("torch.onnx")
+def quiet(name: str) -> Iterator[None]:
+    """Keep a library's advice to developers, given to the logger of this name, from a user's terminal."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

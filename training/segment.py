@@ -63,7 +63,8 @@ def segment(
                 raise DatasetError(f"{out / name} cannot be written: {error}") from None
     found = [f"{name} {100 * shares[i + 1] / shares.sum():.1f} %" for i, name in enumerate(segmenter.classes.names)]
     lacking = f", {without_depth} of them without depth" if without_depth else ""
-    console().print(f"{out}: {len(files)} masks{lacking}; share of pixels: {', '.join(found)}", markup=False)
+    by = f"by {segmenter.backend} on {segmenter.device}, {segmenter.precision}"
+    console().print(f"{out}: {len(files)} masks {by}{lacking}; share of pixels: {', '.join(found)}", markup=False)
 
 
 def _read_depth(file: Path, size: tuple[int, ...]) -> Float32Array | None:

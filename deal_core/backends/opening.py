@@ -123,6 +123,11 @@ def _create(choice: Candidate, source: _Source, wanted: Wanted) -> ScoreBackend:
     if choice.name == "onnxruntime":
         from deal_core.backends.onnxruntime_backend import OnnxRuntimeBackend
 
+        if wanted.precision not in ("auto", precision):
+            raise BackendError(
+                f"{source.path} computes in {precision}, and the precision is {wanted.precision}: use auto, or export "
+                "it again"
+            )
         return OnnxRuntimeBackend(data, precision)
     from deal_core.backends.tensorrt_backend import TensorRtBackend
 

@@ -45,7 +45,7 @@ class TensorRtBackend:
         gpu = torch.cuda.get_device_name(device)
         key = engine_key(data, gpu, trt.__version__, self.precision, input_size)
         with torch.cuda.device(device):
-            engine = _load_engine(trt, data, self.precision, input_size, cache_dir, key)
+            engine = load_engine(trt, data, self.precision, input_size, cache_dir, key)
             self._engine, self._context = engine, engine.create_execution_context()
             self._tensors = {}
             for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
@@ -97,9 +97,14 @@ def engine_precision(precision: str, trt: Any) -> str:
     return precision
 
 
-def _load_engine(
+def load_engine(
     trt: Any, data: bytes, precision: str, input_size: tuple[int, int], cache_dir: Path, key: dict[str, str]
 ) -> Any:
+    """Return the engine that is kept; one that is missing, damaged or no longer fits is built, and kept.
+
+    Raises:
+        BackendError: it cannot be built, or not be loaded once built.
+    """
     runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
 
     def build() -> bytes:

@@ -156,6 +156,16 @@ def test_a_training_library_that_is_too_old_does_not_stop_the_robot(machine):
     assert "lightning-fabric" not in lacks["run"] + lacks["record"]
 
 
+def test_what_one_job_alone_needs_stops_that_job_alone(machine):
+    needs = {"tag": ["fastapi", "uvicorn"], "depth": ["transformers"], "export": ["onnx", "onnxruntime", "onnxscript"]}
+    for package in (package for packages in needs.values() for package in packages):
+        machine.package(package, "0.0.1")
+    lacks = machine.report().lacks
+    for job, packages in needs.items():
+        assert lacks[job] == packages
+        assert not any(set(packages) & set(names) for other, names in lacks.items() if other != job)
+
+
 def test_without_ros_one_can_train_and_record_but_not_run(machine):
     machine.module("rclpy", MISSING)
     del machine.environment["ROS_DISTRO"]
@@ -241,5 +251,5 @@ def test_the_text_has_every_finding_and_whole_commands(machine):
     for name, finding in report.findings.items():
         assert any(line.split()[:1] == [finding["state"]] and name in line for line in text.splitlines())
         assert finding["fix"] in text
-    last = [line.split()[:2] for line in text.splitlines()[-4:]]
+    last = [line.split()[:2] for line in text.splitlines()[-len(report.lacks) :]]
     assert last == [[job, "lacks" if names else "ready"] for job, names in report.lacks.items()]
