@@ -232,3 +232,16 @@ def test_other_classes_are_another_dataset(dataset: Dataset, masks: Path) -> Non
     renamed = Dataset(dataset.path, ClassList(tuple(f"x{n}" for n in dataset.classes.names)), dataset.frames)
     with pytest.raises(DatasetError, match="is for the classes"):
         check_masks(masks, renamed)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_on_the_gpu_it_learns_and_its_model_works_everywhere(
+    make_settings: MakeSettings, dataset: Dataset, precision: str
+) -> None:
+    result = distill(make_settings("device=auto", f"precision={precision}", "epochs=15", "data.color_jitter=0"))
+    sample = dataset.load(0)
+    assert sample.mask is not None
+    for device in ("cuda", "cpu"):
+        found = Segmenter.load(result.model, device, "float32", backend="torch").segment(sample.image).mask
+        assert (found == sample.mask).mean() > 0.8

@@ -122,10 +122,9 @@ def test_an_engine_is_of_one_model_gpu_tensorrt_precision_and_size() -> None:
     assert all(key != other for other in others)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("fixture", ["model", "rgbd_model"])
 def test_tensorrt_gives_what_torch_gives(fixture: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("there is no GPU on this machine")
     pytest.importorskip("tensorrt", reason="tensorrt is not installed")
     path = request.getfixturevalue(fixture)
     depth = (2 * torch.rand(1, 1, 48, 64) - 0.3).clamp(min=0) if fixture == "rgbd_model" else None
