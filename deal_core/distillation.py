@@ -154,10 +154,16 @@ class MaskObjective(nn.Module):
         self.network = network
         self.clip = clip
 
-    def forward(self, batch: TensorSample) -> dict[str, Tensor]:
-        """Return `loss` and `clipped`, the share of the labelled pixels whose loss was cut."""
+    def forward(self, batch: TensorSample, position: float) -> dict[str, Tensor]:
+        """Return `loss` and `clipped`, the share of the labelled pixels whose loss was cut.
+
+        Args:
+            batch: with masks.
+            position: in [0, 1), of the training.
+        """
         logits, mask = _logits_and_mask(self.network, batch)
-        loss, clipped = clipped_cross_entropy(logits, mask, below=self.clip.below, cells=self.clip.cells)
+        below = self.clip.below if position >= self.clip.start else 0.0
+        loss, clipped = clipped_cross_entropy(logits, mask, below=below, cells=self.clip.cells)
         return {"loss": loss, "clipped": clipped}
 
 
@@ -171,7 +177,7 @@ def distill_step(
 ) -> dict[str, float]:
     """Make one optimiser step and return the losses of this process as plain numbers."""
     rate = begin_step(fabric, optimizer, state, settings)
-    return {**end_step(fabric, optimizer, objective(batch), state), "lr": rate}
+    return {**end_step(fabric, optimizer, objective(batch, state.step / state.total_steps), state), "lr": rate}
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,13 @@ def test_pseudo_masks_are_what_is_learned_and_a_stopped_run_goes_on(
     assert result.agreement is not None and result.drawn is not None and result.agreement != result.drawn
 
 
+def test_large_losses_are_cut_only_after_the_start(make_settings: MakeSettings) -> None:
+    settings = make_settings("epochs=6", "clip.below=9", "clip.start=0.5")  # below 9 from the first step
+    steps = distill(settings).steps
+    clipped = [line["clipped"] for line in history(settings.output) if "clipped" in line]
+    assert len(clipped) == steps and not any(clipped[: steps // 2]) and all(clipped[steps // 2 :])
+
+
 @pytest.mark.parametrize("crop", ["resized", "canvas"])
 def test_the_mask_moves_with_the_image_and_has_no_label_outside(dataset: Dataset, crop: str) -> None:
     sample = dataset.load(0)
