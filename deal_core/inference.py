@@ -326,19 +326,8 @@ def _write_pictures(run: Path, result: EvaluationResult, frames: Sequence[Scored
     iou = {score.key: score.iou for score in result.per_frame}
     with PictureWriter(run, result.classes) as pictures:
         for frame in frames:
-            sample = frame.sample
-            has_depth = sample.depth_valid.any()
-            pictures.add(
-                sample.key,
-                iou[sample.key],
-                image=sample.image,
-                prediction=predict_mask(frame.scores, frame.tags, threshold),
-                truth=sample.mask,
-                depth=sample.depth if has_depth else None,
-                depth_valid=sample.depth_valid if has_depth else None,
-                scores=frame.scores,
-                tags=frame.tags,
-            )
+            prediction = predict_mask(frame.scores, frame.tags, threshold)
+            pictures.add_sample(frame.sample, iou[frame.sample.key], prediction, frame.scores)
 
 
 def _plain(values: object) -> dict[str, str | int | float | bool]:
