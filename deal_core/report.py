@@ -157,7 +157,7 @@ def render_report(
     views = _views(runs)
     datasets = list(dict.fromkeys(run.evaluation.dataset for run in runs))
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
-        title=title or f"Segmentation on {', '.join(datasets)}",
+        title=title or f"Segmentation on {', '.join(Path(dataset).name or dataset for dataset in datasets)}",
         datasets=datasets,
         runs=views,
         base=views[0],
