@@ -129,13 +129,16 @@ def write_report(
         pairs: (R, R) mIoU of each run's masks against each other's, where there is no truth.
 
     Raises:
-        EvaluationError: no run, or one of its files cannot be read.
+        EvaluationError: no run, one of its files cannot be read, or the page cannot be written.
     """
     if not runs:
         raise EvaluationError("a report needs at least one run")
     page = render_report(runs, title=title, num_pictures=num_pictures, pairs=pairs)
-    with replacing(path) as temporary:
-        temporary.write_text(page, "utf-8")
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(page, "utf-8")
+    except OSError as error:
+        raise EvaluationError(f"{path}: the report cannot be written there ({error.strerror})") from error
     return path
 
 

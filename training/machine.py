@@ -40,6 +40,7 @@ class Job(str, Enum):
     TRAIN = "train"
     RUN = "run"
     DEMO = "demo"
+    VIEW = "view"
 
 
 class State(str, Enum):
@@ -110,7 +111,8 @@ def examine(environment: Mapping[str, str] = os.environ, folder: Path = Path()) 
 # --- Python and its libraries
 
 _ALL = tuple(Job)
-_JOBS_OF_EXTRA = {"": _ALL, "train": (Job.TRAIN, Job.DEMO)}  # ros and realsense are tried out instead
+# ros and realsense are tried out instead.
+_JOBS_OF_EXTRA = {"": _ALL, "train": (Job.TRAIN, Job.DEMO), "view": (Job.VIEW,)}
 _SAME_MODULE = {"opencv-python-headless": "cv2"}  # other packages bring it, too: opencv-python, apt, JetPack
 
 

@@ -67,7 +67,6 @@ def view(
       deal view kitchen --recording monday --model runs/robot --masks kitchen_cams --save monday.rrd
     """
     from deal_core.errors import UsageError
-    from deal_core.inference import CamSettings
 
     if sum((save is not None, serve, spawn)) > 1:
         raise UsageError("--save, --serve and --spawn: expected one of the three")
@@ -75,6 +74,12 @@ def view(
         import rerun
     except ModuleNotFoundError as error:
         raise UsageError(f"the viewer needs {error.name}: pip install 'deal_ros[view]'") from None
+    if serve:
+        _check_free(port)
+        _check_free(port + 1)
+    elif save is None and not _has_display():
+        raise UsageError("no display to open a window on (DISPLAY is not set): use --save FILE, or --serve")
+    from deal_core.inference import CamSettings
     from deal_core.viewing import APPLICATION, check_layers
     from deal_core.viewing import layout as arrange
 
@@ -82,8 +87,6 @@ def view(
     layers = _layers(model or [], masks or [], cams or [])
     settings = CamSettings(tags=tags.value, device=device)
     check_layers(chosen, layers, settings)
-    if save is None and not serve and not _has_display():
-        raise UsageError("no display to open a window on (DISPLAY is not set): use --save FILE, or --serve")
     stream = rerun.RecordingStream(APPLICATION)
     blueprint = arrange(chosen, layers)
     if save is not None:
@@ -139,13 +142,17 @@ def _save(
     layers: Layers,
     settings: CamSettings,
 ) -> None:
+    from deal_core.errors import UsageError
     from deal_core.files import replacing
     from training.console import console
 
-    with replacing(path) as temporary:
-        stream.save(temporary, default_blueprint=blueprint)
-        _send(stream, dataset, layers, settings)
-        stream.disconnect()
+    try:
+        with replacing(path) as temporary:
+            stream.save(temporary, default_blueprint=blueprint)
+            _send(stream, dataset, layers, settings)
+            stream.disconnect()
+    except (OSError, RuntimeError) as error:  # rerun's are of the second kind
+        raise UsageError(f"--save {path}: cannot be written ({error}): choose another file, or make room") from None
     size = path.stat().st_size / 1e6
     console().print(f"{path}: {len(dataset)} frames, {size:.0f} MB; open it with: rerun {path}", markup=False)
 
@@ -165,8 +172,6 @@ def _serve(
 
     from training.console import console
 
-    for each in (port, port + 1):
-        _check_free(each)
     address = stream.serve_grpc(grpc_port=port + 1, default_blueprint=blueprint, server_memory_limit="50%")
     rerun.serve_web_viewer(web_port=port, open_browser=False)
     console().print(f"open http://127.0.0.1:{port}/?url={quote(address, safe=':/')} (Ctrl-C ends)", markup=False)

@@ -156,6 +156,13 @@ def test_a_training_library_that_is_too_old_does_not_stop_the_robot(machine):
     assert "lightning-fabric" not in lacks["run"] + lacks["record"]
 
 
+def test_without_the_viewer_only_viewing_is_impossible(machine):
+    machine.package("rerun_sdk", "0.0.1")
+    lacks = machine.report().lacks
+    assert lacks["view"] == ["rerun-sdk"]
+    assert not any("rerun-sdk" in names for job, names in lacks.items() if job != "view")
+
+
 def test_without_ros_one_can_train_and_record_but_not_run(machine):
     machine.module("rclpy", MISSING)
     del machine.environment["ROS_DISTRO"]
@@ -241,5 +248,5 @@ def test_the_text_has_every_finding_and_whole_commands(machine):
     for name, finding in report.findings.items():
         assert any(line.split()[:1] == [finding["state"]] and name in line for line in text.splitlines())
         assert finding["fix"] in text
-    last = [line.split()[:2] for line in text.splitlines()[-4:]]
+    last = [line.split()[:2] for line in text.splitlines()[-len(report.lacks) :]]
     assert last == [[job, "lacks" if names else "ready"] for job, names in report.lacks.items()]

@@ -110,5 +110,8 @@ def test_options_that_mean_nothing_are_refused(deal, run_folder, tmp_path):
     assert done.returncode == 2 and "go with --dataset" in done.stderr
     done = deal("report", run_folder, run_folder, "--name", "one", *out)
     assert done.returncode == 2 and "one for each of the 2 runs, found 1" in done.stderr
+    (tmp_path / "file").touch()
+    done = deal("report", run_folder, "--out", tmp_path / "file" / "page.html")
+    assert done.returncode == 1 and "cannot be written there" in done.stderr
     done = deal("report", run_folder, "--name", "my run", *out)
     assert done.returncode == 0 and "my run" in (tmp_path / "page.html").read_text()
