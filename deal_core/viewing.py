@@ -136,7 +136,6 @@ def send_frames(
             heat = cv2.resize(scores.max(axis=0), sample.image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
             stream.log([*_camera_path("cam"), name], _picture(heat_overlay(sample.image, heat)))
         advance(index + 1)
-    stream.flush()
 
 
 def annotation_context(classes: ClassList) -> rr.AnnotationContext:

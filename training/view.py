@@ -148,13 +148,27 @@ def _save(
 
     try:
         with replacing(path) as temporary:
+            temporary.touch()  # what keeps it from being written is said here in the system's words
             stream.save(temporary, default_blueprint=blueprint)
             _send(stream, dataset, layers, settings)
+            _flush(stream, path)
             stream.disconnect()
-    except (OSError, RuntimeError) as error:  # rerun's are of the second kind
-        raise UsageError(f"--save {path}: cannot be written ({error}): choose another file, or make room") from None
+    except OSError as error:
+        raise UsageError(f"--save {path}: cannot be written ({error.strerror}): choose another file") from None
     size = path.stat().st_size / 1e6
     console().print(f"{path}: {len(dataset)} frames, {size:.0f} MB; open it with: rerun {path}", markup=False)
+
+
+def _flush(stream: rerun.RecordingStream, path: Path) -> None:
+    """Wait until all is in the file; rerun writes in the background, and says there what it failed with."""
+    from deal_core.errors import UsageError
+
+    try:
+        stream.flush()
+    except RuntimeError as error:
+        raise UsageError(
+            f"--save {path}: cannot be written to its end ({error}): make room, or show fewer frames"
+        ) from None
 
 
 def _serve(

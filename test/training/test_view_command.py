@@ -96,6 +96,19 @@ def test_a_failure_leaves_no_file(deal: Deal, tiny_dataset: Path, tmp_path: Path
     assert done.returncode == 2 and "out.rrd: cannot be written" in done.stderr
 
 
+def test_a_disk_that_fills_up_is_told(deal: Deal, tiny_dataset: Path, tmp_path: Path) -> None:
+    pytest.importorskip("rerun", reason="rerun-sdk is not installed (extra view)")
+    resource = pytest.importorskip("resource", reason="this system has no limit for files")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        done = deal("view", tiny_dataset, "--save", tmp_path / "out.rrd")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done.returncode == 2 and "cannot be written to its end" in done.stderr
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_page_is_served_until_it_is_ended(tiny_dataset: Path) -> None:
     pytest.importorskip("rerun", reason="rerun-sdk is not installed (extra view)")
     port = _two_free_ports()
