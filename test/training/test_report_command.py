@@ -55,20 +55,6 @@ def test_a_folder_that_is_no_run_is_an_error_and_leaves_no_page(tmp_path):
 
 
 @pytest.fixture
-def segmenter(tiny_dataset, tmp_path):
-    """A run folder with the model of a segmenter for the small dataset; its network is random."""
-    from deal_core.data.dataset import Dataset
-    from deal_core.modelfile import ModelInfo, Threshold, save_model
-    from deal_core.models.factory import create_model
-
-    classes = Dataset.open(tiny_dataset).classes
-    arguments = {"encoder": "test_resnet", "weights": "none"}
-    info = ModelInfo("segmenter", arguments, classes, (32, 64), Threshold(0.5, "argmax"))
-    save_model(tmp_path / "student" / "model.safetensors", create_model("segmenter", len(classes), **arguments), info)
-    return tmp_path / "student"
-
-
-@pytest.fixture
 def undrawn(tiny_dataset, tmp_path):
     """The small dataset without the masks that someone drew."""
     path = tmp_path / "undrawn"

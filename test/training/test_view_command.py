@@ -18,20 +18,6 @@ Deal = Callable[..., Any]
 WAIT_S = 60
 
 
-@pytest.fixture
-def segmenter(tiny_dataset: Path, tmp_path: Path) -> Path:
-    """A run folder with a segmenter for the small dataset; its network is random."""
-    from deal_core.data.dataset import Dataset
-    from deal_core.modelfile import ModelInfo, Threshold, save_model
-    from deal_core.models.factory import create_model
-
-    classes = Dataset.open(tiny_dataset).classes
-    arguments = {"encoder": "test_resnet", "weights": "none"}
-    info = ModelInfo("segmenter", arguments, classes, (32, 64), Threshold(0.5, "argmax"))
-    save_model(tmp_path / "student" / "model.safetensors", create_model("segmenter", len(classes), **arguments), info)
-    return tmp_path / "student"
-
-
 def test_without_rerun_it_says_how_to_get_it(deal: Deal, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rerun", None)
     done = deal("view", tiny_dataset)
