@@ -155,11 +155,12 @@ def compare(
     settings = settings or CamSettings()
     if not candidates:
         raise UsageError("expected at least one model or folder of masks to compare, found none")
+    is_drawn = _num_drawn(dataset) > 0
+    dataset = with_masks(dataset) if is_drawn else dataset
     for candidate in candidates:
         check_candidate(candidate, dataset, settings)
     pairs = None
-    if _num_drawn(dataset):
-        dataset = with_masks(dataset)
+    if is_drawn:
         results = _evaluate(candidates, dataset, settings, advance)
     else:
         results, pairs = _agree(candidates, dataset, settings, advance)

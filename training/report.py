@@ -74,7 +74,6 @@ def report(
       deal report runs/deal kitchen_cams runs/robot --dataset kitchen --recording held_out
     """
     from deal_core.errors import UsageError
-    from deal_core.inference import CamSettings
     from deal_core.report import read_run, write_report
     from training.console import console, print_json, track
 
@@ -91,6 +90,8 @@ def report(
         read = [_renamed(run, name[i]) for i, run in enumerate(read)] if name else read
         write_report(read, out, title=title, num_pictures=pictures)
     else:
+        from deal_core.inference import CamSettings
+
         chosen = open_frames(dataset, layout, split, depth, class_ids, recordings, frames)
         scoring = CamSettings(tags=tags.value, device=device)
         with tempfile.TemporaryDirectory(prefix="deal_report_") as work:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from deal_core.data.dataset import Dataset
     from deal_core.inference import CamSettings
     from deal_core.viewing import Layers
+
+_FLUSH_S = 60.0
 
 
 def view(
@@ -94,8 +100,14 @@ def view(
     elif serve:
         _serve(stream, blueprint, port, chosen, layers, settings)
     else:
-        stream.spawn(default_blueprint=blueprint)
+        _spawn(stream, blueprint)
         _send(stream, chosen, layers, settings)
+        try:
+            stream.flush(timeout_sec=_FLUSH_S)
+        except RuntimeError as error:
+            raise UsageError(
+                f"the viewer has not taken the frames ({error}): see what it says above, or use --save or --serve"
+            ) from None
 
 
 def _layers(models: list[Path], masks: list[Path], cams: list[Path]) -> Layers:
@@ -125,13 +137,25 @@ def _different(names: list[str]) -> list[str]:
     return [name if count == 1 else f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
 
 
-def _send(stream: rerun.RecordingStream, dataset: Dataset, layers: Layers, settings: CamSettings) -> None:
+def _send(
+    stream: rerun.RecordingStream,
+    dataset: Dataset,
+    layers: Layers,
+    settings: CamSettings,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Send under a progress bar; `check` is called after every frame."""
     from deal_core.viewing import send_frames
     from training.console import progress
 
     with progress() as bar:
         task = bar.add_task("frames", total=len(dataset))
-        send_frames(stream, dataset, layers, settings, advance=lambda done: bar.update(task, completed=done))
+
+        def advance(done: int) -> None:
+            check()
+            bar.update(task, completed=done)
+
+        send_frames(stream, dataset, layers, settings, advance=advance)
 
 
 def _save(
@@ -147,28 +171,52 @@ def _save(
     from training.console import console
 
     try:
-        with replacing(path) as temporary:
-            temporary.touch()  # what keeps it from being written is said here in the system's words
-            stream.save(temporary, default_blueprint=blueprint)
-            _send(stream, dataset, layers, settings)
-            _flush(stream, path)
-            stream.disconnect()
+        with replacing(path) as temporary, _written(stream, temporary, blueprint) as check:
+            _send(stream, dataset, layers, settings, check)
     except OSError as error:
-        raise UsageError(f"--save {path}: cannot be written ({error.strerror}): choose another file") from None
+        raise UsageError(
+            f"--save {path}: cannot be written ({error.strerror}): choose another file, make room, or show fewer frames"
+        ) from None
     size = path.stat().st_size / 1e6
     console().print(f"{path}: {len(dataset)} frames, {size:.0f} MB; open it with: rerun {path}", markup=False)
 
 
-def _flush(stream: rerun.RecordingStream, path: Path) -> None:
-    """Wait until all is in the file; rerun writes in the background, and says there what it failed with."""
-    from deal_core.errors import UsageError
+@contextmanager
+def _written(
+    stream: rerun.RecordingStream, path: Path, blueprint: rerun.blueprint.Blueprint
+) -> Iterator[Callable[[], None]]:
+    """Write what is sent to the stream within the block; yield what raises OSError once writing has failed.
 
-    try:
-        stream.flush()
-    except RuntimeError as error:
-        raise UsageError(
-            f"--save {path}: cannot be written to its end ({error}): make room, or show fewer frames"
-        ) from None
+    Rerun's own writer may wait for ever once a disk is full. So it writes into a pipe that takes everything, and what
+    comes out of it is written here.
+    """
+    failed: list[OSError] = []
+
+    def check() -> None:
+        if failed:
+            raise failed[0]
+
+    def write(pipe: Path, file: BinaryIO) -> None:
+        with pipe.open("rb", buffering=0) as source:
+            while data := source.read(1 << 20):
+                if not failed:
+                    try:
+                        file.write(data)
+                    except OSError as error:
+                        failed.append(error)
+
+    with path.open("wb") as file, tempfile.TemporaryDirectory(prefix="deal_view_") as folder:
+        pipe = Path(folder) / "pipe.rrd"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=write, args=(pipe, file), daemon=True)
+        writer.start()
+        stream.save(pipe, default_blueprint=blueprint)
+        try:
+            yield check
+        finally:
+            stream.disconnect()
+            writer.join()
+        check()
 
 
 def _serve(
@@ -179,7 +227,6 @@ def _serve(
     layers: Layers,
     settings: CamSettings,
 ) -> None:
-    import threading
     from urllib.parse import quote
 
     import rerun
@@ -194,6 +241,19 @@ def _serve(
         threading.Event().wait()
     except KeyboardInterrupt:
         console().print("ended", markup=False)
+
+
+def _spawn(stream: rerun.RecordingStream, blueprint: rerun.blueprint.Blueprint) -> None:
+    from deal_core.errors import UsageError
+
+    # The viewer is looked for on PATH, where an environment that is not activated is not.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    try:
+        stream.spawn(default_blueprint=blueprint)
+    except RuntimeError as error:
+        raise UsageError(
+            f"the viewer does not start ({str(error).strip().splitlines()[0]}): use --save or --serve"
+        ) from None
 
 
 def _check_free(port: int) -> None:
