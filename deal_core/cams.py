@@ -35,7 +35,7 @@ class ScoreNetwork(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, depth: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return class scores (B, K, h, w) in [0, 1] at the network's stride, and tag probabilities (B, K).
 
         Of CAMs, a class that the network holds absent, with a probability below `TAG_THRESHOLD`, scores 0; the largest
@@ -44,8 +44,9 @@ class ScoreNetwork(nn.Module):
 
         Args:
             image: (B, 3, H, W) RGB in [0, 1].
+            depth: (B, 1, H, W) metres, 0 where unknown; None for a network of colour alone.
         """
-        output: CamOutput | SegmenterOutput = self.network(image)
+        output = _output(self.network, image, depth)
         if isinstance(output, SegmenterOutput):
             scores = output.scores
             return scores, scores.amax(dim=(-2, -1))
@@ -56,6 +57,7 @@ class ScoreNetwork(nn.Module):
 def multi_scale_scores(
     network: nn.Module,
     images: Tensor,
+    depth: Tensor | None = None,
     *,
     tags: Tensor | None = None,
     scales: Sequence[float] = (1.0,),
@@ -74,6 +76,7 @@ def multi_scale_scores(
     Args:
         network: in evaluation mode.
         images: (B, 3, h, w) RGB in [0, 1], at the scale 1.
+        depth: (B, 1, h, w) metres, 0 where unknown; None for a network of colour alone.
         tags: (B, K), 1 where a class is present; classes that are not score 0. Predicted by the network itself,
             with a probability of at least `TAG_THRESHOLD` in the mean of its heads, when left out.
         scales: factors on (h, w).
@@ -90,7 +93,12 @@ def multi_scale_scores(
     logits = torch.zeros(())
     for scale in scales:
         scaled = _rescale(images, scale)
-        output: CamOutput | SegmenterOutput = network(torch.cat([scaled, scaled.flip(-1)]) if flip else scaled)
+        # By nearest neighbour: a mean of two depths is the depth of nothing.
+        scaled_depth = None if depth is None else F.interpolate(depth, scaled.shape[-2:], mode="nearest-exact")
+        if flip:
+            scaled = _with_mirrored(scaled)
+            scaled_depth = None if scaled_depth is None else _with_mirrored(scaled_depth)
+        output = _output(network, scaled, scaled_depth)
         if isinstance(output, SegmenterOutput):
             found, seen = output.scores / passes, None
         else:
@@ -134,6 +142,15 @@ def normalise(activation: Tensor, present: Tensor, normalisation: Normalisation 
     maximum = activation.amax(dim=(-2, -1), keepdim=True)
     scores = activation / maximum.where(maximum > 0, 1.0)
     return scores * present[:, :, None, None].to(scores.dtype)
+
+
+def _output(network: nn.Module, image: Tensor, depth: Tensor | None) -> CamOutput | SegmenterOutput:
+    output: CamOutput | SegmenterOutput = network(image) if depth is None else network(image, depth)
+    return output
+
+
+def _with_mirrored(images: Tensor) -> Tensor:
+    return torch.cat([images, images.flip(-1)])
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

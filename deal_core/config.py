@@ -244,6 +244,9 @@ class ClipSettings(Settings):
 
     below: NotNegative = 1.2
     """Mean loss of a batch from which on is clipped; 0 never clips."""
+    start: Fraction = 0.5
+    """Share of the training before which nothing is clipped. A class that is rare or learned late has a large loss at
+    first, as a wrong mask has later."""
     cells: Annotated[Whole, Field(ge=1, le=16)] = 4
     """Along each side of the grid over the images in whose cells the mean is taken."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +22,11 @@ from deal_core.data.sample import UNLABELLED, Sample
 from deal_core.data.source import open_dataset
 from deal_core.data.transforms import TensorSample
 from deal_core.errors import ConfigError, DatasetError
-from deal_core.evaluation import MaskEvaluator, MaskScore, predict_mask
+from deal_core.evaluation import MaskEvaluator, MaskScore, predict_mask, score_to_json
 from deal_core.inference import CamSettings, score_frames, with_masks
 from deal_core.losses.clipping import clipped_cross_entropy
 from deal_core.modelfile import LoadedModel, ModelInfo, Threshold, save_model
-from deal_core.models.factory import create_model, is_segmenter
+from deal_core.models.factory import create_model, is_segmenter, uses_depth
 from deal_core.models.output import SegmenterOutput
 from deal_core.refine.background import ARGMAX_THRESHOLD
 from deal_core.trainer import (
@@ -41,7 +42,11 @@ from deal_core.trainer import (
     fit,
     leave_unused_alone,
     plain_batches,
+    write_whole,
 )
+
+REPORT_FILE = "distill.json"
+"""In the run folder: what `DistillResult.to_json` says."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class DistillResult:
         held_out_frames: how many were not.
         agreement: of the segmenter with the masks it was not trained on, of the held-out frames; None without any.
         drawn: of the segmenter with the masks that somebody drew for held-out frames; None without any.
+        agreement_without_depth: as `agreement`, of a segmenter that uses depth and gets none; None for another.
+        drawn_without_depth: as `drawn`, of a segmenter that uses depth and gets none; None for another.
     """
 
     model: Path
@@ -65,6 +72,27 @@ class DistillResult:
     held_out_frames: int
     agreement: MaskScore | None
     drawn: MaskScore | None
+    agreement_without_depth: MaskScore | None = None
+    drawn_without_depth: MaskScore | None = None
+
+    def scores(self) -> dict[str, MaskScore]:
+        """Return the scores that there are, by name."""
+        names = ("agreement", "drawn", "agreement_without_depth", "drawn_without_depth")
+        found = {name: getattr(self, name) for name in names}
+        return {name: score for name, score in found.items() if score is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON; scores that there are none of are null."""
+        return {
+            "model": str(self.model),
+            "steps": self.steps,
+            "resumed_from": self.resumed_from,
+            "training_frames": self.training_frames,
+            "held_out_frames": self.held_out_frames,
+            "agreement": None,
+            "drawn": None,
+            **{name: score_to_json(score) for name, score in self.scores().items()},
+        }
 
 
 def distill(settings: DistillSettings, report: Callable[[Progress], None] = lambda progress: None) -> DistillResult:
@@ -73,13 +101,14 @@ def distill(settings: DistillSettings, report: Callable[[Progress], None] = lamb
     Raises:
         DatasetError: the dataset cannot be read; or masks are missing, damaged, of another size or for other classes.
         ConfigError: the network is no segmenter, the run folder holds another run, or the settings do not fit the
-            data, the network or this machine.
+            data, the network or this machine; or the network uses depth and there is none in metres.
         ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
     """
     if not is_segmenter(settings.model.name):
         raise ConfigError(f"model.name: expected segmenter, found {settings.model.name}, which `deal train` trains")
     fabric = create_fabric(settings)
     dataset = open_dataset(settings.data)
+    _check_depth(dataset, settings)
     frames, held_out = _labelled_frames(dataset, settings)
     check_batch_size(settings, len(frames), fabric.world_size)
     torch.manual_seed(settings.seed)
@@ -101,9 +130,15 @@ def distill(settings: DistillSettings, report: Callable[[Progress], None] = lamb
     if fabric.is_global_zero:
         save_model(model, network, info)
     fabric.barrier()
+    scored = LoadedModel(network, info, sha256="")
+    how = CamSettings(tags="predicted", flip=False, device=str(fabric.device))
     with evaluating(network):
-        agreement, drawn = _scores(LoadedModel(network, info, sha256=""), held_out, str(fabric.device))
-    return DistillResult(model, done.steps, done.resumed_from, len(frames), len(held_out), agreement, drawn)
+        scores = _scores(scored, held_out, how)
+        without_depth = _scores(scored, held_out, replace(how, depth_fails=True)) if info.uses_depth else (None, None)
+    result = DistillResult(model, done.steps, done.resumed_from, len(frames), len(held_out), *scores, *without_depth)
+    if fabric.is_global_zero:
+        write_whole(settings.output / REPORT_FILE, json.dumps(result.to_json(), indent=2) + "\n")
+    return result
 
 
 class MaskObjective(nn.Module):
@@ -119,10 +154,16 @@ class MaskObjective(nn.Module):
         self.network = network
         self.clip = clip
 
-    def forward(self, batch: TensorSample) -> dict[str, Tensor]:
-        """Return `loss` and `clipped`, the share of the labelled pixels whose loss was cut."""
+    def forward(self, batch: TensorSample, position: float) -> dict[str, Tensor]:
+        """Return `loss` and `clipped`, the share of the labelled pixels whose loss was cut.
+
+        Args:
+            batch: with masks.
+            position: in [0, 1), of the training.
+        """
         logits, mask = _logits_and_mask(self.network, batch)
-        loss, clipped = clipped_cross_entropy(logits, mask, below=self.clip.below, cells=self.clip.cells)
+        below = self.clip.below if position >= self.clip.start else 0.0
+        loss, clipped = clipped_cross_entropy(logits, mask, below=below, cells=self.clip.cells)
         return {"loss": loss, "clipped": clipped}
 
 
@@ -136,7 +177,7 @@ def distill_step(
 ) -> dict[str, float]:
     """Make one optimiser step and return the losses of this process as plain numbers."""
     rate = begin_step(fabric, optimizer, state, settings)
-    return {**end_step(fabric, optimizer, objective(batch), state), "lr": rate}
+    return {**end_step(fabric, optimizer, objective(batch, state.step / state.total_steps), state), "lr": rate}
 
 
 @dataclass(frozen=True)
@@ -188,7 +229,8 @@ def watch(
 def _logits_and_mask(network: nn.Module, batch: TensorSample) -> tuple[Tensor, Tensor]:
     """Return the logits (B, K + 1, H, W) at the size of the masks (B, H, W)."""
     assert batch.mask is not None  # only views with a mask were asked for
-    output: SegmenterOutput = network(batch.image.contiguous(memory_format=torch.channels_last))
+    image = batch.image.contiguous(memory_format=torch.channels_last)
+    output: SegmenterOutput = network(image, batch.depth if network.uses_depth else None)
     return F.interpolate(output.logits, batch.mask.shape[1:], mode="bilinear", align_corners=False), batch.mask
 
 
@@ -209,11 +251,28 @@ def _labelled_frames(dataset: Dataset, settings: DistillSettings) -> tuple[Label
     return LabelledFrames(train, folder), LabelledFrames(held_out, folder)
 
 
-def _scores(model: LoadedModel, held_out: LabelledFrames, device: str) -> tuple[MaskScore | None, MaskScore | None]:
+def _check_depth(dataset: Dataset, settings: DistillSettings) -> None:
+    if not uses_depth(settings.model.name, settings.model.arguments):
+        return
+    if not dataset.has_depth:
+        raise ConfigError(
+            f"{settings.data.path} has no depth, which the network uses (model.arguments.inputs=rgbd): record depth, "
+            "or train on colour alone (inputs=rgb)"
+        )
+    if dataset.depth_kind != "metric":
+        raise ConfigError(
+            f"{settings.data.depth} holds {dataset.depth_kind} depth; a network that uses depth (model.arguments.inputs"
+            "=rgbd) expects metres, as the robot's sensor gives: leave data.depth out, or train on colour alone"
+        )
+
+
+def _scores(
+    model: LoadedModel, held_out: LabelledFrames, settings: CamSettings
+) -> tuple[MaskScore | None, MaskScore | None]:
     """Return how the segmenter, as on the robot, agrees with the held-out masks, and with those that were drawn."""
     classes, threshold = model.info.classes, model.info.threshold
     ours, drawn = MaskEvaluator(len(classes)), MaskEvaluator(len(classes))
-    for frame in score_frames(model, held_out.dataset, CamSettings(tags="predicted", flip=False, device=device)):
+    for frame in score_frames(model, held_out.dataset, settings):
         found, labelled = predict_mask(frame.scores, None, threshold.value), held_out.with_mask(frame.sample)
         for masks, truth in ((ours, labelled.mask), (drawn, frame.sample.mask)):
             if truth is not None:
@@ -232,7 +291,8 @@ def _try_out(network: nn.Module, settings: DistillSettings) -> None:
     size = settings.data.image_size
     try:
         with evaluating(network), torch.enable_grad():
-            output: SegmenterOutput = network(torch.zeros(1, 3, *size))
+            depth = torch.zeros(1, 1, *size) if network.uses_depth else None
+            output: SegmenterOutput = network(torch.zeros(1, 3, *size), depth)
             output.logits.sum().backward()
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,13 +1,15 @@
-"""A model as ONNX: the network from RGB to class scores, checked, with its classes and threshold in the file.
+"""A model as ONNX: the network from RGB (and depth) to class scores, checked, with its classes and threshold inside.
 
-Input `image`: (B, 3, H, W) float32, RGB in [0, 1], any B, at the size the file was made for. Outputs: `scores`
-(B, K, h, w) in [0, 1] at the network's stride, 0 for classes the network holds absent, and `tags` (B, K), the
-probability that a class is there. Normalisation of the colours is inside.
+Input `image`: (B, 3, H, W) float32, RGB in [0, 1], any B, at the size the file was made for. Of a model that uses
+depth, input `depth`: (B, 1, H, W) float32, metres, 0 where unknown. Outputs: `scores` (B, K, h, w) in [0, 1] at the
+network's stride, 0 for classes the network holds absent, and `tags` (B, K), the probability that a class is there.
+Normalisation of colours and depth is inside.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import warnings
@@ -82,14 +84,15 @@ def export_onnx(model: LoadedModel, input_size: tuple[int, int] | None = None) -
     info = dataclasses.replace(model.info, input_size=input_size or model.info.input_size)
     onnx = import_onnx()
     network = ScoreNetwork(model.network).eval().requires_grad_(False)
+    inputs = input_channels(info)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet("torch.onnx"), torch.no_grad():
             program = torch.onnx.export(
                 network,
-                (torch.rand(2, 3, *info.input_size),),
-                input_names=["image"],
+                tuple(torch.rand(2, channels, *info.input_size) for channels in inputs.values()),
+                input_names=list(inputs),
                 output_names=["scores", "tags"],
-                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+                dynamic_shapes={name: {0: torch.export.Dim("batch")} for name in inputs},
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
@@ -105,10 +108,15 @@ def export_onnx(model: LoadedModel, input_size: tuple[int, int] | None = None) -
         data: bytes = graph.SerializeToString()
     except ValueError as error:  # protobuf ends at 2 GB
         raise BackendError(f"'{info.architecture}' cannot be written as ONNX: {error}") from error
-    return Exported(data, info, check_against_torch(data, network, info.input_size))
+    return Exported(data, info, check_against_torch(data, network, info))
 
 
-def check_against_torch(data: bytes, network: ScoreNetwork, input_size: tuple[int, int]) -> float:
+def input_channels(info: ModelInfo) -> dict[str, int]:
+    """Return the channels of each input of the ONNX model, by name."""
+    return {"image": 3, "depth": 1} if info.uses_depth else {"image": 3}
+
+
+def check_against_torch(data: bytes, network: ScoreNetwork, info: ModelInfo) -> float:
     """Return the largest difference of scores and tags between an ONNX model and the network, on random images.
 
     Maps of a class whose tag is as good as on its threshold are left out: they may be there in one and not in the
@@ -119,10 +127,10 @@ def check_against_torch(data: bytes, network: ScoreNetwork, input_size: tuple[in
     """
     session = open_session(data)
     largest = 0.0
-    for images in _random_images(input_size):
-        scores, tags = session.run(["scores", "tags"], {"image": images.numpy()})
+    for inputs in _random_inputs(info):
+        scores, tags = session.run(["scores", "tags"], {name: values.numpy() for name, values in inputs.items()})
         with torch.no_grad():
-            expected_scores, expected_tags = (t.numpy() for t in network(images))
+            expected_scores, expected_tags = (t.numpy() for t in network(**inputs))
         sure = np.abs(expected_tags - TAG_THRESHOLD) > _NEAR
         gap = np.abs(scores - expected_scores)[sure]
         largest = max(largest, float(np.abs(tags - expected_tags).max()), float(gap.max()) if gap.size else 0.0)
@@ -169,13 +177,20 @@ def read_onnx(path: Path) -> OnnxModel:
     opsets = [entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")]
     if opsets != [OPSET]:
         raise ModelFileError(f"{path}: expected ONNX opset {OPSET}, found {opsets}; {again}")
+    if header.graph_sha256 not in ("", _graph_sha256(graph)):  # "" is of files from before it was written
+        raise ModelFileError(f"{path}: damaged, its network is not what `deal export` wrote; copy it again, or {again}")
     _check_shapes(path, graph, info)
     return OnnxModel(data, info, header.model_sha256, header.precision)
 
 
 def describe(graph: Any, info: ModelInfo, model_sha256: str, precision: str) -> None:
-    """Write into an ONNX graph what describes the model."""
-    header = {"format_version": FORMAT_VERSION, "model_sha256": model_sha256, "precision": precision}
+    """Write into an ONNX graph what describes the model, and by what damage to its network is noticed."""
+    header = {
+        "format_version": FORMAT_VERSION,
+        "model_sha256": model_sha256,
+        "precision": precision,
+        "graph_sha256": _graph_sha256(graph),
+    }
     import_onnx().helper.set_model_props(graph, {**info_to_metadata(info), _KEY: json.dumps(header)})
     graph.producer_name = "deal export"
 
@@ -200,10 +215,16 @@ class _Header(BaseModel):
     format_version: int
     model_sha256: str
     precision: str
+    graph_sha256: str = ""
+
+
+def _graph_sha256(graph: Any) -> str:
+    return hashlib.sha256(graph.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _check_shapes(path: Path, graph: Any, info: ModelInfo) -> None:
-    expected = {"image": (3, *info.input_size), "scores": (len(info.classes),), "tags": (len(info.classes),)}
+    inputs = {name: (channels, *info.input_size) for name, channels in input_channels(info).items()}
+    expected = {**inputs, "scores": (len(info.classes),), "tags": (len(info.classes),)}
     found = {
         value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)[1:]
         for value in (*graph.graph.input, *graph.graph.output)
@@ -217,19 +238,29 @@ def _check_shapes(path: Path, graph: Any, info: ModelInfo) -> None:
             )
 
 
-def _random_images(size: tuple[int, int]) -> Iterator[Tensor]:
-    """Yield batches of several sizes: noise, and soft blobs of colour, which make a network see more."""
+def _random_inputs(info: ModelInfo) -> Iterator[dict[str, Tensor]]:
+    """Yield batches of several sizes: noise, and soft blobs, which make a network see more; depth has holes."""
     generator = torch.Generator().manual_seed(0)
+
+    def noise(batch: int, channels: int) -> Tensor:
+        return torch.rand(batch, channels, *info.input_size, generator=generator)
+
+    def blobs(batch: int, channels: int) -> Tensor:
+        few = torch.rand(batch, channels, 5, 7, generator=generator)
+        return torch.nn.functional.interpolate(few, info.input_size, mode="bicubic", align_corners=False).clamp(0, 1)
+
     for batch in (1, 3):
-        yield torch.rand(batch, 3, *size, generator=generator)
-        blobs = torch.rand(batch, 3, 5, 7, generator=generator)
-        yield torch.nn.functional.interpolate(blobs, size, mode="bicubic", align_corners=False).clamp(0, 1)
+        for make in (noise, blobs):
+            inputs = {name: make(batch, channels) for name, channels in input_channels(info).items()}
+            if "depth" in inputs:
+                inputs["depth"] = (3 * inputs["depth"] - 0.5).clamp(min=0)
+            yield inputs
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's advice to developers from a user's terminal."""
-    logger = logging.getLogger("torch.onnx")
+def quiet(name: str) -> Iterator[None]:
+    """Keep a library's advice to developers, given to the logger of this name, from a user's terminal."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

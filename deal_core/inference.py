@@ -18,7 +18,7 @@ from deal_core.data.sample import UNLABELLED, Float32Array, Sample, UInt8Array
 from deal_core.data.transforms import resize_sample, to_tensors
 from deal_core.errors import DatasetError, ModelFileError, UsageError
 from deal_core.evaluation import EvaluationResult, MaskEvaluator, ThresholdSweep, predict_mask
-from deal_core.modelfile import LoadedModel, Threshold
+from deal_core.modelfile import LoadedModel, ModelInfo, Threshold
 from deal_core.pictures import PictureWriter, choose_frames
 from deal_core.refine.background import ARGMAX_THRESHOLD
 from deal_core.refine.refinement import (
@@ -52,6 +52,7 @@ class CamSettings:
         size: what a scale of 1 is: the "model" file's input size, or the "image" as it is, as papers have it.
         normalise: of each class map, see `deal_core.cams.normalise`.
         refine: refinement of the scores; None is none.
+        depth_fails: keep depth from a network that uses it, as where the sensor fails.
 
     A segmenter says itself what is there: `tags` and `normalise` are for CAM networks.
     """
@@ -64,6 +65,7 @@ class CamSettings:
     size: ImageSize = "model"
     normalise: Normalisation = "max"
     refine: RefineSettings | None = None
+    depth_fails: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,23 +97,10 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
     for start in range(0, len(dataset), at_once):
         samples = [dataset.load(i) for i in range(start, min(start + at_once, len(dataset)))]
         with torch.inference_mode():
-            batch = _batch_scores(network, samples, model.info.input_size, device, settings)
-            for sample, scores in zip(samples, batch, strict=True):
-                if not torch.isfinite(scores).all():
-                    raise ModelFileError(
-                        f"{sample.key}: the network's class scores are not finite; its training has diverged: train "
-                        "again with a lower learning rate"
-                    )
-                refined = refine_scores(
-                    sample.image,
-                    _resize(scores, sample.image.shape[:2]).clamp(0, 1),
-                    settings.refine,
-                    threshold=model.info.threshold.value,
-                    depth=sample.depth,
-                    depth_valid=sample.depth_valid,
-                    depth_kind=dataset.depth_kind,
-                )
-                yield ScoredFrame(sample, refined.cpu().numpy())
+            batch = _batch_scores(network, samples, model.info, device, settings)
+        # Nothing is yielded within the mode: of two iterators that take turns, one would leave the other's switched on.
+        for sample, scores in zip(samples, batch, strict=True):
+            yield ScoredFrame(sample, _finished(model, dataset, settings, sample, scores))
 
 
 def decision_threshold(model: LoadedModel, settings: CamSettings) -> Threshold:
@@ -269,12 +258,19 @@ def check_use(model: LoadedModel, dataset: Dataset, settings: CamSettings) -> No
 
     Raises:
         ModelFileError: classes or their order differ from the dataset's; the message shows both.
-        UsageError: the refinement needs depth and the dataset has none.
+        UsageError: the refinement needs depth and the dataset has none, the network uses metres and the dataset's
+            depth is not in metres, or depth shall be kept from a network that does not use it.
     """
     if model.info.classes.names != dataset.classes.names:
         raise ModelFileError(
             f"the model is for the classes {', '.join(model.info.classes.names)}, but {dataset.path} has "
             f"{', '.join(dataset.classes.names)}"
+        )
+    if settings.depth_fails and not model.info.uses_depth:
+        raise UsageError("depth can be kept only from a model that uses it, and this one sees colour alone")
+    if model.info.uses_depth and not settings.depth_fails and dataset.depth_kind != "metric":
+        raise UsageError(
+            f"the model uses depth in metres, and that of {dataset.path} is {dataset.depth_kind}: use the sensor's"
         )
     if needs_depth(settings.refine) and len(dataset) and not dataset.has_depth:
         raise UsageError(
@@ -283,20 +279,45 @@ def check_use(model: LoadedModel, dataset: Dataset, settings: CamSettings) -> No
         )
 
 
+@torch.inference_mode()
+def _finished(
+    model: LoadedModel, dataset: Dataset, settings: CamSettings, sample: Sample, scores: Tensor
+) -> Float32Array:
+    """Return the scores (K, h, w) of a network refined, at the size of the image."""
+    if not torch.isfinite(scores).all():
+        raise ModelFileError(
+            f"{sample.key}: the network's class scores are not finite; its training has diverged: train again with a "
+            "lower learning rate"
+        )
+    refined = refine_scores(
+        sample.image,
+        _resize(scores, sample.image.shape[:2]).clamp(0, 1),
+        settings.refine,
+        threshold=model.info.threshold.value,
+        depth=sample.depth,
+        depth_valid=sample.depth_valid,
+        depth_kind=dataset.depth_kind,
+    )
+    finished: Float32Array = refined.cpu().numpy()
+    return finished
+
+
 def _batch_scores(
     network: torch.nn.Module,
     samples: Sequence[Sample],
-    input_size: tuple[int, int],
+    info: ModelInfo,
     device: str,
     settings: CamSettings,
 ) -> Tensor:
     """Return (B, K, h, w) scores at the network's input size, or at that of the only image."""
-    sized = [resize_sample(s, input_size) for s in samples] if settings.size == "model" else samples
+    sized = [resize_sample(s, info.input_size) for s in samples] if settings.size == "model" else samples
     tensors = [to_tensors(s) for s in sized]
     images = torch.stack([t.image for t in tensors]).to(device, memory_format=torch.channels_last)
+    sees_depth = info.uses_depth and not settings.depth_fails
     return multi_scale_scores(
         network,
         images,
+        torch.stack([t.depth for t in tensors]).to(device) if sees_depth else None,
         tags=torch.stack([t.tags for t in tensors]).to(device) if settings.tags == "given" else None,
         scales=settings.scales,
         flip=settings.flip,
@@ -319,6 +340,7 @@ def _details(model: LoadedModel, settings: CamSettings) -> dict[str, str]:
         "size": settings.size,
         "normalise": of_network if model.info.is_segmenter else settings.normalise,
         "refine": refinement_name(settings.refine),
+        **({"depth": "none" if settings.depth_fails else "of the frames"} if model.info.uses_depth else {}),
     }
 
 

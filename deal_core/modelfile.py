@@ -22,7 +22,7 @@ from deal_core.data.class_json import classes_from_json, classes_to_json
 from deal_core.data.sample import ClassList
 from deal_core.errors import ConfigError, DatasetError, ModelFileError
 from deal_core.files import replacing
-from deal_core.models.factory import create_model, is_segmenter
+from deal_core.models.factory import create_model, is_segmenter, uses_depth
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "deal"
@@ -62,6 +62,11 @@ class ModelInfo:
     def is_segmenter(self) -> bool:
         """Whether scores are probabilities against the background, and not relative to the largest of their map."""
         return is_segmenter(self.architecture)
+
+    @property
+    def uses_depth(self) -> bool:
+        """Whether the network sees depth beside colour; it works without."""
+        return uses_depth(self.architecture, self.arguments)
 
 
 @dataclass(frozen=True, eq=False)

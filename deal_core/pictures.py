@@ -302,7 +302,6 @@ class SummaryFrame:
         depth: (H, W) metres.
         truth: (H, W) ids.
         predictions: one (H, W) mask a run, in the order of the figure's runs.
-        heats: one (H, W) map in [0, 1] a run (its strongest CAM), or none at all.
         depth_valid: (H, W) bool; finite and positive depth when left out.
     """
 
@@ -310,7 +309,6 @@ class SummaryFrame:
     depth: Float32Array
     truth: UInt8Array
     predictions: Sequence[UInt8Array]
-    heats: Sequence[npt.NDArray[Any]] = ()
     depth_valid: BoolArray | None = None
 
 
@@ -331,7 +329,7 @@ def summary_figure(
     title: str = "",
     max_bytes: int = 500_000,
 ) -> Path:
-    """Write one PNG: a row a frame; image, depth edges, each run's CAM (where given) and masks, and the truth.
+    """Write one PNG: a row a frame; image, depth edges, each run's masks, and the truth.
 
     Args:
         path: the PNG to write.
@@ -342,16 +340,13 @@ def summary_figure(
         max_bytes: the resolution is lowered until the file is no larger.
 
     Raises:
-        ValueError: no frame, a frame with another number of predictions than runs, or with only some CAMs.
+        ValueError: no frame, a frame with another number of predictions than runs.
     """
     if not frames:
         raise ValueError("expected at least one frame, found none")
     for frame in frames:
-        if len(frame.predictions) != len(runs) or len(frame.heats) not in (0, len(runs)):
-            raise ValueError(
-                f"expected {len(runs)} predictions and 0 or {len(runs)} heats a frame, "
-                f"found {len(frame.predictions)} and {len(frame.heats)}"
-            )
+        if len(frame.predictions) != len(runs):
+            raise ValueError(f"expected {len(runs)} predictions a frame, found {len(frame.predictions)}")
     with replacing(path) as temporary:
         for dpi in (160, 130, 110, 90, 75, 60, 45):
             _draw_summary(temporary, frames, runs, classes, title, dpi)
@@ -373,12 +368,8 @@ def _draw_summary(
     from matplotlib.patches import Patch
     from PIL import Image
 
-    with_heat = bool(frames[0].heats)
     columns = [("Image", ""), ("Depth edges", "")]
-    for run in runs:
-        figure_text = f"{100 * run.miou:.1f} mIoU"
-        columns += [(f"{run.title}: CAM", "")] if with_heat else []
-        columns += [(run.title, figure_text)]
+    columns += [(run.title, f"{100 * run.miou:.1f} mIoU") for run in runs]
     columns.append(("Truth", ""))
     height, width = frames[0].image.shape[:2]
     cell_width = 1.9
@@ -436,12 +427,9 @@ def _few_colors(page: PILImage, classes: ClassList) -> PILImage:
 
 
 def _summary_row(frame: SummaryFrame, classes: ClassList) -> list[UInt8Array]:
-    pictures = [frame.image, depth_edge_picture(frame.depth, frame.depth_valid)]
-    for index, prediction in enumerate(frame.predictions):
-        if frame.heats:
-            pictures.append(heat_overlay(frame.image, frame.heats[index]))
-        pictures.append(mask_overlay(frame.image, prediction, classes))
-    return [*pictures, mask_overlay(frame.image, frame.truth, classes)]
+    edges = depth_edge_picture(frame.depth, frame.depth_valid)
+    masks = (mask_overlay(frame.image, mask, classes) for mask in (*frame.predictions, frame.truth))
+    return [frame.image, edges, *masks]
 
 
 def _read_entry(folder: Path, entry: Mapping[str, Any]) -> Picture:

@@ -457,7 +457,7 @@ class RunLog:
 
         path = folder / HISTORY_FILE
         kept = "".join(line + "\n" for line in _history_lines(path, resumed_from))
-        _write_whole(path, kept)
+        write_whole(path, kept)
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_from + 1)
 
@@ -667,7 +667,7 @@ def _prepare_folder(settings: RunSettings) -> None:
             raise ConfigError(
                 f"{settings.output}: holds a run with other settings ({told}); choose another output, or delete it"
             )
-    _write_whole(path, text)
+    write_whole(path, text)
 
 
 def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -687,7 +687,12 @@ def _history_lines(path: Path, last_step: int) -> Iterator[str]:
             continue
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file of a run folder; the name appears only when the file is whole.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     try:
         with replacing(path, per_process=False) as temporary:
             temporary.write_text(text, encoding="utf-8")

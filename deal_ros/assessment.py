@@ -239,6 +239,8 @@ def _judge_results(now: WorkSnapshot, before: WorkSnapshot, elapsed_s: float, li
             f"{results.inference_ms.p50:.0f} ms a frame, and {_rate(frames, elapsed_s)} come a second; "
             "use a GPU, a smaller network or input, or set max_rate_hz"
         )
+    if published and now.model_lacks_depth:
+        return Level.WARN, "the model uses depth and works without it: depth_mode is off"
     if published and results.valid_depth <= limits.warn_valid_depth:
         if results.valid_depth == 0:
             return Level.WARN, "no pixel of the last depth image has a measurement"

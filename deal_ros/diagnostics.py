@@ -168,6 +168,7 @@ class WorkSnapshot:
         depth_mode: what is wanted of depth now; "off" where nothing needs optional depth.
         missed: frames that lacked something for an output that somebody listens to.
         missing: what the last frame lacked, a sentence each.
+        model_lacks_depth: whether the model uses depth that is switched off.
     """
 
     inputs: tuple[InputSnapshot, ...]
@@ -178,6 +179,7 @@ class WorkSnapshot:
     depth_mode: str = "off"
     missed: int = 0
     missing: tuple[str, ...] = ()
+    model_lacks_depth: bool = False
 
 
 @dataclass(frozen=True)

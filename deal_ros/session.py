@@ -122,6 +122,7 @@ class SegmentationSession:
             depth_mode=self.pipeline.depth_mode.value,
             missed=self._outputs.missed,
             missing=self._outputs.missing,
+            model_lacks_depth=self._segmenter.uses_depth and self.pipeline.depth_mode is DepthMode.OFF,
         )
 
     def _wanted_depth(self) -> DepthMode:

@@ -28,6 +28,18 @@ IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 STRING, CAMERA_INFO = "std_msgs/msg/String", "sensor_msgs/msg/CameraInfo"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not on_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="there is no GPU on this machine"))
+
+
 @dataclass(frozen=True)
 class RealFrames:
     """Ten real frames of one tabletop: pairs in millimetres, drawn masks, classes and camera."""
@@ -223,4 +235,21 @@ def tiny_dataset(tiny_recording: Path, tmp_path_factory: pytest.TempPathFactory)
 
     path = tmp_path_factory.mktemp("datasets") / "tiny"
     extract_recording(tiny_recording, path, ExtractOptions())
+    return path
+
+
+@pytest.fixture(scope="session")
+def rgbd_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of a random segmenter that uses depth; read only."""
+    import torch
+
+    from deal_core.data.sample import ClassList
+    from deal_core.modelfile import ModelInfo, Threshold, save_model
+    from deal_core.models.factory import create_model
+
+    torch.manual_seed(1)
+    arguments = {"encoder": "test_resnet", "inputs": "rgbd"}
+    info = ModelInfo("segmenter", arguments, ClassList(("mug", "drill", "box")), (48, 64), Threshold(0.5, "argmax"))
+    path = tmp_path_factory.mktemp("rgbd") / "model.safetensors"
+    save_model(path, create_model("segmenter", 3, **arguments), info)
     return path

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +20,33 @@ from training.settings import config_folder
 if TYPE_CHECKING:
     from deal_core.data.dataset import Dataset
     from deal_core.evaluation import EvaluationResult, MaskScore
+    from deal_core.inference import CamSettings
 
 _MARKER = ".deal-demo"
 _TRAIN, _HELD_OUT = "train", "held_out"
+BASELINE, DEAL, PSEUDO, DISTILLED, FULL = "baseline", "DEAL", "pseudo masks", "distilled", "drawn masks"
+_NEEDS = {BASELINE: "colour, tags", DEAL: "colour, tags", PSEUDO: "colour, depth, tags"}
+"""What masks of a held-out frame are made from; the other networks see colour alone."""
+MODEL_FILE = "model.safetensors"
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes; replaced if a demo made it.")] = Path(
         "demo_output"
     ),
-    scenes: Annotated[int, typer.Option(min=4, help="Tabletops to train on; 6 views each.")] = 150,
-    epochs: Annotated[int, typer.Option(min=1, help="Of each of the two trainings.")] = 16,
+    scenes: Annotated[int, typer.Option(min=4, help="Tabletops to train on; 6 views each.")] = 100,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each of the four trainings.")] = 12,
     seed: Annotated[int, typer.Option(min=0)] = 11,
-    config: Annotated[Path | None, typer.Option(help="Training settings; config/demo.yaml if left out.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings of the CAM networks; config/demo.yaml if left out.")] = (
+        None
+    ),
+    student: Annotated[
+        Path | None, typer.Option(help="Settings of the run-time network; config/demo_distill.yaml if left out.")
+    ] = None,
 ) -> None:
-    """Record synthetic scenes, train with and without DEAL, compare, and segment through a real ROS 2 node.
+    """Record synthetic scenes, train from tags and depth, distil, and segment through a real ROS 2 node.
+
+    Shows what each step brings, beside the same network trained on drawn masks.
 
     Example: deal demo --out demo_output
     """
@@ -44,21 +57,54 @@ def demo(
 
     started = time.monotonic()
     folder = _fresh_folder(out)
-    say("1/5 record: synthetic tabletops, tags and depth as a RealSense would give")
+    say("1/7 record: synthetic tabletops, tags and depth as a RealSense would give")
     recordings = _record(folder / "recordings", scenes, seed)
-    say("2/5 extract: recordings into a dataset")
+    say("2/7 extract: recordings into a dataset")
     dataset = _extract(recordings, folder / "dataset")
-    say("3/5 train from tags and depth: the same schedule without and with the depth edge alignment loss")
-    models = _train(dataset, folder / "runs", config or config_folder() / "demo.yaml", epochs, seed)
-    say("4/5 evaluate on scenes never seen")
-    results = _evaluate(models, dataset)
-    say("5/5 run: a ROS 2 node segments the held-out recording, pair by pair, over DDS")
-    node = _run_node(models["DEAL"], recordings[_HELD_OUT], dataset, folder / "node")
-    report, picture = _show(results, models, dataset, folder)
+    made = _Making(dataset, folder / "runs", epochs, seed)
+    say("3/7 train from tags and depth: the same schedule without and with the depth edge alignment loss")
+    cams = config or config_folder() / "demo.yaml"
+    deal = made.run_folder(DEAL) / MODEL_FILE
+    made.deal({BASELINE: ["train", str(cams), "deal.weight=0"], DEAL: ["train", str(cams)]})
+    say("4/7 pseudo masks: the CAMs of DEAL, brought to what is connected in depth")
+    masks = folder / "masks"
+    _make_masks(deal, dataset, masks)
+    say("5/7 distil: a network for the robot from pseudo masks, and the same one from drawn masks, as a bound")
+    small = str(student or config_folder() / "demo_distill.yaml")
+    made.deal(
+        {
+            DISTILLED: ["distill", small, f"masks={masks}"],
+            FULL: ["distill", small, "masks=drawn", "clip.below=0"],  # drawn masks are right
+        }
+    )
+    say("6/7 evaluate on scenes never seen")
+    stages = _stages(made)
+    results = _evaluate(stages, dataset)
+    say("7/7 run: a ROS 2 node segments the held-out recording with the distilled network, pair by pair, over DDS")
+    model = made.run_folder(DISTILLED) / MODEL_FILE
+    node = _run_node(model, recordings[_HELD_OUT], dataset, folder / "node")
+    report, picture = _show(stages, results, dataset, folder)
     _print_summary(results, node)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    found = f"  report:  {report}\n  picture: {picture}\n  model:   {models['DEAL']}"
+    found = f"  report:  {report}\n  picture: {picture}\n  model:   {model}"
     console().print(f"\ndone in {minutes} min {seconds} s\n{found}", markup=False)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step between tags and robot.
+
+    Args:
+        name: in tables and pictures.
+        model: whose masks are measured.
+        folder: where its evaluation lies.
+        settings: how the masks are made.
+    """
+
+    name: str
+    model: Path
+    folder: Path
+    settings: CamSettings
 
 
 @dataclass(frozen=True)
@@ -98,36 +144,45 @@ def _extract(recordings: dict[str, Path], out: Path) -> Path:
     return out
 
 
-def _train(dataset: Path, runs: Path, config: Path, epochs: int, seed: int) -> dict[str, Path]:
-    """Train both networks side by side, each a `deal train` of its own: small networks use one core well, two badly."""
-    import os
+@dataclass(frozen=True)
+class _Making:
+    """Trainings on the demo's dataset."""
 
-    from training.console import progress
+    dataset: Path
+    runs: Path
+    epochs: int
+    seed: int
 
-    common = [f"data.path={dataset}", f"data.recordings=[{_TRAIN}]", f"epochs={epochs}", f"seed={seed}"]
-    variants = {"baseline": ["deal.weight=0"], "DEAL": []}
-    folders = {name: runs / name.lower() for name in variants}
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max((os.cpu_count() or 2) // len(variants), 1))}
-    runs.mkdir(parents=True)
-    with ExitStack() as stack:
-        bar = stack.enter_context(progress())
-        training = {}
-        for name, extra in variants.items():
-            log = stack.enter_context((runs / f"{name.lower()}.log").open("wb"))
-            overrides = [*common, f"output={folders[name]}", *extra]
-            command = [sys.executable, "-m", "training.cli", "train", str(config), *overrides, "--json"]
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-            stack.callback(_end, process)
-            training[bar.add_task(name, total=epochs)] = (name, process)
-        while any(process.poll() is None for _, process in training.values()):
-            time.sleep(0.5)
-            for task, (name, _) in training.items():
-                bar.update(task, completed=_epochs_done(folders[name]))
-    for name, process in training.values():
-        if process.returncode:
-            text = (runs / f"{name.lower()}.log").read_text(encoding="utf-8", errors="replace")
-            raise DealError(f"training {name} failed with exit code {process.returncode}: {text[-2000:]}")
-    return {name: folder / "model.safetensors" for name, folder in folders.items()}
+    def run_folder(self, name: str) -> Path:
+        return self.runs / name.lower().replace(" ", "_")
+
+    def deal(self, commands: Mapping[str, Sequence[str]]) -> None:
+        """Train side by side, each a `deal` of its own: small networks use one core well, two badly."""
+        from deal_core.experiments.run import epochs_done
+        from training.console import progress
+
+        common = [f"data.path={self.dataset}", f"data.recordings=[{_TRAIN}]", f"epochs={self.epochs}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(max((os.cpu_count() or 2) // len(commands), 1))}
+        self.runs.mkdir(parents=True, exist_ok=True)
+        logs = {name: self.runs / f"{self.run_folder(name).name}.log" for name in commands}
+        with ExitStack() as stack:
+            bar = stack.enter_context(progress())
+            training = {}
+            for name, arguments in commands.items():
+                log = stack.enter_context(logs[name].open("wb"))
+                overrides = [*common, f"seed={self.seed}", f"output={self.run_folder(name)}"]
+                command = [sys.executable, "-m", "training.cli", *arguments, *overrides, "--json"]
+                process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+                stack.callback(_end, process)
+                training[bar.add_task(name, total=self.epochs)] = (name, process)
+            while any(process.poll() is None for _, process in training.values()):
+                time.sleep(0.5)
+                for task, (name, _) in training.items():
+                    bar.update(task, completed=epochs_done(self.run_folder(name)))
+        for name, process in training.values():
+            if process.returncode:
+                text = logs[name].read_text(encoding="utf-8", errors="replace")
+                raise DealError(f"training {name} failed with exit code {process.returncode}: {text[-2000:]}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -136,31 +191,55 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _epochs_done(run: Path) -> int:
-    history = run / "history.jsonl"
-    text = history.read_text(encoding="utf-8") if history.exists() else ""
-    lines = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]  # the last one may be half-written
-    return int(json.loads(lines[-1])["epoch"]) if lines else 0
-
-
-def _evaluate(models: dict[str, Path], dataset: Path) -> dict[str, EvaluationResult]:
+def _make_masks(model: Path, dataset: Path, out: Path) -> None:
+    from deal_core.cam_files import write_cams
     from deal_core.data.dataset import Dataset
     from deal_core.inference import CamSettings
+    from deal_core.modelfile import load_model
+    from deal_core.refine.regions import RegionSettings
+    from training.console import track
+
+    frames = Dataset.open(dataset).subset(recordings=[_TRAIN])
+    steps = write_cams(load_model(model), frames, out, CamSettings(refine=RegionSettings()))
+    sum(track(steps, PSEUDO, total=len(frames)))
+
+
+def _stages(made: _Making) -> list[Stage]:
+    from deal_core.inference import CamSettings
+    from deal_core.refine.regions import RegionSettings
+
+    given, alone = CamSettings(), CamSettings(tags="predicted")
+
+    def stage(name: str, run: str, settings: CamSettings) -> Stage:
+        return Stage(name, made.run_folder(run) / MODEL_FILE, made.run_folder(name), settings)
+
+    return [
+        stage(BASELINE, BASELINE, given),
+        stage(DEAL, DEAL, given),
+        stage(PSEUDO, DEAL, CamSettings(refine=RegionSettings())),
+        stage(DISTILLED, DISTILLED, alone),
+        stage(FULL, FULL, alone),
+    ]
+
+
+def _evaluate(stages: Sequence[Stage], dataset: Path) -> dict[str, EvaluationResult]:
+    from deal_core.data.dataset import Dataset
     from training.evaluate import run_evaluation
 
     frames = Dataset.open(dataset).subset(recordings=[_HELD_OUT])
     results: dict[str, EvaluationResult] = {}
-    for name, model in models.items():
+    for stage in stages:
         # All runs draw the frames on which the first one is worst, so that the report sets them side by side.
-        first = next(iter(models.values())).parent if results else None
-        results[name] = run_evaluation(model, frames, model.parent, CamSettings(), name=name, frames_of=first)
+        first = stages[0].folder if results else None
+        results[stage.name] = run_evaluation(
+            stage.model, frames, stage.folder, stage.settings, name=stage.name, frames_of=first
+        )
     return results
 
 
 def _run_node(model: Path, recording: Path, dataset: Path, folder: Path) -> NodeResult:
     """Start the node as a process of its own, replay to it, and score the masks it published."""
     import importlib.util
-    import os
 
     if importlib.util.find_spec("rclpy") is None:
         return NodeResult(reason="rclpy is not installed here; `deal doctor` tells how to get it")
@@ -201,26 +280,27 @@ def _score_masks(masks: Path, frames: Dataset) -> MaskScore:
 
 
 def _show(
-    results: dict[str, EvaluationResult], models: dict[str, Path], dataset: Path, folder: Path
+    stages: Sequence[Stage], results: Mapping[str, EvaluationResult], dataset: Path, folder: Path
 ) -> tuple[Path, Path]:
     from deal_core.data.dataset import Dataset
-    from deal_core.evaluation import predict_mask, winning_class
+    from deal_core.evaluation import predict_mask
     from deal_core.inference import score_frames
     from deal_core.modelfile import load_model
     from deal_core.pictures import SummaryFrame, SummaryRun, summary_figure
     from deal_core.report import read_run, write_report
 
     report = write_report(
-        [read_run(model.parent) for model in models.values()],
+        [read_run(stage.folder) for stage in stages],
         folder / "report.html",
-        title="DEAL demo: what depth adds to tags",
+        title="DEAL demo: from tags and depth to a network for the robot",
     )
-    shown = _frames_to_show(results["DEAL"])
+    shown = _frames_to_show(results[DEAL])
     frames = Dataset.open(dataset).subset(predicate=lambda frame: frame.key in shown)
-    loaded = [load_model(path) for path in models.values()]
+    loaded = [load_model(stage.model) for stage in stages]
     rows = []
-    for per_model in zip(*(score_frames(model, frames) for model in loaded), strict=True):
-        sample = per_model[0].sample
+    scored = (score_frames(model, frames, stage.settings) for model, stage in zip(loaded, stages, strict=True))
+    for per_stage in zip(*scored, strict=True):
+        sample = per_stage[0].sample
         assert sample.mask is not None
         rows.append(
             SummaryFrame(
@@ -230,13 +310,12 @@ def _show(
                 truth=sample.mask,
                 predictions=[
                     predict_mask(frame.scores, frame.tags, model.info.threshold.value)
-                    for frame, model in zip(per_model, loaded, strict=True)
+                    for frame, model in zip(per_stage, loaded, strict=True)
                 ],
-                heats=[winning_class(frame.scores, frame.tags)[0] for frame in per_model],
             )
         )
     runs = [SummaryRun(name, result.auto.miou if result.auto else 0.0) for name, result in results.items()]
-    picture = summary_figure(folder / "summary.png", rows, runs, results["DEAL"].classes)
+    picture = summary_figure(folder / "summary.png", rows, runs, results[DEAL].classes)
     return report, picture
 
 
@@ -247,20 +326,24 @@ def _frames_to_show(result: EvaluationResult) -> set[str]:
     return {ranked[min(place, len(ranked) - 1)].key for place in places}
 
 
-def _print_summary(results: dict[str, EvaluationResult], node: NodeResult) -> None:
+def _print_summary(results: Mapping[str, EvaluationResult], node: NodeResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="mIoU on held-out scenes, %")
-    for column in ("", "auto threshold", "oracle threshold", "boundary F (auto)"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, result in results.items():
-        auto, oracle = result.auto, result.oracle
-        assert auto is not None and oracle is not None
-        table.add_row(name, f"{100 * auto.miou:.1f}", f"{100 * oracle.miou:.1f}", f"{100 * auto.boundary_f:.1f}")
+    scores = {name: result.auto for name, result in results.items()}
+    bound = scores[FULL]
+    assert bound is not None
     if node.score is not None:
+        scores = {**scores, f"{DISTILLED}, through the node": node.score}
+    table = Table(title="mIoU on held-out scenes, %", caption="thresholds found without masks")
+    table.add_column("")
+    for column in ("needs", "mIoU", "of drawn masks", "boundary F"):
+        table.add_column(column, justify="left" if column == "needs" else "right")
+    for name, score in scores.items():
+        assert score is not None
+        share = f"{score.miou / bound.miou:.2f}" if bound.miou else ""
         table.add_row(
-            "DEAL, through the node", f"{100 * node.score.miou:.1f}", "", f"{100 * node.score.boundary_f:.1f}"
+            name, _NEEDS.get(name, "colour"), f"{100 * score.miou:.1f}", share, f"{100 * score.boundary_f:.1f}"
         )
     Console().print(table)
     if node.reason:

@@ -2,12 +2,13 @@
 
 deal distill config/distill.yaml data.path=kitchen masks=kitchen_masks output=runs/student
 deal distill config/distill.yaml data.path=kitchen masks=drawn output=runs/supervised
+deal distill config/distill.yaml data.path=kitchen masks=kitchen_masks output=runs/rgbd model.arguments.inputs=rgbd
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from deal_core.config import DistillSettings
     from deal_core.distillation import DistillResult
     from deal_core.trainer import Progress
+
+_COLUMNS = {
+    "agreement": "masks trained on",
+    "drawn": "drawn masks",
+    "agreement_without_depth": "masks trained on, without depth",
+    "drawn_without_depth": "drawn masks, without depth",
+}
 
 
 def distill(
@@ -28,8 +36,8 @@ def distill(
 ) -> None:
     """Train a segmenter for the robot on the masks that `deal cams` made of the frames, or on drawn ones.
 
-    At the end it tells how it agrees with the masks of held-out frames, a class at a time. The run folder is like that
-    of `deal train`, and the same command again goes on where an interrupted run stopped.
+    At the end it tells how it agrees with the masks of held-out frames, a class at a time (in distill.json, too). The
+    run folder is like that of `deal train`, and the same command again goes on where an interrupted run stopped.
 
     Example: deal distill config/distill.yaml data.path=kitchen masks=kitchen_masks output=runs/student
     """
@@ -40,7 +48,7 @@ def distill(
     if not is_first_process():
         return
     if as_json:
-        print_json(_to_json(result))
+        print_json(result.to_json())
         return
     console().print(f"model: {result.model} (a pixel goes to the strongest of classes and background)", markup=False)
     _print_scores(result)
@@ -63,28 +71,13 @@ def run_distillation(
         return distill_model(settings, report)
 
 
-def _to_json(result: DistillResult) -> dict[str, Any]:
-    from deal_core.evaluation import score_to_json
-
-    return {
-        "model": result.model,
-        "steps": result.steps,
-        "resumed_from": result.resumed_from,
-        "training_frames": result.training_frames,
-        "held_out_frames": result.held_out_frames,
-        "agreement": None if result.agreement is None else score_to_json(result.agreement),
-        "drawn": None if result.drawn is None else score_to_json(result.drawn),
-    }
-
-
 def _print_scores(result: DistillResult) -> None:
     """Print one table: a row a class, a column for each kind of masks that held-out frames have."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    scores = {"masks trained on": result.agreement, "drawn masks": result.drawn}
-    told = {name: score for name, score in scores.items() if score is not None}
+    told = {_COLUMNS[name]: score for name, score in result.scores().items()}
     if not told:
         return
     table = Table(title=f"segmenter against masks of {result.held_out_frames} held-out frames")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
-    """Say what this machine has, what it lacks to record, train, run or demonstrate, and how to get it.
+    """Say what this machine has, what it lacks to record, tag, train, export, run or demonstrate, and how to get it.
 
     Exit code 0 if the demo can run, 1 if something it needs is missing.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,6 +64,9 @@ def evaluate(
     refine_options: RefineOptions = None,
     threshold_rule: ThresholdRuleOption = None,
     device: DeviceOption = "auto",
+    depth_fails: Annotated[
+        bool, typer.Option("--depth-fails", help="Keep depth from a model that uses it, as where the sensor fails.")
+    ] = False,
     pictures: Annotated[int, typer.Option(min=0, help="Frames to draw, worst first.")] = 12,
     frames_of: Annotated[
         Path | None, typer.Option(help="Draw the same frames as this evaluated run, to compare them in a report.")
@@ -80,6 +84,7 @@ def evaluate(
     from training.console import print_json
 
     settings = cam_settings(tags, scales, flip, size, normalise, refine, refine_options, device)
+    settings = replace(settings, depth_fails=depth_fails)
     chosen = open_frames(dataset, layout, split, depth, class_ids, recordings, frames)
     if model.is_dir():
         if settings != CamSettings(device=device) or threshold_rule:

@@ -37,7 +37,10 @@ class Job(str, Enum):
     """What a person does with the project."""
 
     RECORD = "record"
+    TAG = "tag"
+    DEPTH = "depth"
     TRAIN = "train"
+    EXPORT = "export"
     RUN = "run"
     DEMO = "demo"
     VIEW = "view"
@@ -111,8 +114,14 @@ def examine(environment: Mapping[str, str] = os.environ, folder: Path = Path()) 
 # --- Python and its libraries
 
 _ALL = tuple(Job)
-# ros and realsense are tried out instead.
-_JOBS_OF_EXTRA = {"": _ALL, "train": (Job.TRAIN, Job.DEMO), "view": (Job.VIEW,)}
+_JOBS_OF_EXTRA = {  # ros and realsense are tried out instead
+    "": _ALL,
+    "tag": (Job.TAG,),
+    "depth": (Job.DEPTH,),
+    "train": (Job.TRAIN, Job.DEMO),
+    "export": (Job.EXPORT,),
+    "view": (Job.VIEW,),
+}
 _SAME_MODULE = {"opencv-python-headless": "cv2"}  # other packages bring it, too: opencv-python, apt, JetPack
 
 

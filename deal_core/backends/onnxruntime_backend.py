@@ -29,9 +29,10 @@ class OnnxRuntimeBackend:
         self.precision = precision
         self._session = open_session(data, threads=torch.get_num_threads())
 
-    def __call__(self, image: Tensor) -> Float32Array:
-        """Return class scores (K, h, w) in [0, 1] of an image (1, 3, H, W), RGB in [0, 1]."""
-        (scores,) = self._session.run(["scores"], {"image": image.numpy()})
+    def __call__(self, image: Tensor, depth: Tensor | None = None) -> Float32Array:
+        """Return class scores (K, h, w) in [0, 1], as `ScoreBackend`."""
+        inputs = {"image": image.numpy()} if depth is None else {"image": image.numpy(), "depth": depth.numpy()}
+        (scores,) = self._session.run(["scores"], inputs)
         return scores[0]
 
 

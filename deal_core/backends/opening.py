@@ -28,8 +28,13 @@ class ScoreBackend(Protocol):
     device: str
     precision: str
 
-    def __call__(self, image: Tensor) -> Float32Array:
-        """Return class scores (K, h, w) in [0, 1] of an image (1, 3, H, W), float32 RGB in [0, 1], on the CPU."""
+    def __call__(self, image: Tensor, depth: Tensor | None = None) -> Float32Array:
+        """Return class scores (K, h, w) in [0, 1].
+
+        Args:
+            image: (1, 3, H, W) float32 RGB in [0, 1], on the CPU.
+            depth: (1, 1, H, W) float32 metres, 0 where unknown, on the CPU, for a model that uses depth; else None.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +123,11 @@ def _create(choice: Candidate, source: _Source, wanted: Wanted) -> ScoreBackend:
     if choice.name == "onnxruntime":
         from deal_core.backends.onnxruntime_backend import OnnxRuntimeBackend
 
+        if wanted.precision not in ("auto", precision):
+            raise BackendError(
+                f"{source.path} computes in {precision}, and the precision is {wanted.precision}: use auto, or export "
+                "it again"
+            )
         return OnnxRuntimeBackend(data, precision)
     from deal_core.backends.tensorrt_backend import TensorRtBackend
 

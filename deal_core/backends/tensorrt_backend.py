@@ -18,6 +18,7 @@ from deal_core.data.sample import Float32Array
 from deal_core.errors import BackendError
 
 _KIND = "engine"
+_CHANNELS = {"image": 3, "depth": 1}
 _log = logging.getLogger(__name__)
 
 
@@ -44,23 +45,25 @@ class TensorRtBackend:
         gpu = torch.cuda.get_device_name(device)
         key = engine_key(data, gpu, trt.__version__, self.precision, input_size)
         with torch.cuda.device(device):
-            engine = _load_engine(trt, data, self.precision, input_size, cache_dir, key)
+            engine = load_engine(trt, data, self.precision, input_size, cache_dir, key)
             self._engine, self._context = engine, engine.create_execution_context()
-            self._tensors = {"image": torch.empty(1, 3, *input_size, device=device)}
-            for name in ("scores", "tags"):
-                self._tensors[name] = torch.empty(tuple(self._context.get_tensor_shape(name)), device=device)
-            for name, tensor in self._tensors.items():
+            self._tensors = {}
+            for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
+                shape = (1, _CHANNELS[name], *input_size) if name in _CHANNELS else self._context.get_tensor_shape(name)
+                tensor = self._tensors[name] = torch.empty(tuple(shape), device=device)
                 if not self._context.set_tensor_address(name, tensor.data_ptr()):
                     raise BackendError(f"the TensorRT engine has no float32 tensor '{name}'")
 
-    def __call__(self, image: Tensor) -> Float32Array:
-        """Return class scores (K, h, w) in [0, 1] of an image (1, 3, H, W), RGB in [0, 1].
+    def __call__(self, image: Tensor, depth: Tensor | None = None) -> Float32Array:
+        """Return class scores (K, h, w) in [0, 1], as `ScoreBackend`.
 
         Raises:
             BackendError: the engine failed.
         """
         with torch.cuda.device(self.device):
             self._tensors["image"].copy_(image)
+            if depth is not None:
+                self._tensors["depth"].copy_(depth)
             if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
                 raise BackendError("the TensorRT engine failed; its messages are above")
             return self._tensors["scores"][0].cpu().numpy()
@@ -94,9 +97,14 @@ def engine_precision(precision: str, trt: Any) -> str:
     return precision
 
 
-def _load_engine(
+def load_engine(
     trt: Any, data: bytes, precision: str, input_size: tuple[int, int], cache_dir: Path, key: dict[str, str]
 ) -> Any:
+    """Return the engine that is kept; one that is missing, damaged or no longer fits is built, and kept.
+
+    Raises:
+        BackendError: it cannot be built, or not be loaded once built.
+    """
     runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
 
     def build() -> bytes:
@@ -128,8 +136,10 @@ def _build_engine(trt: Any, data: bytes, precision: str, input_size: tuple[int, 
     config = builder.create_builder_config()
     if precision == "float16":
         config.set_flag(trt.BuilderFlag.FP16)
-    profile, shape = builder.create_optimization_profile(), (1, 3, *input_size)
-    profile.set_shape("image", shape, shape, shape)
+    profile = builder.create_optimization_profile()
+    for name in (network.get_input(i).name for i in range(network.num_inputs)):
+        shape = (1, _CHANNELS[name], *input_size)
+        profile.set_shape(name, shape, shape, shape)
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:

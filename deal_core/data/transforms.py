@@ -51,19 +51,19 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
     """Return the sample at `size` (height, width); the image by area, depth and masks by nearest neighbour."""
     if sample.image.shape[:2] == size:
         return sample
-    height, width = size
-
-    def nearest(array: np.ndarray) -> np.ndarray:
-        return cv2.resize(array, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-
     return Sample(
         image=resize_image(sample.image, size),
-        depth=nearest(sample.depth),
-        depth_valid=nearest(sample.depth_valid.view(np.uint8)).view(np.bool_),
+        depth=resize_nearest(sample.depth, size),
+        depth_valid=resize_nearest(sample.depth_valid.view(np.uint8), size).view(np.bool_),
         tags=sample.tags,
         key=sample.key,
-        mask=None if sample.mask is None else nearest(sample.mask),
+        mask=None if sample.mask is None else resize_nearest(sample.mask, size),
     )
+
+
+def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return an array (H, W) at `size` (height, width), each value that of the nearest pixel."""
+    return cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def resize_image(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:

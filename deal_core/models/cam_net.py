@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +132,27 @@ def create_backbone(
         raise ConfigError(f"expected weights as none, hub or the path of a .safetensors file, found {weights!r}")
     if isinstance(levels, str) or not levels or any(type(level) is not int for level in levels):
         raise ConfigError(f"expected levels as whole numbers, like [-3, -2], found {levels!r}")
-    for argument in arguments or {}:
-        if argument in (*_OWN_ARGUMENTS, *own):
-            raise ConfigError(
-                f"backbone_arguments cannot set '{argument}': the network sets it itself, from its other arguments"
-            )
+    refuse_own_arguments("backbone_arguments", arguments or {}, own)
     backbone = _create_timm_model(name, levels, weights == "hub", {**(arguments or {}), **own})
     if weights not in ("none", "hub"):
         load_backbone_weights(backbone, Path(weights))
     return backbone
+
+
+def refuse_own_arguments(what: str, arguments: Iterable[str], own: Iterable[str] = ()) -> None:
+    """Refuse arguments of `timm.create_model` that the network sets itself, or that could load a pickle.
+
+    Args:
+        what: the name under which the user gave them.
+        arguments: their names.
+        own: further names that the network sets.
+
+    Raises:
+        ConfigError: one is among them.
+    """
+    for argument in arguments:
+        if argument in (*_OWN_ARGUMENTS, *own):
+            raise ConfigError(f"{what} cannot set '{argument}': the network sets it itself, from its other arguments")
 
 
 def freeze_batch_norm(module: nn.Module) -> None:

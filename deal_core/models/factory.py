@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -19,7 +19,7 @@ def create_model(name: str, num_classes: int, /, **arguments: Any) -> nn.Module:
     """Return the network called `name` for `num_classes` foreground classes.
 
     Its forward takes images (B, 3, H, W), RGB in [0, 1], and returns a `CamOutput`; that of "segmenter" a
-    `SegmenterOutput`.
+    `SegmenterOutput`, and where it `uses_depth`, it takes depth (B, 1, H, W), metres, too.
 
     Raises:
         ConfigError: the name or an argument is unknown, and the message suggests the nearest one; or a value is of
@@ -41,6 +41,11 @@ def create_model(name: str, num_classes: int, /, **arguments: Any) -> nn.Module:
 def is_segmenter(name: str) -> bool:
     """Return whether the network called `name` knows the background, and is trained on masks."""
     return name == "segmenter"
+
+
+def uses_depth(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Return whether the network called `name`, made with these arguments, sees depth beside colour."""
+    return is_segmenter(name) and arguments.get("inputs") == "rgbd"
 
 
 def _models() -> dict[str, Callable[..., nn.Module]]:

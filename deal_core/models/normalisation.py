@@ -1,4 +1,4 @@
-"""Colours as a network expects them."""
+"""Colours and depth as a network expects them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from deal_core.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_NEAREST_M = 0.1
+"""What is nearer counts as this near; no camera that we know of measures it."""
 
 
 class ColourNormalisation(nn.Module):
@@ -39,3 +41,30 @@ class ColourNormalisation(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return `image` (B, 3, H, W), RGB in [0, 1], with mean 0 and deviation 1 in each channel of such a dataset."""
         return (image - self.mean) / self.std
+
+
+class DepthNormalisation(nn.Module):
+    """Brings metres to two channels: inverse depth, in which errors are alike near and far, and where it is known.
+
+    Args:
+        mean: of the inverse depth, 1/m, subtracted from it.
+        std: of the inverse depth, 1/m, by which it is divided.
+
+    Raises:
+        ConfigError: a std that is not above 0.
+
+    >>> DepthNormalisation(1.0, 0.5)(torch.tensor([[[[0.5, 1.0, 0.0]]]]))[0, :, 0].tolist()
+    [[2.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
+    """
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        if not std > 0:
+            raise ConfigError(f"expected depth_std above 0, found {std!r}")
+        self.mean, self.std = float(mean), float(std)
+
+    def forward(self, depth: Tensor) -> Tensor:
+        """Return (B, 2, H, W) of `depth` (B, 1, H, W), metres; both are 0 where it is 0 or nan, which is unknown."""
+        known = depth > 0
+        inverse = (depth.clamp(min=_NEAREST_M).reciprocal() - self.mean) / self.std
+        return torch.cat([torch.where(known, inverse, 0.0), known.to(inverse.dtype)], dim=1)

@@ -13,19 +13,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from deal_core import distillation
 from deal_core.cam_files import write_cams
 from deal_core.config import DataSettings, DistillSettings, TrainSettings, load_settings
 from deal_core.data.dataset import Dataset
+from deal_core.data.depth_maps import DepthMaps, DepthMapsWriter
 from deal_core.data.sample import ClassList
 from deal_core.data.transforms import TrainTransform
 from deal_core.distillation import distill
-from deal_core.errors import ConfigError, DatasetError
-from deal_core.inference import CamSettings
-from deal_core.modelfile import LoadedModel, read_info
+from deal_core.errors import ConfigError, DatasetError, UsageError
+from deal_core.inference import CamSettings, evaluate_model, score_frames, with_masks
+from deal_core.modelfile import LoadedModel, load_model, read_info
 from deal_core.runtime import Segmenter
 from deal_core.trainer import Progress, train
 
 MakeSettings = Callable[..., DistillSettings]
+RGBD = ("model.arguments={encoder: test_resnet, inputs: rgbd}",)
 
 
 @pytest.fixture
@@ -103,6 +106,13 @@ def test_pseudo_masks_are_what_is_learned_and_a_stopped_run_goes_on(
     assert result.agreement is not None and result.drawn is not None and result.agreement != result.drawn
 
 
+def test_large_losses_are_cut_only_after_the_start(make_settings: MakeSettings) -> None:
+    settings = make_settings("epochs=6", "clip.below=9", "clip.start=0.5")  # below 9 from the first step
+    steps = distill(settings).steps
+    clipped = [line["clipped"] for line in history(settings.output) if "clipped" in line]
+    assert len(clipped) == steps and not any(clipped[: steps // 2]) and all(clipped[steps // 2 :])
+
+
 @pytest.mark.parametrize("crop", ["resized", "canvas"])
 def test_the_mask_moves_with_the_image_and_has_no_label_outside(dataset: Dataset, crop: str) -> None:
     sample = dataset.load(0)
@@ -124,6 +134,76 @@ def test_the_mask_moves_with_the_image_and_has_no_label_outside(dataset: Dataset
         plain = TrainTransform(settings)(shown, seed)
         assert torch.equal(plain.image, view.image) and torch.equal(plain.depth, view.depth) and plain.mask is None
     assert seen_outside
+
+
+@pytest.fixture
+def apart_by_depth(tmp_path: Path) -> Path:
+    """A dataset of noise, in which only depth tells the box, which is near, from the background."""
+    from deal_core.data.extract import ExtractOptions, extract_recording
+    from deal_core.data.recording import RecordingWriter
+    from deal_core.data.sample import CameraIntrinsics, RgbdPair, TagMarker, TagState
+
+    random = np.random.default_rng(0)
+    camera = CameraIntrinsics(64, 32, 50.0, 50.0, 32.0, 16.0)
+    with RecordingWriter(tmp_path / "boxes", ClassList(("box",)), camera) as writer:
+        writer.write_tags(1, TagState(("box",), marker=TagMarker.COMPLETE), "test")
+        for stamp in range(1, 13):
+            mask = np.zeros((32, 64), np.uint8)
+            top, left = random.integers(0, 16), random.integers(0, 32)
+            mask[top : top + 16, left : left + 32] = 1
+            depth = np.where(mask, 500, 1000).astype(np.uint16)
+            depth[random.random(depth.shape) < 0.05] = 0
+            writer.write_pair(RgbdPair(stamp, random.integers(0, 256, (32, 64, 3), np.uint8), depth))
+            writer.write_ground_truth(stamp, mask)
+    extract_recording(tmp_path / "boxes", tmp_path / "dataset", ExtractOptions())
+    return tmp_path / "dataset"
+
+
+def test_what_only_depth_tells_apart_is_learned_with_depth_alone(
+    make_settings: MakeSettings, apart_by_depth: Path
+) -> None:
+    told = (f"data.path={apart_by_depth}", "data.crop_scale=[1,1]", "epochs=12", "optimizer.learning_rate=0.005")
+    frames = with_masks(Dataset.open(apart_by_depth))
+    scores = {}
+    for inputs in ("rgb", "rgbd"):
+        network = f"model.arguments={{encoder: test_resnet, inputs: {inputs}, depth_dropout: 0.2}}"
+        model = load_model(distill(make_settings(*told, network, output=inputs)).model)
+        assert model.info.uses_depth == (inputs == "rgbd")
+        scores[inputs] = evaluate_model(model, frames, CamSettings(device="cpu"), name="x")
+    assert scores["rgbd"].auto.miou > 0.75 and scores["rgb"].auto.miou < 0.6
+    assert scores["rgbd"].details["depth"] == "of the frames" and "depth" not in scores["rgb"].details
+    failing = evaluate_model(model, frames, CamSettings(device="cpu", depth_fails=True), name="x")
+    assert failing.auto.miou < 0.6 and failing.details["depth"] == "none"
+
+
+def test_a_report_tells_how_a_network_of_depth_does_without(make_settings: MakeSettings, dataset: Dataset) -> None:
+    result = distill(make_settings("data.validation_fraction=0.1", *RGBD))
+    assert result.agreement and result.agreement_without_depth and result.drawn_without_depth
+    assert result.drawn_without_depth.miou == result.agreement_without_depth.miou != result.agreement.miou
+    plain = distill(make_settings("data.validation_fraction=0.1", output="plain"))
+    assert list(plain.scores()) == ["agreement", "drawn"]
+    for told in (result, plain):
+        assert json.loads((told.model.parent / "distill.json").read_text()) == told.to_json()
+    with pytest.raises(UsageError, match="sees colour alone"):
+        next(score_frames(load_model(plain.model), dataset, CamSettings(depth_fails=True)))
+
+
+def test_a_network_of_depth_wants_it_in_metres(
+    make_settings: MakeSettings, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimated = tmp_path / "depth"
+    for frame in dataset.frames:
+        DepthMapsWriter(estimated, "inverse", "m").write(frame.key, np.ones((48, 64)))
+    with pytest.raises(ConfigError, match=r"holds inverse depth.*expects metres"):
+        distill(make_settings(f"data.depth={estimated}", *RGBD))
+    model = load_model(distill(make_settings(*RGBD)).model)
+    with pytest.raises(UsageError, match=r"uses depth in metres, and that of .* is inverse"):
+        next(score_frames(model, dataset.with_depth(DepthMaps.open(estimated)), CamSettings(device="cpu")))
+    colour = Dataset(dataset.path, dataset.classes, [replace(frame, depth=None) for frame in dataset.frames])
+    assert next(score_frames(model, colour, CamSettings(device="cpu"))).scores.shape[1:] == (48, 64)
+    monkeypatch.setattr(distillation, "open_dataset", lambda source: colour)
+    with pytest.raises(ConfigError, match="has no depth, which the network uses"):
+        distill(make_settings(*RGBD))
 
 
 def damaged(masks: Path) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -159,3 +239,16 @@ def test_other_classes_are_another_dataset(dataset: Dataset, masks: Path) -> Non
     renamed = Dataset(dataset.path, ClassList(tuple(f"x{n}" for n in dataset.classes.names)), dataset.frames)
     with pytest.raises(DatasetError, match="is for the classes"):
         check_masks(masks, renamed)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_on_the_gpu_it_learns_and_its_model_works_everywhere(
+    make_settings: MakeSettings, dataset: Dataset, precision: str
+) -> None:
+    result = distill(make_settings("device=auto", f"precision={precision}", "epochs=15", "data.color_jitter=0"))
+    sample = dataset.load(0)
+    assert sample.mask is not None
+    for device in ("cuda", "cpu"):
+        found = Segmenter.load(result.model, device, "float32", backend="torch").segment(sample.image).mask
+        assert (found == sample.mask).mean() > 0.8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from deal_core.backends.choice import Wanted
 from deal_core.backends.onnxruntime_backend import open_session
 from deal_core.backends.opening import open_backend
 from deal_core.cams import ScoreNetwork
+from deal_core.data.sample import ClassList
 from deal_core.errors import BackendError, ModelFileError, UsageError
 from deal_core.export import OPSET, Exported, check_against_torch, describe, export_onnx, read_onnx
-from deal_core.modelfile import LoadedModel
+from deal_core.modelfile import LoadedModel, ModelInfo, Threshold
+from deal_core.models.factory import create_model
+from deal_core.models.segmenter import DECODERS
 from deal_core.runtime import Segmenter
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra export)")
@@ -58,6 +62,22 @@ def test_any_batch_gives_what_torch_gives(exported: Exported, loaded: LoadedMode
         np.testing.assert_allclose(tags, expected[1].numpy(), atol=1e-3)
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_every_decoder_gives_what_torch_gives_for_any_batch(decoder: str, loaded: LoadedModel) -> None:
+    torch.manual_seed(2)
+    arguments, size = {"decoder": decoder, "encoder": "test_resnet"}, (40, 64)  # 40 is padded to 64
+    network = create_model("segmenter", 2, **arguments).eval()
+    info = ModelInfo("segmenter", arguments, ClassList(("mug", "drill")), size, Threshold(0.5, "argmax"))
+    session = open_session(export_onnx(LoadedModel(network, info, loaded.sha256)).data)
+    for batch in (1, 2, 5):
+        images = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(batch))
+        with torch.no_grad():
+            expected = network(images).scores
+        found = session.run(["scores"], {"image": images.numpy()})[0]
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+        assert expected.std() > 1e-3  # the scores differ from pixel to pixel, so that agreeing means something
+
+
 def test_a_file_carries_what_the_model_file_says(file: Path, loaded: LoadedModel) -> None:
     found = read_onnx(file)
     assert found.info == loaded.info and found.model_sha256 == loaded.sha256 and found.precision == "float32"
@@ -79,7 +99,7 @@ def test_a_network_that_differs_is_refused(exported: Exported, loaded: LoadedMod
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1.3), tensor.name))
 
     with pytest.raises(BackendError, match="differ from PyTorch's"):
-        check_against_torch(changed(exported, shift), ScoreNetwork(loaded.network).eval(), loaded.info.input_size)
+        check_against_torch(changed(exported, shift), ScoreNetwork(loaded.network).eval(), loaded.info)
 
 
 def test_what_is_no_such_file_is_told(exported: Exported, loaded: LoadedModel, tmp_path: Path) -> None:
@@ -87,14 +107,14 @@ def test_what_is_no_such_file_is_told(exported: Exported, loaded: LoadedModel, t
         graph.opset_import[0].version = OPSET - 1
 
     def other_classes(graph: Any) -> None:
-        import dataclasses
-
-        from deal_core.data.sample import ClassList
-
         describe(graph, dataclasses.replace(loaded.info, classes=ClassList(("one",))), loaded.sha256, "float32")
 
     def foreign(graph: Any) -> None:
         del graph.metadata_props[:]
+
+    def weight_flipped(graph: Any) -> None:
+        largest = max(graph.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        largest.raw_data = largest.raw_data[:-1] + bytes([largest.raw_data[-1] ^ 1])
 
     path = tmp_path / "model.onnx"
     for contents, reason in (
@@ -103,11 +123,39 @@ def test_what_is_no_such_file_is_told(exported: Exported, loaded: LoadedModel, t
         (changed(exported, other_opset), f"expected ONNX opset {OPSET}, found"),
         (changed(exported, other_classes), "contradicts its network"),
         (changed(exported, foreign), "`deal export` did not make"),
+        (changed(exported, weight_flipped), "damaged, its network is not what `deal export` wrote"),
     ):
         path.write_bytes(contents)
         with pytest.raises(ModelFileError, match=reason):
-            read_onnx(path)
+            Segmenter.load(path)
     with pytest.raises(ModelFileError, match="found nothing"):
         read_onnx(tmp_path / "none.onnx")
     with pytest.raises(ModelFileError, match="found a folder"):
         read_onnx(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["opset", "ir_version"])
+def test_a_file_too_new_for_onnxruntime_is_told(exported: Exported, field: str) -> None:
+    def too_new(graph: Any) -> None:
+        if field == "opset":
+            graph.opset_import[0].version = 999
+        else:
+            graph.ir_version = 999
+
+    with pytest.raises(BackendError, match=r"onnxruntime \d+\.\d+\.\d+ cannot run the model: .*999"):
+        open_session(changed(exported, too_new))
+
+
+def test_no_damage_goes_unnoticed(exported: Exported, tmp_path: Path) -> None:
+    random, path = np.random.default_rng(1), tmp_path / "model.onnx"
+    whole = np.frombuffer(exported.data, np.uint8)
+    for _ in range(100):
+        damaged = whole.copy()
+        damaged[random.integers(len(whole))] ^= np.uint8(1 << random.integers(8))
+        path.write_bytes(damaged.tobytes())
+        try:
+            found = read_onnx(path)
+        except ModelFileError as error:
+            assert str(path) in str(error)
+        else:  # a flipped letter of the header's texts
+            assert onnx.load_model_from_string(found.data).graph == onnx.load_model_from_string(exported.data).graph

@@ -17,7 +17,7 @@ def test_words() -> None:
     assert str(GpuMemory(12, 3000, 8000)) == "12 MiB by PyTorch here, 3000 of 8000 MiB free"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 def test_what_is_let_go_is_given_back() -> None:
     block = torch.empty(64 * 2**20, dtype=torch.uint8, device="cuda")
     with_block = gpu_memory("cuda")

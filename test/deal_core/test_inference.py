@@ -168,6 +168,12 @@ def test_the_frames_of_another_run_are_drawn_in_its_order(model: LoadedModel, da
     assert [picture["key"] for picture in pictures] == wanted
 
 
+def test_two_iterators_that_take_turns_leave_torch_as_it_was(model: LoadedModel, dataset: Dataset) -> None:
+    for _ in zip(score_frames(model, dataset, GIVEN), score_frames(model, dataset, GIVEN), strict=True):
+        assert not torch.is_inference_mode_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
 def copy_of(dataset: Dataset, folder: Path) -> Path:
     return Path(shutil.copytree(dataset.path, folder / "copy"))
 
@@ -327,3 +333,17 @@ def test_frames_evenly_spread(dataset: Dataset) -> None:
         assert len(found) == min(count, 12)
         gaps = {b - a for a, b in itertools.pairwise(found)}
         assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "refine", [None, ParSettings(iterations=2), CrfSettings(backend="torch"), WalkSettings(steps=2)]
+)
+def test_on_the_gpu_scores_are_nearly_those_of_the_cpu(
+    model: LoadedModel, dataset: Dataset, refine: RefineSettings | None
+) -> None:
+    on_cpu, on_gpu = (
+        list(score_frames(model, dataset, CamSettings(device=device, refine=refine))) for device in ("cpu", "cuda")
+    )
+    for one, two in zip(on_cpu, on_gpu, strict=True):
+        assert (np.abs(one.scores - two.scores) < 0.02).mean() > 0.99, one.sample.key

@@ -171,3 +171,23 @@ def test_depth_kind_reaches_the_edge_loss(batch: TensorSample) -> None:
     metric = Objective(network, make_settings(), "metric")(batch, LossWeights(deal=1.0))
     relative = Objective(network, make_settings(), "inverse")(inverse, LossWeights(deal=1.0))
     assert float(metric["loss_deal"].detach()) == pytest.approx(float(relative["loss_deal"].detach()), abs=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NETWORKS)
+def test_on_the_gpu_losses_and_gradients_are_those_of_the_cpu(name: str, batch: TensorSample) -> None:
+    weights = {"deal": 0.5, "fsl": 2.0}  # isl draws random cells, others on each device
+
+    def found_on(device: str) -> tuple[dict[str, float], dict[str, Tensor]]:
+        objective = Objective(make_network(name), make_settings()).to(device)
+        there = batch.map(lambda part: part.to(device))
+        losses = objective(there, LossWeights(**weights))
+        return {n: float(v) for n, v in losses.items()}, gradients(objective, there, **weights)
+
+    ours, ours_slopes = found_on("cpu")
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        theirs, theirs_slopes = found_on("cuda")
+    assert theirs == pytest.approx(ours, rel=1e-3, abs=1e-4)
+    assert ours_slopes.keys() == theirs_slopes.keys()
+    one, two = (torch.cat([s.flatten().cpu() for s in slopes.values()]) for slopes in (ours_slopes, theirs_slopes))
+    assert float((one - two).norm() / one.norm()) < 0.01

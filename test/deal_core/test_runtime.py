@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deal_core.backends.choice import Precision
 from deal_core.backends.opening import Opened
 from deal_core.backends.torch_backend import TorchBackend
 from deal_core.data.sample import ClassList
@@ -23,7 +24,6 @@ from deal_core.runtime import Segmenter, resolve_device
 CLASSES = ClassList(("mug", "drill", "box"))
 INPUT_SIZE = (48, 64)
 THRESHOLD = 0.88
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
 
 
 class Known(nn.Module):
@@ -211,7 +211,7 @@ def test_wrong_depth_is_refused_with_what_was_found(depth: np.ndarray) -> None:
         segmenter_of(Known(torch.zeros(3, 6, 8), (True,) * 3)).segment(photo(48, 64), depth)
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_on_the_gpu_masks_are_nearly_those_of_the_cpu(model: Path) -> None:
     rgb = photo(120, 160)
     exact = Segmenter.load(model, device="cpu").segment(rgb)
@@ -221,3 +221,13 @@ def test_on_the_gpu_masks_are_nearly_those_of_the_cpu(model: Path) -> None:
         assert segmenter.precision == ("float16" if precision == "auto" else precision)
         segmenter.warm_up(120, 160)
         assert (segmenter.segment(rgb).mask == exact.mask).mean() >= share
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_compiled_on_the_gpu_masks_are_nearly_the_same(model: Path, precision: Precision) -> None:
+    rgb = photo(120, 160)
+    exact = Segmenter.load(model, device="cpu").segment(rgb)
+    segmenter = Segmenter.load(model, "cuda", precision, backend="torch", compile=True)
+    segmenter.warm_up(120, 160)
+    assert (segmenter.segment(rgb).mask == exact.mask).mean() >= (0.999 if precision == "float32" else 0.95)

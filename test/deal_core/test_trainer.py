@@ -32,6 +32,7 @@ from deal_core.config import DataSettings, DealSettings, OptimizerSettings, Trai
 from deal_core.data.dataset import Dataset
 from deal_core.data.transforms import TensorSample, resize_sample, to_tensors
 from deal_core.errors import ConfigError, DatasetError, EvaluationError, ModelFileError, UsageError
+from deal_core.inference import CamSettings, score_frames
 from deal_core.losses.tags import tag_loss
 from deal_core.modelfile import ModelInfo, Threshold, load_model
 from deal_core.models.cam_net import CamNet
@@ -848,3 +849,21 @@ def test_a_damaged_history_never_stops_a_run(tmp_path_factory: pytest.TempPathFa
         {"step": 1, "loss": 0.5},
         {"step": 3, "epoch": 1, "loss": 0.125},
     ]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_on_the_gpu_a_stopped_run_goes_on_and_its_model_works_everywhere(
+    make_settings: MakeSettings, dataset: Dataset, precision: str
+) -> None:
+    settings = make_settings("device=auto", f"precision={precision}", "epochs=6", "deal.weight=0.5", "isl.weight=0.2")
+    with pytest.raises(StoppedError):
+        train(settings, stop_after(STEPS + 1))
+    result = train(settings)
+    assert result.resumed_from == STEPS and result.steps == 2 * STEPS
+    losses = [line["loss"] for line in history(settings.output) if "loss" in line]
+    assert len(losses) == 2 * STEPS and np.isfinite(losses).all() and losses[-1] < losses[0]
+    loaded = load_model(result.model)
+    on_gpu, on_cpu = (list(score_frames(loaded, dataset, CamSettings(device=device))) for device in ("cuda", "cpu"))
+    for one, two in zip(on_gpu, on_cpu, strict=True):
+        np.testing.assert_allclose(one.scores, two.scores, atol=0.02)

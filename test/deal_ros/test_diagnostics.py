@@ -213,6 +213,12 @@ def test_colour_alone_is_told_where_depth_was_wanted_all_the_time() -> None:
     assert status("results", now, off).level is Level.OK
 
 
+def test_a_model_of_depth_that_is_switched_off_is_told() -> None:
+    now = working(work=WorkerCounts(done=2), depth_mode="off", model_lacks_depth=True)
+    found = status("results", now)
+    assert found.level == Level.WARN and "uses depth and works without it: depth_mode is off" in found.message
+
+
 def test_a_node_that_is_not_active_tells_of_its_state_alone() -> None:
     bare = NodeSnapshot(1.0, LifecycleSnapshot("unconfigured"), limits=Limits())
     assert [s.concern for s in assess(bare, QUIET)] == ["state"]

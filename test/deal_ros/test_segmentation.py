@@ -27,7 +27,7 @@ from visualization_msgs.msg import MarkerArray
 from deal_core.data.sample import CameraIntrinsics, ClassList
 from deal_core.errors import ModelFileError
 from deal_core.modelfile import ModelInfo, Threshold
-from deal_core.runtime import Segmentation
+from deal_core.runtime import Segmentation, Segmenter
 from deal_ros.conversions import array_to_image, camera_to_info, color_to_rgb, image_to_mask, rgb_to_jpeg, stamp_from_ns
 from deal_ros.segmentation import SegmentationNode
 from deal_ros.segmentation_parameters import SegmentationParameters
@@ -73,7 +73,7 @@ class Stand(Client):
 
     def __init__(self, domain: int, **parameters: Any) -> None:
         super().__init__(domain, "client")
-        self.models: dict[str, RedModel | Exception] = {"red": RedModel()}
+        self.models: dict[str, RedModel | Segmenter | Exception] = {"red": RedModel()}
         self.nodes: list[SegmentationNode] = []
         self.add_node(**{"model": "red", "diagnostics_period_s": PERIOD_S, "max_age_ms": 0, **parameters})
         self.heard: dict[str, list[Any]] = {}
@@ -425,6 +425,37 @@ def test_a_model_that_uses_depth_gets_it_and_goes_on_without(new_stand: Callable
     stand.color.publish(color)
     stand.wait(lambda: len(model.depths) == 3, "a mask")
     stand.wait_said("something amiss: frame 1000000002: depth left out: unaligned_depth")
+
+
+def test_a_network_of_depth_sees_it_and_works_when_it_is_lost(
+    new_stand: Callable[..., Stand], rgbd_model: Path
+) -> None:
+    segmenter = Segmenter.load(rgbd_model, "cpu", backend="torch")
+    stand = new_stand(sync_timeout_ms=500.0)
+    stand.models["red"] = segmenter
+    stand.activate()
+    stand.wait(lambda: stand.depth.get_subscription_count() == 1, "depth")
+    for sends_depth in (True, False, True):
+        color, depth = stand.pair(depth_mm=400)
+        rgb = color_to_rgb(color)
+        with_depth, without = segmenter.segment(rgb, np.full(SIZE, 0.4, np.float32)).mask, segmenter.segment(rgb).mask
+        assert (with_depth != without).any(), "the comparison must have something to compare"
+        stand.fresh_values()
+        stand.color.publish(color)
+        if sends_depth:
+            stand.depth.publish(depth)
+        np.testing.assert_array_equal(image_to_mask(stand.mask_of(color)), with_depth if sends_depth else without)
+        if not sends_depth:
+            stand.wait_said("1 of 1 frames went on without depth")
+
+
+def test_a_network_of_depth_that_is_switched_off_says_so(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand(depth_mode="off")
+    stand.models["red"] = model = RedModel(uses_depth=True)
+    stand.activate()
+    stand.segment()
+    assert model.depths == [None] and stand.depth.get_subscription_count() == 0
+    stand.wait_said("the model uses depth and works without it")
 
 
 def test_compressed_colour_is_segmented(new_stand: Callable[..., Stand]) -> None:

@@ -285,3 +285,17 @@ def test_a_node_that_cannot_start_says_why(
     captured = capfd.readouterr()
     assert said in captured.err + captured.out and "Traceback" not in captured.err
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.gpu
+def test_on_the_gpu_masks_are_nearly_those_of_the_cpu(
+    start_node: Callable[..., Any], new_camera: Callable[..., Any], segmenter: Any
+) -> None:
+    camera = new_camera(start_node(device="auto").domain)
+    camera.wait_ready()
+    for seed in range(5):
+        color, depth = camera.pair(seed)
+        expected = segmenter.segment(pixels(color, 3)).mask
+        assert (pixels(camera.segment(color, depth)) == expected).mean() > 0.95
+    values = camera.fresh_values()
+    assert (values["device"], values["precision"]) == ("cuda", "float16")

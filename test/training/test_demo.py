@@ -21,6 +21,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.ros
 @pytest.mark.skipif(importlib.util.find_spec("rclpy") is None, reason="rclpy is not installed")
 def test_the_demo_ends_well_and_accounts_for_every_pair(tmp_path: Path) -> None:
@@ -31,12 +32,29 @@ def test_the_demo_ends_well_and_accounts_for_every_pair(tmp_path: Path) -> None:
         env={**os.environ, "ROS_LOG_DIR": str(tmp_path / "log"), "COLUMNS": "120"},
         capture_output=True,
         text=True,
-        timeout=290,
+        timeout=580,
     )
     assert done.returncode == 0, done.stderr
-    for step in ("1/5 record", "2/5 extract", "3/5 train", "4/5 evaluate", "5/5 run", "done in"):
+    for step in (
+        "1/7 record",
+        "2/7 extract",
+        "3/7 train",
+        "4/7 pseudo",
+        "5/7 distil",
+        "6/7 eval",
+        "7/7 run",
+        "done in",
+    ):
         assert step in done.stderr
-    for row in ("mIoU on held-out scenes", "baseline", "DEAL", "DEAL, through the node"):
+    for row in (
+        "mIoU on held-out scenes",
+        "baseline",
+        "DEAL",
+        "pseudo masks",
+        "distilled",
+        "drawn masks",
+        "through the node",
+    ):
         assert row in done.stdout
     sent = re.search(r"node: (\d+) pairs sent, (\d+) masks received", done.stdout)
     assert sent and sent[1] == sent[2] == "10", done.stdout
@@ -47,8 +65,10 @@ def test_the_demo_ends_well_and_accounts_for_every_pair(tmp_path: Path) -> None:
     assert cv2.imread(str(out / "summary.png")) is not None
     for run, weight in (("baseline", 0.0), ("deal", 1.0)):
         assert read_info(out / "runs" / run / "model.safetensors").training["deal_weight"] == weight
-        evaluation = json.loads((out / "runs" / run / "evaluation.json").read_text())
-        assert evaluation["num_frames"] == 10
+    for run, masks in (("distilled", str(out / "masks")), ("drawn_masks", "drawn")):
+        assert read_info(out / "runs" / run / "model.safetensors").training["masks"] == masks
+    for run in ("baseline", "deal", "pseudo_masks", "distilled", "drawn_masks"):
+        assert json.loads((out / "runs" / run / "evaluation.json").read_text())["num_frames"] == 10
 
 
 def test_only_what_a_demo_made_is_replaced(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ def test_distil_and_use_the_model(deal: Callable[..., Any], tiny_dataset: Path, 
     done = deal(*told, "--json")
     result = json.loads(done.stdout)
     names = ["background", *Dataset.open(tiny_dataset).classes.names]
+    assert json.loads((run / "distill.json").read_text()) == result
     assert done.returncode == 0 and result["model"] == str(run / "model.safetensors")
     assert result["training_frames"] + result["held_out_frames"] == 12 and result["resumed_from"] == 0
     assert [entry["name"] for entry in result["agreement"]["per_class"]] == names
@@ -31,6 +32,19 @@ def test_distil_and_use_the_model(deal: Callable[..., Any], tiny_dataset: Path, 
     evaluation = json.loads(done.stdout)
     assert done.returncode == 0 and evaluation["auto"]["threshold"] == 0.5 and evaluation["auto"]["rule"] == "argmax"
     assert evaluation["details"]["tags"] == "as the network says"
+
+
+def test_a_model_of_depth_and_how_it_does_without(deal: Callable[..., Any], tiny_dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    told = ("distill", CONFIG, f"data.path={tiny_dataset}", "masks=drawn", f"output={run}", *TINY)
+    done = deal(*told, "model.arguments={encoder: test_resnet, inputs: rgbd}", "epochs=1")
+    assert done.returncode == 0 and "without depth" in done.stdout
+    report = json.loads((run / "distill.json").read_text())
+    assert report["drawn_without_depth"]["miou"] == report["agreement_without_depth"]["miou"]
+    told = ("evaluate", run / "model.safetensors", tiny_dataset, "--json", "--pictures", "0", "--device", "cpu")
+    with_depth, without = json.loads(deal(*told).stdout), json.loads(deal(*told, "--depth-fails").stdout)
+    assert (with_depth["details"]["depth"], without["details"]["depth"]) == ("of the frames", "none")
+    assert with_depth["oracle"] != without["oracle"]
 
 
 def test_wrong_masks_are_told_in_a_sentence(deal: Callable[..., Any], tiny_dataset: Path, tmp_path: Path) -> None:

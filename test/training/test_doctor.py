@@ -163,6 +163,16 @@ def test_without_the_viewer_only_viewing_is_impossible(machine):
     assert not any("rerun-sdk" in names for job, names in lacks.items() if job != "view")
 
 
+def test_what_one_job_alone_needs_stops_that_job_alone(machine):
+    needs = {"tag": ["fastapi", "uvicorn"], "depth": ["transformers"], "export": ["onnx", "onnxruntime", "onnxscript"]}
+    for package in (package for packages in needs.values() for package in packages):
+        machine.package(package, "0.0.1")
+    lacks = machine.report().lacks
+    for job, packages in needs.items():
+        assert lacks[job] == packages
+        assert not any(set(packages) & set(names) for other, names in lacks.items() if other != job)
+
+
 def test_without_ros_one_can_train_and_record_but_not_run(machine):
     machine.module("rclpy", MISSING)
     del machine.environment["ROS_DISTRO"]

@@ -51,3 +51,24 @@ def test_what_is_no_image_is_named(model: Path, tmp_path: Path) -> None:
         run(model, tmp_path / "missing.png", "--out", tmp_path / "masks")
     with pytest.raises(UsageError, match="no image among"):
         run(model, model, "--out", tmp_path / "masks")
+
+
+def test_depth_goes_to_a_model_that_uses_it(model: Path, rgbd_model: Path, tmp_path: Path) -> None:
+    images, depths = tmp_path / "images", tmp_path / "depths"
+    rng = np.random.default_rng(0)
+    for folder in (images, depths):
+        folder.mkdir()
+    for name in ("one", "two"):
+        cv2.imwrite(str(images / f"{name}.png"), rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    cv2.imwrite(str(depths / "one.png"), np.full((32, 32), 400, np.uint16))
+    run(rgbd_model, images, "--depth", depths, "--out", tmp_path / "masks", "--device", "cpu")
+    segmenter = Segmenter.load(rgbd_model, device="cpu")
+    for name, depth in {"one": np.full((32, 32), 0.4, np.float32), "two": None}.items():
+        rgb = cv2.cvtColor(cv2.imread(str(images / f"{name}.png")), cv2.COLOR_BGR2RGB)
+        written = cv2.imread(str(tmp_path / "masks" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(written, segmenter.segment(rgb, depth).mask)
+    cv2.imwrite(str(depths / "two.png"), np.full((8, 8), 400, np.uint16))
+    with pytest.raises(DatasetError, match=r"two\.png: expected uint16 of the colour image's size \(32, 32\)"):
+        run(rgbd_model, images, "--depth", depths, "--out", tmp_path / "masks")
+    with pytest.raises(UsageError, match="sees colour alone"):
+        run(model, images, "--depth", depths, "--out", tmp_path / "masks")

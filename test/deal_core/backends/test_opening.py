@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from deal_core.backends import opening
+from deal_core.backends import opening, tensorrt_backend
+from deal_core.backends.cache import keep
 from deal_core.backends.choice import Here, Wanted
 from deal_core.backends.opening import open_backend, scaled_size
-from deal_core.backends.tensorrt_backend import engine_key, engine_precision
+from deal_core.backends.tensorrt_backend import engine_key, engine_precision, load_engine
 from deal_core.errors import BackendError, UsageError
 from deal_core.runtime import Segmenter
 
@@ -77,6 +78,15 @@ def test_a_size_out_of_range_is_refused(side: int) -> None:
         scaled_size((48, 64), side)
 
 
+def test_a_cache_that_cannot_be_written_is_done_without(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("a file in the way, as nobody is kept out who may write everywhere")
+    opened = open_backend(model, Wanted(backend="onnxruntime"), tmp_path / "cache")
+    assert opened.backend(image()).shape == (3, 6, 8)
+    assert f"{tmp_path / 'cache'}" in caplog.text and "cannot be written" in caplog.text
+
+
 def test_the_segmenter_runs_at_another_size_on_each_back_end(model: Path, tmp_path: Path) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     masks = []
@@ -122,12 +132,77 @@ def test_an_engine_is_of_one_model_gpu_tensorrt_precision_and_size() -> None:
     assert all(key != other for other in others)
 
 
-def test_tensorrt_gives_what_torch_gives(model: Path, tmp_path: Path) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("there is no GPU on this machine")
+class StandInTensorRt:
+    """Loads the plans of one TensorRT alone, as TensorRT does: another's give None."""
+
+    __version__ = "10.3.0"
+
+    class Logger:
+        WARNING = 0
+
+        def __init__(self, level: int) -> None:
+            pass
+
+    class Runtime:
+        def __init__(self, logger: object) -> None:
+            pass
+
+        def deserialize_cuda_engine(self, plan: bytes) -> str | None:
+            return plan.decode() if plan.startswith(b"plan of 10.3.0") else None
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was built, in order."""
+    found: list[str] = []
+
+    def build(trt: object, data: bytes, precision: str, input_size: tuple[int, int]) -> bytes:
+        found.append(f"plan of 10.3.0, number {len(found)}")
+        return found[-1].encode()
+
+    monkeypatch.setattr(tensorrt_backend, "_build_engine", build)
+    return found
+
+
+def start_with(cache: Path) -> str:
+    key = engine_key(b"model", "Orin", "10.3.0", "float16", (48, 64))
+    return str(load_engine(StandInTensorRt, b"model", "float16", (48, 64), cache, key))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "of another TensorRT", "removed"])
+def test_an_engine_that_cannot_be_used_is_built_again_once(
+    tmp_path: Path, built: list[str], damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert start_with(tmp_path) == start_with(tmp_path) == built[0] and len(built) == 1
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    if damage == "of another TensorRT":  # and whole, as where the system was updated beneath the same version
+        key = engine_key(b"model", "Orin", "10.3.0", "float16", (48, 64))
+        keep(tmp_path, "engine", key, b"plan of 9.0.0")
+    elif damage == "removed":
+        file.unlink()
+    else:
+        file.write_bytes({"cut": whole[:-1], "flipped": whole[:-1] + b"\xff", "empty": b""}[damage])
+    caplog.clear()
+    assert start_with(tmp_path) == built[1]
+    assert (str(tmp_path) in caplog.text and "again" in caplog.text) == (damage != "removed")
+    assert start_with(tmp_path) == built[1] and len(built) == 2
+
+
+def test_an_engine_that_does_not_load_once_built_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_backend, "_build_engine", lambda *_: b"of no use")
+    with pytest.raises(BackendError, match="cannot load the engine that it has built"):
+        start_with(tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fixture", ["model", "rgbd_model"])
+def test_tensorrt_gives_what_torch_gives(fixture: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt", reason="tensorrt is not installed")
+    path = request.getfixturevalue(fixture)
+    depth = (2 * torch.rand(1, 1, 48, 64) - 0.3).clamp(min=0) if fixture == "rgbd_model" else None
     scores = [
-        open_backend(model, Wanted(backend=name, device="cuda", precision="float32"), tmp_path).backend(image())
+        open_backend(path, Wanted(backend=name, device="cuda", precision="float32"), tmp_path).backend(image(), depth)
         for name in ("torch", "tensorrt", "tensorrt")  # the third comes from the cache
     ]
     np.testing.assert_allclose(scores[1], scores[0], atol=5e-3)
