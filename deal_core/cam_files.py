@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from deal_core.data.dataset import Dataset
 from deal_core.data.sample import BACKGROUND, UNLABELLED, Float32Array, UInt8Array
 from deal_core.errors import DatasetError, UsageError
-from deal_core.evaluation import EvaluationResult, MaskEvaluator, predict_mask, winning_class
+from deal_core.evaluation import EvaluationResult, FrameScore, MaskEvaluator, predict_mask, winning_class
 from deal_core.files import replacing
 from deal_core.inference import (
     CamSettings,
@@ -29,6 +29,7 @@ from deal_core.inference import (
     with_masks,
 )
 from deal_core.modelfile import LoadedModel, Threshold
+from deal_core.pictures import PictureWriter, choose_frames
 from deal_core.refine.refinement import refinement_name
 from deal_core.runtime import resolve_device
 
@@ -136,7 +137,14 @@ def recorded_threshold(out: Path, rule: str) -> Threshold | None:
 
 
 def evaluate_masks(
-    folder: Path, dataset: Dataset, *, name: str, advance: Callable[[int], None] = lambda frames: None
+    folder: Path,
+    dataset: Dataset,
+    *,
+    name: str,
+    pictures: Path | None = None,
+    num_pictures: int = 12,
+    show: Collection[str] = (),
+    advance: Callable[[int], None] = lambda frames: None,
 ) -> EvaluationResult:
     """Compare the pseudo masks of a folder that `write_cams` wrote with the true ones.
 
@@ -146,6 +154,9 @@ def evaluate_masks(
         folder: of the pseudo masks.
         dataset: frames without a true mask are left out.
         name: of the run, for readers.
+        pictures: run folder into which pictures of some frames are written, worst first; none when left out.
+        num_pictures: how many frames to show.
+        show: the keys of the frames to show instead, as for another run that is to be looked at beside this one.
         advance: told the number of frames done.
 
     Raises:
@@ -158,6 +169,8 @@ def evaluate_masks(
         truth = mask_of(dataset.load(record))
         masks.update(read_mask(folder, record.key, truth.shape, len(dataset.classes)), truth, record.key)
         advance(done)
+    if pictures:
+        _draw_masks(pictures, folder, dataset, masks.frames, tuple(show) or choose_frames(masks.frames, num_pictures))
     score = masks.score(dataset.classes, rule=str(found.get("threshold_rule")), threshold=found.get("threshold"))
     return EvaluationResult(
         name=name,
@@ -212,6 +225,17 @@ def read_mask(folder: Path, key: str, size: tuple[int, ...], num_classes: int) -
             f"{file}: expected a mask uint8 {tuple(size)} with ids up to {num_classes}, found {mask.dtype} {mask.shape}"
         )
     return mask
+
+
+def _draw_masks(run: Path, folder: Path, dataset: Dataset, scores: Sequence[FrameScore], shown: Sequence[str]) -> None:
+    iou = {score.key: score.iou for score in scores}
+    records = {frame.key: frame for frame in dataset.frames}
+    with PictureWriter(run, dataset.classes) as pictures:
+        for key in shown:
+            if key in records:
+                sample = dataset.load(records[key])
+                mask = read_mask(folder, key, sample.image.shape[:2], len(dataset.classes))
+                pictures.add_sample(sample, iou[key], mask)
 
 
 def _compressed(frame: ScoredFrame, size: tuple[int, int] | None) -> bytes:

@@ -468,7 +468,7 @@ class EvaluationResult:
         name: of the run, as a reader should see it.
         dataset: what it was evaluated on.
         classes: names and colours.
-        num_frames: images with a mask.
+        num_frames: images that were compared.
         oracle: with the threshold swept on the truth, as papers report; None for a model without threshold.
         auto: with the threshold of a rule that sees no masks, or `argmax`; None where it was not asked for.
         curve: mIoU by threshold; None for a model without threshold.

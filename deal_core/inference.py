@@ -98,22 +98,9 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
         samples = [dataset.load(i) for i in range(start, min(start + at_once, len(dataset)))]
         with torch.inference_mode():
             batch = _batch_scores(network, samples, model.info, device, settings)
-            for sample, scores in zip(samples, batch, strict=True):
-                if not torch.isfinite(scores).all():
-                    raise ModelFileError(
-                        f"{sample.key}: the network's class scores are not finite; its training has diverged: train "
-                        "again with a lower learning rate"
-                    )
-                refined = refine_scores(
-                    sample.image,
-                    _resize(scores, sample.image.shape[:2]).clamp(0, 1),
-                    settings.refine,
-                    threshold=model.info.threshold.value,
-                    depth=sample.depth,
-                    depth_valid=sample.depth_valid,
-                    depth_kind=dataset.depth_kind,
-                )
-                yield ScoredFrame(sample, refined.cpu().numpy())
+        # Nothing is yielded within the mode: of two iterators that take turns, one would leave the other's switched on.
+        for sample, scores in zip(samples, batch, strict=True):
+            yield ScoredFrame(sample, _finished(model, dataset, settings, sample, scores))
 
 
 def decision_threshold(model: LoadedModel, settings: CamSettings) -> Threshold:
@@ -292,6 +279,29 @@ def check_use(model: LoadedModel, dataset: Dataset, settings: CamSettings) -> No
         )
 
 
+@torch.inference_mode()
+def _finished(
+    model: LoadedModel, dataset: Dataset, settings: CamSettings, sample: Sample, scores: Tensor
+) -> Float32Array:
+    """Return the scores (K, h, w) of a network refined, at the size of the image."""
+    if not torch.isfinite(scores).all():
+        raise ModelFileError(
+            f"{sample.key}: the network's class scores are not finite; its training has diverged: train again with a "
+            "lower learning rate"
+        )
+    refined = refine_scores(
+        sample.image,
+        _resize(scores, sample.image.shape[:2]).clamp(0, 1),
+        settings.refine,
+        threshold=model.info.threshold.value,
+        depth=sample.depth,
+        depth_valid=sample.depth_valid,
+        depth_kind=dataset.depth_kind,
+    )
+    finished: Float32Array = refined.cpu().numpy()
+    return finished
+
+
 def _batch_scores(
     network: torch.nn.Module,
     samples: Sequence[Sample],
@@ -338,19 +348,8 @@ def _write_pictures(run: Path, result: EvaluationResult, frames: Sequence[Scored
     iou = {score.key: score.iou for score in result.per_frame}
     with PictureWriter(run, result.classes) as pictures:
         for frame in frames:
-            sample = frame.sample
-            has_depth = sample.depth_valid.any()
-            pictures.add(
-                sample.key,
-                iou[sample.key],
-                image=sample.image,
-                prediction=predict_mask(frame.scores, frame.tags, threshold),
-                truth=sample.mask,
-                depth=sample.depth if has_depth else None,
-                depth_valid=sample.depth_valid if has_depth else None,
-                scores=frame.scores,
-                tags=frame.tags,
-            )
+            prediction = predict_mask(frame.scores, frame.tags, threshold)
+            pictures.add_sample(frame.sample, iou[frame.sample.key], prediction, frame.scores)
 
 
 def _plain(values: object) -> dict[str, str | int | float | bool]:

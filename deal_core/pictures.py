@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from deal_core.data.sample import BACKGROUND, UNLABELLED, BoolArray, ClassList, Float32Array, UInt8Array
+from deal_core.data.sample import BACKGROUND, UNLABELLED, BoolArray, ClassList, Float32Array, Sample, UInt8Array
 from deal_core.errors import EvaluationError
 from deal_core.evaluation import FrameScore, winning_class
 from deal_core.files import replacing
@@ -66,11 +66,39 @@ def choose_frames(frames: Sequence[FrameScore], count: int = 12) -> tuple[str, .
     return tuple(frame.key for frame in [*worst, *spread])
 
 
+def worst_frames(per_run: Sequence[Sequence[FrameScore]], count: int) -> tuple[str, ...]:
+    """Return the keys of the frames on which runs fare worst: on the average, and each of them in turn.
+
+    The worst on the average comes first, then the worst of each run, then the second worst on the average and so on;
+    no frame comes twice. Frames without a figure (nan) come last.
+
+    Args:
+        per_run: the figures of each run, not necessarily of the same frames.
+        count: how many; fewer where there are no more.
+
+    Example:
+        >>> ours, theirs = [FrameScore("a", 0.2), FrameScore("b", 0.3)], [FrameScore("a", 0.9), FrameScore("b", 0.7)]
+        >>> worst_frames([ours, theirs], 2)
+        ('b', 'a')
+    """
+    keys = list(dict.fromkeys(score.key for scores in per_run for score in scores))
+    figures = [{score.key: score.iou for score in scores} for scores in per_run]
+    average = {key: _mean([of_run.get(key, math.nan) for of_run in figures]) for key in keys}
+    orders = [
+        [key for key, _ in sorted(of.items(), key=lambda entry: (math.isnan(entry[1]), entry[1]))]
+        for of in (average, *figures)
+    ]
+    chosen: dict[str, None] = {}
+    for place in range(len(keys)):
+        chosen.update(dict.fromkeys(order[place] for order in orders if place < len(order)))
+    return tuple(chosen)[:count]
+
+
 class PictureWriter:
     """Writes pictures of frames into `<run>/pictures`: `<n>_<part>.png` and pictures.json.
 
     A context manager. The pictures of an earlier evaluation are replaced when it ends well; when it does not,
-    they stay and nothing of this one is left behind.
+    they stay and nothing of this one is left behind. Entering raises EvaluationError where the folder is another's.
 
     Args:
         run: the run's folder, made if missing.
@@ -88,6 +116,11 @@ class PictureWriter:
         self._entries: list[dict[str, Any]] = []
 
     def __enter__(self) -> PictureWriter:
+        if self._folder.exists() and not (self._folder / PICTURE_LIST).is_file():
+            raise EvaluationError(
+                f"{self._folder} would be replaced, and holds no {PICTURE_LIST}, so no evaluation made it: choose "
+                "another run folder"
+            )
         shutil.rmtree(self._temporary, ignore_errors=True)
         self._temporary.mkdir(parents=True)
         return self
@@ -148,6 +181,22 @@ class PictureWriter:
                 files[part] = f"{index}_{part}.png"
                 _write_png(self._temporary / files[part], parts[part])
         self._entries.append({"key": key, "iou": iou if math.isfinite(iou) else None, "files": files})
+
+    def add_sample(
+        self, sample: Sample, iou: float, prediction: UInt8Array, scores: npt.NDArray[Any] | None = None
+    ) -> None:
+        """Write the pictures of a frame of a dataset; arguments as `add`."""
+        has_depth = sample.depth_valid.any()
+        self.add(
+            sample.key,
+            iou,
+            image=sample.image,
+            prediction=prediction,
+            truth=sample.mask,
+            depth=sample.depth if has_depth else None,
+            depth_valid=sample.depth_valid if has_depth else None,
+            scores=scores,
+        )
 
     def _finish(self) -> None:
         listing = {"format": PICTURE_FORMAT, "version": PICTURE_VERSION, "pictures": self._entries}
@@ -393,6 +442,12 @@ def _read_entry(folder: Path, entry: Mapping[str, Any]) -> Picture:
         files[part] = folder / name
     iou = entry["iou"]
     return Picture(str(entry["key"]), math.nan if iou is None else float(iou), files)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean of the values that are numbers; nan where none is."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _write_png(path: Path, picture: UInt8Array) -> None:

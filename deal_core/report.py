@@ -10,23 +10,25 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from deal_core.agreement import AGREEMENT
 from deal_core.charts import SERIES_COLORS, Line, Mark, line_chart, smooth
 from deal_core.errors import EvaluationError
 from deal_core.evaluation import (
     EvaluationResult,
     Float64Array,
+    FrameScore,
     MaskScore,
     SeedSummary,
     summarise_seeds,
 )
 from deal_core.files import replacing
-from deal_core.pictures import Picture, read_pictures
+from deal_core.pictures import Picture, read_pictures, worst_frames
 
 HISTORY_FILE = "history.jsonl"
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -109,26 +111,44 @@ def read_history(path: Path) -> History | None:
     return History(ordered) if ordered else None
 
 
-def write_report(runs: Sequence[Run], path: Path, *, title: str = "") -> Path:
+def write_report(
+    runs: Sequence[Run],
+    path: Path,
+    *,
+    title: str = "",
+    num_pictures: int | None = None,
+    pairs: Float64Array | None = None,
+) -> Path:
     """Write the page about the runs; the first is the one the others are compared with.
 
     Args:
-        runs: at least one.
+        runs: at least one; all scored against the truth, or all against each other.
         path: the HTML file to write, under a temporary name first.
         title: of the page; made from the datasets when left out.
+        num_pictures: how many frames to show, of those that any run has pictures of; all when left out.
+        pairs: (R, R) mIoU of each run's masks against each other's, where there is no truth.
 
     Raises:
-        EvaluationError: no run.
+        EvaluationError: no run, one of its files cannot be read, or the page cannot be written.
     """
     if not runs:
         raise EvaluationError("a report needs at least one run")
-    page = render_report(runs, title=title)
-    with replacing(path) as temporary:
-        temporary.write_text(page, "utf-8")
+    page = render_report(runs, title=title, num_pictures=num_pictures, pairs=pairs)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(page, "utf-8")
+    except OSError as error:
+        raise EvaluationError(f"{path}: the report cannot be written there ({error.strerror})") from error
     return path
 
 
-def render_report(runs: Sequence[Run], *, title: str = "") -> str:
+def render_report(
+    runs: Sequence[Run],
+    *,
+    title: str = "",
+    num_pictures: int | None = None,
+    pairs: Float64Array | None = None,
+) -> str:
     """Return the page as text; arguments as `write_report`."""
     import jinja2
 
@@ -140,7 +160,7 @@ def render_report(runs: Sequence[Run], *, title: str = "") -> str:
     views = _views(runs)
     datasets = list(dict.fromkeys(run.evaluation.dataset for run in runs))
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
-        title=title or f"Segmentation on {', '.join(datasets)}",
+        title=title or f"Segmentation on {', '.join(Path(dataset).name or dataset for dataset in datasets)}",
         datasets=datasets,
         runs=views,
         base=views[0],
@@ -149,7 +169,9 @@ def render_report(runs: Sequence[Run], *, title: str = "") -> str:
         threshold_chart=_threshold_chart(views),
         frame_chart=_frame_chart(views),
         history=_history_charts(views),
-        frames=_frame_cards(views),
+        frames=_frame_cards(views, num_pictures),
+        pairs=pairs,
+        has_truth=not any(view.headline and view.headline.rule == AGREEMENT for view in views),
         legend=_legend(views),
     )
 
@@ -218,7 +240,12 @@ class _FrameRun:
 class _FrameCard:
     key: str
     shared: tuple[_Shown, ...]
-    runs: tuple[_FrameRun, ...] = field(default=())
+    runs: tuple[_FrameRun, ...]
+
+    @property
+    def scores(self) -> str:
+        """Each run's figure as JSON, for the page to sort by; null where there is none."""
+        return json.dumps([round(run.iou, 6) if math.isfinite(run.iou) else None for run in self.runs])
 
 
 _PART_TITLES = {
@@ -378,38 +405,55 @@ def _thin(steps: Float64Array, values: Float64Array) -> tuple[Float64Array, Floa
     return steps[chosen], values[chosen]
 
 
-def _frame_cards(views: Sequence[_View]) -> list[_FrameCard]:
-    """Return the frames worst first (by the worst of the runs that show it), runs beside each other."""
-    found: dict[str, list[tuple[_View, Picture]]] = {}
-    for view in views:
-        for picture in view.run.pictures:
-            found.setdefault(picture.key, []).append((view, picture))
+def _frame_cards(views: Sequence[_View], count: int | None) -> list[_FrameCard]:
+    """Return the frames that any run drew, worst on the average first, all runs beside each other."""
+    drawn = [{picture.key: picture for picture in view.run.pictures} for view in views]
+    scores = [
+        {**{key: picture.iou for key, picture in of_run.items()}, **_known_scores(view)}
+        for view, of_run in zip(views, drawn, strict=True)
+    ]
+    keys = {key for of_run in drawn for key in of_run}
+    of_keys = [[FrameScore(key, iou) for key, iou in of_run.items() if key in keys] for of_run in scores]
+    chosen = worst_frames(of_keys, len(keys) if count is None else count)
+    cards = [
+        _frame_card(
+            key,
+            [of_run.get(key) for of_run in drawn],
+            [_FrameRun(view, of_run.get(key, math.nan), ()) for view, of_run in zip(views, scores, strict=True)],
+        )
+        for key in chosen
+    ]
+    return sorted(cards, key=_average)
 
-    def worst(key: str) -> tuple[float, str]:
-        known = [picture.iou for _, picture in found[key] if math.isfinite(picture.iou)]
-        return (min(known, default=math.inf), key)
 
-    return [_frame_card(key, found[key]) for key in sorted(found, key=worst)]
+def _known_scores(view: _View) -> dict[str, float]:
+    return {frame.key: frame.iou for frame in view.evaluation.per_frame}
 
 
-def _frame_card(key: str, shown: Sequence[tuple[_View, Picture]]) -> _FrameCard:
+def _average(card: _FrameCard) -> tuple[bool, float]:
+    """Return what frames are sorted by; those without a figure come last."""
+    known = [run.iou for run in card.runs if math.isfinite(run.iou)]
+    return (not known, sum(known) / max(len(known), 1))
+
+
+def _frame_card(key: str, drawn: Sequence[Picture | None], runs: Sequence[_FrameRun]) -> _FrameCard:
     shared: dict[str, Path] = {}
-    for _, picture in shown:
+    for picture in drawn:
         for part in ("image", "depth", "edges", "truth"):
-            if part in picture.files:
+            if picture and part in picture.files:
                 shared.setdefault(part, picture.files[part])
     return _FrameCard(
         key,
         tuple(_shown(part, path) for part, path in shared.items()),
         tuple(
-            _FrameRun(
-                view,
-                picture.iou,
-                tuple(_shown(part, picture.files[part]) for part in ("cam", "prediction") if part in picture.files),
-            )
-            for view, picture in shown
+            replace(run, pictures=_run_pictures(picture) if picture else ())
+            for run, picture in zip(runs, drawn, strict=True)
         ),
     )
+
+
+def _run_pictures(picture: Picture) -> tuple[_Shown, ...]:
+    return tuple(_shown(part, picture.files[part]) for part in ("cam", "prediction") if part in picture.files)
 
 
 def _shown(part: str, path: Path) -> _Shown:

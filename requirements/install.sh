@@ -3,7 +3,7 @@
 # once, where that is done; goes on where it was interrupted.
 #
 #   PYTHON=python3.12   the Python to use (3.10 to 3.14); without it the first that fits.
-#   tests               as argument: Chromium, too, in which the tests open the tagging page; without it they are skipped.
+#   tests               as argument: Chromium, too, in which the tests open pages; without it they are skipped.
 #   ROS_DISTRO          set by sourcing a ROS 2: .venv then sees that ROS, and the ROS wheels from PyPI stay out.
 set -euo pipefail
 shopt -s inherit_errexit
@@ -192,8 +192,8 @@ install_libraries() {
 
 install_browser() {
     command -v chromedriver >/dev/null || [[ -e $NO_BROWSER ]] && return
-    install_system chromium-driver "and Chromium: the tests open the tagging page in it" && return
-    say "without Chromium the tests of the tagging page are skipped; for them: sudo apt-get install chromium-driver"
+    install_system chromium-driver "and Chromium: the tests open pages in it" && return
+    say "without Chromium the tests of pages are skipped; for them: sudo apt-get install chromium-driver"
     touch "$NO_BROWSER"
 }
 

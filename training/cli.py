@@ -28,6 +28,7 @@ from training.segment import segment
 from training.synth import synth
 from training.tag import tag
 from training.train import train
+from training.view import view
 
 app = typer.Typer(
     name="deal",
@@ -53,6 +54,7 @@ app.command()(segment)
 app.command()(synth)
 app.command()(tag)
 app.command()(train)
+app.command()(view)
 
 _INTERRUPTED = 130
 

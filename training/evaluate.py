@@ -87,12 +87,14 @@ def evaluate(
     settings = replace(settings, depth_fails=depth_fails)
     chosen = open_frames(dataset, layout, split, depth, class_ids, recordings, frames)
     if model.is_dir():
-        if settings != CamSettings(device=device) or threshold_rule or frames_of:
+        if settings != CamSettings(device=device) or threshold_rule:
             raise UsageError(
-                f"{model} is a folder of masks that are made already: options that say how masks are made or drawn go "
-                "with a model file"
+                f"{model} is a folder of masks that are made already: options that say how masks are made go with a "
+                "model file"
             )
-        result = run_mask_evaluation(model, chosen, out or model, name=name, quiet=as_json)
+        result = run_mask_evaluation(
+            model, chosen, out or model, name=name, num_pictures=pictures, frames_of=frames_of, quiet=as_json
+        )
     else:
         result = run_evaluation(
             model,
@@ -126,10 +128,8 @@ def run_evaluation(
     """Evaluate under a progress bar and write evaluation.json and the pictures into the run folder."""
     from deal_core.inference import evaluate_model
     from deal_core.modelfile import load_model
-    from deal_core.report import read_run
     from training.console import progress
 
-    show = [picture.key for picture in read_run(frames_of).pictures] if frames_of else []
     with progress(quiet=quiet) as bar:
         task = bar.add_task("evaluating", total=2 * len(frames))
         result = evaluate_model(
@@ -140,7 +140,7 @@ def run_evaluation(
             threshold_rule=threshold_rule,
             pictures=folder if num_pictures else None,
             num_pictures=num_pictures,
-            show=show,
+            show=_keys_of(frames_of),
             advance=lambda done: bar.update(task, completed=done),
         )
         bar.update(task, completed=2 * len(frames))
@@ -149,9 +149,16 @@ def run_evaluation(
 
 
 def run_mask_evaluation(
-    masks: Path, frames: Dataset, folder: Path, *, name: str = "", quiet: bool = False
+    masks: Path,
+    frames: Dataset,
+    folder: Path,
+    *,
+    name: str = "",
+    num_pictures: int = 12,
+    frames_of: Path | None = None,
+    quiet: bool = False,
 ) -> EvaluationResult:
-    """Evaluate a folder of pseudo masks under a progress bar and write evaluation.json into the run folder."""
+    """Evaluate pseudo masks under a progress bar and write evaluation.json and the pictures into the run folder."""
     from deal_core.cam_files import evaluate_masks
     from training.console import progress
 
@@ -161,6 +168,9 @@ def run_mask_evaluation(
             masks,
             frames,
             name=name or folder.resolve().name,
+            pictures=folder if num_pictures else None,
+            num_pictures=num_pictures,
+            show=_keys_of(frames_of),
             advance=lambda done: bar.update(task, completed=done),
         )
         bar.update(task, completed=len(frames))
@@ -185,6 +195,13 @@ def print_scores(result: EvaluationResult) -> None:
     table.add_row("mean", *(f"{100 * score.miou:.1f}" for score in scores), style="bold")
     table.add_row("boundary F", *(f"{100 * score.boundary_f:.1f}" for score in scores))
     Console().print(table)
+
+
+def _keys_of(run: Path | None) -> list[str]:
+    """Return the frames that an evaluated run has pictures of."""
+    from deal_core.report import read_run
+
+    return [picture.key for picture in read_run(run).pictures] if run else []
 
 
 def _title(score: MaskScore) -> str:

@@ -43,6 +43,7 @@ class Job(str, Enum):
     EXPORT = "export"
     RUN = "run"
     DEMO = "demo"
+    VIEW = "view"
 
 
 class State(str, Enum):
@@ -119,6 +120,7 @@ _JOBS_OF_EXTRA = {  # ros and realsense are tried out instead
     "depth": (Job.DEPTH,),
     "train": (Job.TRAIN, Job.DEMO),
     "export": (Job.EXPORT,),
+    "view": (Job.VIEW,),
 }
 _SAME_MODULE = {"opencv-python-headless": "cv2"}  # other packages bring it, too: opencv-python, apt, JetPack
 

@@ -1,9 +1,11 @@
-"""A small model and dataset for the tests of what is made with a trained network."""
+"""A small model and dataset for the tests of what is made with a trained network, and a browser for those of pages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,3 +44,25 @@ def make_model(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Ca
 @pytest.fixture(scope="module")
 def model(make_model: Callable[..., LoadedModel]) -> LoadedModel:
     return make_model()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium under selenium."""
+    webdriver: Any = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (extra dev)")
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if not (program and driver):
+        pytest.skip("Chromium and its driver are not installed (Debian's chromium and chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    profile = tmp_path_factory.mktemp("chromium")
+    for flag in (
+        "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run "
+        "--disable-background-networking --disable-component-update --disable-sync --window-size=1200,750 "
+        f"--user-data-dir={profile}"
+    ).split():
+        options.add_argument(flag)
+    driven = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    yield driven
+    driven.quit()

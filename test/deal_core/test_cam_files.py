@@ -20,6 +20,7 @@ from deal_core.data.sample import ClassList
 from deal_core.errors import DatasetError, UsageError
 from deal_core.inference import CamSettings, evaluate_model, score_frames
 from deal_core.modelfile import LoadedModel, Threshold
+from deal_core.pictures import read_pictures
 from deal_core.refine.crf import CrfSettings
 from deal_core.refine.walk import WalkSettings
 
@@ -111,6 +112,19 @@ def test_masks_in_a_folder_are_as_good_as_the_model_that_made_them(
     everything_ignored = tmp_path / f"{dataset.frames[0].key}.png"
     cv2.imwrite(str(everything_ignored), np.full((48, 64), 255, np.uint8))
     assert evaluate_masks(tmp_path, dataset, name="x").per_frame[0].iou == 0, "nobody's pixels are wrong"
+
+
+def test_the_worst_masks_of_a_folder_are_drawn_or_those_of_another_run(
+    model: LoadedModel, dataset: Dataset, tmp_path: Path
+) -> None:
+    assert all(write_cams(model, dataset, tmp_path / "masks", GIVEN))
+    result = evaluate_masks(tmp_path / "masks", dataset, name="x", pictures=tmp_path, num_pictures=3)
+    pictures = read_pictures(tmp_path)
+    assert len(pictures) == 3 and pictures[0].iou == min(frame.iou for frame in result.per_frame)
+    assert set(pictures[0].files) == {"image", "depth", "edges", "prediction", "truth"}
+    wanted = [dataset.frames[7].key, dataset.frames[2].key]
+    evaluate_masks(tmp_path / "masks", dataset, name="x", pictures=tmp_path, show=[*wanted, "another/1"])
+    assert {picture.key for picture in read_pictures(tmp_path)} == set(wanted)
 
 
 def test_a_folder_of_masks_that_cannot_be_compared(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:

@@ -168,6 +168,12 @@ def test_the_frames_of_another_run_are_drawn_in_its_order(model: LoadedModel, da
     assert [picture["key"] for picture in pictures] == wanted
 
 
+def test_two_iterators_that_take_turns_leave_torch_as_it_was(model: LoadedModel, dataset: Dataset) -> None:
+    for _ in zip(score_frames(model, dataset, GIVEN), score_frames(model, dataset, GIVEN), strict=True):
+        assert not torch.is_inference_mode_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
 def copy_of(dataset: Dataset, folder: Path) -> Path:
     return Path(shutil.copytree(dataset.path, folder / "copy"))
 

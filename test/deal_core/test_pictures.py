@@ -24,6 +24,7 @@ from deal_core.pictures import (
     mask_overlay,
     read_pictures,
     summary_figure,
+    worst_frames,
 )
 
 CLASSES = ClassList(("mug", "drill"), ((255, 0, 0), (0, 0, 255)))
@@ -52,6 +53,24 @@ def test_frames_worth_showing_are_the_worst_and_a_spread_up_to_the_best():
     assert choose_frames(frames[:2], 12) == ("f00", "f01")
     assert choose_frames([], 12) == ()
     assert choose_frames([FrameScore("b", 0.5), FrameScore("a", 0.5)], 1) == ("a",)
+
+
+def test_the_worst_of_several_runs_are_those_of_the_mean_and_of_each_in_turn():
+    ours, theirs = (0.5, 0.2, 0.9, 0.8, math.nan), (0.5, 0.9, 0.1, 0.7, math.nan)
+    runs = [[FrameScore(key, iou) for key, iou in zip("abcde", ious, strict=True)] for ious in (ours, theirs)]
+    assert worst_frames(runs, 3) == ("a", "b", "c")
+    assert worst_frames(runs, 9) == ("a", "b", "c", "d", "e")
+    assert worst_frames([[FrameScore("x", 0.9)], [FrameScore("y", 0.1)]], 1) == ("y",), "frames of one run alone"
+    assert worst_frames([], 3) == worst_frames([[]], 3) == ()
+
+
+def test_a_folder_that_holds_something_else_is_not_replaced(tmp_path):
+    photo = tmp_path / "pictures" / "holiday.png"
+    photo.parent.mkdir()
+    photo.touch()
+    with pytest.raises(EvaluationError, match=r"holds no pictures\.json"), PictureWriter(tmp_path, CLASSES):
+        pass
+    assert photo.exists()
 
 
 def test_mask_overlay_outlines_in_the_class_colour_and_greys_the_rest():

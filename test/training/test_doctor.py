@@ -156,6 +156,13 @@ def test_a_training_library_that_is_too_old_does_not_stop_the_robot(machine):
     assert "lightning-fabric" not in lacks["run"] + lacks["record"]
 
 
+def test_without_the_viewer_only_viewing_is_impossible(machine):
+    machine.package("rerun_sdk", "0.0.1")
+    lacks = machine.report().lacks
+    assert lacks["view"] == ["rerun-sdk"]
+    assert not any("rerun-sdk" in names for job, names in lacks.items() if job != "view")
+
+
 def test_what_one_job_alone_needs_stops_that_job_alone(machine):
     needs = {"tag": ["fastapi", "uvicorn"], "depth": ["transformers"], "export": ["onnx", "onnxruntime", "onnxscript"]}
     for package in (package for packages in needs.values() for package in packages):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,15 +24,9 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
 WAIT_S = 60
 CLASSES = ClassList(("mug", "pepper mill", "jar"))
 MakeDataset = Callable[..., Path]
-
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="Chromium and its driver are not installed (Debian's chromium and chromium-driver)"
-)
 
 
 class Page:
@@ -81,22 +74,6 @@ class Page:
 
     def until_saved(self) -> None:
         self.until(lambda: self.run("queue.length === 0 && !sending"))
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    profile = tmp_path_factory.mktemp("chromium")
-    for flag in (
-        "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run "
-        "--disable-background-networking --disable-component-update --disable-sync --window-size=1200,750 "
-        f"--user-data-dir={profile}"
-    ).split():
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture
