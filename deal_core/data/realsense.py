@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from deal_core.data.image_codec import RawImage
+from deal_core.data.pairing import Pair, StampPairer
 from deal_core.data.sample import CameraIntrinsics, UInt16Array, metres_to_depth
 from deal_core.errors import RecordingError, UsageError, nearest_hint
 
@@ -33,6 +34,8 @@ FILTERS = ("spatial", "temporal", "hole_filling")
 _MILLIMETRE = 0.001
 _ENCODINGS = {"rgb8": "rgb8", "bgr8": "bgr8", "rgba8": "rgba8", "bgra8": "bgra8", "y8": "mono8"}
 _POLL_MS = 100
+_PAIR_QUEUE = 4
+"""Images of each stream that may wait for their partner; more would take the SDK's memory."""
 _SYNC_QUEUE = 8
 """Pairs that the SDK may hold for us; with 16 it has no memory left for the next image, and loses all that follow."""
 _UDEV_HINT = (
@@ -212,13 +215,21 @@ class RealSense:
     def frames(self, is_stopped: Callable[[], bool] = lambda: False) -> Iterator[RgbdFrame]:
         """Yield whole pairs until the file ends or `is_stopped`.
 
-        What comes before the first whole pair is not ours: the SDK needs an image of each stream to learn what
-        belongs together.
+        What comes before the first whole pair is not ours: the streams do not begin at once.
 
         Raises:
-            RecordingError: the camera was unplugged, or has been silent for too long.
+            RecordingError: the camera was unplugged, has been silent for too long, or gives no pairs.
         """
-        heard_s, before = time.monotonic(), -1
+        before = -1
+        for pair in self._framesets(is_stopped):
+            number = pair.get_color_frame().get_frame_number()
+            if number > before:
+                yield self._frame(pair, dropped=number - before - 1 if before >= 0 else 0)
+                before = number
+
+    def _framesets(self, is_stopped: Callable[[], bool]) -> Iterator[Any]:
+        pairs = _Pairs(self._rs, self._color.fps())
+        heard_s = paired_s = time.monotonic()
         while not is_stopped():
             try:
                 arrived, frames = self._syncer.try_wait_for_frames(_POLL_MS)
@@ -226,15 +237,18 @@ class RealSense:
                 raise RecordingError(f"{self._name} failed: {error}") from None
             if not arrived:
                 if self._is_file and self._device.current_status() == self._rs.playback_status.stopped:
-                    return
+                    break
                 self._check_alive(time.monotonic() - heard_s)
                 continue
             heard_s = time.monotonic()
-            color, depth = frames.get_color_frame(), frames.get_depth_frame()
-            if color and depth:
-                number = color.get_frame_number()
-                yield self._frame(frames, dropped=max(number - before - 1, 0) if before >= 0 else 0)
-                before = number
+            for pair in pairs.add(frames):
+                yield pair
+                paired_s = time.monotonic()
+            if heard_s - paired_s > self._silence_s:
+                pairs.check(self._name)
+        yield from pairs.rest()
+        if self._is_file and not pairs.is_any:
+            pairs.check(self._name)
 
     def _frame(self, frames: Any, dropped: int) -> RgbdFrame:
         color = frames.get_color_frame()
@@ -323,6 +337,76 @@ class _Clock:
                 self._shift_ms = now_ms - time_ms
             time_ms += self._shift_ms
         return round(time_ms * 1e6)
+
+
+class _Pairs:
+    """Pair what the SDK's syncer hands out, whole or not.
+
+    It takes the time since the camera was switched on, divided by the number of the first image, for the time between
+    images. A camera that does not have this computer's time, and was switched on a while ago, would have to run for as
+    long again before the syncer found every pair.
+
+    Args:
+        rs: the SDK.
+        fps: of colour; a pair is at most half the time between its images apart.
+    """
+
+    def __init__(self, rs: Any, fps: int) -> None:
+        self._half_ms = 500 / fps
+        self._pairer = StampPairer[Any, Any](slop_ns=round(self._half_ms * 1e6), queue_size=_PAIR_QUEUE)
+        self._latest: dict[str, tuple[float, str]] = {}
+        self._both: list[Any] = []
+        self._block = rs.processing_block(lambda _, made: made.frame_ready(made.allocate_composite_frame(self._both)))
+        self._made = rs.frame_queue(1)
+        self._block.start(self._made)
+
+    def add(self, frames: Any) -> Iterator[Any]:
+        """Take a frameset of one or two images; give the pairs that are certain now, as framesets."""
+        color, depth = frames.get_color_frame(), frames.get_depth_frame()
+        for name, frame, add in (("colour", color, self._pairer.add_color), ("depth", depth, self._pairer.add_depth)):
+            if frame:
+                time_ms = frame.get_timestamp()
+                self._latest[name] = time_ms, frame.get_frame_timestamp_domain().name
+                yield from map(self._frameset, add(round(time_ms * 1e6), frame))
+
+    def rest(self) -> Iterator[Any]:
+        """Give the pairs that nothing can change any more because nothing comes."""
+        yield from map(self._frameset, self._pairer.flush())
+
+    def _frameset(self, pair: Pair[Any, Any]) -> Any:
+        self._both = [pair.color, pair.depth]
+        self._block.invoke(pair.color)
+        return self._made.wait_for_frame().as_frameset()
+
+    @property
+    def is_any(self) -> bool:
+        """Whether there was a pair."""
+        return self._pairer.counts.paired > 0
+
+    def check(self, name: str) -> None:
+        """Say why no pairs are there, if images are.
+
+        Raises:
+            RecordingError: they are.
+        """
+        if len(self._latest) == 1:
+            (there,), (other,) = self._latest, {"colour", "depth"} - self._latest.keys()
+            raise RecordingError(
+                f"{name} sends {there}, but no {other}: its USB port has not enough power or bandwidth; plug it into a "
+                "USB 3 port, or take a smaller --width and --height or a lower --fps"
+            )
+        if self._latest:
+            (color_ms, color_clock), (depth_ms, depth_clock) = self._latest["colour"], self._latest["depth"]
+            if color_clock != depth_clock:
+                raise RecordingError(
+                    f"{name} gives no pairs: colour has the time of {color_clock}, depth that of {depth_clock}, and "
+                    "the two cannot be compared; switch the option Global Time Enabled on for both sensors "
+                    "(realsense-viewer shows it), or off for both, and update the camera's firmware"
+                )
+            raise RecordingError(
+                f"{name} gives no pairs: colour and depth are {abs(depth_ms - color_ms):.0f} ms apart, expected at "
+                f"most {self._half_ms:.0f} ms, half the time between images; plug it in again, or take another --fps"
+            )
 
 
 def _video_profiles(rs: Any, device: Any) -> list[Any]:
