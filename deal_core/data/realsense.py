@@ -16,6 +16,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,10 +40,11 @@ _PAIR_QUEUE = 4
 _SYNC_QUEUE = 8
 """Pairs that the SDK may hold for us; with 16 it has no memory left for the next image, and loses all that follow."""
 _UDEV_HINT = (
-    "if `lsusb -d 8086:` lists it, this user may not open it: install the udev rules of librealsense (package "
-    "librealsense2-udev-rules, or copy config/99-realsense-libusb.rules of its source to /etc/udev/rules.d and run "
+    "install the udev rules of librealsense (package librealsense2-udev-rules, or copy "
+    "config/99-realsense-libusb.rules of its source to /etc/udev/rules.d and run "
     "`sudo udevadm control --reload-rules && sudo udevadm trigger`), then plug it in again"
 )
+_CLOSE_HINT = "close what else uses it, as realsense-viewer or a ROS driver"
 
 
 @dataclass(frozen=True)
@@ -138,21 +140,25 @@ class RealSense:
         """Return the camera with a serial number; the only one if it is empty.
 
         Raises:
-            RecordingError: there is no such camera, or it has no such streams.
+            RecordingError: there is no such camera, it has no such streams, another program uses it, or this user may
+                not open it.
         """
         rs = load_sdk()
-        devices = list(rs.context().query_devices())
-        serials = [_info(device, rs.camera_info.serial_number) for device in devices]
+        with _refusals("the camera"):
+            devices = list(rs.context().query_devices())
+            serials = [_info(device, rs.camera_info.serial_number) for device in devices]
         if not devices:
             raise RecordingError(
-                f"no RealSense was found: plug it into a USB 3 port; {_UDEV_HINT}. Without a camera, --from FILE reads "
+                f"no RealSense was found: plug it into a USB 3 port; if `lsusb -d 8086:` lists it, this user may not "
+                f"open it: {_UDEV_HINT}. Without a camera, --from FILE reads "
                 "a file that RealSense's tools recorded (.bag, .db3)"
             )
         if serial and serial not in serials:
             raise RecordingError(f"no RealSense has the serial number {serial}; found {', '.join(serials)}")
         if not serial and len(devices) > 1:
             raise RecordingError(f"several cameras are there: choose one with --serial, of {', '.join(serials)}")
-        return cls(devices[serials.index(serial) if serial else 0], request, silence_s=silence_s)
+        with _refusals("the camera"):
+            return cls(devices[serials.index(serial) if serial else 0], request, silence_s=silence_s)
 
     @classmethod
     def of_file(cls, path: Path, filters: tuple[str, ...] = ()) -> RealSense:
@@ -192,18 +198,19 @@ class RealSense:
         """
         self._syncer = self._rs.syncer(_SYNC_QUEUE)
         try:
-            for sensor, profiles in _by_sensor(self._device, self._color, self._depth):
-                sensor.open(profiles)
-                self._sensors.append(sensor)
-            if self._is_file:
-                self._device.pause()  # else one stream runs before the other is open
-            for sensor in self._sensors:
-                sensor.start(self._syncer)
-            if self._is_file:
-                self._device.resume()
-        except RuntimeError as error:
+            with _refusals(self._name):
+                for sensor, profiles in _by_sensor(self._device, self._color, self._depth):
+                    sensor.open(profiles)
+                    self._sensors.append(sensor)
+                if self._is_file:
+                    self._device.pause()  # else one stream runs before the other is open
+                for sensor in self._sensors:
+                    sensor.start(self._syncer)
+                if self._is_file:
+                    self._device.resume()
+        except RecordingError:
             self._close()
-            raise RecordingError(_refusal(self._name, str(error))) from None
+            raise
         return self
 
     def __exit__(
@@ -355,8 +362,9 @@ class _Pairs:
         self._half_ms = 500 / fps
         self._pairer = StampPairer[Any, Any](slop_ns=round(self._half_ms * 1e6), queue_size=_PAIR_QUEUE)
         self._latest: dict[str, tuple[float, str]] = {}
-        self._both: list[Any] = []
-        self._block = rs.processing_block(lambda _, made: made.frame_ready(made.allocate_composite_frame(self._both)))
+        # The SDK never lets go of the function, and waits at its end for every image that somebody holds.
+        self._both = both = list[Any]()
+        self._block = rs.processing_block(lambda _, made: made.frame_ready(made.allocate_composite_frame(both)))
         self._made = rs.frame_queue(1)
         self._block.start(self._made)
 
@@ -374,8 +382,9 @@ class _Pairs:
         yield from map(self._frameset, self._pairer.flush())
 
     def _frameset(self, pair: Pair[Any, Any]) -> Any:
-        self._both = [pair.color, pair.depth]
+        self._both[:] = pair.color, pair.depth
         self._block.invoke(pair.color)
+        self._both.clear()
         return self._made.wait_for_frame().as_frameset()
 
     @property
@@ -471,12 +480,23 @@ def _sees_the_same(depth: Any, color: Any) -> bool:
     )
 
 
-def _refusal(name: str, reason: str) -> str:
-    if "busy" in reason.lower():
-        return f"{name} is used by another program ({reason}): close it, as realsense-viewer or a ROS driver, first"
-    if "access" in reason.lower() or "permission" in reason.lower():
-        return f"{name} may not be opened ({reason}): {_UDEV_HINT}"
-    return f"{name} does not start ({reason}): plug it in again, into a USB 3 port"
+@contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """Say what to do where the SDK's words tell why it cannot open a camera."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error)
+        said = reason.lower()
+        if "busy" in said:
+            text = f"is used by another program ({reason}): {_CLOSE_HINT}"
+        elif "access" in said or "permission" in said:
+            text = f"may not be opened by this user ({reason}): {_UDEV_HINT}"
+        elif "power state" in said:  # all that the SDK says of either where it goes past the kernel's driver
+            text = f"cannot be opened ({reason}): {_CLOSE_HINT}; if nothing does, {_UDEV_HINT}"
+        else:
+            text = f"does not start ({reason}): plug it in again, into a USB 3 port"
+        raise RecordingError(f"{name} {text}") from None
 
 
 def _camera(found: Any) -> CameraIntrinsics:
