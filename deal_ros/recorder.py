@@ -104,7 +104,7 @@ class RecorderNode(Node):
         recorder = PairRecorder(settings, parse_tags(wanted.tag_command, TagState(), classes))
         extra = [
             Control("start_stop", " ", "start or stop", self._start_or_stop),
-            Control("quit", "q", "quit", self._quit),
+            Control("quit", "q", "quit", self._quit, ends=True),
         ]
         controls = self._started = RecorderControls(recorder, extra, self._show)
         if wanted.page:  # before any image, for which it would take too long
@@ -247,7 +247,7 @@ class RecorderNode(Node):
 
         wanted = self.parameters
         door = self._people.enter_context(Door(wanted.page_host, wanted.page_port, names=("page_host", "page_port")))
-        app = create_live_app(controls, NODE_NAME, door.token, call=self._called)
+        app = partial(create_live_app, controls, NODE_NAME, door.token, call=self._called)
         self._people.enter_context(ServingThread(app, door))
         self.get_logger().info(f"page: open {door.address}")
 

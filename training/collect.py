@@ -121,7 +121,7 @@ def collect(
             def show(text: str) -> None:
                 bar.update(task, description=escaped(text))
 
-            controls = RecorderControls(running, [Control("end", "q", "end the recording", end)], show)
+            controls = RecorderControls(running, [Control("end", "q", "end the recording", end, ends=True)], show)
             show(controls.said())
             if TerminalKeys.is_there():
                 say(controls.key_help())
@@ -185,7 +185,7 @@ def _page(
         say(f"page: open {door.address} once the camera runs")
 
         def show(controls: RecorderControls) -> None:
-            open_.enter_context(ServingThread(create_live_app(controls, "deal collect", door.token), door))
+            open_.enter_context(ServingThread(partial(create_live_app, controls, "deal collect", door.token), door))
 
         yield show
 

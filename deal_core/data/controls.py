@@ -23,12 +23,14 @@ class Control:
         key: on a keyboard.
         label: what it does, in a few words.
         act: does it, told who asks, as in "keyboard"; returns what came of it.
+        ends: the program: a page asks twice.
     """
 
     name: str
     key: str
     label: str
     act: Callable[[str], str]
+    ends: bool = False
 
 
 class RecorderControls:

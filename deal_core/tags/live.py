@@ -72,7 +72,7 @@ def create_live_app(
             "session": session,
             "title": title,
             "classes": classes_to_json(recorder.classes),
-            "controls": [{"name": c.name, "key": c.key, "label": c.label} for c in controls.offered],
+            "controls": [{"name": c.name, "key": c.key, "label": c.label, "ends": c.ends} for c in controls.offered],
         }
 
     @app.get("/state")

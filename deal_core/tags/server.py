@@ -85,20 +85,29 @@ class ServingThread(AbstractContextManager["ServingThread"]):
     """Serves a page within `with`, beside whatever else the program does.
 
     Args:
-        app: of the page.
+        app: makes the page's application, in that thread: whoever has a camera's images to take cannot wait for it.
         door: open.
     """
 
-    def __init__(self, app: FastAPI, door: Door) -> None:
-        self._server = page_server(app)
-        self._thread = threading.Thread(target=self._server.run, args=([door.socket],), name="page", daemon=True)
+    def __init__(self, app: Callable[[], FastAPI], door: Door) -> None:
+        self._app, self._door = app, door
+        self._server: uvicorn.Server | None = None
+        self._is_over = False
+        self._thread = threading.Thread(target=self._serve, name="page", daemon=True)
         self._thread.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.should_exit = True
+        self._is_over = True
+        if self._server:
+            self._server.should_exit = True
         self._thread.join()
+
+    def _serve(self) -> None:
+        self._server = page_server(self._app())
+        self._server.should_exit = self._is_over  # if it was over before it began
+        self._server.run(sockets=[self._door.socket])
 
 
 def _sends(file: Path) -> Callable[[], FileResponse]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,15 @@ class Kitchen:
             thread.start()
         open_.callback(self.end)
         assert self._began.wait(WAIT_S)
-        app = create_live_app(self.controls, "deal collect", self.door.token)
+        app = partial(create_live_app, self.controls, "deal collect", self.door.token)
         open_.enter_context(ServingThread(app, self.door))
 
     def end(self) -> Collected:
         self._ended.set()
+        return self.ended()
+
+    def ended(self) -> Collected:
+        """Wait until somebody has ended it."""
         for thread in self._threads:
             thread.join(WAIT_S)
         return self.done
@@ -89,7 +94,8 @@ class Kitchen:
 
     def _record(self) -> None:
         def begin(recorder: PairRecorder) -> None:
-            end = Control("end", "q", "end the recording", lambda source: self._ended.set() or "the recording ends")
+            ends = lambda source: self._ended.set() or "the recording ends"  # noqa: E731
+            end = Control("end", "q", "end the recording", ends, ends=True)
             self.controls = RecorderControls(recorder, [end])
             self._began.set()
 
@@ -174,9 +180,9 @@ def test_what_is_tapped_is_recorded_as_if_by_key(kitchen: Kitchen, tab: Tab) -> 
     tab.until(lambda: "discarded the last segment" in tab.text("say"))
     kitchen.film(1)
     tab.tap("[data-name=end]")
-    kitchen.film(1)
-    tab.tap("[data-name=end]")  # a finger that slips ends nothing
-    done = kitchen.end()
+    kitchen.film(3)  # a finger that slips ends nothing
+    tab.tap("[data-name=end]")
+    done = kitchen.ended()
     assert (done.failure, done.summary.loss) == ("", 0) and done.summary.counts.written >= 20
     assert check_recording(kitchen.path).errors == []
 
