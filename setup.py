@@ -103,7 +103,7 @@ setup(
         "training",
     ],
     package_data={
-        "deal_core": ["py.typed", "*.html", "tags/*.html"],
+        "deal_core": ["py.typed", "*.html", "tags/*.html", "tags/common.*"],
         "deal_ros": ["py.typed"],
         "training": ["py.typed"],
     },

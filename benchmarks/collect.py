@@ -2,6 +2,7 @@
 
     python benchmarks/collect.py --out bench_collect
     python benchmarks/collect.py --out bench_collect --seconds 5    # to see that it runs
+    python benchmarks/collect.py --out bench_collect --viewers 3    # with the live page open in so many browsers
 
 The camera is the SDK's software device in the same process, with colour beside depth as in a D435: what it costs to
 make its images is part of the figures. Every pair is recorded. Then the recording is extracted, as JPEG and as PNG.
@@ -15,9 +16,11 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,12 +30,22 @@ import numpy as np
 from software_camera import PERIOD_MS, SoftwareCamera  # type: ignore[import-not-found]
 
 from deal_core.data.collecting import collect_pairs
+from deal_core.data.controls import RecorderControls
 from deal_core.data.extract import ExtractOptions, extract_recording
 from deal_core.data.realsense import RealSense, StreamRequest
 from deal_core.data.recorder import PairRecorder, RecorderSettings
 from deal_core.data.sample import ClassList, TagState
+from deal_core.tags.live import create_live_app
+from deal_core.tags.server import Door, ServingThread
 
 SIZE = (480, 640)
+VIEWER = """
+import sys, time, urllib.request
+while True:
+    for path in ("picture.jpg", "picture.jpg", "state"):
+        urllib.request.urlopen(sys.argv[1] + path).read()
+        time.sleep(0.15)
+"""
 
 
 @dataclass(frozen=True)
@@ -65,17 +78,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for collect.json")
     parser.add_argument("--seconds", type=float, default=60.0, help="of recording (default: %(default)s)")
+    parser.add_argument("--viewers", type=int, default=0, help="that look at the live page (default: %(default)s)")
     wanted = parser.parse_args()
     wanted.out.mkdir(parents=True, exist_ok=True)
-    found = measure(wanted.seconds, wanted.out)
+    found = measure(wanted.seconds, wanted.out, wanted.viewers)
     for name, value in asdict(found).items():
         print(f"{name:16} {value}")
     content = {"machine": platform.platform(), "cores": os.cpu_count(), **asdict(found)}
     (wanted.out / "collect.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
-def measure(seconds: float, out: Path) -> Measurement:
-    """Record and extract."""
+def measure(seconds: float, out: Path, viewers: int = 0) -> Measurement:
+    """Record, with the live page if somebody looks at it, and extract."""
     recording = out / "recording"
     shutil.rmtree(recording, ignore_errors=True)
     camera = SoftwareCamera(SIZE, shift=0.015, focal=(380.0, 600.0))
@@ -100,6 +114,7 @@ def measure(seconds: float, out: Path) -> Measurement:
 
     with RealSense(camera.device, StreamRequest(SIZE[1], SIZE[0], 30)) as source:
         thread = threading.Thread(target=run)
+        open_ = ExitStack()
         begin_s, cpu_s = time.monotonic(), time.process_time()
         thread.start()
         done = collect_pairs(
@@ -107,8 +122,10 @@ def measure(seconds: float, out: Path) -> Measurement:
             lambda: PairRecorder(RecorderSettings(ClassList(("mug",)), rate_hz=0), TagState(("mug",))),
             recording,
             is_stopped=is_over.is_set,
+            on_start=lambda recorder: _look(recorder, viewers, open_),
         )
         thread.join()
+        open_.close()
         took_s, used_s = time.monotonic() - begin_s, time.process_time() - cpu_s
     rates = {}
     for form in ("jpeg", "png"):
@@ -120,6 +137,19 @@ def measure(seconds: float, out: Path) -> Measurement:
     counts = done.summary.counts
     growth = memory[-1] - memory[len(memory) // 4]
     return Measurement(took_s, given, counts.written, counts.loss, counts.causes, used_s / took_s, growth, rates)
+
+
+def _look(recorder: PairRecorder, viewers: int, open_: ExitStack) -> None:
+    """Serve the live page, and look at it as browsers do."""
+    if not viewers:
+        return
+    door = open_.enter_context(Door("127.0.0.1", 0))
+    open_.enter_context(ServingThread(lambda: create_live_app(RecorderControls(recorder), "benchmark"), door))
+
+    for _ in range(viewers):
+        viewer = subprocess.Popen([sys.executable, "-c", VIEWER, door.address], stderr=subprocess.DEVNULL)
+        open_.callback(viewer.wait)
+        open_.callback(viewer.kill)
 
 
 def _memory_mib() -> float:

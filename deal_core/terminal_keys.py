@@ -21,7 +21,7 @@ class TerminalKeys:
         on_key: called with each printable character, in a thread of its own.
     """
 
-    def __init__(self, on_key: Callable[[str], None]) -> None:
+    def __init__(self, on_key: Callable[[str], object]) -> None:
         self._on_key = on_key
         self._terminal = sys.stdin.fileno()
         self._before = termios.tcgetattr(self._terminal)

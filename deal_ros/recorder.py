@@ -1,7 +1,7 @@
-"""The recorder's node: camera topics in, a recording out; tags by parameter, topic, service and key.
+"""The recorder's node: camera topics in, a recording out; tags by parameter, topic, service, key and page.
 
-The executor's thread takes messages in and hears what people say; the core's thread writes. Keys, topics, services
-and parameters all end in the same calls of the core, and the parameters always show the tags that hold.
+The executor's thread takes messages in and does what people say; the core's thread writes. Keys, page, topics,
+services and parameters all end in the core's `RecorderControls`, and the parameters always show the tags that hold.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import re
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,18 +26,20 @@ from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from deal_core.data.controls import Control, RecorderControls
 from deal_core.data.image_messages import camera_of
 from deal_core.data.recorder import PairRecorder
 from deal_core.data.recording import check_unused
 from deal_core.data.recording_summary import RecordingSummary
 from deal_core.data.sample import ClassList, TagMarker, TagState
-from deal_core.data.tagging import CLEAR, key_help, parse_tags
+from deal_core.data.tagging import CLEAR, parse_tags
 from deal_core.errors import DealError, RecordingError
+from deal_core.tags.extra import check_installed
 from deal_core.terminal_keys import TerminalKeys
 from deal_ros.conversions import image_to_raw
 from deal_ros.diagnostics import to_message
+from deal_ros.executor_calls import ExecutorCalls
 from deal_ros.image_input import CAMERA_INFO_TOPIC, COLOR_TOPIC, DEPTH_TOPIC, FOLLOW_PERIOD_S, ImageInput
-from deal_ros.keyboard import Keyboard
 from deal_ros.parameters import LiveParameters
 from deal_ros.qos import camera_info_qos
 from deal_ros.recorder_diagnostics import RecorderSnapshot, assess_recorder
@@ -59,19 +63,19 @@ class RecorderNode(Node):
 
     def __init__(self) -> None:
         super().__init__(NODE_NAME)
-        self._recorder: PairRecorder | None = None
-        self._classes: ClassList | None = None
+        self._started: RecorderControls | None = None
         self._live = LiveParameters(
             self,
             RecorderParameters,
-            is_configured=lambda: self._recorder is not None,
+            is_configured=lambda: self._started is not None,
             check=self._check_tags,
             on_change=self._take_parameters,
         )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._inputs: list[ImageInput] = []
         self._timers: list[Timer] = []
-        self._keyboard: Keyboard | None = None
+        self._calls = ExecutorCalls(self)
+        self._people = ExitStack()
         self._has_camera = False
         self._images_since = 0.0
         self._is_waiting = self._is_quit = False
@@ -95,9 +99,16 @@ class RecorderNode(Node):
         """
         wanted = self.parameters
         settings = wanted.settings(self._session())
-        classes = self._classes = settings.classes
+        classes = settings.classes
         check_unused(Path(wanted.output), survives=True)
-        self._recorder = PairRecorder(settings, parse_tags(wanted.tag_command, TagState(), classes))
+        recorder = PairRecorder(settings, parse_tags(wanted.tag_command, TagState(), classes))
+        extra = [
+            Control("start_stop", " ", "start or stop", self._start_or_stop),
+            Control("quit", "q", "quit", self._quit, ends=True),
+        ]
+        controls = self._started = RecorderControls(recorder, extra, self._show)
+        if wanted.page:  # before any image, for which it would take too long
+            self._open_page(controls)
         self._is_waiting = wanted.autostart
         self._offer(classes)
         self._inputs = [
@@ -113,12 +124,13 @@ class RecorderNode(Node):
             self.create_timer(wanted.diagnostics_period_s, self.publish_diagnostics, clock=steady),
         ]
         self.get_logger().info(
-            f"ready: {len(classes)} classes, {self._said()}; reading {' and '.join(i.topic for i in self._inputs)}; "
+            f"ready: {len(classes)} classes, {controls.said()}; reading {' and '.join(i.topic for i in self._inputs)}; "
             + ("recording begins with the images" if wanted.autostart else "recording begins with ~/start")
         )
         if wanted.keyboard and TerminalKeys.is_there():
-            self._keyboard = Keyboard(self, self._take_key)
-            self.get_logger().info(_keys(classes))
+            keys = TerminalKeys(lambda key: self._calls.post(partial(self._take_key, key)))
+            self._people.callback(keys.close)
+            self.get_logger().info(controls.key_help())
 
     def is_finished(self) -> bool:
         """Say whether somebody pressed `q`, or recording cannot begin or go on."""
@@ -148,10 +160,9 @@ class RecorderNode(Node):
         return 0
 
     def destroy_node(self) -> None:
-        """Give the terminal back, however the node ended."""
-        if self._keyboard:
-            self._keyboard.close()
-            self._keyboard = None
+        """Close the page and give the terminal back, however the node ended."""
+        self._calls.close()  # first, because the page may wait for one
+        self._people.close()
         super().destroy_node()
 
     def publish_diagnostics(self) -> None:
@@ -171,26 +182,30 @@ class RecorderNode(Node):
         self._diagnostics.publish(to_message(statuses, name, self.get_clock().now().to_msg()))
 
     @property
-    def _core(self) -> PairRecorder:
-        if self._recorder is None:
+    def _controls(self) -> RecorderControls:
+        if self._started is None:
             raise RuntimeError("start the node first")
-        return self._recorder
+        return self._started
+
+    @property
+    def _core(self) -> PairRecorder:
+        return self._controls.recorder
 
     def _offer(self, classes: ClassList) -> None:
-        core = self._core
+        controls = self._controls
         self.create_subscription(String, "~/set_tags", self._take_command, 10)
         triggers: dict[str, Callable[[], str]] = {
             "start": self._start,
             "stop": lambda: self._stop().lines()[0],
-            "discard_last": self._discard_last,
-            "clear_tags": lambda: self._say(lambda: core.set_tags(CLEAR, "service")),
+            "clear_tags": lambda: controls.set_tags(CLEAR, "service"),
+            **{name: partial(controls.do, name, "service") for name in ("next_segment", "keep", "discard_last")},
         }
         for name, act in triggers.items():
             self.create_service(Trigger, f"~/{name}", partial(self._answer, act))
         for name, token in zip(classes.names, tag_services(classes), strict=True):
             self.create_service(SetBool, f"~/tag/{token}", partial(self._answer_switch, self._set_class, name))
         for marker in (TagMarker.COMPLETE, TagMarker.IGNORE):
-            switch = partial(self._answer_switch, self._set_marker, marker)
+            switch = partial(self._answer_switch, self._switch_marker, marker)
             self.create_service(SetBool, f"~/{marker.value}", switch)
 
     def _take_color(self, message: Any) -> None:
@@ -225,12 +240,37 @@ class RecorderNode(Node):
         except DealError as error:
             self._failure = error
 
+    def _open_page(self, controls: RecorderControls) -> None:
+        check_installed()
+        from deal_core.tags.live import create_live_app
+        from deal_core.tags.server import Door, ServingThread
+
+        wanted = self.parameters
+        door = self._people.enter_context(Door(wanted.page_host, wanted.page_port, names=("page_host", "page_port")))
+        app = partial(create_live_app, controls, NODE_NAME, door.token, call=self._called)
+        self._people.enter_context(ServingThread(app, door))
+        self.get_logger().info(f"page: open {door.address}")
+
+    def _called(self, act: Callable[[], str]) -> str:
+        """Do in the executor's thread what the page asks for."""
+        try:
+            return self._calls.post(act).result()
+        except CancelledError:
+            raise RecordingError("the node has ended") from None
+
+    def _start_or_stop(self, source: str) -> str:
+        return self._stop().lines()[0] if self._core.state.is_recording else self._start()
+
+    def _quit(self, source: str) -> str:
+        self._is_quit = True
+        return "the node ends"
+
     def _start(self) -> str:
         path = self._next_path()
         self._core.start(path)
         self._used.add(path)
         self._is_waiting = False
-        text = f"recording {path}; {self._said()}"
+        text = f"recording {path}; {self._controls.said()}"
         self.get_logger().info(text)
         return text
 
@@ -241,11 +281,6 @@ class RecorderNode(Node):
             self.get_logger().info(line)
         return summary
 
-    def _discard_last(self) -> str:
-        text = f"discarded the last segment: {self._core.discard_last()} pairs"
-        self.get_logger().info(text)
-        return text
-
     def _next_path(self) -> Path:
         wanted = Path(self.parameters.output)
         path, number = wanted, 1
@@ -255,52 +290,36 @@ class RecorderNode(Node):
         return path
 
     def _take_command(self, message: String) -> None:
-        self._try(lambda: self._say(lambda: self._core.set_tags(message.data, "topic")))
+        self._try(lambda: self._controls.set_tags(message.data, "topic"))
 
     def _take_key(self, key: str) -> None:
-        core, source = self._core, "keyboard"
-        acts: dict[str, Callable[[], object]] = {
-            " ": self._stop if core.state.is_recording else self._start,
-            "u": self._discard_last,
-        }
-        if key == "q":
-            self._is_quit = True
-        elif core.is_tag_key(key):
-            self._try(lambda: self._say(lambda: core.press(key, source)))
-        elif key in acts:
-            self._try(acts[key])
-        elif self._classes:
-            self.get_logger().info(_keys(self._classes))
+        if self._try(lambda: self._controls.press(key, "keyboard")) is None:
+            self.get_logger().info(self._controls.key_help())
 
     def _set_class(self, name: str, present: bool) -> str:
-        return self._say(lambda: self._core.set_tags(("+" if present else "-") + name, "service"))
+        return self._controls.set_tags(("+" if present else "-") + name, "service")
 
-    def _set_marker(self, marker: TagMarker, on: bool) -> str:
-        core = self._core
-        toggle = core.toggle_ignore if marker is TagMarker.IGNORE else core.toggle_complete
-        if (core.state.tags.marker is marker) == on:
-            return self._said()
-        return self._say(lambda: toggle("service"))
+    def _switch_marker(self, marker: TagMarker, on: bool) -> str:
+        return self._controls.switch_marker(marker, on, "service")
 
-    def _say(self, act: Callable[[], TagState]) -> str:
-        """Change the tags, show them in the parameters (both at once: each alone would be another change) and words."""
-        before, tags = self._core.state.tags, act()
-        if tags != before:
-            shown = {"tags": ",".join(tags.present), "marker": tags.marker.value}
-            self.set_parameters_atomically([Parameter(name, value=value) for name, value in shown.items()])
-            self.get_logger().info(self._said())
-        return self._said()
+    def _show(self, text: str) -> None:
+        """Show the tags in the parameters, both at once because each alone would be another change; and in words."""
+        tags, shown = self._core.state.tags, self.parameters
+        if (shown.tags, shown.marker) != (tags.present, tags.marker.value):
+            values = {"tags": ",".join(tags.present), "marker": tags.marker.value}
+            self.set_parameters_atomically([Parameter(name, value=value) for name, value in values.items()])
+        self.get_logger().info(text)
 
     def _check_tags(self, values: RecorderParameters) -> None:
-        if self._classes:
-            parse_tags(values.tag_command, TagState(), self._classes)
+        if self._started:
+            parse_tags(values.tag_command, TagState(), self._started.recorder.classes)
 
     def _take_parameters(self, values: RecorderParameters) -> None:
-        if self._recorder is None:
+        if self._started is None:
             return
-        before = self._recorder.state.tags
-        if self._recorder.set_tags(values.tag_command, "parameter") != before:
-            self.get_logger().info(self._said())
+        before = self._core.state.tags
+        if self._core.set_tags(values.tag_command, "parameter") != before:
+            self.get_logger().info(self._controls.said())
 
     def _answer(self, act: Callable[[], str], _request: Any, response: Any) -> Any:
         answer = self._try(act)
@@ -318,10 +337,6 @@ class RecorderNode(Node):
         except DealError as error:
             self.get_logger().warning(str(error))
             return error
-
-    def _said(self) -> str:
-        tags = self._core.state.tags
-        return f"tags: {', '.join(tags.present) or 'none'} ({tags.marker.value})"
 
     def _waits(self) -> str:
         silent = [found.snapshot for found in self._inputs if not found.snapshot.received]
@@ -353,7 +368,3 @@ def tag_services(classes: ClassList) -> list[str]:
         token = f"class_{token}" if token[0].isdigit() else token
         tokens.append(f"{token}_{id_}" if token in tokens else token)
     return tokens
-
-
-def _keys(classes: ClassList) -> str:
-    return f"keys: {', '.join([*key_help(classes), 'space start or stop', 'u undo last segment', 'q quit'])}"

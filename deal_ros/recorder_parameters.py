@@ -67,6 +67,11 @@ class RecorderParameters:
     queue_pairs: int = parameter(90, "Pairs that may wait for the disk.", minimum=1, maximum=100_000)
     queue_mib: int = parameter(256, "Memory that they may take, MiB.", minimum=1, maximum=100_000)
     keyboard: bool = parameter(True, "Listen to keys where the node runs in a terminal.")
+    page: bool = parameter(
+        False, "Show what the camera sees on a web page, with a button for each class; its address is in the log."
+    )
+    page_host: str = parameter("127.0.0.1", "Address of the page; 0.0.0.0 lets a phone in, which needs a token then.")
+    page_port: int = parameter(8321, "Of the page; 0 takes any that is free.", minimum=0, maximum=65535)
     note: str = parameter("", "Free text for the recording's session: who, where, with what.")
     color_qos: str = input_parameters.stream_qos("colour")
     depth_qos: str = input_parameters.stream_qos("depth")

@@ -27,6 +27,17 @@ def generate_launch_description() -> LaunchDescription:
                 description="complete: the other classes are absent; partial: they are unknown; ignore. "
                 "Empty: from params_file.",
             ),
+            DeclareLaunchArgument(
+                "page",
+                default_value="",
+                description="true: a web page with the camera's picture and a button for each class. Empty: from "
+                "params_file.",
+            ),
+            DeclareLaunchArgument(
+                "page_host",
+                default_value="",
+                description="Address of the page; 0.0.0.0 lets a phone in. Empty: from params_file.",
+            ),
             *node_arguments("recorder.param.yaml"),
             *camera_arguments(),
             transport(),
@@ -37,5 +48,5 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _node(context: LaunchContext) -> list[Node]:
-    parameters = ("output", "classes", "tags", "marker")
+    parameters = ("output", "classes", "tags", "marker", "page", "page_host")
     return [deal_node(context, "recorder_node", {name: name for name in parameters})]

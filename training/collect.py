@@ -1,6 +1,7 @@
 """`deal collect`: record a RealSense without ROS.
 
 deal collect kitchen_1 --classes mug,kettle --tags mug
+deal collect kitchen_1 --classes mug,kettle --tags mug --page --host 0.0.0.0
 deal collect kitchen_1 --classes mug,kettle --tags mug --from robot.db3 --keyframes 0
 """
 
@@ -20,6 +21,7 @@ import typer
 from training.extract import Marker, parse_classes
 
 if TYPE_CHECKING:
+    from deal_core.data.controls import RecorderControls
     from deal_core.data.recorder import PairRecorder
 
 EXIT_LOSS = 3
@@ -43,6 +45,14 @@ def collect(
     keyframes: Annotated[float, typer.Option(min=0, help="Pairs to keep a second; 0 keeps all.")] = 5.0,
     duration: Annotated[float, typer.Option(min=0, help="Seconds to record; 0 has no end.")] = 0.0,
     filters: Annotated[str, typer.Option(help="Of spatial,temporal,hole_filling on depth; none by default.")] = "",
+    page: Annotated[
+        bool, typer.Option("--page", help="Show the picture on a local web page, with a button for each class.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="Address of the page; 0.0.0.0 lets a phone in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes any that is free.")] = 8321,
+    token: Annotated[
+        str, typer.Option(help="Asked of everybody who opens the page; one is made unless --host is this machine.")
+    ] = "",
     max_loss: Annotated[float, typer.Option(min=0, max=1, help="Share of pairs lost that exits with code 3.")] = 0.01,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -50,21 +60,25 @@ def collect(
 
     The recording is the same as the ROS recorder's, with the same account of what was lost; deal check and deal
     extract read it. While it runs, keys say what is visible: 1 to 9 and 0 a class comes or goes, c clear,
-    m complete or partial, i ignore, u undo the last segment, q or Ctrl-C end.
+    m complete or partial, i ignore, n next segment, k keep the next pair, u undo the last segment, q or Ctrl-C end.
+    --page does the same in a browser, beside what the camera sees; it prints the page's address.
 
     A rosbag2 (an MCAP file, or a folder) is a recording already, which deal extract reads.
 
     Exit code 1 says that recording was refused or ended by itself (unplugged, disk full): what was recorded until
     then is kept. 3: more than --max-loss of the wanted pairs were lost.
 
-    Example: deal collect kitchen_1 --classes mug,kettle --tags mug
+    Examples:
+      deal collect kitchen_1 --classes mug,kettle --tags mug
+      deal collect kitchen_1 --classes mug,kettle --page --host 0.0.0.0    # from a phone; the address has a token
     """
     from deal_core.data.collecting import collect_pairs
+    from deal_core.data.controls import Control, RecorderControls
     from deal_core.data.realsense import RealSense, StreamRequest
     from deal_core.data.recorder import PairRecorder, RecorderSettings
     from deal_core.data.recording import check_unused
     from deal_core.data.sample import TagState
-    from deal_core.data.tagging import CLEAR, key_help, parse_tags
+    from deal_core.data.tagging import CLEAR, parse_tags
     from deal_core.errors import UsageError
     from deal_core.terminal_keys import TerminalKeys
     from training.console import console, print_json, progress
@@ -96,12 +110,24 @@ def collect(
         stopped = open_.enter_context(_stop_signals())
         bar = open_.enter_context(progress(quiet=as_json))
 
+        say = partial(bar.console.print, markup=False)
+        show_page = open_.enter_context(_page(host, port, token, say)) if page else None
+
+        def end(source: str) -> str:
+            stopped.set()
+            return "the recording ends"
+
         def begin(running: PairRecorder) -> None:
-            bar.update(task, description=_said(running))
+            def show(text: str) -> None:
+                bar.update(task, description=escaped(text))
+
+            controls = RecorderControls(running, [Control("end", "q", "end the recording", end, ends=True)], show)
+            show(controls.said())
             if TerminalKeys.is_there():
-                bar.console.print(f"keys: {', '.join([*key_help(known), 'u undo the last segment', 'q end'])}")
-                press = partial(_press, running, stopped, lambda text: bar.update(task, description=escaped(text)))
-                open_.callback(TerminalKeys(press).close)
+                say(controls.key_help())
+                open_.callback(TerminalKeys(partial(_press, controls, show)).close)
+            if show_page:
+                show_page(controls)
 
         open_.enter_context(source)
         task = bar.add_task("waits for the camera", total=None)
@@ -143,21 +169,31 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _press(recorder: PairRecorder, stopped: threading.Event, show: Callable[[str], object], key: str) -> None:
+@contextmanager
+def _page(
+    host: str, port: int, token: str, say: Callable[[str], object]
+) -> Iterator[Callable[[RecorderControls], None]]:
+    """Say the page's address; give what shows the page there from then on."""
+    from deal_core.tags.extra import check_installed
+
+    check_installed()
+    from deal_core.tags.live import create_live_app
+    from deal_core.tags.server import Door, ServingThread
+
+    with ExitStack() as open_:
+        door = open_.enter_context(Door(host, port, token))
+        say(f"page: open {door.address} once the camera runs")
+
+        def show(controls: RecorderControls) -> None:
+            open_.enter_context(ServingThread(partial(create_live_app, controls, "deal collect", door.token), door))
+
+        yield show
+
+
+def _press(controls: RecorderControls, show: Callable[[str], object], key: str) -> None:
     from deal_core.errors import DealError
 
     try:
-        if key == "q":
-            stopped.set()
-        elif key == "u":
-            show(f"discarded {recorder.discard_last()} pairs; {_said(recorder)}")
-        elif recorder.is_tag_key(key):
-            recorder.press(key, "keyboard")
-            show(_said(recorder))
+        controls.press(key, "keyboard")
     except DealError as error:
         show(str(error))
-
-
-def _said(recorder: PairRecorder) -> str:
-    tags = recorder.state.tags
-    return f"{', '.join(tags.present) or 'no tags'} ({tags.marker.value})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -73,56 +72,17 @@ def tag(
 
 
 def _serve(store: TagStore, host: str, port: int, token: str) -> None:
-    import secrets
-
-    from deal_core.errors import UsageError
+    from deal_core.tags.extra import check_installed
     from training.console import console
 
-    try:
-        import uvicorn
+    check_installed()
+    from deal_core.tags.page import create_app
+    from deal_core.tags.server import Door, page_server
 
-        from deal_core.tags.page import LOCAL_HOSTS, create_app
-    except ModuleNotFoundError as error:
-        raise UsageError(f"the page needs {error.name}: pip install 'deal_ros[tag]'") from None
-
-    with _listen(host, port) as listening:
-        asked = token or (None if host in LOCAL_HOSTS else secrets.token_urlsafe(12))
-        server = uvicorn.Server(uvicorn.Config(create_app(store, asked), log_level="warning"))
-        address = f"http://{_reachable(host)}:{listening.getsockname()[1]}/" + (f"?token={asked}" if asked else "")
-        console().print(f"{len(store.frames)} frames of {store.path}: open {address} (Ctrl-C ends)", markup=False)
+    with Door(host, port, token) as door:
+        server = page_server(create_app(store, door.token))
+        console().print(f"{len(store.frames)} frames of {store.path}: open {door.address} (Ctrl-C ends)", markup=False)
         try:
-            server.run(sockets=[listening])
+            server.run(sockets=[door.socket])
         except KeyboardInterrupt:
             console().print("ended; every tag is saved", markup=False)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    from deal_core.errors import UsageError
-
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise UsageError(f"--host {host}: expected an address of this machine ({error.strerror})") from None
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen()
-    except OSError as error:
-        listening.close()
-        raise UsageError(
-            f"--port {port} on {host} cannot be used ({error.strerror}): choose another, or --port 0 for any"
-        ) from None
-    return listening
-
-
-def _reachable(host: str) -> str:
-    """Return the address by which others reach this machine, where it listens on all of them."""
-    if host not in ("0.0.0.0", "::"):
-        return f"[{host}]" if ":" in host else host
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # nothing is sent: it only asks for the way there
-            return str(probe.getsockname()[0])
-        except OSError:
-            return socket.gethostname()

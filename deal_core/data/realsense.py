@@ -16,6 +16,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from deal_core.data.image_codec import RawImage
+from deal_core.data.pairing import Pair, StampPairer
 from deal_core.data.sample import CameraIntrinsics, UInt16Array, metres_to_depth
 from deal_core.errors import RecordingError, UsageError, nearest_hint
 
@@ -33,13 +35,16 @@ FILTERS = ("spatial", "temporal", "hole_filling")
 _MILLIMETRE = 0.001
 _ENCODINGS = {"rgb8": "rgb8", "bgr8": "bgr8", "rgba8": "rgba8", "bgra8": "bgra8", "y8": "mono8"}
 _POLL_MS = 100
+_PAIR_QUEUE = 4
+"""Images of each stream that may wait for their partner; more would take the SDK's memory."""
 _SYNC_QUEUE = 8
 """Pairs that the SDK may hold for us; with 16 it has no memory left for the next image, and loses all that follow."""
 _UDEV_HINT = (
-    "if `lsusb -d 8086:` lists it, this user may not open it: install the udev rules of librealsense (package "
-    "librealsense2-udev-rules, or copy config/99-realsense-libusb.rules of its source to /etc/udev/rules.d and run "
+    "install the udev rules of librealsense (package librealsense2-udev-rules, or copy "
+    "config/99-realsense-libusb.rules of its source to /etc/udev/rules.d and run "
     "`sudo udevadm control --reload-rules && sudo udevadm trigger`), then plug it in again"
 )
+_CLOSE_HINT = "close what else uses it, as realsense-viewer or a ROS driver"
 
 
 @dataclass(frozen=True)
@@ -135,21 +140,25 @@ class RealSense:
         """Return the camera with a serial number; the only one if it is empty.
 
         Raises:
-            RecordingError: there is no such camera, or it has no such streams.
+            RecordingError: there is no such camera, it has no such streams, another program uses it, or this user may
+                not open it.
         """
         rs = load_sdk()
-        devices = list(rs.context().query_devices())
-        serials = [_info(device, rs.camera_info.serial_number) for device in devices]
+        with _refusals("the camera"):
+            devices = list(rs.context().query_devices())
+            serials = [_info(device, rs.camera_info.serial_number) for device in devices]
         if not devices:
             raise RecordingError(
-                f"no RealSense was found: plug it into a USB 3 port; {_UDEV_HINT}. Without a camera, --from FILE reads "
+                f"no RealSense was found: plug it into a USB 3 port; if `lsusb -d 8086:` lists it, this user may not "
+                f"open it: {_UDEV_HINT}. Without a camera, --from FILE reads "
                 "a file that RealSense's tools recorded (.bag, .db3)"
             )
         if serial and serial not in serials:
             raise RecordingError(f"no RealSense has the serial number {serial}; found {', '.join(serials)}")
         if not serial and len(devices) > 1:
             raise RecordingError(f"several cameras are there: choose one with --serial, of {', '.join(serials)}")
-        return cls(devices[serials.index(serial) if serial else 0], request, silence_s=silence_s)
+        with _refusals("the camera"):
+            return cls(devices[serials.index(serial) if serial else 0], request, silence_s=silence_s)
 
     @classmethod
     def of_file(cls, path: Path, filters: tuple[str, ...] = ()) -> RealSense:
@@ -189,18 +198,19 @@ class RealSense:
         """
         self._syncer = self._rs.syncer(_SYNC_QUEUE)
         try:
-            for sensor, profiles in _by_sensor(self._device, self._color, self._depth):
-                sensor.open(profiles)
-                self._sensors.append(sensor)
-            if self._is_file:
-                self._device.pause()  # else one stream runs before the other is open
-            for sensor in self._sensors:
-                sensor.start(self._syncer)
-            if self._is_file:
-                self._device.resume()
-        except RuntimeError as error:
+            with _refusals(self._name):
+                for sensor, profiles in _by_sensor(self._device, self._color, self._depth):
+                    sensor.open(profiles)
+                    self._sensors.append(sensor)
+                if self._is_file:
+                    self._device.pause()  # else one stream runs before the other is open
+                for sensor in self._sensors:
+                    sensor.start(self._syncer)
+                if self._is_file:
+                    self._device.resume()
+        except RecordingError:
             self._close()
-            raise RecordingError(_refusal(self._name, str(error))) from None
+            raise
         return self
 
     def __exit__(
@@ -212,13 +222,21 @@ class RealSense:
     def frames(self, is_stopped: Callable[[], bool] = lambda: False) -> Iterator[RgbdFrame]:
         """Yield whole pairs until the file ends or `is_stopped`.
 
-        What comes before the first whole pair is not ours: the SDK needs an image of each stream to learn what
-        belongs together.
+        What comes before the first whole pair is not ours: the streams do not begin at once.
 
         Raises:
-            RecordingError: the camera was unplugged, or has been silent for too long.
+            RecordingError: the camera was unplugged, has been silent for too long, or gives no pairs.
         """
-        heard_s, before = time.monotonic(), -1
+        before = -1
+        for pair in self._framesets(is_stopped):
+            number = pair.get_color_frame().get_frame_number()
+            if number > before:
+                yield self._frame(pair, dropped=number - before - 1 if before >= 0 else 0)
+                before = number
+
+    def _framesets(self, is_stopped: Callable[[], bool]) -> Iterator[Any]:
+        pairs = _Pairs(self._rs, self._color.fps())
+        heard_s = paired_s = time.monotonic()
         while not is_stopped():
             try:
                 arrived, frames = self._syncer.try_wait_for_frames(_POLL_MS)
@@ -226,15 +244,18 @@ class RealSense:
                 raise RecordingError(f"{self._name} failed: {error}") from None
             if not arrived:
                 if self._is_file and self._device.current_status() == self._rs.playback_status.stopped:
-                    return
+                    break
                 self._check_alive(time.monotonic() - heard_s)
                 continue
             heard_s = time.monotonic()
-            color, depth = frames.get_color_frame(), frames.get_depth_frame()
-            if color and depth:
-                number = color.get_frame_number()
-                yield self._frame(frames, dropped=max(number - before - 1, 0) if before >= 0 else 0)
-                before = number
+            for pair in pairs.add(frames):
+                yield pair
+                paired_s = time.monotonic()
+            if heard_s - paired_s > self._silence_s:
+                pairs.check(self._name)
+        yield from pairs.rest()
+        if self._is_file and not pairs.is_any:
+            pairs.check(self._name)
 
     def _frame(self, frames: Any, dropped: int) -> RgbdFrame:
         color = frames.get_color_frame()
@@ -325,6 +346,78 @@ class _Clock:
         return round(time_ms * 1e6)
 
 
+class _Pairs:
+    """Pair what the SDK's syncer hands out, whole or not.
+
+    It takes the time since the camera was switched on, divided by the number of the first image, for the time between
+    images. A camera that does not have this computer's time, and was switched on a while ago, would have to run for as
+    long again before the syncer found every pair.
+
+    Args:
+        rs: the SDK.
+        fps: of colour; a pair is at most half the time between its images apart.
+    """
+
+    def __init__(self, rs: Any, fps: int) -> None:
+        self._half_ms = 500 / fps
+        self._pairer = StampPairer[Any, Any](slop_ns=round(self._half_ms * 1e6), queue_size=_PAIR_QUEUE)
+        self._latest: dict[str, tuple[float, str]] = {}
+        # The SDK never lets go of the function, and waits at its end for every image that somebody holds.
+        self._both = both = list[Any]()
+        self._block = rs.processing_block(lambda _, made: made.frame_ready(made.allocate_composite_frame(both)))
+        self._made = rs.frame_queue(1)
+        self._block.start(self._made)
+
+    def add(self, frames: Any) -> Iterator[Any]:
+        """Take a frameset of one or two images; give the pairs that are certain now, as framesets."""
+        color, depth = frames.get_color_frame(), frames.get_depth_frame()
+        for name, frame, add in (("colour", color, self._pairer.add_color), ("depth", depth, self._pairer.add_depth)):
+            if frame:
+                time_ms = frame.get_timestamp()
+                self._latest[name] = time_ms, frame.get_frame_timestamp_domain().name
+                yield from map(self._frameset, add(round(time_ms * 1e6), frame))
+
+    def rest(self) -> Iterator[Any]:
+        """Give the pairs that nothing can change any more because nothing comes."""
+        yield from map(self._frameset, self._pairer.flush())
+
+    def _frameset(self, pair: Pair[Any, Any]) -> Any:
+        self._both[:] = pair.color, pair.depth
+        self._block.invoke(pair.color)
+        self._both.clear()
+        return self._made.wait_for_frame().as_frameset()
+
+    @property
+    def is_any(self) -> bool:
+        """Whether there was a pair."""
+        return self._pairer.counts.paired > 0
+
+    def check(self, name: str) -> None:
+        """Say why no pairs are there, if images are.
+
+        Raises:
+            RecordingError: they are.
+        """
+        if len(self._latest) == 1:
+            (there,), (other,) = self._latest, {"colour", "depth"} - self._latest.keys()
+            raise RecordingError(
+                f"{name} sends {there}, but no {other}: its USB port has not enough power or bandwidth; plug it into a "
+                "USB 3 port, or take a smaller --width and --height or a lower --fps"
+            )
+        if self._latest:
+            (color_ms, color_clock), (depth_ms, depth_clock) = self._latest["colour"], self._latest["depth"]
+            if color_clock != depth_clock:
+                raise RecordingError(
+                    f"{name} gives no pairs: colour has the time of {color_clock}, depth that of {depth_clock}, and "
+                    "the two cannot be compared; switch the option Global Time Enabled on for both sensors "
+                    "(realsense-viewer shows it), or off for both, and update the camera's firmware"
+                )
+            raise RecordingError(
+                f"{name} gives no pairs: colour and depth are {abs(depth_ms - color_ms):.0f} ms apart, expected at "
+                f"most {self._half_ms:.0f} ms, half the time between images; plug it in again, or take another --fps"
+            )
+
+
 def _video_profiles(rs: Any, device: Any) -> list[Any]:
     """Return the device's colour profiles that can be recorded, and its depth profiles."""
     found = []
@@ -387,12 +480,23 @@ def _sees_the_same(depth: Any, color: Any) -> bool:
     )
 
 
-def _refusal(name: str, reason: str) -> str:
-    if "busy" in reason.lower():
-        return f"{name} is used by another program ({reason}): close it, as realsense-viewer or a ROS driver, first"
-    if "access" in reason.lower() or "permission" in reason.lower():
-        return f"{name} may not be opened ({reason}): {_UDEV_HINT}"
-    return f"{name} does not start ({reason}): plug it in again, into a USB 3 port"
+@contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """Say what to do where the SDK's words tell why it cannot open a camera."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error)
+        said = reason.lower()
+        if "busy" in said:
+            text = f"is used by another program ({reason}): {_CLOSE_HINT}"
+        elif "access" in said or "permission" in said:
+            text = f"may not be opened by this user ({reason}): {_UDEV_HINT}"
+        elif "power state" in said:  # all that the SDK says of either where it goes past the kernel's driver
+            text = f"cannot be opened ({reason}): {_CLOSE_HINT}; if nothing does, {_UDEV_HINT}"
+        else:
+            text = f"does not start ({reason}): plug it in again, into a USB 3 port"
+        raise RecordingError(f"{name} {text}") from None
 
 
 def _camera(found: Any) -> CameraIntrinsics:

@@ -27,7 +27,7 @@ from deal_core.data.recording import RecordingWriter, message_types, partial_fol
 from deal_core.data.recording_queue import RESERVE_BYTES, LoggedTags, RecordingQueue, RgbdImages, WriterThread
 from deal_core.data.recording_summary import Lost, RecordingCounts, RecordingSummary, Skipped, summarize
 from deal_core.data.sample import CameraIntrinsics, ClassList, TagMarker, TagState
-from deal_core.data.tagging import CLEAR, DIGITS, TagTrack, check_class_names, parse_tags
+from deal_core.data.tagging import TagTrack, check_class_names, parse_tags
 from deal_core.data.topics import ALIGN_HINT
 from deal_core.errors import RecordingError
 
@@ -70,6 +70,20 @@ class RecorderSettings:
 
     def __post_init__(self) -> None:
         check_class_names(self.classes)
+
+
+@dataclass(frozen=True, eq=False)
+class LatestImages:
+    """What the camera sees now; the two need not be a pair.
+
+    Attributes:
+        color, depth: that arrived last; None before the first.
+        age_s: since colour arrived.
+    """
+
+    color: RawImage | None
+    depth: RawImage | None
+    age_s: float
 
 
 @dataclass(frozen=True)
@@ -157,6 +171,17 @@ class PairRecorder:
         """Whether an image of each stream has arrived."""
         with self._lock:
             return self._color is not None and self._depth is not None
+
+    @property
+    def classes(self) -> ClassList:
+        """What tags may name."""
+        return self._settings.classes
+
+    @property
+    def latest(self) -> LatestImages:
+        """What the camera sees now, for somebody to look at; it costs a recording nothing."""
+        with self._lock:
+            return LatestImages(self._color, self._depth, self._clock() - self._heard_s)
 
     @property
     def state(self) -> RecorderState:
@@ -256,20 +281,23 @@ class PairRecorder:
             complete = self._tags.marker is TagMarker.COMPLETE
             return self.set_tags((TagMarker.PARTIAL if complete else TagMarker.COMPLETE).value, source)
 
-    def is_tag_key(self, key: str) -> bool:
-        """Whether a key says something of tags: a digit of a class, or one of `cmi`."""
-        return 0 <= DIGITS.find(key) < len(self._settings.classes.names) or key in ("c", "m", "i")
+    def begin_segment(self, source: str) -> None:
+        """Begin a segment of the running recording under the same tags: another place, or the things moved.
 
-    def press(self, key: str, source: str) -> TagState:
-        """Do what a tag key says: a digit toggles a class, `c` clears, `m` toggles complete, `i` ignore."""
+        Raises:
+            RecordingError: no recording is running.
+        """
         with self._lock:
-            if key == "c":
-                return self.set_tags(CLEAR, source)
-            if key == "m":
-                return self.toggle_complete(source)
-            if key == "i":
-                return self.toggle_ignore(source)
-            return self.toggle(self._settings.classes.names[DIGITS.index(key)], source)
+            self._running().begin_segment(self._now_ns(), source)
+
+    def keep_next(self) -> None:
+        """Keep the next pair of the running recording, whatever `rate_hz` and `only_if_changed` say.
+
+        Raises:
+            RecordingError: no recording is running.
+        """
+        with self._lock:
+            self._running().keep_next()
 
     def discard_last(self) -> int:
         """Discard the last segment of the running recording; return how many pairs that are.
@@ -315,6 +343,7 @@ class _Session:
         self._may_be_early = dict.fromkeys(("color", "depth"), settings.sync_queue)
         self._last_ns = self._origin_ns = self._slot = -1
         self._dropped = 0
+        self._is_asked_for = False
         self._stamps: array[int] = array("q")
         self._track = TagTrack(newest_ns + 1, tags, round(settings.tag_guard_s * _NS_PER_S), "start")
         self._log_ns = newest_ns
@@ -371,6 +400,13 @@ class _Session:
     def change_tags(self, now_ns: int, tags: TagState, source: str) -> None:
         self._put_tags(self._track.change(now_ns, tags, source), now_ns)
 
+    def begin_segment(self, now_ns: int, source: str) -> None:
+        self._put_tags([self._track.begin_segment(now_ns, source)], now_ns)
+
+    def keep_next(self) -> None:
+        with self._lock:
+            self._is_asked_for = True
+
     def discard_last(self, now_ns: int) -> int:
         spans, number = self._track.discard_last(now_ns, np.array(self._stamps, np.int64))
         self._put_tags(spans, now_ns)
@@ -419,10 +455,10 @@ class _Session:
             self._last_ns = pair.stamp_ns
             # The first pair of each period: with stamps that jitter, the average is still the rate.
             slot = int((pair.stamp_ns - self._origin_ns) * self._settings.rate_hz // _NS_PER_S)
-            if self._settings.rate_hz and slot == self._slot:
+            if self._settings.rate_hz and slot == self._slot and not self._is_asked_for:
                 self._queue.skip(Skipped.RATE)
-            elif self._queue.put_pair(pair):
-                self._slot = slot
+            elif self._queue.put_pair(pair, is_asked_for=self._is_asked_for):
+                self._slot, self._is_asked_for = slot, False
                 self._stamps.append(pair.stamp_ns)
 
     def _put_tags(self, spans: Sequence[TagSpan], now_ns: int) -> None:

@@ -293,7 +293,9 @@ class _Bag:
             self.folder.mkdir()
             self._mcap = McapWriter(self.folder / f"{path.name}_0.mcap")
         except OSError as error:
-            raise RecordingError(f"{path} cannot be written: {error.strerror}") from error
+            raise RecordingError(
+                f"{path} cannot be written ({error.strerror}): choose a folder that this user may write to"
+            ) from error
         self._types = message_types()
         self._channels: dict[str, int] = {}
         self._heads: dict[tuple[Any, ...], bytes] = {}

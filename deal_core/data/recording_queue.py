@@ -60,12 +60,13 @@ class RecordingQueue:
         self.lost: Counter[Lost] = Counter()
         self.is_on_disk = False
         self._items: deque[RgbdImages | LoggedTags] = deque()
+        self._asked_for: set[int] = set()
         self._pairs = self._bytes = 0
         self._max_pairs, self._max_bytes = max_pairs, max_bytes
         self._closed = self._failed = False
 
-    def put_pair(self, pair: RgbdImages) -> bool:
-        """Queue a pair, or count it as lost and return False."""
+    def put_pair(self, pair: RgbdImages, *, is_asked_for: bool = False) -> bool:
+        """Queue a pair, or count it as lost and return False; one that is asked for is written whatever it shows."""
         with self.lock:
             size = _bytes(pair)
             if self._failed:
@@ -75,6 +76,8 @@ class RecordingQueue:
                 self.lost[Lost.DISK_SLOW if self.is_on_disk else Lost.QUEUE_FULL] += 1
                 return False
             self._items.append(pair)
+            if is_asked_for:
+                self._asked_for.add(pair.stamp_ns)
             self._pairs, self._bytes, self.pending = self._pairs + 1, self._bytes + size, self.pending + 1
             self.lock.notify()
             return True
@@ -93,6 +96,13 @@ class RecordingQueue:
             if isinstance(item, Pair):
                 self._pairs, self._bytes = self._pairs - 1, self._bytes - _bytes(item)
             return item
+
+    def take_wish(self, stamp_ns: int) -> bool:
+        """Say whether the pair of a stamp was asked for; a pair is asked about once."""
+        with self.lock:
+            wished = stamp_ns in self._asked_for
+            self._asked_for.discard(stamp_ns)
+            return wished
 
     @property
     def is_empty(self) -> bool:
@@ -195,8 +205,12 @@ class WriterThread(threading.Thread):
             self._queue.lose(fault, taken=True)
             return
         if self._change_threshold is not None:
-            view = _view(pair.color)
-            if self._view is not None and np.abs(view - self._view).mean() < self._change_threshold:
+            view, is_asked_for = _view(pair.color), self._queue.take_wish(pair.stamp_ns)
+            if (
+                self._view is not None
+                and not is_asked_for
+                and np.abs(view - self._view).mean() < self._change_threshold
+            ):
                 self._queue.skip(Skipped.UNCHANGED, taken=True)
                 return
             self._view = view

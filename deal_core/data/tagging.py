@@ -12,8 +12,6 @@ from deal_core.data.sample import ClassList, TagMarker, TagState
 from deal_core.errors import UsageError
 
 CLEAR = "clear"
-DIGITS = "1234567890"
-"""Keys of the first ten classes."""
 _WORDS = (CLEAR, *(marker.value for marker in TagMarker))
 
 
@@ -51,12 +49,6 @@ def parse_tags(command: str, state: TagState, classes: ClassList) -> TagState:
         else:
             present.add(_known(word.removeprefix("+"), classes))
     return replace(state, present=tuple(present), marker=marker)
-
-
-def key_help(classes: ClassList) -> list[str]:
-    """Return what the keys of a keyboard say of tags, see `PairRecorder.press`."""
-    digits = [f"{digit} {name}" for digit, name in zip(DIGITS, classes.names, strict=False)]
-    return [*digits, "c clear", "m complete or partial", "i ignore"]
 
 
 def check_class_names(classes: ClassList) -> None:
@@ -106,6 +98,15 @@ class TagTrack:
         self.tags = tags
         self.spans += added
         return added
+
+    def begin_segment(self, now_ns: int, source: str) -> TagSpan:
+        """Begin a segment under the same tags at a stamp; return the span to write.
+
+        Within the time that is ignored after a change, the segment begins after it.
+        """
+        span = TagSpan(max(now_ns, *(span.stamp_ns for span in self.spans)), self.tags, source)
+        self.spans.append(span)
+        return span
 
     def discard_last(self, now_ns: int, stamps: npt.NDArray[np.int64]) -> tuple[list[TagSpan], int]:
         """Discard the last segment that labels a pair; return the spans to write, and how many pairs it labelled.

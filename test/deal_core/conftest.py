@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,23 +45,14 @@ def model(make_model: Callable[..., LoadedModel]) -> LoadedModel:
     return make_model()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A headless Chromium under selenium."""
-    webdriver: Any = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (extra dev)")
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    driver = shutil.which("chromedriver")
-    if not (program and driver):
-        pytest.skip("Chromium and its driver are not installed (Debian's chromium and chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    profile = tmp_path_factory.mktemp("chromium")
-    for flag in (
-        "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run "
-        "--disable-background-networking --disable-component-update --disable-sync --window-size=1200,750 "
-        f"--user-data-dir={profile}"
-    ).split():
-        options.add_argument(flag)
-    driven = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    yield driven
-    driven.quit()
+    pytest.importorskip("selenium.webdriver", reason="selenium is not installed (extra dev)")
+    from .browser import CHROMIUM, DRIVER, MISSING, start_chromium
+
+    if not (CHROMIUM and DRIVER):
+        pytest.skip(MISSING)
+    driver = start_chromium(tmp_path_factory.mktemp("chromium"))
+    yield driver
+    driver.quit()

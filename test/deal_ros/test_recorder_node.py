@@ -6,11 +6,13 @@ import fcntl
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 import termios
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -268,6 +270,47 @@ def test_the_file_is_one_that_other_tools_read(record: Callable[..., Operator]) 
     assert listed == found
 
 
+def test_the_page_says_the_same_as_a_service(record: Callable[..., Operator]) -> None:
+    pytest.importorskip("fastapi", reason="fastapi is not installed (extra tag)")
+    kitchen = record(page=True, page_port=0)
+    kitchen.film_until_recording()
+    found = re.search(r"page: open (http://127.0.0.1:\d+/)", kitchen.process.text())
+    assert found, kitchen.process.text()
+
+    def ask(path: str, body: dict[str, str] | None = None) -> bytes:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(found[1] + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return bytes(answer.read())
+
+    begun = json.loads(ask("session"))
+    assert [c["name"] for c in begun["classes"]] == ["mug", "drill", "red box"]
+    assert [c["key"] for c in begun["controls"]] == ["n", "k", "u", " ", "q"]
+    assert ask("picture.jpg")[:2] == b"\xff\xd8"
+
+    def act(**wish: str) -> dict[str, Any]:
+        return dict(json.loads(ask("act", {"session": begun["session"], **wish})))
+
+    assert act(tags="+red box")["said"] == "tags: red box (partial)"
+    assert kitchen.parameter("tags") == "red box"
+    assert act(tags="+mug,complete")["states"] == [1, 0, 1]
+    assert kitchen.parameter("marker") == "complete"
+    kitchen.film_written(3)
+    assert kitchen.switch("tag/drill", True)[0] and json.loads(ask("state"))["states"] == [1, 1, 1]
+    assert kitchen.trigger("next_segment") == (True, "a new segment begins; tags: drill, mug, red box (complete)")
+    assert kitchen.trigger("keep") == (True, "the next pair is kept")
+    kitchen.film_written(3)
+    state = json.loads(ask("state"))
+    assert state["recording"] == str(kitchen.output) and state["written"] >= 6 and state["lost"] == {}
+    assert act(name="start_stop")["said"].startswith(f"{kitchen.output}: ")
+    assert act(name="quit")["said"] == "the node ends"
+    assert kitchen.process.process.wait(60) == 0, kitchen.process.text()
+    assert [tags["present"] for tags in tags_of(kitchen.output) if tags["source"] == "page"] == [
+        ["red box"],
+        ["mug", "red box"],
+    ]
+
+
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no pseudo-terminals")
 def test_keys_set_tags_start_stop_undo_and_quit(
     new_domain: Callable[[], int], new_camera: Callable[..., Any], tmp_path: Path
@@ -390,13 +433,14 @@ def test_without_images_it_says_what_it_waits_for(record: Callable[..., Operator
         ({"tags": "mugg"}, 2, "Did you mean 'mug'"),
         ({"marker": "compleet"}, 2, "Did you mean 'complete'"),
         ({"output": "."}, 1, ". exists already: choose another name"),
+        ({"page": True, "page_host": "no.such.invalid"}, 2, "page_host no.such.invalid: expected an address"),
     ],
 )
 def test_wrong_parameters_are_refused_at_once(
     new_domain: Callable[[], int],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    parameters: dict[str, str],
+    parameters: dict[str, Any],
     code: int,
     said: str,
 ) -> None:

@@ -20,6 +20,7 @@ class SoftwareCamera:
         shift: of the colour camera to the right of the depth camera, metres.
         focal: (depth, colour) focal lengths, pixels.
         domain: of the time stamps.
+        depth_domain: that of depth, where it is another.
     """
 
     def __init__(
@@ -30,9 +31,11 @@ class SoftwareCamera:
         shift: float = 0.0,
         focal: tuple[float, float] = (60.0, 60.0),
         domain: Any = rs.timestamp_domain.global_time,
+        depth_domain: Any = None,
         serial: str = "123",
     ) -> None:
-        self.size, self.scale, self.focal, self.shift, self._domain = size, scale, focal, shift, domain
+        self.size, self.scale, self.focal, self.shift = size, scale, focal, shift
+        self._domain, self._depth_domain = domain, depth_domain or domain
         self.device = rs.software_device()
         self.device.register_info(rs.camera_info.name, "Software D435")
         self.device.register_info(rs.camera_info.serial_number, serial)
@@ -67,7 +70,7 @@ class SoftwareCamera:
     def _frame(self, number: int, pixels: np.ndarray, profile: Any, bpp: int, time_ms: float | None) -> Any:
         frame = rs.software_video_frame()
         frame.bpp, frame.stride, frame.frame_number = bpp, bpp * self.size[1], number
-        frame.domain = self._domain
+        frame.domain = self._depth_domain if profile is self._depth else self._domain
         frame.timestamp = START_MS + number * PERIOD_MS if time_ms is None else time_ms
         frame.pixels, frame.profile = pixels, profile.as_video_stream_profile()
         return frame

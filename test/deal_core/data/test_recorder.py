@@ -213,6 +213,37 @@ def test_a_still_view_is_written_once(tmp_path: Path) -> None:
     assert summary.counts.written == 3 and summary.counts.skipped == {"view unchanged": 3}
 
 
+def test_a_pair_that_is_asked_for_is_kept_whatever_is_left_out(tmp_path: Path) -> None:
+    rig = Rig(rate_hz=1.0, only_if_changed=True, change_threshold=2.0)
+    with pytest.raises(RecordingError, match="no recording is running"):
+        rig.recorder.keep_next()
+    rig.recorder.start(tmp_path / "kitchen")
+    grey = np.full((6, 8, 3), 100, np.uint8)
+    for number in range(1, 40):  # 1.3 s of one view
+        if number in (10, 12):
+            rig.recorder.keep_next()
+        stamp = START + number * 33 * MS
+        rig.recorder.add_color(RawImage.of(grey, stamp, "optical", "rgb8"))
+        rig.recorder.add_depth(depth(stamp))
+    summary = rig.recorder.stop()
+    assert summary.counts.written == 3
+    assert summary.counts.skipped == {"between keyframes": 35, "view unchanged": 1}
+    with open_recording(tmp_path / "kitchen") as recording:
+        stamps = {message.log_time_ns for message in recording.messages(["/camera/camera/color/image_raw"])}
+    assert stamps == {START + number * 33 * MS for number in (1, 10, 12)}
+
+
+def test_a_segment_that_somebody_begins_has_the_same_tags(tmp_path: Path) -> None:
+    rig = Rig(TagState(("mug",)), rate_hz=0)
+    rig.recorder.start(tmp_path / "kitchen")
+    rig.pairs(33, 1000)
+    rig.recorder.begin_segment("page")
+    rig.pairs(1023, 2000)
+    summary = rig.recorder.stop()
+    assert summary.segments == 2 and summary.unlabelled == {}
+    assert summary.tags["mug"].present == summary.counts.written == 60
+
+
 def test_stamps_that_repeat_or_go_back_are_lost_with_their_cause(tmp_path: Path) -> None:
     rig = Rig(rate_hz=0, sync_queue=2)
     rig.recorder.start(tmp_path / "kitchen")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deal_core.data.recorded_frames import Skip
+from deal_core.data.recorded_frames import Skip, TagSpan
 from deal_core.data.sample import ClassList, TagMarker, TagState
 from deal_core.data.tagging import TagTrack, check_class_names, parse_tags
 from deal_core.errors import UsageError
@@ -76,6 +76,16 @@ def test_nothing_near_a_change_is_labelled_and_everything_else_is(
             assert span.skip is Skip.AMBIGUOUS
         else:
             assert span.skip is None and span.tags == [tags for at, tags in changes if at <= stamp][-1]
+
+
+def test_a_segment_begins_under_the_same_tags_and_not_within_a_guard() -> None:
+    track = TagTrack(0, MUG, 5, "start")
+    assert track.begin_segment(50, "page") == TagSpan(50, MUG, "page")
+    track.change(100, DRILL, "keyboard")
+    assert track.begin_segment(102, "page") == TagSpan(105, DRILL, "page")
+    timeline = track.timeline()
+    assert [timeline.segment(stamp) for stamp in (0, 49, 50, 94, 95, 104, 105, 200)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert timeline.spans[2].skip is Skip.AMBIGUOUS
 
 
 def test_discarding_goes_back_segment_by_segment_and_recording_goes_on() -> None:

@@ -22,18 +22,20 @@ webdriver: Any = pytest.importorskip("selenium.webdriver", reason="selenium is n
 
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-WAIT_S = 60
+from ..browser import NEEDS_CHROMIUM, WAIT_S, Browser  # noqa: E402
+
 CLASSES = ClassList(("mug", "pepper mill", "jar"))
 MakeDataset = Callable[..., Path]
 
+pytestmark = NEEDS_CHROMIUM
 
-class Page:
+
+class Page(Browser):
     """`deal tag` as a process, and a browser whose tabs show it."""
 
-    def __init__(self, browser: Any) -> None:
-        self.browser = browser
+    def __init__(self, driver: Any) -> None:
+        super().__init__(driver)
         self.server: subprocess.Popen[str] | None = None
         self.address = ""
 
@@ -54,23 +56,8 @@ class Page:
         self.browser.get(self.address)
         self.until(lambda: self.text("saved") == "✓ saved")
 
-    def press(self, *keys: str) -> None:
-        webdriver.ActionChains(self.browser).send_keys(*keys).perform()
-
-    def chord(self, modifier: str, key: str) -> None:
-        webdriver.ActionChains(self.browser).key_down(modifier).send_keys(key).key_up(modifier).perform()
-
-    def text(self, name: str) -> str:
-        return str(self.browser.find_element(By.ID, name).text)
-
     def cell(self, frame: int) -> Any:
         return self.browser.find_element(By.CSS_SELECTOR, f'[data-frame="{frame}"]')
-
-    def run(self, script: str) -> Any:
-        return self.browser.execute_script(f"return {script}")
-
-    def until(self, is_true: Callable[[], Any]) -> None:
-        WebDriverWait(self.browser, WAIT_S, poll_frequency=0.05).until(lambda _: is_true())
 
     def until_saved(self) -> None:
         self.until(lambda: self.run("queue.length === 0 && !sending"))
@@ -80,11 +67,7 @@ class Page:
 def page(browser: Any) -> Iterator[Page]:
     shown = Page(browser)
     yield shown
-    for extra in browser.window_handles[1:]:
-        browser.switch_to.window(extra)
-        browser.close()
-    browser.switch_to.window(browser.window_handles[0])
-    browser.get("about:blank")
+    shown.close_tabs()
     shown.stop()
 
 
