@@ -411,7 +411,7 @@ def stand_in(wait_s: float, seen: int, watch: StopWatch) -> None:
         answer = self._backend(torch.randn((1, 3, *self.input_size), generator=generator))
         answer[seen:] = 0
 
-        def wait(image: Any) -> Any:
+        def wait(image: Any, depth: Any) -> Any:
             begun = time.perf_counter()
             time.sleep(wait_s)
             watch.add("forward", begun)
