@@ -20,7 +20,7 @@ from deal_core.backends.choice import INSTALL_HINT
 from deal_core.backends.onnxruntime_backend import open_session
 from deal_core.data.dataset import Dataset
 from deal_core.data.sample import Float32Array, Sample
-from deal_core.data.transforms import image_to_tensor, resize_image
+from deal_core.data.transforms import depth_to_input, image_to_tensor, resize_image
 from deal_core.decision import decide
 from deal_core.errors import BackendError, DatasetError
 from deal_core.export import Exported, describe, import_onnx, quiet
@@ -106,7 +106,10 @@ class _Frames:
         for index in range(len(self._dataset)):
             sample = self._dataset.load(index)
             image: Tensor = image_to_tensor(resize_image(sample.image, self._info.input_size))
-            yield sample, {"image": image[None].numpy()}
+            inputs = {"image": image[None].numpy()}
+            if self._info.uses_depth:
+                inputs["depth"] = depth_to_input(sample.depth, self._info.input_size)[None].numpy()
+            yield sample, inputs
             self._done += 1
             self._advance(self._done)
 

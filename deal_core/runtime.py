@@ -9,14 +9,13 @@ from typing import get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from deal_core.backends.choice import BackendName as BackendName
 from deal_core.backends.choice import Precision as Precision
 from deal_core.backends.choice import Wanted
 from deal_core.backends.opening import Opened, open_backend
 from deal_core.data.sample import ClassList, Float32Array, UInt8Array
-from deal_core.data.transforms import image_to_tensor, resize_image, resize_nearest
+from deal_core.data.transforms import depth_to_input, image_to_tensor, resize_image
 from deal_core.decision import decide
 from deal_core.errors import ModelFileError, UsageError
 
@@ -130,7 +129,7 @@ class Segmenter:
         """
         _check_input(rgb, depth)
         image = image_to_tensor(resize_image(rgb, self.input_size))[None]
-        seen_depth = self._depth_to_tensor(depth) if self.uses_depth else None
+        seen_depth = depth_to_input(depth, self.input_size)[None] if self.uses_depth else None
         begun = time.perf_counter()
         scores = self._backend(image, seen_depth)
         forward_ms = (time.perf_counter() - begun) * 1000
@@ -141,13 +140,6 @@ class Segmenter:
             )
         mask, confidence = decide(scores, rgb.shape[:2], self.info.threshold.value, relative=not self.info.is_segmenter)
         return Segmentation(mask, confidence, forward_ms)
-
-    def _depth_to_tensor(self, depth: Float32Array | None) -> Tensor:
-        """Return depth (1, 1, H, W) as the network takes it; 0 everywhere for None."""
-        if depth is None:
-            return torch.zeros(1, 1, *self.input_size)
-        sized = resize_nearest(depth, self.input_size)
-        return torch.from_numpy(np.where(sized > 0, sized, np.float32(0)))[None, None]
 
 
 def resolve_device(device: str) -> str:

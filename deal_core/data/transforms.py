@@ -66,6 +66,14 @@ def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
+def depth_to_input(depth: Float32Array | None, size: tuple[int, int]) -> Tensor:
+    """Return depth (H, W) in metres as a network takes it: (1, *size), 0 where unknown, everywhere for None."""
+    if depth is None:
+        return torch.zeros(1, *size)
+    sized = resize_nearest(depth, size)
+    return torch.from_numpy(np.where(sized > 0, sized, np.float32(0)))[None]
+
+
 def resize_image(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
     """Return an image (H, W, 3) at `size` (height, width): by area where it shrinks, else bilinearly."""
     if image.shape[:2] == size:

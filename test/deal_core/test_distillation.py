@@ -145,25 +145,32 @@ def apart_by_depth(tmp_path: Path) -> Path:
 
     random = np.random.default_rng(0)
     camera = CameraIntrinsics(64, 32, 50.0, 50.0, 32.0, 16.0)
-    with RecordingWriter(tmp_path / "boxes", ClassList(("box",)), camera) as writer:
-        writer.write_tags(1, TagState(("box",), marker=TagMarker.COMPLETE), "test")
-        for stamp in range(1, 13):
-            mask = np.zeros((32, 64), np.uint8)
-            top, left = random.integers(0, 16), random.integers(0, 32)
-            mask[top : top + 16, left : left + 32] = 1
-            depth = np.where(mask, 500, 1000).astype(np.uint16)
-            depth[random.random(depth.shape) < 0.05] = 0
-            writer.write_pair(RgbdPair(stamp, random.integers(0, 256, (32, 64, 3), np.uint8), depth))
-            writer.write_ground_truth(stamp, mask)
-    extract_recording(tmp_path / "boxes", tmp_path / "dataset", ExtractOptions())
+    for name in ("boxes", "unseen"):
+        with RecordingWriter(tmp_path / name, ClassList(("box",)), camera) as writer:
+            writer.write_tags(1, TagState(("box",), marker=TagMarker.COMPLETE), "test")
+            for stamp in range(1, 13):
+                mask = np.zeros((32, 64), np.uint8)
+                top, left = random.integers(0, 16), random.integers(0, 32)
+                mask[top : top + 16, left : left + 32] = 1
+                depth = np.where(mask, 500, 1000).astype(np.uint16)
+                depth[random.random(depth.shape) < 0.05] = 0
+                writer.write_pair(RgbdPair(stamp, random.integers(0, 256, (32, 64, 3), np.uint8), depth))
+                writer.write_ground_truth(stamp, mask)
+        extract_recording(tmp_path / name, tmp_path / "dataset", ExtractOptions())
     return tmp_path / "dataset"
 
 
 def test_what_only_depth_tells_apart_is_learned_with_depth_alone(
     make_settings: MakeSettings, apart_by_depth: Path
 ) -> None:
-    told = (f"data.path={apart_by_depth}", "data.crop_scale=[1,1]", "epochs=12", "optimizer.learning_rate=0.005")
-    frames = with_masks(Dataset.open(apart_by_depth))
+    told = (
+        f"data.path={apart_by_depth}",
+        "data.recordings=[boxes]",
+        "data.crop_scale=[1,1]",
+        "epochs=12",
+        "optimizer.learning_rate=0.005",
+    )
+    frames = with_masks(Dataset.open(apart_by_depth).subset(recordings=["unseen"]))
     scores = {}
     for inputs in ("rgb", "rgbd"):
         network = f"model.arguments={{encoder: test_resnet, inputs: {inputs}, depth_dropout: 0.2}}"

@@ -9,14 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from deal_core import quantisation
 from deal_core.backends.choice import Wanted
+from deal_core.backends.onnxruntime_backend import open_session
 from deal_core.backends.opening import open_backend
 from deal_core.data.dataset import Dataset
+from deal_core.data.transforms import depth_to_input, image_to_tensor, resize_image
 from deal_core.errors import BackendError, DatasetError
 from deal_core.export import OPSET, Exported, export_onnx, read_onnx
-from deal_core.modelfile import LoadedModel, Threshold
+from deal_core.modelfile import LoadedModel, ModelInfo, Threshold
+from deal_core.models.factory import create_model
 from deal_core.quantisation import Quantised, quantise
 from deal_core.runtime import Segmenter
 
@@ -127,3 +131,19 @@ def test_without_the_quantization_of_onnxruntime_the_extra_is_named(
 def test_float32_is_not_had_from_an_int8_file(file: Path, make_model: Callable[..., LoadedModel]) -> None:
     with pytest.raises(BackendError, match=r"int8\.onnx computes in int8, and the precision is float32: use auto"):
         open_backend(file, Wanted(is_onnx=True, precision="float32"))
+
+
+def test_a_model_that_sees_depth_learns_the_ranges_of_depth_too(dataset: Dataset) -> None:
+    torch.manual_seed(0)
+    arguments = {"encoder": "test_resnet", "inputs": "rgbd"}
+    network = create_model("segmenter", len(dataset.classes), **arguments).eval()
+    info = ModelInfo("segmenter", arguments, dataset.classes, (32, 64), Threshold(0.5, "argmax"))
+    made = quantise(export_onnx(LoadedModel(network, info, sha256="s")), "s", dataset)
+    session = open_session(made.data)
+    sample = dataset.load(0)
+    image = image_to_tensor(resize_image(sample.image, (32, 64)))[None].numpy()
+    with_depth, without = (
+        session.run(["scores"], {"image": image, "depth": depth_to_input(depth, (32, 64))[None].numpy()})[0]
+        for depth in (sample.depth, None)
+    )
+    assert not np.array_equal(with_depth, without)
