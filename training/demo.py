@@ -27,7 +27,6 @@ _TRAIN, _HELD_OUT = "train", "held_out"
 BASELINE, DEAL, PSEUDO, DISTILLED, FULL = "baseline", "DEAL", "pseudo masks", "distilled", "drawn masks"
 _NEEDS = {BASELINE: "colour, tags", DEAL: "colour, tags", PSEUDO: "colour, depth, tags"}
 """What masks of a held-out frame are made from; the other networks see colour alone."""
-MODEL_FILE = "model.safetensors"
 
 
 def demo(
@@ -64,7 +63,7 @@ def demo(
     made = _Making(dataset, folder / "runs", epochs, seed)
     say("3/7 train from tags and depth: the same schedule without and with the depth edge alignment loss")
     cams = config or config_folder() / "demo.yaml"
-    deal = made.run_folder(DEAL) / MODEL_FILE
+    deal = made.model(DEAL)
     made.deal({BASELINE: ["train", str(cams), "deal.weight=0"], DEAL: ["train", str(cams)]})
     say("4/7 pseudo masks: the CAMs of DEAL, brought to what is connected in depth")
     masks = folder / "masks"
@@ -81,7 +80,7 @@ def demo(
     stages = _stages(made)
     results = _evaluate(stages, dataset)
     say("7/7 run: a ROS 2 node segments the held-out recording with the distilled network, pair by pair, over DDS")
-    model = made.run_folder(DISTILLED) / MODEL_FILE
+    model = made.model(DISTILLED)
     node = _run_node(model, recordings[_HELD_OUT], dataset, folder / "node")
     report, picture = _show(stages, results, dataset, folder)
     _print_summary(results, node)
@@ -156,6 +155,11 @@ class _Making:
     def run_folder(self, name: str) -> Path:
         return self.runs / name.lower().replace(" ", "_")
 
+    def model(self, name: str) -> Path:
+        from deal_core.trainer import MODEL_FILE
+
+        return self.run_folder(name) / MODEL_FILE
+
     def deal(self, commands: Mapping[str, Sequence[str]]) -> None:
         """Train side by side, each a `deal` of its own: small networks use one core well, two badly."""
         from deal_core.experiments.run import epochs_done
@@ -211,7 +215,7 @@ def _stages(made: _Making) -> list[Stage]:
     given, alone = CamSettings(), CamSettings(tags="predicted")
 
     def stage(name: str, run: str, settings: CamSettings) -> Stage:
-        return Stage(name, made.run_folder(run) / MODEL_FILE, made.run_folder(name), settings)
+        return Stage(name, made.model(run), made.run_folder(name), settings)
 
     return [
         stage(BASELINE, BASELINE, given),
