@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,21 @@ import cv2
 import numpy as np
 
 from deal_core.data.dataset import Dataset
-from deal_core.data.sample import BACKGROUND, UNLABELLED, Float32Array, UInt8Array
+from deal_core.data.image_files import first_few
+from deal_core.data.sample import BACKGROUND, UNLABELLED, Float32Array, Sample, UInt8Array
 from deal_core.errors import DatasetError, UsageError
-from deal_core.evaluation import EvaluationResult, FrameScore, MaskEvaluator, predict_mask, winning_class
+from deal_core.evaluation import EvaluationResult, predict_mask, winning_class
 from deal_core.files import replacing
 from deal_core.inference import (
     CamSettings,
     ScoredFrame,
     check_use,
     decision_threshold,
-    mask_of,
+    evaluate_predictions,
     score_frames,
     with_masks,
 )
 from deal_core.modelfile import LoadedModel, Threshold
-from deal_core.pictures import PictureWriter, choose_frames
 from deal_core.refine.refinement import refinement_name
 from deal_core.runtime import resolve_device
 
@@ -78,7 +78,7 @@ def write_cams(
     settings = settings or CamSettings()
     if ignore_band and not 0 <= ignore_band[0] <= ignore_band[1] <= 1:
         raise UsageError(f"expected an ignore band of two rising thresholds in [0, 1], found {ignore_band}")
-    check_use(model, dataset, settings)
+    check_use(model.info, dataset, settings)
     resolve_device(settings.device)
     chosen = threshold or decision_threshold(model, settings)
     _claim_folder(out, _description(model, settings, chosen, ignore_band))
@@ -162,32 +162,31 @@ def evaluate_masks(
     Raises:
         DatasetError: no cams.json, masks for other classes, or one that is missing or damaged.
     """
-    found = check_masks(folder, dataset)
     dataset = with_masks(dataset)
-    masks = MaskEvaluator(len(dataset.classes))
-    for done, record in enumerate(dataset.frames, 1):
-        truth = mask_of(dataset.load(record))
-        masks.update(read_mask(folder, record.key, truth.shape, len(dataset.classes)), truth, record.key)
-        advance(done)
-    if pictures:
-        _draw_masks(pictures, folder, dataset, masks.frames, tuple(show) or choose_frames(masks.frames, num_pictures))
-    score = masks.score(dataset.classes, rule=str(found.get("threshold_rule")), threshold=found.get("threshold"))
-    return EvaluationResult(
+    found = check_masks(folder, dataset)
+
+    def read(sample: Sample) -> UInt8Array:
+        return read_mask(folder, sample.key, sample.image.shape[:2], len(dataset.classes))
+
+    return evaluate_predictions(
+        read,
+        dataset,
         name=name,
-        dataset=str(dataset.path),
-        classes=dataset.classes,
-        num_frames=len(dataset),
-        auto=score,
-        per_frame=tuple(masks.frames),
+        rule=str(found.get("threshold_rule")),
+        threshold=found.get("threshold"),
         details={"masks": str(folder), "model": str(found.get("model"))[:12]},
+        pictures=pictures,
+        num_pictures=num_pictures,
+        show=show,
+        advance=advance,
     )
 
 
 def check_masks(folder: Path, dataset: Dataset) -> dict[str, Any]:
-    """Return what `write_cams` noted of a folder of pseudo masks, if they are for these classes.
+    """Return what `write_cams` noted of a folder of pseudo masks, if they are for these classes and of all frames.
 
     Raises:
-        DatasetError: no cams.json, or masks for other classes.
+        DatasetError: no cams.json, masks for other classes, or not of every frame.
     """
     found = _read_description(folder)
     if found is None:
@@ -196,12 +195,13 @@ def check_masks(folder: Path, dataset: Dataset) -> dict[str, Any]:
         raise DatasetError(
             f"{folder} is for the classes {found.get('classes')}, but {dataset.path} has {list(dataset.classes.names)}"
         )
+    missing = [f"{frame.key}.png" for frame in dataset.frames if not _cam_paths(folder, frame.key)[1].is_file()]
+    if missing:
+        raise DatasetError(
+            f"{folder} lacks the masks of {len(missing)} of {len(dataset)} frames of {dataset.path}: "
+            f"{first_few(missing)}; run `deal cams` on these frames, too, or choose fewer"
+        )
     return found
-
-
-def missing_masks(folder: Path, dataset: Dataset) -> list[str]:
-    """Return the keys of the frames whose pseudo mask is not in the folder."""
-    return [frame.key for frame in dataset.frames if not _cam_paths(folder, frame.key)[1].is_file()]
 
 
 def read_mask(folder: Path, key: str, size: tuple[int, ...], num_classes: int) -> UInt8Array:
@@ -225,17 +225,6 @@ def read_mask(folder: Path, key: str, size: tuple[int, ...], num_classes: int) -
             f"{file}: expected a mask uint8 {tuple(size)} with ids up to {num_classes}, found {mask.dtype} {mask.shape}"
         )
     return mask
-
-
-def _draw_masks(run: Path, folder: Path, dataset: Dataset, scores: Sequence[FrameScore], shown: Sequence[str]) -> None:
-    iou = {score.key: score.iou for score in scores}
-    records = {frame.key: frame for frame in dataset.frames}
-    with PictureWriter(run, dataset.classes) as pictures:
-        for key in shown:
-            if key in records:
-                sample = dataset.load(records[key])
-                mask = read_mask(folder, key, sample.image.shape[:2], len(dataset.classes))
-                pictures.add_sample(sample, iou[key], mask)
 
 
 def _compressed(frame: ScoredFrame, size: tuple[int, int] | None) -> bytes:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deal_core.agreement import AgreementEvaluator
-from deal_core.cam_files import CAMS_FILE, check_masks, evaluate_masks, missing_masks, read_mask
+from deal_core.cam_files import CAMS_FILE, check_masks, evaluate_masks, read_mask
 from deal_core.data.dataset import Dataset
 from deal_core.data.sample import Float32Array, Sample, UInt8Array
-from deal_core.errors import DatasetError, UsageError
+from deal_core.errors import UsageError
 from deal_core.evaluation import EvaluationResult, Float64Array, FrameScore, predict_mask
 from deal_core.inference import CamSettings, check_use, decision_threshold, evaluate_model, score_frames, with_masks
 from deal_core.modelfile import LoadedModel, load_model
@@ -98,15 +98,9 @@ def check_candidate(candidate: Candidate, dataset: Dataset, settings: CamSetting
         UsageError: as `deal_core.inference.check_use`.
     """
     if candidate.model:
-        check_use(candidate.model, dataset, settings)
-        return
-    check_masks(candidate.folder, dataset)
-    missing = missing_masks(candidate.folder, dataset)
-    if missing:
-        raise DatasetError(
-            f"{candidate.folder} lacks the masks of {len(missing)} of {len(dataset)} frames, the first is "
-            f"{missing[0]}.png: run `deal cams` on these frames, too, or compare on fewer"
-        )
+        check_use(candidate.model.info, dataset, settings)
+    else:
+        check_masks(candidate.folder, dataset)
 
 
 def predict_frames(candidate: Candidate, dataset: Dataset, settings: CamSettings) -> Iterator[PredictedFrame]:

@@ -14,14 +14,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deal_core.cam_files import check_masks, missing_masks, read_mask
+from deal_core.cam_files import check_masks, read_mask
 from deal_core.config import ClipSettings, DistillSettings
 from deal_core.data.dataset import Dataset
-from deal_core.data.image_files import first_few
 from deal_core.data.sample import UNLABELLED, Sample
 from deal_core.data.source import open_dataset
 from deal_core.data.transforms import TensorSample
-from deal_core.errors import ConfigError, DatasetError
+from deal_core.errors import ConfigError
 from deal_core.evaluation import MaskEvaluator, MaskScore, predict_mask, score_to_json
 from deal_core.inference import CamSettings, score_frames, with_masks
 from deal_core.losses.clipping import clipped_cross_entropy
@@ -241,12 +240,6 @@ def _labelled_frames(dataset: Dataset, settings: DistillSettings) -> tuple[Label
         dataset = with_masks(dataset)
     else:
         check_masks(folder, dataset)
-        missing = missing_masks(folder, dataset)
-        if missing:
-            raise DatasetError(
-                f"{folder} lacks the masks of {len(missing)} of {len(dataset)} frames of {dataset.path}: "
-                f"{first_few(missing)}; run `deal cams` on the same frames again"
-            )
     train, held_out = dataset.split_by_segment(settings.data.validation_fraction, seed=settings.seed)
     return LabelledFrames(train, folder), LabelledFrames(held_out, folder)
 

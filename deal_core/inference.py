@@ -28,7 +28,7 @@ from deal_core.refine.refinement import (
     refine_scores,
     refinement_name,
 )
-from deal_core.runtime import resolve_device
+from deal_core.runtime import Segmenter, resolve_device
 from deal_core.thresholds import create_rule
 
 TagSource = Literal["given", "predicted"]
@@ -90,7 +90,7 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
         UsageError: the device is not there, or the refinement needs depth and the dataset has none.
     """
     settings = settings or CamSettings()
-    check_use(model, dataset, settings)
+    check_use(model.info, dataset, settings)
     device = resolve_device(settings.device)
     network = model.network.to(device)
     at_once = settings.batch_size if settings.size == "model" else 1
@@ -194,7 +194,7 @@ def evaluate_model(
         EvaluationError: nothing was seen that the threshold rule could decide on.
     """
     settings = settings or CamSettings()
-    check_use(model, dataset, settings)
+    check_use(model.info, dataset, settings)
     dataset = with_masks(dataset)
     rule = create_rule(threshold_rule, depth_kind=dataset.depth_kind) if threshold_rule else None
     if threshold_rule:
@@ -235,6 +235,109 @@ def evaluate_model(
     return result
 
 
+def evaluate_segmenter(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    *,
+    name: str,
+    depth_fails: bool = False,
+    pictures: Path | None = None,
+    num_pictures: int = 12,
+    show: Collection[str] = (),
+    advance: Callable[[int], None] = lambda frames: None,
+) -> EvaluationResult:
+    """Compare the masks that the robot will see with the true ones: one image at a time, without tags.
+
+    Args:
+        segmenter: of any back end and precision.
+        dataset: frames without a true mask are left out.
+        name: of the run, for readers.
+        depth_fails: keep depth from a network that uses it.
+        pictures: as `evaluate_model`, like all that follow.
+        num_pictures: how many frames to show.
+        show: the keys of the frames to show instead.
+        advance: told the number of frames done.
+
+    Raises:
+        DatasetError: no frame has a mask.
+        ModelFileError: the model is for other classes, or its scores are not finite.
+        UsageError: as `check_use`.
+    """
+    check_use(segmenter.info, dataset, CamSettings(tags="predicted", depth_fails=depth_fails))
+    sees_depth = segmenter.uses_depth and not depth_fails
+    details: dict[str, str | int | float | bool] = {
+        **({"depth": "of the frames" if sees_depth else "none"} if segmenter.uses_depth else {}),
+        "runs": f"{segmenter.backend} on {segmenter.device}, {segmenter.precision}",
+        "model": segmenter.model_hash[:12],
+    }
+    return evaluate_predictions(
+        lambda sample: segmenter.segment(sample.image, sample.depth if sees_depth else None).mask,
+        dataset,
+        name=name,
+        rule=segmenter.info.threshold.rule,
+        threshold=segmenter.info.threshold.value,
+        details=details,
+        pictures=pictures,
+        num_pictures=num_pictures,
+        show=show,
+        advance=advance,
+    )
+
+
+def evaluate_predictions(
+    predict: Callable[[Sample], UInt8Array],
+    dataset: Dataset,
+    *,
+    name: str,
+    rule: str,
+    threshold: float | None,
+    details: dict[str, str | int | float | bool],
+    pictures: Path | None = None,
+    num_pictures: int = 12,
+    show: Collection[str] = (),
+    advance: Callable[[int], None] = lambda frames: None,
+) -> EvaluationResult:
+    """Compare masks with the true ones, as they are; a pixel that they leave to nobody (255) counts as wrong.
+
+    Args:
+        predict: makes the mask of a frame, (H, W) ids.
+        dataset: frames without a true mask are left out.
+        name: of the run, for readers.
+        rule: that chose the threshold.
+        threshold: that the masks were made with; None where nobody noted it.
+        details: what readers shall know of how they were made.
+        pictures: as `evaluate_model`, like all that follow.
+        num_pictures: how many frames to show.
+        show: the keys of the frames to show instead.
+        advance: told the number of frames done.
+
+    Raises:
+        DatasetError: no frame has a mask.
+    """
+    dataset = with_masks(dataset)
+    masks = MaskEvaluator(len(dataset.classes))
+    for done, record in enumerate(dataset.frames, 1):
+        sample = dataset.load(record)
+        masks.update(predict(sample), mask_of(sample), record.key)
+        advance(done)
+    if pictures:
+        shown = tuple(show) or choose_frames(masks.frames, num_pictures)
+        records = {frame.key: frame for frame in dataset.frames}
+        iou = {frame.key: frame.iou for frame in masks.frames}
+        with PictureWriter(pictures, dataset.classes) as writer:
+            for sample in (dataset.load(records[key]) for key in shown if key in records):
+                writer.add_sample(sample, iou[sample.key], predict(sample))
+    return EvaluationResult(
+        name=name,
+        dataset=str(dataset.path),
+        classes=dataset.classes,
+        num_frames=len(dataset),
+        auto=masks.score(dataset.classes, rule=rule, threshold=threshold),
+        per_frame=tuple(masks.frames),
+        details=details,
+    )
+
+
 def with_masks(dataset: Dataset) -> Dataset:
     """Return the frames that have a mask to compare with.
 
@@ -253,7 +356,7 @@ def mask_of(sample: Sample) -> UInt8Array:
     return sample.mask
 
 
-def check_use(model: LoadedModel, dataset: Dataset, settings: CamSettings) -> None:
+def check_use(model: ModelInfo, dataset: Dataset, settings: CamSettings) -> None:
     """Refuse, before any work, what cannot be scored.
 
     Raises:
@@ -261,14 +364,14 @@ def check_use(model: LoadedModel, dataset: Dataset, settings: CamSettings) -> No
         UsageError: the refinement needs depth and the dataset has none, the network uses metres and the dataset's
             depth is not in metres, or depth shall be kept from a network that does not use it.
     """
-    if model.info.classes.names != dataset.classes.names:
+    if model.classes.names != dataset.classes.names:
         raise ModelFileError(
-            f"the model is for the classes {', '.join(model.info.classes.names)}, but {dataset.path} has "
+            f"the model is for the classes {', '.join(model.classes.names)}, but {dataset.path} has "
             f"{', '.join(dataset.classes.names)}"
         )
-    if settings.depth_fails and not model.info.uses_depth:
+    if settings.depth_fails and not model.uses_depth:
         raise UsageError("depth can be kept only from a model that uses it, and this one sees colour alone")
-    if model.info.uses_depth and not settings.depth_fails and dataset.depth_kind != "metric":
+    if model.uses_depth and not settings.depth_fails and dataset.depth_kind != "metric":
         raise UsageError(
             f"the model uses depth in metres, and that of {dataset.path} is {dataset.depth_kind}: use the sensor's"
         )

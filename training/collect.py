@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from deal_core.data.recorder import PairRecorder
 
 EXIT_LOSS = 3
+_HOST, _PORT = "127.0.0.1", 8321
 
 
 def collect(
@@ -48,8 +49,8 @@ def collect(
     page: Annotated[
         bool, typer.Option("--page", help="Show the picture on a local web page, with a button for each class.")
     ] = False,
-    host: Annotated[str, typer.Option(help="Address of the page; 0.0.0.0 lets a phone in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes any that is free.")] = 8321,
+    host: Annotated[str, typer.Option(help="Address of the page; 0.0.0.0 lets a phone in.")] = _HOST,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes any that is free.")] = _PORT,
     token: Annotated[
         str, typer.Option(help="Asked of everybody who opens the page; one is made unless --host is this machine.")
     ] = "",
@@ -84,6 +85,8 @@ def collect(
     from training.console import console, print_json, progress
     from training.recording_view import escaped
 
+    if not page and (host, port, token) != (_HOST, _PORT, ""):
+        raise UsageError("--host, --port and --token are of the page: add --page, or leave them out")
     known = parse_classes(classes)
     if known is None:
         raise UsageError("--classes: expected all classes that tags may name, as in mug,kettle; found nothing")

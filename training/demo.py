@@ -228,15 +228,15 @@ def _stages(made: _Making) -> list[Stage]:
 
 def _evaluate(stages: Sequence[Stage], dataset: Path) -> dict[str, EvaluationResult]:
     from deal_core.data.dataset import Dataset
-    from training.evaluate import run_evaluation
+    from training.evaluate import Pictured, run_evaluation
 
     frames = Dataset.open(dataset).subset(recordings=[_HELD_OUT])
     results: dict[str, EvaluationResult] = {}
     for stage in stages:
         # All runs draw the frames on which the first one is worst, so that the report sets them side by side.
-        first = stages[0].folder if results else None
+        pictured = Pictured(as_in=stages[0].folder if results else None)
         results[stage.name] = run_evaluation(
-            stage.model, frames, stage.folder, stage.settings, name=stage.name, frames_of=first
+            stage.model, frames, stage.folder, stage.settings, name=stage.name, pictured=pictured
         )
     return results
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +45,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Model file (.safetensors), or folder of pseudo masks by deal cams.")],
+    model: Annotated[
+        Path,
+        typer.Argument(help="Model file (.safetensors, .onnx), or folder of pseudo masks by deal cams."),
+    ],
     dataset: Annotated[Path, typer.Argument(help="Dataset folder with masks.")],
     out: Annotated[
         Path | None, typer.Option(help="Run folder for evaluation.json and pictures; the model's own if left out.")
@@ -75,42 +80,57 @@ def evaluate(
 ) -> None:
     """Measure mIoU with the model's own threshold (auto) and with the best one for these masks (oracle).
 
-    Of a folder of pseudo masks it measures them as they are.
+    Of a folder of pseudo masks it measures them as they are; of an .onnx file, in int8 say, those that the robot sees.
 
-    Example: deal evaluate runs/kitchen/model.safetensors kitchen --recording held_out
+    Examples:
+      deal evaluate runs/kitchen/model.safetensors kitchen --recording held_out
+      deal evaluate kitchen_int8.onnx kitchen --recording held_out --out runs/kitchen_int8
     """
+    from deal_core.cam_files import evaluate_masks
     from deal_core.errors import UsageError
-    from deal_core.inference import CamSettings
+    from deal_core.inference import CamSettings, evaluate_segmenter
+    from deal_core.runtime import Segmenter
     from training.console import print_json
 
     settings = cam_settings(tags, scales, flip, size, normalise, refine, refine_options, device)
+    as_they_are = settings == CamSettings(device=device) and not threshold_rule
     settings = replace(settings, depth_fails=depth_fails)
     chosen = open_frames(dataset, layout, split, depth, class_ids, recordings, frames)
+    pictured = Pictured(pictures, frames_of)
     if model.is_dir():
-        if settings != CamSettings(device=device) or threshold_rule:
+        if not as_they_are or depth_fails:
             raise UsageError(
                 f"{model} is a folder of masks that are made already: options that say how masks are made go with a "
                 "model file"
             )
-        result = run_mask_evaluation(
-            model, chosen, out or model, name=name, num_pictures=pictures, frames_of=frames_of, quiet=as_json
-        )
+        result = _evaluate(partial(evaluate_masks, model), chosen, out or model, name, pictured, quiet=as_json)
+    elif model.suffix == ".onnx":
+        if not as_they_are:
+            raise UsageError(
+                f"{model} is evaluated as the robot runs it, one image at a time without tags: options that say how "
+                "scores are made go with a .safetensors file"
+            )
+        if out is None:
+            raise UsageError(f"{model} has no run folder: say with --out where evaluation.json and pictures shall go")
+        on_robot = partial(evaluate_segmenter, Segmenter.load(model, device), depth_fails=depth_fails)
+        result = _evaluate(on_robot, chosen, out, name, pictured, quiet=as_json)
     else:
+        folder = out or model.parent
         result = run_evaluation(
-            model,
-            chosen,
-            out or model.parent,
-            settings,
-            name=name,
-            threshold_rule=threshold_rule,
-            num_pictures=pictures,
-            frames_of=frames_of,
-            quiet=as_json,
+            model, chosen, folder, settings, name=name, rule=threshold_rule, pictured=pictured, quiet=as_json
         )
     if as_json:
         print_json(result.to_json())
     else:
         print_scores(result)
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """Which frames are drawn: so many, worst first, or those that another evaluated run has pictures of."""
+
+    count: int = 12
+    as_in: Path | None = None
 
 
 def run_evaluation(
@@ -120,60 +140,41 @@ def run_evaluation(
     settings: CamSettings,
     *,
     name: str = "",
-    threshold_rule: str | None = None,
-    num_pictures: int = 12,
-    frames_of: Path | None = None,
+    rule: str | None = None,
+    pictured: Pictured = Pictured(),
     quiet: bool = False,
 ) -> EvaluationResult:
     """Evaluate under a progress bar and write evaluation.json and the pictures into the run folder."""
     from deal_core.inference import evaluate_model
     from deal_core.modelfile import load_model
-    from training.console import progress
 
-    with progress(quiet=quiet) as bar:
-        task = bar.add_task("evaluating", total=2 * len(frames))
-        result = evaluate_model(
-            load_model(model),
-            frames,
-            settings,
-            name=name or folder.resolve().name,
-            threshold_rule=threshold_rule,
-            pictures=folder if num_pictures else None,
-            num_pictures=num_pictures,
-            show=_keys_of(frames_of),
-            advance=lambda done: bar.update(task, completed=done),
-        )
-        bar.update(task, completed=2 * len(frames))
-    result.write(folder)
-    return result
+    evaluator = partial(evaluate_model, load_model(model), settings=settings, threshold_rule=rule)
+    return _evaluate(evaluator, frames, folder, name, pictured, passes=2, quiet=quiet)
 
 
-def run_mask_evaluation(
-    masks: Path,
+def _evaluate(
+    evaluator: Callable[..., EvaluationResult],
     frames: Dataset,
     folder: Path,
+    name: str,
+    pictured: Pictured,
     *,
-    name: str = "",
-    num_pictures: int = 12,
-    frames_of: Path | None = None,
-    quiet: bool = False,
+    passes: int = 1,
+    quiet: bool,
 ) -> EvaluationResult:
-    """Evaluate pseudo masks under a progress bar and write evaluation.json and the pictures into the run folder."""
-    from deal_core.cam_files import evaluate_masks
     from training.console import progress
 
     with progress(quiet=quiet) as bar:
-        task = bar.add_task("evaluating", total=len(frames))
-        result = evaluate_masks(
-            masks,
+        task = bar.add_task("evaluating", total=passes * len(frames))
+        result = evaluator(
             frames,
             name=name or folder.resolve().name,
-            pictures=folder if num_pictures else None,
-            num_pictures=num_pictures,
-            show=_keys_of(frames_of),
+            pictures=folder if pictured.count else None,
+            num_pictures=pictured.count,
+            show=_keys_of(pictured.as_in),
             advance=lambda done: bar.update(task, completed=done),
         )
-        bar.update(task, completed=len(frames))
+        bar.update(task, completed=passes * len(frames))
     result.write(folder)
     return result
 

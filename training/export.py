@@ -90,7 +90,7 @@ def _open(model: LoadedModel, path: Path, layout: Layout, recordings: list[str] 
     from deal_core.inference import CamSettings, check_use
 
     dataset = open_frames(path, layout, "", None, ClassIds.CONTIGUOUS, recordings, frames)
-    check_use(model, dataset, CamSettings())
+    check_use(model.info, dataset, CamSettings())
     return dataset
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -132,6 +133,13 @@ class SegmenterNet(nn.Module):
         return depth
 
 
+class _Sum(nn.Module):
+    """Adds maps up one by one: the fpn decoder's own way copies all of them to one tensor first."""
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return functools.reduce(torch.add, maps)
+
+
 def _create_network(
     decoder: str,
     encoder: str,
@@ -174,6 +182,8 @@ def _create_network(
             ) from error
         # Masks are brought to full size from the scores of few classes, which is cheaper than from the logits of all.
         network.segmentation_head[1] = nn.Identity()
+        if getattr(getattr(network.decoder, "merge", None), "policy", None) == "add":
+            network.decoder.merge = _Sum()
         return network
 
     network = create(in_channels)
