@@ -24,11 +24,9 @@ import torch
 
 from deal_core.config import DealSettings
 from deal_core.data.dataset import Dataset
-from deal_core.data.extract import ExtractOptions, extract_recording
-from deal_core.data.synthetic import write_recording
 from deal_core.data.transforms import to_tensors
 from deal_core.evaluation import EvaluationResult, summarise_seeds
-from deal_core.experiments.benchmarks import synthetic_scenes
+from deal_core.experiments.benchmarks import make_scenes, synthetic_scenes
 from deal_core.inference import CamSettings, evaluate_model, score_frames
 from deal_core.modelfile import load_model
 from deal_core.objective import alignment_loss
@@ -69,7 +67,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once, one thread each")
     arguments = parser.parse_args()
-    dataset = make_dataset(arguments.out)
+    dataset = make_scenes(arguments.out, synthetic_scenes())
     runs = [(variant, seed) for seed in arguments.seeds for variant in VARIANTS]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         models = list(pool.map(lambda run: train(dataset, arguments.out, run[0], run[1], arguments.epochs), runs))
@@ -92,15 +90,6 @@ def main() -> None:
     }
     (arguments.out / "tables.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
     print(text)
-
-
-def make_dataset(out: Path) -> Path:
-    """Render and extract the scenes, unless that was done."""
-    for name, config in synthetic_scenes().items():
-        if not (out / name).exists():
-            write_recording(out / name, config)
-        extract_recording(out / name, out / "dataset", ExtractOptions())
-    return out / "dataset"
 
 
 def train(dataset: Path, out: Path, variant: Variant, seed: int, epochs: int) -> Path:

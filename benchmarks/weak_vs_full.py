@@ -24,10 +24,8 @@ from pathlib import Path
 
 import torch
 
-from deal_core.data.extract import ExtractOptions, extract_recording
-from deal_core.data.synthetic import write_recording
 from deal_core.evaluation import EvaluationResult, summarise_seeds
-from deal_core.experiments.benchmarks import synthetic_scenes
+from deal_core.experiments.benchmarks import make_scenes, synthetic_scenes
 
 CONFIG = Path(__file__).parent.parent / "config"
 REFINEMENTS = ("none", "par", "crf", "walk", "regions")
@@ -71,7 +69,7 @@ def main() -> None:
     parser.add_argument("--student-epochs", type=int, default=20)
     parser.add_argument("--skip-ablation", action="store_true")
     arguments = parser.parse_args()
-    dataset = make_dataset(arguments.out, *arguments.scenes)
+    dataset = make_scenes(arguments.out, synthetic_scenes(*arguments.scenes))
     bench = Bench(arguments.out, dataset, arguments.jobs, arguments.cam_epochs, arguments.student_epochs)
     seeds = arguments.seeds
     with ThreadPoolExecutor(512) as pool:  # steps wait for each other in threads; `bench` limits the processes
@@ -95,15 +93,6 @@ def main() -> None:
     record = {"machine": f"{platform.machine()}, {machine}, torch {torch.__version__}", "runs": figures}
     (arguments.out / "tables.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
     print(text)
-
-
-def make_dataset(out: Path, train: int, test: int) -> Path:
-    """Render and extract the scenes, unless that was done."""
-    for name, config in synthetic_scenes(train, test).items():
-        if not (out / name).exists():
-            write_recording(out / name, config)
-        extract_recording(out / name, out / "dataset", ExtractOptions())
-    return out / "dataset"
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from deal_core.data.synthetic import SyntheticConfig
+    from deal_core.data.synthetic import SyntheticConfig, SyntheticFrame
     from deal_core.experiments.plan import ExperimentOptions, Plan
     from deal_core.experiments.run import Machine, RunFailure
     from deal_core.experiments.table import Row
@@ -69,13 +69,14 @@ def experiments(
 
     Example: deal experiments synthetic --models seam --seeds 11,42 --jobs 2
     """
+    from deal_core.data.synthetic import render_scenes
     from deal_core.errors import DealError
-    from deal_core.experiments.benchmarks import TEST_SCENES, TRAIN_SCENES, synthetic_scenes
+    from deal_core.experiments.benchmarks import TEST_SCENES, TRAIN_SCENES, make_scenes, synthetic_scenes
     from deal_core.experiments.figure import FIGURE_FILE, draw_figure
     from deal_core.experiments.plan import ExperimentOptions, check_data, claim_folder, make_plan
     from deal_core.experiments.table import collect_rows, write_table
     from training.cams import parse_scales
-    from training.console import console, print_json
+    from training.console import console, print_json, track
     from training.settings import config_folder
 
     name = benchmark.value
@@ -100,7 +101,11 @@ def experiments(
     if data is None:
         made = synthetic_scenes(scenes or TRAIN_SCENES, test_scenes or TEST_SCENES)
         claim_folder(folder, {**about, **{f"{name}_scenes": config.scenes for name, config in made.items()}})
-        _make_scenes(folder, made, quiet=as_json)
+
+        def render(name: str, config: SyntheticConfig) -> Iterator[SyntheticFrame]:
+            return track(render_scenes(config), f"scenes: {name}", config.frames, quiet=as_json)
+
+        make_scenes(folder, made, render)
     else:
         check_data(plan)
         claim_folder(folder, {**about, "data": str(data.absolute()), "depth": depth and str(depth.absolute())})
@@ -133,20 +138,6 @@ def _check_source(name: str, data: Path | None, scenes: int | None, test_scenes:
         raise UsageError(f"--data: expected the folder of the {name} dataset, found none")
     if name != "synthetic" and (scenes is not None or test_scenes is not None):
         raise UsageError(f"--scenes and --test-scenes belong to synthetic, not to {name}")
-
-
-def _make_scenes(folder: Path, made: dict[str, SyntheticConfig], *, quiet: bool) -> None:
-    """Render what is missing, and extract it into the folder's dataset."""
-    from deal_core.data.extract import ExtractOptions, extract_recording
-    from deal_core.data.synthetic import render_scenes, write_recording
-    from training.console import track
-
-    for name, config in made.items():
-        recording = folder / "recordings" / name
-        if not recording.exists():
-            frames = track(render_scenes(config), f"scenes: {name}", config.frames, quiet=quiet)
-            write_recording(recording, config, frames)
-        extract_recording(recording, folder / "dataset", ExtractOptions())
 
 
 def _split(text: str) -> list[str]:

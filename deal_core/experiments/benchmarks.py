@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from deal_core.cams import Normalisation
-from deal_core.data.synthetic import SyntheticConfig
+from deal_core.data.extract import ExtractOptions, extract_recording
+from deal_core.data.synthetic import SyntheticConfig, SyntheticFrame, render_scenes, write_recording
 from deal_core.inference import ImageSize
 
 LossName = Literal["deal", "isl", "fsl"]
@@ -155,6 +157,30 @@ def synthetic_scenes(train: int = TRAIN_SCENES, test: int = TEST_SCENES) -> dict
         "train": SyntheticConfig(seed=1, scenes=train, frames_per_scene=6, width=160, height=120),
         "test": SyntheticConfig(seed=7_000, scenes=test, frames_per_scene=5, width=160, height=120),
     }
+
+
+def make_scenes(
+    folder: Path,
+    scenes: Mapping[str, SyntheticConfig],
+    render: Callable[[str, SyntheticConfig], Iterable[SyntheticFrame]] = lambda name, config: render_scenes(config),
+) -> Path:
+    """Write the recordings that are missing, and extract all; return the dataset.
+
+    Args:
+        folder: of `recordings/<name>` and `dataset`.
+        scenes: what each recording shows.
+        render: renders one, where the caller watches its frames go by.
+
+    Raises:
+        RecordingError: a recording cannot be written.
+        DatasetError: the dataset holds others, or cannot be written.
+    """
+    for name, config in scenes.items():
+        recording = folder / "recordings" / name
+        if not recording.exists():
+            write_recording(recording, config, render(name, config))
+        extract_recording(recording, folder / "dataset", ExtractOptions())
+    return folder / "dataset"
 
 
 @dataclass(frozen=True)
