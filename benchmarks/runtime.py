@@ -76,6 +76,8 @@ CASES = {
     "segmenter_int8": Case("segmenter, onnxruntime, int8", "segmenter_int8.onnx", "onnxruntime"),
     "narrow_onnxruntime": Case("narrow segmenter, onnxruntime", "narrow.onnx", "onnxruntime"),
     "narrow_int8": Case("narrow segmenter, onnxruntime, int8", "narrow_int8.onnx", "onnxruntime"),
+    "small_onnxruntime": Case("small segmenter, onnxruntime", "small.onnx", "onnxruntime"),
+    "small_int8": Case("small segmenter, onnxruntime, int8", "small_int8.onnx", "onnxruntime"),
     "cam_cuda": Case("CAM network, torch on the GPU, float32", "cam.safetensors", "torch", "cuda", "float32"),
     "cuda_float32": Case("segmenter, torch on the GPU, float32", "segmenter.safetensors", "torch", "cuda", "float32"),
     "cuda_float16": Case("segmenter, torch on the GPU, float16", "segmenter.safetensors", "torch", "cuda", "float16"),
@@ -180,17 +182,14 @@ def prepare(out: Path, size: tuple[int, int], files: set[str], *, quick: bool) -
     from deal_core.models.factory import create_model
 
     classes = ClassList(CLASSES)
-    cam, segmenter = (
-        settings.model
-        for settings in (
-            load_settings(TrainSettings, CONFIG / "train.yaml", []),
-            load_settings(DistillSettings, CONFIG / "distill.yaml", []),
-        )
-    )
+    cam = load_settings(TrainSettings, CONFIG / "train.yaml", []).model
+    segmenter = load_settings(DistillSettings, CONFIG / "distill.yaml", []).model
+    small = load_settings(DistillSettings, CONFIG / "demo_distill.yaml", []).model
     for kind, model, changed in (
         ("cam", cam, {"backbone": "test_resnet"} if quick else {}),
         ("segmenter", segmenter, {"encoder": "test_resnet"} if quick else {}),
         ("narrow", segmenter, {"decoder_arguments": NARROW, **({"encoder": "test_resnet"} if quick else {})}),
+        ("small", small, {"encoder": "test_resnet", "encoder_arguments": {}} if quick else {}),
     ):
         if not any(file.startswith(kind) for file in files):
             continue

@@ -36,7 +36,7 @@ class SegmenterNet(nn.Module):
         weights: of the encoder: "none" (random), "hub" (timm's pretrained weights, downloaded) or the path of a
             .safetensors file. Those are of RGB: the channels of depth start at 0.
         encoder_arguments: passed on to `timm.create_model`, e.g. `{"channels": [24, 48, 96, 128]}` of a ResNet.
-        decoder_arguments: of the decoder, as segmentation-models-pytorch names them: `decoder_...`.
+        decoder_arguments: of the decoder, as segmentation-models-pytorch names them: `decoder_...`, `psp_...`.
         mean: of the RGB channels in [0, 1], subtracted from the image.
         std: of the RGB channels in [0, 1], by which the image is divided.
         inputs: "rgb", or "rgbd" for a network that sees depth too, and works without.
@@ -199,11 +199,15 @@ def _check_arguments(decoder: str, encoder_arguments: Mapping[str, Any], decoder
     """Refuse arguments that are not for who they are given to: what the decoder does not take goes to timm."""
     from segmentation_models_pytorch import MODEL_ARCHITECTURES_MAPPING
 
-    own = ("in_chans", "arch", *inspect.signature(MODEL_ARCHITECTURES_MAPPING[decoder]).parameters)
-    refuse_own_arguments("encoder_arguments", encoder_arguments, own)
+    parameters = tuple(inspect.signature(MODEL_ARCHITECTURES_MAPPING[decoder]).parameters)
+    refuse_own_arguments("encoder_arguments", encoder_arguments, ("in_chans", "arch", *parameters))
+    takes = [name for name in parameters if name.startswith(("decoder_", "psp_"))]
     for name in decoder_arguments:
-        if not name.startswith("decoder_"):  # timm could load a pickle
-            raise ConfigError(f"decoder_arguments: expected names that begin with 'decoder_', found '{name}'")
+        if name not in takes:
+            raise ConfigError(
+                f"decoder_arguments: '{name}' is not of the decoder {decoder}, which takes {', '.join(takes)}; {{}} is "
+                "as segmentation-models-pytorch has it"
+            )
 
 
 def _widened(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from segmentation_models_pytorch.decoders.fpn.decoder import MergeBlock
 
 from deal_core.backends.onnxruntime_backend import open_session
 from deal_core.cams import ScoreNetwork, multi_scale_scores
@@ -57,7 +58,7 @@ def test_what_cannot_be_made_is_refused() -> None:
         create_model("segmenter", 2, decoder="fnp")
     with pytest.raises(ConfigError, match="unknown encoder 'mobilenet'"):
         create_model("segmenter", 2, encoder="mobilenet")
-    with pytest.raises(ConfigError, match="begin with 'decoder_', found 'checkpoint_path'"):
+    with pytest.raises(ConfigError, match="'checkpoint_path' is not of the decoder fpn"):
         create_model("segmenter", 2, encoder="test_resnet", decoder_arguments={"checkpoint_path": "evil.pth"})
     for argument in ("checkpoint_path", "pretrained_cfg", "in_chans", "activation"):
         with pytest.raises(ConfigError, match=f"encoder_arguments cannot set '{argument}'"):
@@ -70,8 +71,10 @@ def test_what_cannot_be_made_is_refused() -> None:
         create_model("segmenter", 2, encoder="test_resnet", inputs="rgbd", depth_dropout=30)
     with pytest.raises(ConfigError, match="depth_std above 0, found 0"):
         create_model("segmenter", 2, encoder="test_resnet", inputs="rgbd", depth_std=0)
-    with pytest.raises(ConfigError, match="cannot be made on encoder"):
-        create_model("segmenter", 2, encoder="test_resnet", decoder_arguments={"decoder_widht": 3})
+    with pytest.raises(
+        ConfigError, match=r"'decoder_pyramid_channels' is not of the decoder unet, which takes decoder_"
+    ):
+        create_model("segmenter", 2, decoder="unet", decoder_arguments={"decoder_pyramid_channels": 64})
     with pytest.raises(ModelFileError, match="found no file"):
         create_model("segmenter", 2, encoder="test_resnet", weights="nowhere.safetensors")
 
@@ -96,6 +99,16 @@ def test_weights_of_colour_make_a_network_of_depth_that_begins_as_one_of_colour(
     with torch.no_grad():
         ours, theirs = rgbd.backbone(torch.cat([image, depth], 1)), rgb.backbone(image)
     assert all(torch.equal(one, two) for one, two in zip(ours[1:], theirs[1:], strict=True))
+
+
+def test_the_maps_of_the_pyramid_are_added_up_as_the_decoder_would_itself() -> None:
+    torch.manual_seed(4)
+    net = create_model("segmenter", 2, encoder="test_resnet").eval()
+    image = torch.rand(2, 3, 32, 64)
+    with torch.no_grad():
+        ours = net(image).logits
+        net.network.decoder.merge = MergeBlock("add")
+        assert torch.allclose(ours, net(image).logits, atol=1e-6)
 
 
 def test_the_encoder_can_be_made_narrow() -> None:
