@@ -5,12 +5,12 @@
     python benchmarks/runtime.py --out bench_runtime --threads 1    # where other work has the second core
     python benchmarks/runtime.py --out bench_runtime --quick        # tiny networks, to see that everything runs
 
-The networks of config/train.yaml and config/distill.yaml, and the latter's with a narrow decoder, weights random: time
-does not depend on them. Image to mask as in the node, at the network's own size, on two cores (a GPU's rows: beside all
-cores). Each row has a process of its own, so that its memory is its own, and they take turns, a few frames each, so
-that what the machine does meanwhile falls on all; how much faster a row is than the first is the median over the turns,
-of time and of CPU time. A row that this machine cannot run is told with the reason. Prints a table; runtime.md and
-runtime.json in the output folder hold it too. About 5 minutes, and more where TensorRT builds engines.
+The networks of config/train.yaml and config/distill.yaml, and the latter's with other encoders and decoders, weights
+random: time does not depend on them. Image to mask as in the node, at the network's own size, on two cores (a GPU's
+rows: beside all cores). Each row has a process of its own, so that its memory is its own, and they take turns, a few
+frames each, so that what the machine does meanwhile falls on all; how much faster a row is than the first is the median
+over the turns, of time and of CPU time. A row that this machine cannot run is told with the reason. Prints a table;
+runtime.md and runtime.json in the output folder hold it too. About 5 minutes, and more where TensorRT builds engines.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ SIZES = ("320x240", "640x480")
 ROUNDS, FRAMES = 8, 3
 WARM_UP = 3
 BASE = "cam_torch"
-NARROW = {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32}
-"""Of the fpn decoder, for CPUs; docs/distill.md. Its own are 256 and 128."""
+MOBILENET: dict[str, Any] = {"encoder": "mobilenetv2_100", "encoder_arguments": {}}
+"""In place of the encoder of config/distill.yaml: one that has ImageNet weights."""
+OTHERS: dict[str, dict[str, Any]] = {"mobilenet": MOBILENET, "wide": {**MOBILENET, "decoder_arguments": {}}}
+"""Changes of config/distill.yaml; the wide decoder is as its authors have it."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,18 @@ CASES = {
     "segmenter_torch": Case("segmenter, torch", "segmenter.safetensors", "torch"),
     "segmenter_onnxruntime": Case("segmenter, onnxruntime", "segmenter.onnx", "onnxruntime"),
     "segmenter_int8": Case("segmenter, onnxruntime, int8", "segmenter_int8.onnx", "onnxruntime"),
-    "narrow_onnxruntime": Case("narrow segmenter, onnxruntime", "narrow.onnx", "onnxruntime"),
-    "narrow_int8": Case("narrow segmenter, onnxruntime, int8", "narrow_int8.onnx", "onnxruntime"),
-    "small_onnxruntime": Case("small segmenter, onnxruntime", "small.onnx", "onnxruntime"),
-    "small_int8": Case("small segmenter, onnxruntime, int8", "small_int8.onnx", "onnxruntime"),
+    "mobilenet_onnxruntime": Case("segmenter on MobileNetV2, onnxruntime", "mobilenet.onnx", "onnxruntime"),
+    "mobilenet_int8": Case("segmenter on MobileNetV2, onnxruntime, int8", "mobilenet_int8.onnx", "onnxruntime"),
+    "wide_onnxruntime": Case("the same, wide decoder, onnxruntime", "wide.onnx", "onnxruntime"),
+    "wide_int8": Case("the same, wide decoder, onnxruntime, int8", "wide_int8.onnx", "onnxruntime"),
     "cam_cuda": Case("CAM network, torch on the GPU, float32", "cam.safetensors", "torch", "cuda", "float32"),
     "cuda_float32": Case("segmenter, torch on the GPU, float32", "segmenter.safetensors", "torch", "cuda", "float32"),
     "cuda_float16": Case("segmenter, torch on the GPU, float16", "segmenter.safetensors", "torch", "cuda", "float16"),
     "cuda_compiled": Case(
         "segmenter, torch on the GPU, float16, compiled", "segmenter.safetensors", "torch", "cuda", "float16", True
+    ),
+    "wide_cuda": Case(
+        "MobileNetV2, wide decoder, torch on the GPU, float16", "wide.safetensors", "torch", "cuda", "float16"
     ),
     "tensorrt": Case("segmenter, tensorrt", "segmenter.onnx", "tensorrt", "cuda"),
 }
@@ -184,12 +189,11 @@ def prepare(out: Path, size: tuple[int, int], files: set[str], *, quick: bool) -
     classes = ClassList(CLASSES)
     cam = load_settings(TrainSettings, CONFIG / "train.yaml", []).model
     segmenter = load_settings(DistillSettings, CONFIG / "distill.yaml", []).model
-    small = load_settings(DistillSettings, CONFIG / "demo_distill.yaml", []).model
+    tiny: dict[str, Any] = {"encoder": "test_resnet", "encoder_arguments": {}} if quick else {}
     for kind, model, changed in (
         ("cam", cam, {"backbone": "test_resnet"} if quick else {}),
-        ("segmenter", segmenter, {"encoder": "test_resnet"} if quick else {}),
-        ("narrow", segmenter, {"decoder_arguments": NARROW, **({"encoder": "test_resnet"} if quick else {})}),
-        ("small", small, {"encoder": "test_resnet", "encoder_arguments": {}} if quick else {}),
+        ("segmenter", segmenter, tiny),
+        *((kind, segmenter, {**changed, **tiny}) for kind, changed in OTHERS.items()),
     ):
         if not any(file.startswith(kind) for file in files):
             continue

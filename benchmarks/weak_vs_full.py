@@ -53,6 +53,9 @@ CAM_RUNS: Mapping[str, tuple[str, ...]] = {
 """What each run changes in config/demo.yaml: w 1, CAM relu and maximum, its edges by their maximum, depth inverse and
 min-max, its edges by their bound, slope removed, gain 3."""
 
+ON_ROBOT = ("--tags", "predicted", "--no-flip")
+"""How run-time networks are evaluated: each image once, without tags."""
+
 DRAWN = ("clip.below=0",)  # no drawn mask is wrong, so no loss is cut: the better bound
 
 STUDENTS: Mapping[str, tuple[str, ...]] = {"RGB": (), "RGB-D": ("model.arguments.inputs=rgbd",)}
@@ -134,10 +137,10 @@ class Bench:
             weak = self.pool.submit(self._distil, masks, f"weak-{student}", seed, overrides)
             full = self.pool.submit(self._distil, None, f"full-{student}", seed, (*overrides, *DRAWN))
             for name, network in ((f"distilled {student}", weak), (f"fully supervised {student}", full)):
-                found[name] = self.evaluate(network, "test", "--tags", "predicted")
+                found[name] = self.evaluate(network, "robot", *ON_ROBOT)
                 if student != "RGB":
                     found[f"{name}, depth failed"] = self.evaluate(
-                        network, "depth-fails", "--tags", "predicted", "--depth-fails"
+                        network, "robot-depth-fails", *ON_ROBOT, "--depth-fails"
                     )
         return found
 

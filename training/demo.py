@@ -212,7 +212,7 @@ def _stages(made: _Making) -> list[Stage]:
     from deal_core.inference import CamSettings
     from deal_core.refine.regions import RegionSettings
 
-    given, alone = CamSettings(), CamSettings(tags="predicted")
+    given, alone = CamSettings(), CamSettings(tags="predicted", flip=False)
 
     def stage(name: str, run: str, settings: CamSettings) -> Stage:
         return Stage(name, made.model(run), made.run_folder(name), settings)

@@ -61,7 +61,7 @@ class SegmenterNet(nn.Module):
         self,
         num_classes: int,
         decoder: str = "fpn",
-        encoder: str = "mobilenetv2_100",
+        encoder: str = "resnet10t",
         weights: str = "none",
         encoder_arguments: Mapping[str, Any] | None = None,
         decoder_arguments: Mapping[str, Any] | None = None,
@@ -177,8 +177,9 @@ def _create_network(
         except OSError as error:
             raise no_download(encoder, error) from error
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AssertionError, AttributeError) as error:
+            hint = "; encoder_arguments={} is the encoder as timm has it" if encoder_arguments else ""
             raise ConfigError(
-                f"decoder '{decoder}' cannot be made on encoder '{encoder}' with {arguments}: {error}"
+                f"decoder '{decoder}' cannot be made on encoder '{encoder}' with {arguments}: {error}{hint}"
             ) from error
         # Masks are brought to full size from the scores of few classes, which is cheaper than from the logits of all.
         network.segmentation_head[1] = nn.Identity()
@@ -206,7 +207,7 @@ def _check_arguments(decoder: str, encoder_arguments: Mapping[str, Any], decoder
         if name not in takes:
             raise ConfigError(
                 f"decoder_arguments: '{name}' is not of the decoder {decoder}, which takes {', '.join(takes)}; {{}} is "
-                "as segmentation-models-pytorch has it"
+                "the decoder as segmentation-models-pytorch has it"
             )
 
 

@@ -237,7 +237,11 @@ def test_yaml_lists_every_argument_of_the_network_with_its_default(name: str, ki
     arguments = yaml.safe_load((CONFIG / name).read_text())["model"]["arguments"]
     parameters = {k: p.default for k, p in inspect.signature(kind).parameters.items() if k != "num_classes"}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in parameters.items()}
-    assert arguments == {k: {} if k.endswith("_arguments") else v for k, v in plain.items()}
+    assert set(arguments) == set(plain)
+    assert {k: v for k, v in arguments.items() if not k.endswith("_arguments")} == {
+        k: v for k, v in plain.items() if not k.endswith("_arguments")
+    }
+    kind(2, **arguments)  # what the file chooses for encoder and decoder fits them
 
 
 @pytest.mark.parametrize("file", sorted(CONFIG.glob("*.yaml")), ids=lambda file: file.name)

@@ -63,7 +63,7 @@ def test_what_cannot_be_made_is_refused() -> None:
     for argument in ("checkpoint_path", "pretrained_cfg", "in_chans", "activation"):
         with pytest.raises(ConfigError, match=f"encoder_arguments cannot set '{argument}'"):
             create_model("segmenter", 2, encoder="test_resnet", encoder_arguments={argument: "evil.pth"})
-    with pytest.raises(ConfigError, match=r"cannot be made on encoder .* 'stem_widht'"):
+    with pytest.raises(ConfigError, match=r"cannot be made on encoder .* 'stem_widht'; encoder_arguments=\{\} is"):
         create_model("segmenter", 2, encoder="test_resnet", encoder_arguments={"stem_widht": 8})
     with pytest.raises(ConfigError, match="one of rgb, rgbd, found 'depth'"):
         create_model("segmenter", 2, encoder="test_resnet", inputs="depth")
@@ -82,10 +82,10 @@ def test_what_cannot_be_made_is_refused() -> None:
 def test_weights_of_the_encoder_are_loaded() -> None:
     if not WEIGHTS.is_file():
         pytest.skip(f"the weights are not on this machine: {WEIGHTS} does not exist")
-    net = create_model("segmenter", 2, weights=str(WEIGHTS))
+    net = create_model("segmenter", 2, encoder="mobilenetv2_100", weights=str(WEIGHTS))
     stem = load_file(WEIGHTS)["conv_stem.weight"]
     assert torch.equal(net.backbone.get_parameter("model.conv_stem.weight"), stem)
-    net = create_model("segmenter", 2, weights=str(WEIGHTS), inputs="rgbd")
+    net = create_model("segmenter", 2, encoder="mobilenetv2_100", weights=str(WEIGHTS), inputs="rgbd")
     wide = net.backbone.get_parameter("model.conv_stem.weight")
     assert torch.equal(wide[:, :3], stem) and wide.shape[1] == 5 and not wide[:, 3:].any()
 
