@@ -1,4 +1,4 @@
-"""What each refinement makes of weak scores on ten real frames of a depth camera.
+"""What depth makes of weak scores on ten real frames of a depth camera.
 
     python benchmarks/real_refinement.py --frames ../shared/data/ycb_video
 
@@ -32,7 +32,6 @@ WIDTHS = (0.35, 0.5, 0.7)
 METHODS: dict[str, tuple[str, list[str]]] = {
     "none": ("none", []),
     "par": ("par", []),
-    "crf": ("crf", []),
     "walk, plane kept": ("walk", ["plane=keep"]),
     "walk": ("walk", []),
     "regions": ("regions", []),

@@ -154,7 +154,14 @@ def test_evaluation_equals_the_figures_counted_by_hand(model: LoadedModel, datas
         alone = iou_by_hand(masks_by_hand([scores[index]], THRESHOLD), [truths[index]], 3)
         assert per_frame[frame.sample.key] == pytest.approx(np.nanmean(alone))
     assert result.num_frames == 12 and result.name == "tiny" and result.dataset == str(dataset.path)
-    how = {"tags": "given", "scales": "1", "flip": "no", "size": "model", "normalise": "max", "refine": "none"}
+    how = {
+        "tags": "given",
+        "scales": "1",
+        "flip": "mirrored too",
+        "size": "model",
+        "normalise": "max",
+        "refine": "none",
+    }
     assert result.details == {**how, "model": model.sha256[:12], "seed": 5}
     pictures = json.loads((tmp_path / "pictures" / "pictures.json").read_text())
     shown = [picture["key"] for picture in pictures["pictures"]]
