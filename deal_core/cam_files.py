@@ -22,6 +22,7 @@ from deal_core.evaluation import EvaluationResult, predict_mask, winning_class
 from deal_core.files import replacing
 from deal_core.inference import (
     CamSettings,
+    Predictions,
     ScoredFrame,
     check_use,
     decision_threshold,
@@ -168,17 +169,10 @@ def evaluate_masks(
     def read(sample: Sample) -> UInt8Array:
         return read_mask(folder, sample.key, sample.image.shape[:2], len(dataset.classes))
 
+    details = {"masks": str(folder), "model": str(found.get("model"))[:12]}
+    predictions = Predictions(read, str(found.get("threshold_rule")), found.get("threshold"), details)
     return evaluate_predictions(
-        read,
-        dataset,
-        name=name,
-        rule=str(found.get("threshold_rule")),
-        threshold=found.get("threshold"),
-        details={"masks": str(folder), "model": str(found.get("model"))[:12]},
-        pictures=pictures,
-        num_pictures=num_pictures,
-        show=show,
-        advance=advance,
+        predictions, dataset, name=name, pictures=pictures, num_pictures=num_pictures, show=show, advance=advance
     )
 
 

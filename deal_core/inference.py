@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -79,6 +79,23 @@ class ScoredFrame:
     def tags(self) -> Float32Array:
         """(K,) 1 for the classes whose score is not 0 everywhere."""
         return (self.scores.max(axis=(1, 2)) > 0).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Masks that are made already, or that are made of one image after the other.
+
+    Args:
+        predict: returns the mask of a frame, (H, W) ids, 255 where nobody decided.
+        rule: that chose the threshold.
+        threshold: that the masks are made with; None where nobody noted it.
+        details: what readers of figures shall know of how they are made.
+    """
+
+    predict: Callable[[Sample], UInt8Array]
+    rule: str
+    threshold: float | None
+    details: Mapping[str, str]
 
 
 def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | None = None) -> Iterator[ScoredFrame]:
@@ -235,63 +252,37 @@ def evaluate_model(
     return result
 
 
-def evaluate_segmenter(
-    segmenter: Segmenter,
-    dataset: Dataset,
-    *,
-    name: str,
-    depth_fails: bool = False,
-    pictures: Path | None = None,
-    num_pictures: int = 12,
-    show: Collection[str] = (),
-    advance: Callable[[int], None] = lambda frames: None,
-) -> EvaluationResult:
-    """Compare the masks that the robot will see with the true ones: one image at a time, without tags.
+def predictions_on_robot(segmenter: Segmenter, dataset: Dataset, *, depth_fails: bool = False) -> Predictions:
+    """Return the masks that the robot will see: one image at a time, without tags.
 
     Args:
         segmenter: of any back end and precision.
-        dataset: frames without a true mask are left out.
-        name: of the run, for readers.
+        dataset: whose frames shall be looked at.
         depth_fails: keep depth from a network that uses it.
-        pictures: as `evaluate_model`, like all that follow.
-        num_pictures: how many frames to show.
-        show: the keys of the frames to show instead.
-        advance: told the number of frames done.
 
     Raises:
-        DatasetError: no frame has a mask.
-        ModelFileError: the model is for other classes, or its scores are not finite.
+        ModelFileError: the model is for other classes.
         UsageError: as `check_use`.
     """
     check_use(segmenter.info, dataset, CamSettings(tags="predicted", depth_fails=depth_fails))
     sees_depth = segmenter.uses_depth and not depth_fails
-    details: dict[str, str | int | float | bool] = {
-        **({"depth": "of the frames" if sees_depth else "none"} if segmenter.uses_depth else {}),
-        "runs": f"{segmenter.backend} on {segmenter.device}, {segmenter.precision}",
-        "model": segmenter.model_hash[:12],
-    }
-    return evaluate_predictions(
+    return Predictions(
         lambda sample: segmenter.segment(sample.image, sample.depth if sees_depth else None).mask,
-        dataset,
-        name=name,
-        rule=segmenter.info.threshold.rule,
-        threshold=segmenter.info.threshold.value,
-        details=details,
-        pictures=pictures,
-        num_pictures=num_pictures,
-        show=show,
-        advance=advance,
+        segmenter.info.threshold.rule,
+        segmenter.info.threshold.value,
+        {
+            **({"depth": "of the frames" if sees_depth else "none"} if segmenter.uses_depth else {}),
+            "runs": f"{segmenter.backend} on {segmenter.device}, {segmenter.precision}",
+            "model": segmenter.model_hash[:12],
+        },
     )
 
 
 def evaluate_predictions(
-    predict: Callable[[Sample], UInt8Array],
+    predictions: Predictions,
     dataset: Dataset,
     *,
     name: str,
-    rule: str,
-    threshold: float | None,
-    details: dict[str, str | int | float | bool],
     pictures: Path | None = None,
     num_pictures: int = 12,
     show: Collection[str] = (),
@@ -300,12 +291,9 @@ def evaluate_predictions(
     """Compare masks with the true ones, as they are; a pixel that they leave to nobody (255) counts as wrong.
 
     Args:
-        predict: makes the mask of a frame, (H, W) ids.
+        predictions: the masks.
         dataset: frames without a true mask are left out.
         name: of the run, for readers.
-        rule: that chose the threshold.
-        threshold: that the masks were made with; None where nobody noted it.
-        details: what readers shall know of how they were made.
         pictures: as `evaluate_model`, like all that follow.
         num_pictures: how many frames to show.
         show: the keys of the frames to show instead.
@@ -313,12 +301,13 @@ def evaluate_predictions(
 
     Raises:
         DatasetError: no frame has a mask.
+        ModelFileError: a network's scores are not finite.
     """
     dataset = with_masks(dataset)
     masks = MaskEvaluator(len(dataset.classes))
     for done, record in enumerate(dataset.frames, 1):
         sample = dataset.load(record)
-        masks.update(predict(sample), mask_of(sample), record.key)
+        masks.update(predictions.predict(sample), mask_of(sample), record.key)
         advance(done)
     if pictures:
         shown = tuple(show) or choose_frames(masks.frames, num_pictures)
@@ -326,15 +315,15 @@ def evaluate_predictions(
         iou = {frame.key: frame.iou for frame in masks.frames}
         with PictureWriter(pictures, dataset.classes) as writer:
             for sample in (dataset.load(records[key]) for key in shown if key in records):
-                writer.add_sample(sample, iou[sample.key], predict(sample))
+                writer.add_sample(sample, iou[sample.key], predictions.predict(sample))
     return EvaluationResult(
         name=name,
         dataset=str(dataset.path),
         classes=dataset.classes,
         num_frames=len(dataset),
-        auto=masks.score(dataset.classes, rule=rule, threshold=threshold),
+        auto=masks.score(dataset.classes, rule=predictions.rule, threshold=predictions.threshold),
         per_frame=tuple(masks.frames),
-        details=details,
+        details=predictions.details,
     )
 
 

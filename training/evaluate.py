@@ -88,7 +88,7 @@ def evaluate(
     """
     from deal_core.cam_files import evaluate_masks
     from deal_core.errors import UsageError
-    from deal_core.inference import CamSettings, evaluate_segmenter
+    from deal_core.inference import CamSettings, evaluate_predictions, predictions_on_robot
     from deal_core.runtime import Segmenter
     from training.console import print_json
 
@@ -112,8 +112,8 @@ def evaluate(
             )
         if out is None:
             raise UsageError(f"{model} has no run folder: say with --out where evaluation.json and pictures shall go")
-        on_robot = partial(evaluate_segmenter, Segmenter.load(model, device), depth_fails=depth_fails)
-        result = _evaluate(on_robot, chosen, out, name, pictured, quiet=as_json)
+        made = predictions_on_robot(Segmenter.load(model, device), chosen, depth_fails=depth_fails)
+        result = _evaluate(partial(evaluate_predictions, made), chosen, out, name, pictured, quiet=as_json)
     else:
         folder = out or model.parent
         result = run_evaluation(
