@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import secrets
 import socket
@@ -19,7 +20,6 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from deal_core.errors import DealError, UsageError
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
-_COOKIE = "deal_token"
 _FOLDER = Path(__file__).parent
 _SHARED = ("common.css", "common.js")
 
@@ -146,17 +146,19 @@ def _reachable(host: str) -> str:
 
 def _asks_for(token: str) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
     """Let in who brings the token in the address, and from then on his cookie."""
+    # Browsers keep one cookie of a name for all ports of a machine: each page has a name of its own.
+    cookie = f"deal_{hashlib.sha256(token.encode()).hexdigest()[:12]}"
 
     def is_right(found: str | None) -> bool:
         return found is not None and hmac.compare_digest(found.encode(), token.encode())
 
     async def check(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         brought = is_right(request.query_params.get("token"))
-        if not brought and not is_right(request.cookies.get(_COOKIE)):
+        if not brought and not is_right(request.cookies.get(cookie)):
             return PlainTextResponse("Open the whole address that was printed, with its token.", 401)
         response = await answer(request)
         if brought:
-            response.set_cookie(_COOKIE, token, httponly=True, samesite="strict")
+            response.set_cookie(cookie, token, httponly=True, samesite="strict")
         return response
 
     return check

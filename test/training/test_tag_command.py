@@ -34,8 +34,8 @@ def serve(dataset: Path) -> Iterator[Callable[..., str]]:
     """Start `deal tag` and return the address that it prints."""
     started = []
 
-    def start(*options: str) -> str:
-        command = [sys.executable, "-m", "training.cli", "tag", str(dataset), "--port", "0", *options]
+    def start(*options: str, folder: Path = dataset) -> str:
+        command = [sys.executable, "-m", "training.cli", "tag", str(folder), "--port", "0", *options]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stderr
@@ -96,7 +96,20 @@ def test_others_bring_the_token_that_was_printed(serve: Callable[..., str]) -> N
     cookie = headers["Set-Cookie"]
     assert status == 200 and "HttpOnly" in cookie and "SameSite=strict" in cookie
     assert ask(f"{plain}frames", Cookie=cookie.partition(";")[0])[0] == 200
-    assert ask(f"{plain}frames", Cookie="deal_token=x")[0] == 401
+    assert ask(f"{plain}frames", Cookie=f"{cookie.partition('=')[0]}=x")[0] == 401
+
+
+def test_two_pages_on_one_machine_keep_their_cookies_apart(
+    serve: Callable[..., str], dataset: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(dataset, tmp_path / "other"))
+    addresses = [serve("--host", "0.0.0.0"), serve("--host", "0.0.0.0", folder=other)]
+    kept: dict[str, str] = {}  # as a browser keeps them, whatever the port
+    for address in addresses:
+        name, _, value = ask(address)[2]["Set-Cookie"].partition(";")[0].partition("=")
+        kept[name] = value
+    brought = "; ".join(f"{name}={value}" for name, value in kept.items())
+    assert [ask(f"{address.partition('?')[0]}frames", Cookie=brought)[0] for address in addresses] == [200, 200]
 
 
 def test_a_damaged_image_is_told_and_the_others_are_shown(serve: Callable[..., str], dataset: Path) -> None:
