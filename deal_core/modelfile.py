@@ -222,6 +222,11 @@ def _open(path: Path) -> Any:
         raise ModelFileError(
             f"{path}: expected a model file (.safetensors), found {'a folder' if path.is_dir() else 'nothing'}"
         )
+    if path.suffix == ".onnx":
+        raise ModelFileError(
+            f"{path}: an .onnx file makes masks (the node, deal segment, deal evaluate); expected the .safetensors "
+            "file that it was made from"
+        )
     try:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:

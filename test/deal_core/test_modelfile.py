@@ -93,6 +93,12 @@ def test_expected_classes(model: Path) -> None:
         assert str(list(names)) in str(caught.value) and "['mug', 'Bohrer ä']" in str(caught.value)
 
 
+def test_an_exported_file_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "robot.onnx").write_bytes(b"onnx")
+    with pytest.raises(ModelFileError, match=r"robot\.onnx: an \.onnx file makes masks .* the \.safetensors"):
+        load_model(tmp_path / "robot.onnx")
+
+
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_file_cut_anywhere_is_refused(model: Path, tmp_path: Path, share: float) -> None:
