@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -83,7 +83,7 @@ def write_cams(
     resolve_device(settings.device)
     chosen = threshold or decision_threshold(model, settings)
     _claim_folder(out, _description(model, settings, chosen, ignore_band))
-    paths = {frame.key: _cam_paths(out, frame.key) for frame in dataset.frames}
+    paths = {frame.key: cam_paths(out, frame.key) for frame in dataset.frames}
     missing = dataset.subset(predicate=lambda frame: not all(p.exists() for p in paths[frame.key]))
     for _ in range(len(dataset) - len(missing)):
         yield False
@@ -176,11 +176,21 @@ def evaluate_masks(
     )
 
 
-def check_masks(folder: Path, dataset: Dataset) -> dict[str, Any]:
-    """Return what `write_cams` noted of a folder of pseudo masks, if they are for these classes and of all frames.
+def cam_paths(folder: Path, key: str) -> tuple[Path, Path]:
+    """Return the files of a frame's scores and of its pseudo mask."""
+    return folder / f"{key}.npz", folder / f"{key}.png"
+
+
+def check_masks(folder: Path, dataset: Dataset, what: Literal["masks", "CAMs"] = "masks") -> dict[str, Any]:
+    """Return what `write_cams` noted of its folder, if that is for these classes and holds all frames.
+
+    Args:
+        folder: to look at.
+        dataset: the classes and frames that are wanted.
+        what: of each frame is wanted, its pseudo mask or its scores.
 
     Raises:
-        DatasetError: no cams.json, masks for other classes, or not of every frame.
+        DatasetError: no cams.json, other classes, or not every frame.
     """
     found = _read_description(folder)
     if found is None:
@@ -189,10 +199,11 @@ def check_masks(folder: Path, dataset: Dataset) -> dict[str, Any]:
         raise DatasetError(
             f"{folder} is for the classes {found.get('classes')}, but {dataset.path} has {list(dataset.classes.names)}"
         )
-    missing = [f"{frame.key}.png" for frame in dataset.frames if not _cam_paths(folder, frame.key)[1].is_file()]
+    wanted = [cam_paths(folder, frame.key)[what == "masks"] for frame in dataset.frames]
+    missing = [str(file.relative_to(folder)) for file in wanted if not file.is_file()]
     if missing:
         raise DatasetError(
-            f"{folder} lacks the masks of {len(missing)} of {len(dataset)} frames of {dataset.path}: "
+            f"{folder} lacks the {what} of {len(missing)} of {len(dataset)} frames of {dataset.path}: "
             f"{first_few(missing)}; run `deal cams` on these frames, too, or choose fewer"
         )
     return found
@@ -210,7 +221,7 @@ def read_mask(folder: Path, key: str, size: tuple[int, ...], num_classes: int) -
     Raises:
         DatasetError: it is missing or damaged, of another size, or holds another id.
     """
-    file = _cam_paths(folder, key)[1]
+    file = cam_paths(folder, key)[1]
     mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED) if file.is_file() else None
     if mask is None:
         raise DatasetError(f"{file}: missing or damaged; run `deal cams` on the same frames again")
@@ -289,7 +300,3 @@ def _write_whole(file: Path, data: bytes) -> None:
             temporary.write_bytes(data)
     except OSError as error:
         raise DatasetError(f"{file} cannot be written: {error.strerror}") from error
-
-
-def _cam_paths(out: Path, key: str) -> tuple[Path, Path]:
-    return out / f"{key}.npz", out / f"{key}.png"

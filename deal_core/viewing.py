@@ -26,11 +26,11 @@ import numpy as np
 import rerun as rr
 import rerun.blueprint as rrb
 
-from deal_core.cam_files import check_masks, read_cam
+from deal_core.cam_files import cam_paths, check_masks, read_cam
 from deal_core.comparison import Candidate, PredictedFrame, check_candidate, predict_frames
 from deal_core.data.dataset import Dataset, FrameRecord
 from deal_core.data.sample import UNLABELLED, CameraIntrinsics, ClassList, Sample, UInt8Array, metres_to_depth
-from deal_core.errors import DatasetError, UsageError
+from deal_core.errors import UsageError
 from deal_core.evaluation import ConfusionMatrix
 from deal_core.inference import CamSettings
 from deal_core.pictures import depth_edge_picture, heat_overlay
@@ -87,13 +87,7 @@ def check_layers(dataset: Dataset, layers: Layers, settings: CamSettings) -> Non
     for candidate in layers.candidates:
         check_candidate(candidate, dataset, settings)
     for _, folder in layers.cams:
-        check_masks(folder, dataset)
-        missing = [frame.key for frame in dataset.frames if not _cam_file(folder, frame.key).is_file()]
-        if missing:
-            raise DatasetError(
-                f"{folder} lacks the CAMs of {len(missing)} of {len(dataset)} frames, the first is {missing[0]}.npz: "
-                "run `deal cams` on these frames, too, or show fewer"
-            )
+        check_masks(folder, dataset, "CAMs")
 
 
 def send_frames(
@@ -132,7 +126,7 @@ def send_frames(
         for candidate, frame in zip(layers.candidates, predicted, strict=True):
             _send_prediction(stream, candidate, frame, dataset.classes)
         for name, folder in layers.cams:
-            scores = read_cam(_cam_file(folder, record.key), len(dataset.classes))
+            scores = read_cam(cam_paths(folder, record.key)[0], len(dataset.classes))
             heat = cv2.resize(scores.max(axis=0), sample.image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
             stream.log([*_camera_path("cam"), name], _picture(heat_overlay(sample.image, heat)))
         advance(index + 1)
@@ -267,7 +261,3 @@ def _escaped(name: str) -> str:
 
 def _camera_path(part: str) -> list[str]:
     return [*CAMERA.split("/"), part]
-
-
-def _cam_file(folder: Path, key: str) -> Path:
-    return folder / f"{key}.npz"

@@ -147,5 +147,5 @@ def test_what_cannot_be_shown_is_refused(model: LoadedModel, masks: Path, datase
         send_frames(stream, dataset, Layers(twice), CPU)
     few = dataset.subset(predicate=lambda frame: frame in dataset.frames[:2])
     assert all(write_cams(model, few, tmp_path / "few", CPU))
-    with pytest.raises(DatasetError, match=r"few lacks the CAMs of 10 of 12 frames, the first is .*\.npz"):
+    with pytest.raises(DatasetError, match=r"few lacks the CAMs of 10 of 12 frames of .*: tiny/\d+\.npz"):
         send_frames(stream, dataset, Layers(cams=[("few", tmp_path / "few")]), CPU)
