@@ -429,7 +429,7 @@ def _details(model: LoadedModel, settings: CamSettings) -> dict[str, str]:
     return {
         "tags": of_network if model.info.is_segmenter else settings.tags,
         "scales": ", ".join(f"{scale:g}" for scale in settings.scales),
-        "flip": "mirrored too" if settings.flip else "no",
+        "flip": "yes" if settings.flip else "no",
         "size": settings.size,
         "normalise": of_network if model.info.is_segmenter else settings.normalise,
         "refine": refinement_name(settings.refine),

@@ -157,7 +157,7 @@ def test_evaluation_equals_the_figures_counted_by_hand(model: LoadedModel, datas
     how = {
         "tags": "given",
         "scales": "1",
-        "flip": "mirrored too",
+        "flip": "yes",
         "size": "model",
         "normalise": "max",
         "refine": "none",
