@@ -2,9 +2,10 @@
 
 from glob import glob
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 PACKAGE = "deal_ros"
+TOP_FOLDERS = ("deal_core", "deal_ros", "training")
 
 # What the model, the bags and the command line need. A robot that only runs the node needs no more.
 CORE = [
@@ -90,23 +91,8 @@ setup(
     maintainer="DEAL for ROS 2 maintainers",
     maintainer_email="maintainers@users.noreply.github.com",
     python_requires=">=3.10",
-    packages=[
-        "deal_core",
-        "deal_core.backends",
-        "deal_core.data",
-        "deal_core.experiments",
-        "deal_core.losses",
-        "deal_core.models",
-        "deal_core.refine",
-        "deal_core.tags",
-        "deal_ros",
-        "training",
-    ],
-    package_data={
-        "deal_core": ["py.typed", "*.html", "tags/*.html", "tags/common.*"],
-        "deal_ros": ["py.typed"],
-        "training": ["py.typed"],
-    },
+    packages=find_packages(include=[f"{top}{inside}" for top in TOP_FOLDERS for inside in ("", ".*")]),
+    package_data={"": ["py.typed", "*.html", "common.*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
@@ -124,10 +110,10 @@ setup(
     entry_points={
         "console_scripts": [
             "deal = training.cli:main",
-            "segmentation_node = deal_ros.segmentation_node:main",
-            "recorder_node = deal_ros.recorder_node:main",
-            "replay_node = deal_ros.replay_node:main",
-            "synthetic_camera_node = deal_ros.synthetic_camera_node:main",
+            "segmentation_node = deal_ros.segmentation.main:main",
+            "recorder_node = deal_ros.recorder.main:main",
+            "replay_node = deal_ros.replay.main:main",
+            "synthetic_camera_node = deal_ros.synthetic_camera.main:main",
         ],
     },
 )

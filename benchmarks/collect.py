@@ -24,19 +24,19 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test" / "deal_core" / "data"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test"))
 
 import numpy as np
-from software_camera import PERIOD_MS, SoftwareCamera  # type: ignore[import-not-found]
+from helpers.software_camera import PERIOD_MS, SoftwareCamera  # type: ignore[import-not-found]
 
-from deal_core.data.collecting import collect_pairs
-from deal_core.data.controls import RecorderControls
-from deal_core.data.extract import ExtractOptions, extract_recording
-from deal_core.data.realsense import RealSense, StreamRequest
-from deal_core.data.recorder import PairRecorder, RecorderSettings
-from deal_core.data.sample import ClassList, TagState
-from deal_core.tags.live import create_live_app
-from deal_core.tags.server import Door, ServingThread
+from deal_core.dataset.extract import ExtractOptions, extract_recording
+from deal_core.recorder.collect import collect_pairs
+from deal_core.recorder.controls import RecorderControls
+from deal_core.recorder.live_page import create_live_app
+from deal_core.recorder.pair_recorder import PairRecorder, RecorderSettings
+from deal_core.recorder.realsense import RealSense, StreamRequest
+from deal_core.structures import ClassList, TagState
+from deal_core.web.server import Door, ServingThread
 
 SIZE = (480, 640)
 VIEWER = """

@@ -22,15 +22,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deal_core.config import DealSettings
-from deal_core.data.dataset import Dataset
-from deal_core.data.transforms import to_tensors
-from deal_core.evaluation import EvaluationResult, summarise_seeds
-from deal_core.experiments.benchmarks import make_scenes, synthetic_scenes
-from deal_core.inference import CamSettings, evaluate_model, score_frames
-from deal_core.modelfile import load_model
-from deal_core.objective import alignment_loss
-from deal_core.thresholds import create_rule
+from deal_core.dataset.dataset import Dataset
+from deal_core.dataset.transforms import to_tensors
+from deal_core.evaluation.metrics import EvaluationResult, summarise_seeds
+from deal_core.experiments.definitions import make_scenes, synthetic_scenes
+from deal_core.masks.score_dataset import CamSettings, evaluate_model, score_frames
+from deal_core.masks.threshold_rules import create_rule
+from deal_core.models.model_file import load_model
+from deal_core.trainer.objective import alignment_loss
+from deal_core.trainer.settings import DealSettings
 
 RULES = ("otsu", "depth_edges", "depth_relief")
 

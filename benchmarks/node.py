@@ -180,7 +180,7 @@ def measured_node(
     parameters: dict[str, Any] | None = None,
 ) -> Iterator[Any]:
     """Run this script as the segmentation node, on the camera's topics; its network waits where that is wanted."""
-    from deal_ros.process import node_process
+    from deal_ros.node.process import node_process
 
     values: dict[str, Any] = {"model": str(out / "stand_in.safetensors"), "depth_mode": "required", "device": "cpu"}
     served = {"wait_ms": wait_ms, "seen": seen, "times": str(times) if times else ""}
@@ -197,11 +197,11 @@ def measured_node(
 @contextmanager
 def camera(out: Path, profile: str) -> Iterator[Observer]:
     """Run a silent camera, and wait until it and the node have met."""
-    from deal_ros.process import node_process
+    from deal_ros.node.process import node_process
 
     parameters: dict[str, Any] = {"profile": profile, "views": 1, "silent": True}
     with (
-        node_process("deal_ros.synthetic_camera_node", out / "camera.txt", parameters=parameters),
+        node_process("deal_ros.synthetic_camera.main", out / "camera.txt", parameters=parameters),
         observing() as observer,
     ):
         observer.wait_until_met()
@@ -211,7 +211,7 @@ def camera(out: Path, profile: str) -> Iterator[Observer]:
 @contextmanager
 def observing() -> Iterator[Observer]:
     """Give an observer in the ROS domain of this process."""
-    from deal_ros.transport import shared_memory
+    from deal_ros.node.transport import shared_memory
 
     with shared_memory():
         observer = Observer()
@@ -233,7 +233,7 @@ class Observer:
         from sensor_msgs.msg import Image
         from std_msgs.msg import String
 
-        from deal_ros.qos import labels_qos, mask_qos
+        from deal_ros.input.qos import labels_qos, mask_qos
 
         self._context = Context()
         rclpy.init(args=[], context=self._context)
@@ -367,9 +367,9 @@ def save_stand_in(path: Path) -> None:
     """Save a small CAM network whose classes all answer somewhere."""
     import torch
 
-    from deal_core.data.sample import ClassList
-    from deal_core.modelfile import ModelInfo, Threshold, save_model
     from deal_core.models.factory import create_model
+    from deal_core.models.model_file import ModelInfo, Threshold, save_model
+    from deal_core.structures import ClassList
 
     torch.manual_seed(0)
     arguments = {"backbone": "test_resnet", "width": 8}
@@ -384,7 +384,7 @@ def serve(wait_ms: float | None, seen: int, times: str) -> int:
     """Be the segmentation node, with a network that waits, if any wait is wanted; at the end write all times."""
     import torch  # noqa: F401  # before rclpy, as the node does
 
-    from deal_ros.segmentation_node import main as run_node
+    from deal_ros.segmentation.main import main as run_node
 
     watch = StopWatch()
     if wait_ms is not None:
@@ -401,7 +401,7 @@ def stand_in(wait_s: float, seen: int, watch: StopWatch) -> None:
     """Let every network compute its answer once, for noise, and then wait instead; it sees so many of its classes."""
     import torch
 
-    from deal_core.runtime import Segmenter
+    from deal_core.runtime.segmenter import Segmenter
 
     initialise = Segmenter.__init__
 
@@ -478,12 +478,12 @@ def attach(watch: StopWatch) -> None:
     from rclpy.publisher import Publisher
     from sensor_msgs.msg import Image
 
-    from deal_core.runtime import Segmenter
-    from deal_ros import pipeline, segmentation_job
-    from deal_ros.conversions import stamp_to_ns
+    from deal_core.runtime.segmenter import Segmenter
+    from deal_ros.input.conversions import stamp_to_ns
+    from deal_ros.segmentation import one_frame, pipeline
 
     take, create, publish = Executor._take_subscription, Node.create_subscription, Publisher.publish
-    segment, segment_frame = Segmenter.segment, segmentation_job.segment_frame
+    segment, segment_frame = Segmenter.segment, one_frame.segment_frame
 
     def timed_take(self: Executor, subscription: Any) -> Any:
         watch.take()

@@ -18,12 +18,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deal_core.data.image_files import read_color, read_image
-from deal_core.data.sample import UNLABELLED, Float32Array, UInt8Array
-from deal_core.evaluation import MaskEvaluator, predict_mask, summarise_seeds
-from deal_core.refine.background import ARGMAX_THRESHOLD
-from deal_core.refine.plane import dominant_plane
-from deal_core.refine.refinement import RefineSettings, lets_background_compete, refine_scores, refinement_settings
+from deal_core.dataset.image_files import read_color, read_image
+from deal_core.evaluation.metrics import MaskEvaluator, predict_mask, summarise_seeds
+from deal_core.masks.refine.background import ARGMAX_THRESHOLD
+from deal_core.masks.refine.plane import dominant_plane
+from deal_core.masks.refine.refinement import (
+    RefineSettings,
+    lets_background_compete,
+    refine_scores,
+    refinement_settings,
+)
+from deal_core.structures import UNLABELLED, Float32Array, UInt8Array
 
 LABELS = {"gelatin_box": 8, "mug": 14, "foam_brick": 21}
 DEPTH_UNITS = 10_000  # in a metre

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deal_ros.process import NodeProcess, node_process
+from deal_ros.node.process import NodeProcess, node_process
 
 CASES = {"every pair": 0.0, "keyframes": 5.0}
 CAMERA = "/camera/camera"
@@ -92,9 +92,9 @@ def measure(case: str, rate_hz: float, seconds: float, out: Path) -> Measurement
         "keyboard": False,
     }
     with (
-        node_process("deal_ros.synthetic_camera_node", out / "camera.txt", environment=environment),
+        node_process("deal_ros.synthetic_camera.main", out / "camera.txt", environment=environment),
         node_process(
-            "deal_ros.recorder_node",
+            "deal_ros.recorder.main",
             out / "recorder.txt",
             parameters=parameters,
             remappings=TOPICS,

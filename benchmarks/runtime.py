@@ -34,8 +34,8 @@ from unittest import mock
 import numpy as np
 
 if TYPE_CHECKING:
-    from deal_core.data.dataset import FrameRecord
-    from deal_core.data.sample import Float32Array, UInt8Array
+    from deal_core.dataset.dataset import FrameRecord
+    from deal_core.structures import Float32Array, UInt8Array
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 CLASSES = ("mug", "drill", "box", "bowl", "can", "jar")
@@ -178,13 +178,13 @@ def prepare(out: Path, size: tuple[int, int], files: set[str], *, quick: bool) -
     """Write the model files for images of this size: here, so that making them is not in the memory of the rows."""
     import torch
 
-    from deal_core import quantisation
-    from deal_core.config import DistillSettings, TrainSettings, load_settings
-    from deal_core.data.dataset import Dataset, FrameRecord
-    from deal_core.data.sample import ClassList, TagState
-    from deal_core.export import export_onnx
-    from deal_core.modelfile import ModelInfo, Threshold, load_model, save_model
+    from deal_core.dataset.dataset import Dataset, FrameRecord
     from deal_core.models.factory import create_model
+    from deal_core.models.model_file import ModelInfo, Threshold, load_model, save_model
+    from deal_core.runtime import quantisation
+    from deal_core.runtime.onnx_export import export_onnx
+    from deal_core.structures import ClassList, TagState
+    from deal_core.trainer.settings import DistillSettings, TrainSettings, load_settings
 
     classes = ClassList(CLASSES)
     cam = load_settings(TrainSettings, CONFIG / "train.yaml", []).model
@@ -297,7 +297,7 @@ def serve(out: str, size: Sequence[int], threads: int, case: dict[str, Any]) -> 
     import torch
 
     from deal_core.errors import DealError
-    from deal_core.runtime import Segmenter
+    from deal_core.runtime.segmenter import Segmenter
 
     wanted = Case(**case)
     if wanted.device == "cpu":

@@ -31,8 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deal_core.cams import multi_scale_scores
-from deal_core.evaluation import ThresholdSweep
+from deal_core.evaluation.metrics import ThresholdSweep
 from deal_core.losses.depth_edge import DepthEdgeAlignmentLoss
 from deal_core.losses.equivariance import (
     equivariant_cross_regularization_loss,
@@ -41,6 +40,7 @@ from deal_core.losses.equivariance import (
 from deal_core.losses.feature_similarity import feature_similarity_loss
 from deal_core.losses.importance_sampling import importance_sampling_loss
 from deal_core.losses.tags import tag_loss
+from deal_core.masks.class_scores import multi_scale_scores
 
 if TYPE_CHECKING:
     from deal_core.models.seam import Seam

@@ -24,8 +24,8 @@ from pathlib import Path
 
 import torch
 
-from deal_core.evaluation import EvaluationResult, summarise_seeds
-from deal_core.experiments.benchmarks import make_scenes, synthetic_scenes
+from deal_core.evaluation.metrics import EvaluationResult, summarise_seeds
+from deal_core.experiments.definitions import make_scenes, synthetic_scenes
 
 CONFIG = Path(__file__).parent.parent / "config"
 REFINEMENTS = ("none", "par", "crf", "walk", "regions")

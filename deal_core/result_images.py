@@ -13,7 +13,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from deal_core.data.sample import Float32Array, UInt8Array
+from deal_core.structures import Float32Array, UInt8Array
 
 
 def color_overlay(rgb: UInt8Array, mask: UInt8Array, palette: UInt8Array, alpha: float) -> UInt8Array:

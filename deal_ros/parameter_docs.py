@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from deal_core.files import replacing
-from deal_ros.parameters import ParameterSet, expectation
-from deal_ros.recorder_parameters import RecorderParameters
-from deal_ros.segmentation_parameters import SegmentationParameters
-from deal_ros.synthetic_camera_parameters import SyntheticCameraParameters
+from deal_ros.node.parameters import ParameterSet, expectation
+from deal_ros.recorder.parameters import RecorderParameters
+from deal_ros.segmentation.parameters import SegmentationParameters
+from deal_ros.synthetic_camera.parameters import SyntheticCameraParameters
 
 _JSON_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number"}
 _TABLE = re.compile(r"(<!-- parameters: begin[^\n]*-->\n).*?(<!-- parameters: end -->)", re.DOTALL)

@@ -9,7 +9,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from deal_ros.launching import in_share, rviz_switch, transport, value
+from deal_ros.node.launching import in_share, rviz_switch, transport, value
 from launch import LaunchDescription
 
 

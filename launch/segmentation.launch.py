@@ -8,7 +8,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.launch_context import LaunchContext
 from launch_ros.actions import Node
 
-from deal_ros.launching import (
+from deal_ros.node.launching import (
     camera_arguments,
     camera_driver,
     deal_node,

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from helpers.paths import SHARED
+
 # Before numpy and torch load, and inherited by the processes that tests start: with a thread for each core, small
 # tensors spend their time waiting for one another, the more so when several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,7 +24,6 @@ import pytest
 hypothesis.settings.register_profile("deal", deadline=None)
 hypothesis.settings.load_profile("deal")
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 COLOR = "/camera/camera/color/image_raw"
 DEPTH = "/camera/camera/aligned_depth_to_color/image_raw"
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
@@ -91,7 +92,7 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def real_frames() -> RealFrames:
     import cv2
 
-    from deal_core.data.sample import CameraIntrinsics, ClassList, RgbdPair
+    from deal_core.structures import CameraIntrinsics, ClassList, RgbdPair
 
     folder = SHARED / "data" / "ycb_video"
     if not folder.is_dir():
@@ -111,8 +112,8 @@ def real_frames() -> RealFrames:
 @pytest.fixture(scope="session")
 def real_recording(real_frames: RealFrames, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recording of the ten real frames with complete tags and ground truth; read only."""
-    from deal_core.data.recording import RecordingWriter
-    from deal_core.data.sample import TagMarker, TagState
+    from deal_core.recording.writer import RecordingWriter
+    from deal_core.structures import TagMarker, TagState
 
     path = tmp_path_factory.mktemp("recordings") / "tabletop"
     visible = tuple(real_frames.classes.names[i - 1] for i in np.unique(real_frames.masks[0]) if i)
@@ -246,7 +247,7 @@ def new_bag() -> Callable[[], Bag]:
 @pytest.fixture(scope="session")
 def tiny_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic recording: 4 tabletops of 3 frames, 64x48, three classes, complete tags, true masks; read only."""
-    from deal_core.data.synthetic import SyntheticConfig, write_recording
+    from deal_core.synthetic.recording import SyntheticConfig, write_recording
 
     path = tmp_path_factory.mktemp("synthetic") / "tiny"
     config = SyntheticConfig(seed=3, scenes=4, frames_per_scene=3, width=64, height=48, num_classes=3)
@@ -257,7 +258,7 @@ def tiny_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_dataset(tiny_recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_recording` as a dataset of 12 frames; read only."""
-    from deal_core.data.extract import ExtractOptions, extract_recording
+    from deal_core.dataset.extract import ExtractOptions, extract_recording
 
     path = tmp_path_factory.mktemp("datasets") / "tiny"
     extract_recording(tiny_recording, path, ExtractOptions())
@@ -269,9 +270,9 @@ def rgbd_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file of a random segmenter that uses depth; read only."""
     import torch
 
-    from deal_core.data.sample import ClassList
-    from deal_core.modelfile import ModelInfo, Threshold, save_model
     from deal_core.models.factory import create_model
+    from deal_core.models.model_file import ModelInfo, Threshold, save_model
+    from deal_core.structures import ClassList
 
     torch.manual_seed(1)
     arguments = {"encoder": "test_resnet", "inputs": "rgbd"}

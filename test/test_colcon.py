@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.paths import PROJECT
 
 if importlib.util.find_spec("colcon_ros") is None:
     pytest.skip(
@@ -17,7 +18,6 @@ if importlib.util.find_spec("colcon_ros") is None:
         allow_module_level=True,
     )
 
-PROJECT = Path(__file__).resolve().parents[1]
 ROOMS = ("config", "deal_core", "deal_ros", "launch", "resource", "training")
 FILES = ("package.xml", "setup.py", "setup.cfg", "pyproject.toml")
 

@@ -10,8 +10,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from helpers.paths import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[1]
 DISTRIBUTIONS = ("humble", "jazzy")
 # What the base image brings.
 ROS_BASE = {

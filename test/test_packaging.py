@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import setuptools
+from helpers.paths import PROJECT
 from packaging.requirements import Requirement
 
-PROJECT = Path(__file__).resolve().parents[1]
 PINS = ("apt-ros.txt", "pypi-ros.txt")
 HEAVY = {"cv2", "lightning_fabric", "matplotlib", "numpy", "rclpy", "rosbags", "timm", "torch", "torchvision"}
 ROS_PACKAGES = {

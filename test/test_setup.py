@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from helpers.paths import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[1]
 NEEDED = ("requirements", "config", "launch", "setup.py", "setup.cfg", "pyproject.toml", "package.xml")
 # Writes down how it was called, and makes environments as far as the script looks at them.
 UV = """#!/bin/bash

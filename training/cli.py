@@ -11,24 +11,24 @@ import sys
 import typer
 
 from deal_core.errors import DealError, UsageError
-from training.cams import cams
-from training.check import check
-from training.collect import collect
-from training.console import console
-from training.demo import demo
-from training.depth import depth
-from training.distill import distill
-from training.doctor import doctor
-from training.evaluate import evaluate
-from training.experiments import experiments
-from training.export import export
-from training.extract import extract
-from training.report import report
-from training.segment import segment
-from training.synth import synth
-from training.tag import tag
-from training.train import train
-from training.view import view
+from training.commands.cams import cams
+from training.commands.check import check
+from training.commands.collect import collect
+from training.commands.demo import demo
+from training.commands.depth import depth
+from training.commands.distill import distill
+from training.commands.doctor import doctor
+from training.commands.evaluate import evaluate
+from training.commands.experiments import experiments
+from training.commands.export import export
+from training.commands.extract import extract
+from training.commands.report import report
+from training.commands.segment import segment
+from training.commands.synth import synth
+from training.commands.tag import tag
+from training.commands.train import train
+from training.commands.view import view
+from training.support.console import console
 
 app = typer.Typer(
     name="deal",

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deal_core.charts import SERIES_COLORS
 from deal_core.experiments.table import Row
 from deal_core.files import replacing
+from deal_core.report.charts import SERIES_COLORS
 
 FIGURE_FILE = "figure.png"
 _PARTS = {"train": "training images", "full_train": "all training images", "val": "validation images"}

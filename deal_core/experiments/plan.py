@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deal_core.config import SourceSettings, TrainSettings, load_settings
-from deal_core.data.depth_maps import DepthMaps
-from deal_core.data.source import open_dataset
+from deal_core.dataset.depth_maps import DepthMaps
+from deal_core.dataset.open import open_dataset
 from deal_core.errors import ConfigError, UsageError, nearest_hint
-from deal_core.experiments.benchmarks import BENCHMARKS, Benchmark, CamRecipe, Part, Variant, cam_recipe
+from deal_core.experiments.definitions import BENCHMARKS, Benchmark, CamRecipe, Part, Variant, cam_recipe
 from deal_core.experiments.published import PUBLISHED_SEEDS
 from deal_core.files import replacing
-from deal_core.trainer import MODEL_FILE
+from deal_core.trainer.cam_training import MODEL_FILE
+from deal_core.trainer.settings import SourceSettings, TrainSettings, load_settings
 
 EXPERIMENT_FILE = "experiment.json"
 _FORMAT, _VERSION = "deal-experiment", 1

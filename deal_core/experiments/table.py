@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deal_core.evaluation import EvaluationResult, MaskScore, SeedSummary, summarise_seeds
-from deal_core.experiments.benchmarks import BASELINE
+from deal_core.evaluation.metrics import EvaluationResult, MaskScore, SeedSummary, summarise_seeds
+from deal_core.experiments.definitions import BASELINE
 from deal_core.experiments.plan import Plan
 from deal_core.experiments.published import published_figures
 from deal_core.experiments.run import is_evaluated

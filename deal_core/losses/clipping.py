@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deal_core.data.sample import UNLABELLED
+from deal_core.structures import UNLABELLED
 
 
 class ClippedLoss(NamedTuple):

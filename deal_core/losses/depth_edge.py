@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deal_core.data.sample import DepthKind
+from deal_core.structures import DepthKind
 
 CamValue = Literal["relu_max", "min_max", "sigmoid", "none"]
 CamEdge = Literal["max", "bound"]

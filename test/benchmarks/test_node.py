@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from .scripts import load_script
+from helpers.scripts import load_script
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 

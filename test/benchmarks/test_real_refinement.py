@@ -6,8 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-
-from .scripts import load_script
+from helpers.scripts import load_script
 
 REAL = load_script("real_refinement")
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from .scripts import load_script
+from helpers.scripts import load_script
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra export)")
 pytest.importorskip("onnx", reason="onnx is not installed (extra export)")

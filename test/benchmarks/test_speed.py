@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from .scripts import load_script
+from helpers.scripts import load_script
 
 SPEED = load_script("speed")
 

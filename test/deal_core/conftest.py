@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from deal_core.data.dataset import Dataset
-from deal_core.data.sample import ClassList
-from deal_core.modelfile import LoadedModel, ModelInfo, Threshold, load_model, save_model
+from deal_core.dataset.dataset import Dataset
 from deal_core.models.factory import create_model
+from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold, load_model, save_model
+from deal_core.structures import ClassList
 
 INPUT_SIZE = (24, 32)
 THRESHOLD = 0.45
@@ -49,7 +49,7 @@ def model(make_model: Callable[..., LoadedModel]) -> LoadedModel:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A headless Chromium under selenium."""
     pytest.importorskip("selenium.webdriver", reason="selenium is not installed (extra dev)")
-    from .browser import CHROMIUM, DRIVER, MISSING, start_chromium
+    from helpers.browser import CHROMIUM, DRIVER, MISSING, start_chromium
 
     if not (CHROMIUM and DRIVER):
         pytest.skip(MISSING)

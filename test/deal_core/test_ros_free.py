@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.paths import PROJECT
 
-CORE = Path(__file__).resolve().parents[2] / "deal_core"
+CORE = PROJECT / "deal_core"
 MODULES = sorted(CORE.rglob("*.py"))
 ROS = {
     "ament_index_python",

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from .ros_client import Client
+from helpers.ros_client import Client
 
 COLOR_TOPIC, DEPTH_TOPIC = "/camera/camera/color/image_raw", "/camera/camera/aligned_depth_to_color/image_raw"
 REMAPPINGS = {
@@ -52,7 +51,7 @@ _domains = itertools.count(os.getpid() * 7)
 @pytest.fixture(scope="session")
 def new_domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], int]]:
     """Give ROS domains of this machine alone; tests that run beside each other do not hear each other."""
-    from deal_ros.transport import shared_memory_environment
+    from deal_ros.node.transport import shared_memory_environment
 
     before = dict(os.environ)
     os.environ.update(shared_memory_environment(before))
@@ -67,9 +66,9 @@ def new_domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[]
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
-    from deal_core.data.sample import ClassList
-    from deal_core.modelfile import ModelInfo, Threshold, save_model
     from deal_core.models.factory import create_model
+    from deal_core.models.model_file import ModelInfo, Threshold, save_model
+    from deal_core.structures import ClassList
 
     torch.manual_seed(0)
     arguments = {"backbone": "test_resnet", "width": 8}
@@ -98,13 +97,13 @@ class Camera(Client):
     def header(self, stamp_ns: int, frame_id: str = FRAME) -> Any:
         from std_msgs.msg import Header
 
-        from deal_ros.conversions import stamp_from_ns
+        from deal_ros.input.conversions import stamp_from_ns
 
         return Header(stamp=stamp_from_ns(stamp_ns), frame_id=frame_id)
 
     def pair(self, seed: int = 0, size: tuple[int, int] = (48, 64), stamp_ns: int | None = None) -> tuple[Any, Any]:
         """Return a colour and a depth message with random patches and one stamp."""
-        from deal_ros.conversions import array_to_image
+        from deal_ros.input.conversions import array_to_image
 
         rng = np.random.default_rng(seed)
         patches = rng.integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3), np.uint8)
@@ -115,7 +114,7 @@ class Camera(Client):
 
     def send(self, color: Any, depth: Any | None) -> int:
         """Publish and return the colour image's stamp."""
-        from deal_ros.conversions import stamp_to_ns
+        from deal_ros.input.conversions import stamp_to_ns
 
         self.color.publish(color)
         if depth is not None and self.depth is not None:
@@ -162,7 +161,7 @@ class Camera(Client):
         return n
 
     def _take_mask(self, message: Any) -> None:
-        from deal_ros.conversions import stamp_to_ns
+        from deal_ros.input.conversions import stamp_to_ns
 
         self.masks[stamp_to_ns(message.header.stamp)] = message
 
@@ -194,7 +193,7 @@ def start_node(
     new_domain: Callable[[], int], model_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., RunningNode]]:
     """Start segmentation nodes in domains of their own; those that still run at the end are stopped."""
-    from deal_ros.process import segmentation_process
+    from deal_ros.node.process import segmentation_process
 
     with ExitStack() as stack:
 

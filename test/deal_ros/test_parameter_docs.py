@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from helpers.paths import PROJECT
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from deal_ros.parameter_docs import DOCUMENTED, DocumentedNode, json_schema, schema_file, schema_text, with_table
 
-PROJECT = Path(__file__).resolve().parents[2]
 NODES = pytest.mark.parametrize("node", DOCUMENTED, ids=lambda node: node.name)
 
 

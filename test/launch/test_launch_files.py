@@ -11,13 +11,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from helpers.paths import HELPERS, PROJECT
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from deal_core.errors import UsageError
 from deal_ros.parameter_docs import DOCUMENTED
 
-PROJECT = Path(__file__).resolve().parents[2]
 FILES = sorted(path.name for path in (PROJECT / "launch").glob("*.launch.py"))
 REQUIRED = {
     "segmentation.launch.py": {"model": "m.safetensors"},
@@ -30,7 +30,7 @@ CAMERA = "/camera/camera"
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("launch_stand_in", Path(__file__).with_name("stand_in.py"))
+    spec = importlib.util.spec_from_file_location("launch_stand_in", HELPERS / "launch_stand_in.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
@@ -39,11 +39,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     module.install(stand_ins)
     for name, found in stand_ins.items():
         monkeypatch.setitem(sys.modules, name, found)
-    monkeypatch.delitem(sys.modules, "deal_ros.launching", raising=False)
+    monkeypatch.delitem(sys.modules, "deal_ros.node.launching", raising=False)
     for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_DISTRO"):
         monkeypatch.delenv(name, raising=False)
     yield module
-    sys.modules.pop("deal_ros.launching", None)  # it holds the stand-ins
+    sys.modules.pop("deal_ros.node.launching", None)  # it holds the stand-ins
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_each_argument_is_declared_once_described_and_read(name: str, stand_in: 
     context = stand_in.Context(PROJECT)
     # With the camera started too: its profiles are read only then.
     given = {**REQUIRED[name], **({"start_camera": "true"} if "start_camera" in names else {})}
-    sys.modules["deal_ros.launching"].get_package_share_directory = lambda package: f"/share/{package}"  # type: ignore[attr-defined]
+    sys.modules["deal_ros.node.launching"].get_package_share_directory = lambda package: f"/share/{package}"  # type: ignore[attr-defined]
     stand_in.launch(PROJECT / "launch" / name, given, context)
     assert set(names) <= context.read
 
@@ -134,9 +134,9 @@ def test_a_profile_in_the_environment_is_kept(run: Callable[..., Any], monkeypat
 def test_the_camera_starts_with_aligned_depth_in_one_frameset(
     run: Callable[..., Any], stand_in: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import deal_ros.launching
+    import deal_ros.node.launching
 
-    monkeypatch.setattr(deal_ros.launching, "get_package_share_directory", lambda package: f"/share/{package}")
+    monkeypatch.setattr(deal_ros.node.launching, "get_package_share_directory", lambda package: f"/share/{package}")
     context = run("record.launch.py", start_camera="true", color_profile="1280x720x30")
     assert context.included == [
         (

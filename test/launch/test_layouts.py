@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from helpers.paths import CONFIG, PROJECT
 
-CONFIG = Path(__file__).resolve().parents[2] / "config"
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "node.md"
+PAGE = PROJECT / "docs" / "node.md"
 CAMERA_TOPICS = {"/camera/camera/color/image_raw", "/camera/camera/color/camera_info", "/diagnostics"}
 
 

@@ -7,16 +7,15 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from helpers.paths import PROJECT
 
 from deal_core.errors import DatasetError, UsageError
 from training import cli
 
-PROJECT = Path(__file__).resolve().parents[2]
 GROUP: Any = typer.main.get_command(cli.app)
 COMMANDS: dict[str, Any] = GROUP.commands
 
@@ -63,7 +62,7 @@ def test_every_example_parses(source: str, example: str) -> None:
     context = command.make_context(words[1], words[2:])  # an option that does not exist raises
     assert not context.args
     if words[1] in ("distill", "train"):
-        from deal_core.config import DistillSettings, TrainSettings, load_settings
+        from deal_core.trainer.settings import DistillSettings, TrainSettings, load_settings
 
         kind = TrainSettings if words[1] == "train" else DistillSettings
         settings = load_settings(kind, PROJECT / context.params["config"], context.params["overrides"] or [])

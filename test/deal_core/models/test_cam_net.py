@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from helpers.paths import MOBILENET
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -15,7 +16,6 @@ from deal_core.errors import ConfigError, ModelFileError
 from deal_core.models.cam_net import CamNet, load_backbone_weights
 from deal_core.models.factory import create_model
 
-MOBILENET = Path(__file__).resolve().parents[4] / "shared" / "weights" / "mobilenetv2_100.safetensors"
 SWIN = {"img_size": 64, "window_size": 2, "embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
 
 # Backbone, its arguments, stride of the levels -3 and -2: residual, depthwise, transformer, and one whose features

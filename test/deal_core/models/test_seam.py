@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.paths import MOBILENET
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from deal_core.data.sample import ClassList
 from deal_core.errors import ConfigError, ModelFileError
 from deal_core.losses.tags import tag_loss
-from deal_core.modelfile import ModelInfo, Threshold, load_model, save_model
 from deal_core.models.factory import create_model
+from deal_core.models.model_file import ModelInfo, Threshold, load_model, save_model
 from deal_core.models.output import ConsistentNetwork
 from deal_core.models.resnet38 import ResNet38
 from deal_core.models.seam import Seam, SeamOutput, pixel_correlation, seed
+from deal_core.structures import ClassList
 
-MOBILENET = Path(__file__).resolve().parents[4] / "shared" / "weights" / "mobilenetv2_100.safetensors"
 NAN = float("nan")
 TAGS = torch.tensor([[1, 0, 1.0], [0, NAN, 1.0]])
 

@@ -7,21 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.paths import MOBILENET
 from safetensors.torch import load_file, save_file
 from segmentation_models_pytorch.decoders.fpn.decoder import MergeBlock
 
-from deal_core.backends.onnxruntime_backend import open_session
-from deal_core.cams import ScoreNetwork, multi_scale_scores
-from deal_core.data.sample import ClassList
 from deal_core.errors import ConfigError, ModelFileError
-from deal_core.export import export_onnx
-from deal_core.modelfile import ModelInfo, Threshold, load_model, save_model
+from deal_core.masks.class_scores import ScoreNetwork, multi_scale_scores
 from deal_core.models.factory import create_model
+from deal_core.models.model_file import ModelInfo, Threshold, load_model, save_model
 from deal_core.models.output import SegmenterOutput
 from deal_core.models.segmenter import DECODERS
-from deal_core.runtime import Segmenter
-
-WEIGHTS = Path(__file__).resolve().parents[4] / "shared" / "weights" / "mobilenetv2_100.safetensors"
+from deal_core.runtime.backends.onnxruntime_backend import open_session
+from deal_core.runtime.onnx_export import export_onnx
+from deal_core.runtime.segmenter import Segmenter
+from deal_core.structures import ClassList
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -80,12 +79,12 @@ def test_what_cannot_be_made_is_refused() -> None:
 
 
 def test_weights_of_the_encoder_are_loaded() -> None:
-    if not WEIGHTS.is_file():
-        pytest.skip(f"the weights are not on this machine: {WEIGHTS} does not exist")
-    net = create_model("segmenter", 2, encoder="mobilenetv2_100", weights=str(WEIGHTS))
-    stem = load_file(WEIGHTS)["conv_stem.weight"]
+    if not MOBILENET.is_file():
+        pytest.skip(f"the weights are not on this machine: {MOBILENET} does not exist")
+    net = create_model("segmenter", 2, encoder="mobilenetv2_100", weights=str(MOBILENET))
+    stem = load_file(MOBILENET)["conv_stem.weight"]
     assert torch.equal(net.backbone.get_parameter("model.conv_stem.weight"), stem)
-    net = create_model("segmenter", 2, encoder="mobilenetv2_100", weights=str(WEIGHTS), inputs="rgbd")
+    net = create_model("segmenter", 2, encoder="mobilenetv2_100", weights=str(MOBILENET), inputs="rgbd")
     wide = net.backbone.get_parameter("model.conv_stem.weight")
     assert torch.equal(wide[:, :3], stem) and wide.shape[1] == 5 and not wide[:, 3:].any()
 

@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from deal_core.data.sample import ClassList
 from deal_core.errors import ConfigError, ModelFileError
 from deal_core.losses.tags import tag_loss
-from deal_core.modelfile import ModelInfo, Threshold, load_model, save_model
 from deal_core.models.factory import create_model
+from deal_core.models.model_file import ModelInfo, Threshold, load_model, save_model
 from deal_core.models.weaktr import WeakTr, fuse_attention
+from deal_core.structures import ClassList
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}
 

@@ -1,1 +1,0 @@
-"""Recordings, datasets and what is read from them."""

@@ -1,0 +1,340 @@
+"""Look through a recording or a dataset and say what is in it and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from deal_core.dataset.bop import missing_hope_sequences
+from deal_core.dataset.dataset import (
+    DATASET_FILE,
+    RECORDINGS,
+    Dataset,
+    FrameRecord,
+    read_classes,
+    read_frames,
+    recording_names,
+)
+from deal_core.dataset.depth_maps import DepthMaps
+from deal_core.dataset.ground_truth import GroundTruth
+from deal_core.dataset.image_files import first_few
+from deal_core.dataset.open import open_dataset
+from deal_core.errors import DatasetError, RecordingError, UsageError
+from deal_core.recording.image_messages import MessageDecoder
+from deal_core.recording.reader import Recording, open_recording
+from deal_core.recording.report import (
+    NO_CAMERA,
+    Gaps,
+    RecordingReport,
+    TagBalance,
+    make_report,
+    tag_balance,
+)
+from deal_core.recording.tagged_frames import (
+    FrameReader,
+    TagTimeline,
+    explain_no_pairs,
+    fit_camera,
+    read_camera,
+    read_session,
+    read_tags,
+)
+from deal_core.recording.topics import find_topics
+from deal_core.recording.writer import GROUND_TRUTH, TAGS_TOPIC
+from deal_core.structures import ClassList, DepthKind, TagState
+from deal_core.trainer.settings import SourceSettings
+
+_NO_DEPTH = "no image has depth, which the loss DEAL needs: estimate it with `deal depth`, and check it with --depth"
+
+
+@dataclass(frozen=True)
+class DatasetRecording:
+    """One recording of a dataset in numbers.
+
+    Attributes:
+        name: its folder.
+        frames: listed frames.
+        segments: how many hold frames.
+        gaps: of the frames' stamps; None in layouts without time.
+        masks: frames with a drawn mask.
+        without_depth: frames whose depth has no valid pixel.
+        valid_depth: mean share of valid depth pixels, 0 to 1.
+        has_camera: whether the intrinsics are known.
+    """
+
+    name: str
+    frames: int
+    segments: int
+    gaps: Gaps | None
+    masks: int
+    without_depth: int
+    valid_depth: float
+    has_camera: bool
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """A dataset in numbers; plain values, so that it is its own JSON.
+
+    Attributes:
+        path: its folder.
+        classes: their names.
+        depth_kind: metric or inverse; None where no frame has depth.
+        recordings: each in numbers.
+        tags: by class.
+        notes: what a person should know.
+        errors: what is wrong.
+    """
+
+    path: str
+    classes: list[str] = field(default_factory=list)
+    depth_kind: DepthKind | None = None
+    recordings: list[DatasetRecording] = field(default_factory=list)
+    tags: dict[str, TagBalance] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def is_dataset(path: Path) -> bool:
+    """Say whether a path is a dataset folder, as opposed to a recording."""
+    return (path / DATASET_FILE).is_file()
+
+
+def check_recording(
+    path: Path,
+    *,
+    color_topic: str | None = None,
+    depth_topic: str | None = None,
+    slop_ns: int = 0,
+    on_start: Callable[[int], None] | None = None,
+    on_frame: Callable[[], None] | None = None,
+) -> RecordingReport:
+    """Decode all of a recording and report on it; what is wrong stands in `errors` instead of being raised.
+
+    Args:
+        path: a recording of any kind, damaged or not.
+        color_topic: needed where there are several.
+        depth_topic: needed where there are several.
+        slop_ns: largest difference between the stamps of colour and depth.
+        on_start: called with the number of colour images before the first is read.
+        on_frame: called for each frame.
+    """
+    try:
+        recording = open_recording(path)
+    except RecordingError as error:
+        return RecordingReport(str(path), errors=[str(error)])
+    with recording:
+        try:
+            report = _check_open(recording, color_topic, depth_topic, slop_ns, on_start, on_frame)
+        except (RecordingError, DatasetError) as error:
+            topics = {topic.name: topic.count for topic in recording.topics}
+            report = RecordingReport(str(path), topics=topics, errors=[*recording.problems, str(error)])
+        if recording.problems:
+            note = f"`deal check {path} --repair` writes what can be read of it as a new, whole recording"
+            report = replace(report, notes=[*report.notes, note])
+        return report
+
+
+def check_dataset(
+    path: Path,
+    *,
+    depth: Path | None = None,
+    on_start: Callable[[int], None] | None = None,
+    on_frame: Callable[[], None] | None = None,
+) -> DatasetReport:
+    """Load every frame of a dataset of the project's own layout and report on it.
+
+    All that is wrong stands in `errors`; a recording whose list is damaged does not keep the others from being read.
+
+    Args:
+        path: a dataset folder.
+        depth: folder of depth maps to check in place of the sensor's depth.
+        on_start: called with the number of frames before the first is loaded.
+        on_frame: called for each frame.
+    """
+    try:
+        classes = read_classes(path)
+    except DatasetError as error:
+        return DatasetReport(str(path), errors=[str(error)])
+    errors: list[str] = []
+    listed: dict[str, list[FrameRecord]] = {}
+    for name in recording_names(path):
+        listed[name] = []
+        try:
+            listed[name].extend(read_frames(path, name, classes))
+        except DatasetError as error:
+            errors.append(str(error))
+    dataset = Dataset(path, classes, [frame for frames in listed.values() for frame in frames])
+    if not len(dataset):
+        errors.append(f"{path} holds no frames")
+    if depth:
+        try:
+            dataset = dataset.with_depth(DepthMaps.open(depth))
+        except DatasetError as error:
+            errors.append(str(error))
+    return _check_loaded(dataset, listed, errors, _unlisted(path, listed), on_start, on_frame, has_time=True)
+
+
+def check_source(
+    source: SourceSettings,
+    *,
+    as_hope: bool = False,
+    on_start: Callable[[int], None] | None = None,
+    on_frame: Callable[[], None] | None = None,
+) -> DatasetReport:
+    """Load every frame of a dataset of an official layout and report on it; all that is wrong stands in `errors`.
+
+    Args:
+        source: any but the project's own layout, which `check_dataset` reads.
+        as_hope: note which sequences of HOPE's static onboarding are missing.
+        on_start: called with the number of frames before the first is loaded.
+        on_frame: called for each frame.
+    """
+    try:
+        dataset = open_dataset(source)
+    except (DatasetError, UsageError) as error:
+        return DatasetReport(str(source.path), errors=[str(error)])
+    listed = {name: dataset.subset([name]).frames for name in dataset.recordings}
+    notes = list(dataset.notes)
+    if as_hope and (missing := missing_hope_sequences(dataset.recordings, source.split)):
+        notes.append(f"{len(missing)} sequences of HOPE's static onboarding are missing: {first_few(missing)}")
+    return _check_loaded(dataset, listed, [], notes, on_start, on_frame, has_time=False)
+
+
+def _check_loaded(
+    dataset: Dataset,
+    listed: dict[str, list[FrameRecord]],
+    errors: list[str],
+    notes: list[str],
+    on_start: Callable[[int], None] | None,
+    on_frame: Callable[[], None] | None,
+    *,
+    has_time: bool,
+) -> DatasetReport:
+    if on_start:
+        on_start(len(dataset))
+    recordings = [_check_frames(dataset, name, frames, errors, on_frame, has_time) for name, frames in listed.items()]
+    balance = tag_balance(dataset.classes, Counter((frame.tags, frame.segment) for frame in dataset.frames))
+    untagged = 0 if has_time else sum(not frame.tags.present for frame in dataset.frames)
+    return DatasetReport(
+        path=str(dataset.path),
+        classes=list(dataset.classes.names),
+        depth_kind=dataset.depth_kind if dataset.has_depth else None,
+        recordings=recordings,
+        tags=balance,
+        notes=[
+            *_balance_notes(balance),
+            *([f"{untagged} images have no tag: none of the classes is visible in them"] if untagged else []),
+            *([] if dataset.has_depth or not len(dataset) else [_NO_DEPTH]),
+            *notes,
+        ],
+        errors=errors,
+    )
+
+
+def _check_open(
+    recording: Recording,
+    color_topic: str | None,
+    depth_topic: str | None,
+    slop_ns: int,
+    on_start: Callable[[int], None] | None,
+    on_frame: Callable[[], None] | None,
+) -> RecordingReport:
+    decoder = MessageDecoder()
+    topics = find_topics(recording, decoder, color_topic=color_topic, depth_topic=depth_topic)
+    recorded = read_session(recording, decoder).classes
+    tagged = recording.count(TAGS_TOPIC) > 0
+    timeline = read_tags(recording, decoder, recorded) if tagged else TagTimeline.constant(TagState())
+    names = timeline.names()
+    classes = recorded or (ClassList(tuple(names)) if names else None)
+    reader = FrameReader(recording, topics, timeline, decoder, slop_ns=slop_ns)
+    camera = read_camera(recording, decoder, topics)
+    masks = GroundTruth(recording.folder / GROUND_TRUTH, classes) if classes else None
+    frames: Counter[tuple[TagState, int]] = Counter()
+    if on_start:
+        on_start(topics.color.count)
+    for frame in reader:
+        frames[frame.tags, frame.segment] += 1
+        if masks:
+            masks.read(frame.pair.stamp_ns, frame.pair.depth_mm.shape)
+        if on_frame:
+            on_frame()
+    errors = []
+    if not reader.counts.pairing.paired:
+        errors.append(explain_no_pairs(recording, reader.counts, slop_ns))
+    elif not reader.counts.frames:
+        errors.append(f"{recording.path} gives no frame: every pair is skipped")
+    notes = [] if fit_camera(camera, reader.size) else [NO_CAMERA]
+    if recorded is None:
+        notes.append("the recording does not say its classes: `deal extract` needs --classes")
+    if not tagged:
+        notes.append("the recording holds no tags: `deal extract` needs --tags")
+    return make_report(
+        recording,
+        topics,
+        classes,
+        timeline,
+        reader.counts,
+        frames,
+        masks=masks.used if masks else 0,
+        notes=[*notes, *(masks.notes() if masks else [])],
+        errors=[*errors, *(masks.problems if masks else [])],
+    )
+
+
+def _check_frames(
+    dataset: Dataset,
+    name: str,
+    frames: list[FrameRecord],
+    errors: list[str],
+    on_frame: Callable[[], None] | None,
+    has_time: bool,
+) -> DatasetRecording:
+    valid = []
+    for frame in frames:
+        try:
+            valid.append(float(dataset.load(frame).depth_valid.mean()))
+        except DatasetError as error:
+            errors.append(str(error))
+        if on_frame:
+            on_frame()
+    try:
+        camera = dataset.camera(name)
+    except DatasetError as error:
+        camera = None
+        errors.append(str(error))
+    return DatasetRecording(
+        name=name,
+        frames=len(frames),
+        segments=len({frame.segment for frame in frames}),
+        gaps=Gaps.of([frame.stamp_ns for frame in frames]) if has_time else None,
+        masks=sum(frame.mask is not None for frame in frames),
+        without_depth=sum(share == 0 for share in valid),
+        valid_depth=sum(valid) / max(len(valid), 1),
+        has_camera=camera is not None,
+    )
+
+
+def _balance_notes(balance: dict[str, TagBalance]) -> list[str]:
+    never = [name for name, counts in balance.items() if not counts.present]
+    always = [name for name, counts in balance.items() if counts.present and not counts.absent]
+    notes = []
+    if never:
+        notes.append(f"never tagged present, so they cannot be learnt: {', '.join(never)}")
+    if always:
+        notes.append(f"never tagged absent, so nothing tells them from the background: {', '.join(always)}")
+    return notes
+
+
+def _unlisted(path: Path, listed: dict[str, list[FrameRecord]]) -> list[str]:
+    """Note image files that no line of frames.jsonl names."""
+    notes = []
+    for name, frames in listed.items():
+        known = {file for frame in frames for file in (frame.color, frame.depth, frame.mask)}
+        folder = path / RECORDINGS / name
+        extra = [f for kind in ("color", "depth", "masks") for f in folder.glob(f"{kind}/*") if f not in known]
+        if extra:
+            notes.append(f"{name}: {len(extra)} image files are in no line of frames.jsonl, as {extra[0].name}")
+    return notes

@@ -1,0 +1,292 @@
+"""MS COCO 2014 in its official layout; masks are drawn from the annotations.
+
+    annotations/instances_<split>.json
+    <split>/<image>.jpg  or  images/<split>/<image>.jpg
+    masks/<split>/<image>.png     where it exists, masks made elsewhere, read in place of the annotations'
+
+The category ids run from 1 to 90, ten of which never occur. Masks and class lists follow one of two conventions:
+`contiguous` counts the 80 categories from 1 to 80; `category` keeps the ids and has 90 classes, of which ten are
+never seen. Masks of one convention mean nothing in the other; `convert_ids` translates them.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from deal_core.dataset.dataset import Dataset, FrameRecord
+from deal_core.dataset.image_files import first_few, inside, read_color
+from deal_core.dataset.voc import read_palette_mask
+from deal_core.errors import DatasetError, UsageError
+from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, Float32Array, TagMarker, TagState, UInt8Array
+
+ClassIds = Literal["contiguous", "category"]
+COCO_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+"""The category ids from 1 to 90 that no annotation has."""
+COCO_CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in COCO_UNUSED_IDS)
+"""The other 80; a category's place, from 1, is its contiguous id."""
+
+_ADVICE = "unpack the COCO archives again"
+
+
+def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguous") -> Dataset:
+    """Read the lists and tags of COCO, or of another dataset in its format.
+
+    Tags are the categories of an image's annotations, crowds included. Images without any annotation (702 of
+    train2014, 367 of val2014) are left out, as in the usual lists; the dataset's notes count them.
+
+    Args:
+        path: the folder with annotations and images.
+        split: train2014, val2014, or any other with an instances_<split>.json; train2014 when left out.
+        class_ids: contiguous numbers the categories from 1 without gaps, in the order of their ids; category keeps
+            the ids, and a class `unused <id>` stands in each gap.
+
+    Raises:
+        DatasetError: files are missing, or the annotations are not COCO's; the message says where.
+        UsageError: there are no annotations of that split.
+    """
+    root, split = Path(path), split or "train2014"
+    file = _annotation_file(root, split)
+    content = _read_annotations(file)
+    classes, mask_ids = _classes(file, content["categories"], class_ids)
+    annotations: defaultdict[int, list[_Annotation]] = defaultdict(list)
+    for entry in content["annotations"]:
+        image, annotation = _annotation(file, entry, mask_ids)
+        annotations[image].append(annotation)
+    folder = _image_folder(root, split)
+    masks = root / "masks" / split
+    frames = [
+        _frame(file, folder, masks if masks.is_dir() else None, split, image, annotations.pop(image["id"]), classes)
+        for image in content["images"]
+        if image["id"] in annotations
+    ]
+    if annotations:
+        orphans = [str(image) for image in annotations]
+        raise DatasetError(f"{file}: {len(orphans)} image ids of annotations are no image's: {first_few(orphans)}")
+    if not frames:
+        raise DatasetError(f"{file} holds no image with annotations")
+    _require_images(folder, frames)
+    without = len(content["images"]) - len(frames)
+    notes = [f"{without} of {len(content['images'])} images have no annotation and are left out"] if without else []
+    if masks.is_dir():
+        notes.append(f"masks are read from {masks}, not drawn from the annotations")
+    return Dataset(root, classes, [frame for frame, _ in frames], CocoLoader(dict(_packed(frames))), notes=notes)
+
+
+def convert_ids(mask: npt.NDArray[np.uint8], to: ClassIds) -> UInt8Array:
+    """Return a COCO mask of one convention in the other.
+
+    Args:
+        mask: ids, 0 background, 255 unlabelled, the rest of the convention that is not `to`.
+        to: the wanted convention.
+
+    Raises:
+        DatasetError: an id that the mask's convention does not have, so that it is not of that convention.
+    """
+    contiguous, category = np.arange(1, len(COCO_CATEGORY_IDS) + 1), np.array(COCO_CATEGORY_IDS)
+    known, wanted = (category, contiguous) if to == "contiguous" else (contiguous, category)
+    table = np.full(256, -1, np.int16)
+    table[[BACKGROUND, UNLABELLED]] = BACKGROUND, UNLABELLED
+    table[known] = wanted
+    result = table[mask]
+    if (result < 0).any():
+        found = int(mask[result < 0].min())
+        expected = "COCO category ids" if to == "contiguous" else "contiguous COCO ids, 1 to 80"
+        raise DatasetError(f"expected a mask of {expected}, found id {found}: is it of the other convention already?")
+    return result.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class CocoLoader:
+    """Reads images, and draws masks.
+
+    Args:
+        annotations: by frame name, packed: as Python objects, those of COCO fill 2 GB.
+    """
+
+    annotations: Mapping[str, bytes] = field(repr=False)
+
+    def image(self, frame: FrameRecord) -> UInt8Array:
+        """Return (H, W, 3) RGB."""
+        return read_color(frame.color, "image", _ADVICE)
+
+    def depth(self, frame: FrameRecord, size: tuple[int, int]) -> Float32Array | None:
+        """Return None: COCO has no depth."""
+        return None
+
+    def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
+        """Return (H, W) class ids: drawn, or read where there are masks."""
+        assert frame.mask is not None  # each frame has annotations
+        annotations = _unpack(self.annotations[frame.name])
+        if frame.mask.suffix == ".json":
+            return draw_mask(frame, annotations, size)
+        mask = read_palette_mask(frame.mask)
+        known = [BACKGROUND, UNLABELLED, *(a.mask_id for a in annotations)]
+        wrong = [i for i in np.unique(mask).tolist() if i not in known]
+        if wrong:
+            raise DatasetError(
+                f"mask {frame.mask} holds id {wrong[0]}, which none of the image's annotations has: it may be of the "
+                "other convention; set class_ids, or convert the masks with deal_core.dataset.coco.convert_ids"
+            )
+        return mask
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    mask_id: int
+    segmentation: Any
+
+
+def draw_mask(frame: FrameRecord, annotations: Sequence[_Annotation], size: tuple[int, int]) -> UInt8Array:
+    """Return the (H, W) ids of an image's annotations.
+
+    Smaller objects lie over larger ones, by their number of pixels, and of two equal ones the later lies on top. A
+    crowd is of its category as any object is. What no annotation covers is background.
+
+    Raises:
+        DatasetError: a segmentation that is neither polygons nor run lengths, or is of another size.
+    """
+    drawn = [(annotation.mask_id, _decode(frame, annotation.segmentation, size)) for annotation in annotations]
+    mask = np.zeros(size, np.uint8)
+    for mask_id, covered in sorted(drawn, key=lambda pair: -int(pair[1].sum())):
+        mask[covered] = mask_id
+    return mask
+
+
+def _decode(frame: FrameRecord, segmentation: Any, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    from pycocotools import mask as coder
+
+    height, width = size
+    if isinstance(segmentation, dict) and list(segmentation.get("size", size)) != [height, width]:
+        raise DatasetError(
+            f"{frame.mask}: an annotation of image {frame.name} is of size {segmentation['size']}, "
+            f"expected the image's, {[height, width]}"
+        )
+    try:
+        compressed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str)
+        coded = segmentation if compressed else coder.frPyObjects(segmentation, height, width)
+        pixels = coder.decode(coder.merge(coded) if isinstance(coded, list) else coded)
+    except Exception as error:  # of many kinds, plain Exception among them
+        raise DatasetError(
+            f"{frame.mask}: an annotation of image {frame.name} holds no polygons or run lengths ({error})"
+        ) from None
+    return np.asarray(pixels, np.bool_)
+
+
+def _annotation_file(root: Path, split: str) -> Path:
+    folder = root / "annotations"
+    file = folder / f"instances_{split}.json"
+    if file.is_file():
+        return file
+    known = sorted(f.stem.removeprefix("instances_") for f in folder.glob("instances_*.json"))
+    if not known:
+        raise DatasetError(f"{root} is no COCO dataset: expected {file}; unpack COCO's annotations there")
+    raise UsageError(f"{root} has no split '{split}': expected {file}; there are annotations of {', '.join(known)}")
+
+
+def _read_annotations(file: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{file} cannot be read ({error}): {_ADVICE}") from None
+    keys = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id", "segmentation")}
+    for name, needed in {**keys, "categories": ("id", "name")}.items():
+        entries = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise DatasetError(f"{file} is not COCO: expected lists images, annotations, categories, found no {name}")
+        for number, entry in enumerate(entries):
+            missing = [key for key in needed if not isinstance(entry, dict) or key not in entry]
+            if missing:
+                raise DatasetError(f"{file} is not COCO: entry {number} of {name} has no {missing[0]}")
+    return dict(content)
+
+
+def _classes(
+    file: Path, categories: Sequence[Mapping[str, Any]], class_ids: ClassIds
+) -> tuple[ClassList, dict[int, int]]:
+    """Return the classes, and the mask id of each category id."""
+    names = {entry["id"]: entry["name"] for entry in categories}
+    if not names or any(type(i) is not int or i < 1 for i in names) or len(names) < len(categories):
+        raise DatasetError(f"{file}: expected categories with unique ids from 1 on, found {sorted(map(str, names))}")
+    ids = sorted(names)
+    try:
+        if class_ids == "contiguous":
+            return ClassList(tuple(names[i] for i in ids)), {i: place for place, i in enumerate(ids, 1)}
+        every = range(1, ids[-1] + 1)
+        return ClassList(tuple(names.get(i, f"unused {i}") for i in every)), {i: i for i in ids}
+    except DatasetError as error:
+        raise DatasetError(f"{file}: {error}") from None
+
+
+def _annotation(file: Path, entry: Mapping[str, Any], mask_ids: Mapping[int, int]) -> tuple[int, _Annotation]:
+    category = entry["category_id"]
+    if category not in mask_ids:
+        raise DatasetError(
+            f"{file}: annotation {entry.get('id')} has category id {category}, which is not among its categories"
+        )
+    return entry["image_id"], _Annotation(mask_ids[category], entry["segmentation"])
+
+
+def _image_folder(root: Path, split: str) -> Path:
+    folders = (root / split, root / "images" / split)
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise DatasetError(f"{root} has no images of {split}: expected them in {folders[0]} or {folders[1]}")
+
+
+def _frame(
+    file: Path,
+    folder: Path,
+    masks: Path | None,
+    split: str,
+    image: Mapping[str, Any],
+    annotations: list[_Annotation],
+    classes: ClassList,
+) -> tuple[FrameRecord, list[_Annotation]]:
+    if type(image["id"]) is not int:
+        raise DatasetError(f"{file}: expected whole numbers as image ids, found {image['id']!r}")
+    try:
+        color = inside(folder, image["file_name"])
+    except DatasetError as error:
+        raise DatasetError(f"{file}: {error}") from None
+    present = {classes.names[annotation.mask_id - 1] for annotation in annotations}
+    frame = FrameRecord(
+        recording=split,
+        stamp_ns=image["id"],
+        color=color,
+        depth=None,
+        mask=masks / f"{color.stem}.png" if masks else file,
+        tags=TagState(tuple(present), marker=TagMarker.COMPLETE),
+        segment=image["id"],
+        name=color.stem,
+    )
+    return frame, annotations
+
+
+def _require_images(folder: Path, frames: Sequence[tuple[FrameRecord, Any]]) -> None:
+    # One listing of the folder instead of a question for each of 80,000 files.
+    present = {file.name for file in folder.iterdir()}
+    colors = [frame.color for frame, _ in frames]
+    missing = [c.name for c in colors if (c.name not in present if c.parent == folder else not c.is_file())]
+    if missing:
+        raise DatasetError(f"{folder} lacks {len(missing)} of {len(frames)} images: {first_few(missing)}; {_ADVICE}")
+
+
+def _packed(frames: Sequence[tuple[FrameRecord, list[_Annotation]]]) -> list[tuple[str, bytes]]:
+    return [
+        (frame.name, zlib.compress(json.dumps([(a.mask_id, a.segmentation) for a in annotations]).encode(), 1))
+        for frame, annotations in frames
+    ]
+
+
+def _unpack(packed: bytes) -> list[_Annotation]:
+    return [_Annotation(mask_id, segmentation) for mask_id, segmentation in json.loads(zlib.decompress(packed))]

@@ -1,0 +1,201 @@
+"""Depth of single images, estimated by Depth Anything V2 (Yang et al. 2024) through transformers.
+
+For images without a depth camera, as those of VOC and COCO. The network gives relative inverse depth, larger is nearer,
+whose scale and zero mean nothing; its metric variants give metres.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor
+
+from deal_core.dataset.dataset import Dataset
+from deal_core.dataset.depth_maps import DepthMapsWriter
+from deal_core.errors import ModelFileError, UsageError
+from deal_core.runtime.segmenter import resolve_device
+from deal_core.structures import DepthKind, Float32Array, UInt8Array
+
+DepthPrecision = Literal["float32", "float16", "bfloat16"]
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# What transformers raises for a model that is not there, of another kind, or damaged.
+_REFUSALS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
+
+
+class DepthEstimator:
+    """A depth network ready to estimate.
+
+    Attributes:
+        kind: of the depth it estimates: "inverse", or "metric" for a metric checkpoint.
+        description: name, hash of weights and preprocessing, and precision: what the estimates depend on.
+
+    Example:
+        >>> estimator = DepthEstimator.load("depth-anything/Depth-Anything-V2-Base-hf")  # doctest: +SKIP
+        >>> (inverse_depth,) = estimator.estimate([rgb])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, network: Any, processor: Any, name: str, device: str = "cpu", precision: DepthPrecision = "float32"
+    ) -> None:
+        self.kind: DepthKind = "metric" if network.config.depth_estimation_type == "metric" else "inverse"
+        self.description = f"{name} {_fingerprint(network, processor)} {precision}"
+        self._network = network.eval().requires_grad_(False).to(device)
+        self._processor, self._device, self._precision = processor, device, precision
+
+    @classmethod
+    def load(cls, model: str, device: str = "auto", precision: DepthPrecision = "float32") -> DepthEstimator:
+        """Load a model onto a device.
+
+        Args:
+            model: a folder with config.json, model.safetensors and preprocessor_config.json, or a name on the Hugging
+                Face hub, which is downloaded once.
+            device: "auto" (the GPU where there is one), "cpu", "cuda", "cuda:1", ...
+            precision: of the network's arithmetic.
+
+        Raises:
+            ModelFileError: no such model here or on the hub, or not a complete Depth Anything model.
+            UsageError: transformers is not installed, or the device is not there.
+        """
+        if precision not in _DTYPES:
+            raise UsageError(f"unknown precision '{precision}': expected {', '.join(_DTYPES)}")
+        chosen = resolve_device(device)
+        folder = Path(model)
+        network, processor = _from_folder(folder) if folder.exists() else _from_hub(model)
+        return cls(network, processor, folder.resolve().name if folder.exists() else model, chosen, precision)
+
+    def estimate(self, images: Sequence[UInt8Array]) -> list[Float32Array]:
+        """Return the depth (H, W) float32 of each image (H, W, 3) uint8 RGB, at its own size.
+
+        Images are resized and normalised as the model's preprocessor_config.json says; those that come out alike in
+        size go through the network together.
+
+        Raises:
+            UsageError: the network's numbers overflow at this precision.
+        """
+        pixels = self._processor(images=list(images), input_data_format="channels_last", device=self._device)
+        tensors: list[Tensor] = list(pixels["pixel_values"])
+        alike: dict[torch.Size, list[int]] = {}
+        for index, tensor in enumerate(tensors):
+            alike.setdefault(tensor.shape, []).append(index)
+        depths: dict[int, Float32Array] = {}
+        for indices in alike.values():
+            estimated = self._run(torch.stack([tensors[index] for index in indices]))
+            for index, depth in zip(indices, estimated, strict=True):
+                size = images[index].shape[:2]
+                full = F.interpolate(depth[None, None], size, mode="bicubic", align_corners=False)[0, 0]
+                depths[index] = full.cpu().numpy()
+        return [depths[index] for index in range(len(images))]
+
+    @torch.inference_mode()
+    def _run(self, batch: Tensor) -> Tensor:
+        """Return the depth (B, h, w) float32 of preprocessed images (B, 3, h, w)."""
+        dtype = _DTYPES[self._precision]
+        with torch.autocast(torch.device(self._device).type, dtype=dtype, enabled=dtype != torch.float32):
+            depth: Tensor = self._network(pixel_values=batch).predicted_depth.float()
+        if not bool(torch.isfinite(depth).all()):
+            raise UsageError(f"the depth network's numbers overflow at {self._precision}: choose another precision")
+        return depth
+
+
+def write_depth_maps(
+    estimator: DepthEstimator, dataset: Dataset, out: Path | str, batch_size: int = 8
+) -> Iterator[bool]:
+    """Write a depth map of each frame; yield, frame by frame, whether it had to be made.
+
+    Maps that exist are left alone, so an interrupted run goes on where it stopped. At most `batch_size` images are in
+    memory at a time.
+
+    Args:
+        estimator: makes the maps.
+        dataset: whose images are read; depth it has already is not looked at.
+        out: folder in the format of `deal_core.dataset.depth_maps`, new or begun by the same estimator.
+        batch_size: images estimated together, where they are of one size.
+
+    Raises:
+        DatasetError: an image is missing or damaged; or the folder holds maps of another model or precision, or
+            cannot be written.
+        UsageError: a batch size below 1, or as `DepthEstimator.estimate`.
+    """
+    if batch_size < 1:
+        raise UsageError(f"expected a batch size of at least 1, found {batch_size}")
+    writer = DepthMapsWriter(out, estimator.kind, estimator.description)
+    missing = [frame for frame in dataset.frames if not writer.has(frame.key)]
+    for _ in range(len(dataset) - len(missing)):
+        yield False
+    for start in range(0, len(missing), batch_size):
+        frames = missing[start : start + batch_size]
+        depths = estimator.estimate([dataset.load_image(frame) for frame in frames])
+        for frame, depth in zip(frames, depths, strict=True):
+            writer.write(frame.key, depth)
+            yield True
+
+
+def _from_folder(folder: Path) -> tuple[Any, Any]:
+    transformers = _transformers()
+    try:
+        return _load(transformers, str(folder), local_files_only=True)
+    except _REFUSALS as error:
+        raise ModelFileError(
+            f"{folder} is no depth model: expected a folder with config.json, model.safetensors and "
+            f"preprocessor_config.json of Depth Anything V2 in the layout of transformers ({_first_line(error)})"
+        ) from error
+
+
+def _from_hub(name: str) -> tuple[Any, Any]:
+    transformers = _transformers()
+    try:
+        # What was downloaded before needs no connection, and no waiting for one.
+        return _load(transformers, name, local_files_only=True)
+    except _REFUSALS:
+        pass
+    try:
+        return _load(transformers, name, local_files_only=False)
+    except _REFUSALS as error:
+        raise ModelFileError(
+            f"the depth model '{name}' is neither a folder here nor to be had from the Hugging Face hub: check the "
+            f"name and the connection, or copy the model's folder here and give its path ({_first_line(error)})"
+        ) from error
+
+
+def _load(transformers: Any, source: str, *, local_files_only: bool) -> tuple[Any, Any]:
+    """Return network and preprocessor; both are looked for before one is used."""
+    network, report = transformers.AutoModelForDepthEstimation.from_pretrained(
+        source, local_files_only=local_files_only, output_loading_info=True, dtype=torch.float32
+    )
+    if report["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise ValueError(f"the weights lack {len(report['missing_keys'])} tensors, as {min(report['missing_keys'])}")
+    if not hasattr(network.config, "depth_estimation_type"):
+        raise ValueError(f"found a {type(network).__name__}, expected a DepthAnythingForDepthEstimation")
+    processor = transformers.AutoImageProcessor.from_pretrained(source, local_files_only=local_files_only)
+    return network, processor
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise UsageError("estimating depth needs transformers: pip install 'deal_ros[depth]'") from None
+    return transformers
+
+
+def _fingerprint(network: Any, processor: Any) -> str:
+    """Return a short hash of all that turns an image into depth, the same wherever the model lies."""
+    config = network.config
+    head = f"{config.depth_estimation_type} {config.max_depth} {processor.to_json_string()}"
+    digest = hashlib.sha256(head.encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

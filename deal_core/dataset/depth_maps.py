@@ -1,0 +1,183 @@
+"""A folder of estimated depth maps: depth.json says what they hold, `<name>.png` is the map of an image.
+
+    depth.json                  {"format": "deal-depth", "version": 1, "kind": "inverse", "scale": 1.5e-05, "model": …}
+    <recording>/<image>.png     16 bit; 0 is invalid, a count n stands for n * scale
+
+The name of an image is its key in the dataset, `<recording>/<name>`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from deal_core.dataset.image_files import PNG_FLAGS, check_image, inside, read_image
+from deal_core.errors import DatasetError, UsageError
+from deal_core.files import replacing
+from deal_core.structures import DepthKind, Float32Array
+
+FORMAT, VERSION = "deal-depth", 1
+DEPTH_FILE = "depth.json"
+_LARGEST = 65535
+_ADVICE = "run `deal depth` again, which makes the maps that are missing"
+
+
+@dataclass(frozen=True)
+class DepthMaps:
+    """The depth maps in a folder; made by `open`.
+
+    Args:
+        folder: that holds depth.json.
+        kind: metres, or relative inverse depth, larger is nearer.
+        scale: metres (or units of inverse depth) a count.
+        model: what estimated them.
+
+    Example:
+        >>> maps = DepthMaps.open(Path("depth"))  # doctest: +SKIP
+        >>> depth = maps.load("VOC2012/2007_000032", (281, 500))  # doctest: +SKIP
+    """
+
+    folder: Path
+    kind: DepthKind
+    scale: float
+    model: str
+
+    @classmethod
+    def open(cls, folder: Path | str) -> DepthMaps:
+        """Read what a folder's maps hold.
+
+        Raises:
+            DatasetError: no depth.json, or one that is wrong or of another version.
+        """
+        folder = Path(folder)
+        file = folder / DEPTH_FILE
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise DatasetError(
+                f"{folder} holds no depth maps: expected {DEPTH_FILE} in it; make them with `deal depth`"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{file} cannot be read: {error}") from None
+        if not isinstance(content, dict):
+            raise DatasetError(f"{file}: expected an object with format, version, kind, scale, model, found {content}")
+        for key, value in {"format": FORMAT, "version": VERSION}.items():
+            if content.get(key) != value:
+                raise DatasetError(f"{file}: expected {key} {value}, found {content.get(key)!r}")
+        kind: Any = content.get("kind")
+        scale, model = content.get("scale"), content.get("model")
+        if kind not in get_args(DepthKind):
+            raise DatasetError(f"{file}: expected kind {' or '.join(get_args(DepthKind))}, found {kind!r}")
+        if not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+            raise DatasetError(f"{file}: expected a positive number as scale, found {scale!r}")
+        if not isinstance(model, str):
+            raise DatasetError(f"{file}: expected the name of a model, found {model!r}")
+        return cls(folder, kind, float(scale), model)
+
+    def path(self, name: str) -> Path:
+        """Return the file of an image's map, whether it exists or not."""
+        return inside(self.folder, f"{name}.png")
+
+    def has(self, name: str) -> bool:
+        """Say whether there is a map of an image."""
+        return self.path(name).is_file()
+
+    def load(self, name: str, size: tuple[int, int]) -> Float32Array:
+        """Return the (H, W) float32 depth of an image, 0 where it is invalid.
+
+        Args:
+            name: of the image, as `<recording>/<name>`.
+            size: (H, W) of the image.
+
+        Raises:
+            DatasetError: there is no such map, or it is damaged, not of 16 bit, or of another size.
+        """
+        file = self.path(name)
+        counts = read_image(file, "depth map", _ADVICE)
+        check_image(file, "depth map", counts, np.uint16, size)
+        return counts.astype(np.float32) * np.float32(self.scale)
+
+
+class DepthMapsWriter:
+    """Write depth maps to a folder; one that was begun is continued.
+
+    Metric maps are stored in millimetres. Relative inverse depth has no scale of its own: each map is divided by
+    its largest value, so that all 65535 counts are used.
+
+    Args:
+        folder: existing or not.
+        kind: of the maps.
+        model: what estimates them.
+
+    Raises:
+        DatasetError: the folder holds maps of another kind or model, or something else.
+
+    Example:
+        >>> writer = DepthMapsWriter(Path("depth"), "inverse", "depth-anything-v2-base")  # doctest: +SKIP
+        >>> writer.write("VOC2012/2007_000032", inverse_depth)  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: Path | str, kind: DepthKind, model: str) -> None:
+        folder = Path(folder)
+        scale = 0.001 if kind == "metric" else 1 / _LARGEST
+        self.maps = DepthMaps(folder, kind, scale, model)
+        if (folder / DEPTH_FILE).exists():
+            found = DepthMaps.open(folder)
+            if found != self.maps:
+                raise DatasetError(
+                    f"{folder} holds {found.kind} depth of {found.model}, not {kind} depth of {model}: "
+                    "choose another folder"
+                )
+            return
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise DatasetError(f"{folder} exists and holds no depth maps: choose another folder")
+        content = {"format": FORMAT, "version": VERSION, "kind": kind, "scale": scale, "model": model}
+        with replacing(folder / DEPTH_FILE) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def has(self, name: str) -> bool:
+        """Say whether the map of an image was written before."""
+        return self.maps.has(name)
+
+    def write(self, name: str, depth: npt.NDArray[np.floating[Any]]) -> None:
+        """Write the map of an image.
+
+        Args:
+            name: of the image, as `<recording>/<name>`.
+            depth: (H, W) of the writer's kind. Invalid is what is not finite; of metric depth also what is not
+                positive or beyond 65.535 m. Inverse depth of 0 or less is valid and infinitely far: it becomes
+                the smallest count.
+
+        Raises:
+            DatasetError: the file cannot be written.
+            UsageError: `depth` is no map.
+        """
+        if depth.ndim != 2 or not depth.size:
+            raise UsageError(f"expected a depth map of shape (H, W), found {depth.shape}")
+        file = self.maps.path(name)
+        counts = _counts(depth, self.maps)
+        try:
+            with replacing(file) as temporary:
+                temporary.write_bytes(cv2.imencode(".png", counts, PNG_FLAGS)[1].data)
+        except OSError as error:
+            raise DatasetError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _counts(depth: npt.NDArray[np.floating[Any]], maps: DepthMaps) -> npt.NDArray[np.uint16]:
+    values = np.asarray(depth, np.float64)
+    valid = np.isfinite(values)
+    if maps.kind == "metric":
+        with np.errstate(invalid="ignore"):
+            counts = np.rint(values / maps.scale)
+            valid &= (counts >= 1) & (counts <= _LARGEST)
+    else:
+        largest = float(values[valid].max(initial=0.0)) or 1.0
+        counts = np.clip(np.rint(values / largest * _LARGEST), 1, _LARGEST)
+    return np.where(valid, counts, 0).astype(np.uint16)

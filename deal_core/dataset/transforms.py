@@ -1,0 +1,215 @@
+"""One geometric transform for image, depth, validity and mask, with one set of sampled parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
+from torchvision.transforms.v2 import functional as F
+
+from deal_core.dataset.rand_augment import FILL, rand_augment
+from deal_core.structures import UNLABELLED, Float32Array, Sample, UInt8Array
+from deal_core.trainer.settings import DataSettings
+
+
+@dataclass(eq=False)  # not frozen: Fabric moves a batch to its device field by field
+class TensorSample:
+    """A sample, or a batch of samples, as the network takes it.
+
+    Args:
+        image: (3, H, W) float32 RGB in [0, 1].
+        depth: (1, H, W) float32 of the dataset's kind of depth, 0 where invalid.
+        valid: (1, H, W) bool.
+        tags: (K,) float32 in {1, 0, nan}.
+        mask: (H, W) uint8 ids, 255 where nobody labelled; None where masks are not asked for.
+    """
+
+    image: Tensor
+    depth: Tensor
+    valid: Tensor
+    tags: Tensor
+    mask: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> TensorSample:
+        """Return the sample with a function applied to each of its tensors."""
+        mask = None if self.mask is None else function(self.mask)
+        moved = [function(tensor) for tensor in (self.image, self.depth, self.valid, self.tags)]
+        return TensorSample(moved[0], moved[1], moved[2], moved[3], mask)
+
+    def pin_memory(self) -> TensorSample:
+        """Return the sample in page-locked memory, from where copies to a GPU are faster; for DataLoader."""
+        return self.map(lambda tensor: tensor.pin_memory())
+
+
+def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
+    """Return the sample at `size` (height, width); the image by area, depth and masks by nearest neighbour."""
+    if sample.image.shape[:2] == size:
+        return sample
+    return Sample(
+        image=resize_image(sample.image, size),
+        depth=resize_nearest(sample.depth, size),
+        depth_valid=resize_nearest(sample.depth_valid.view(np.uint8), size).view(np.bool_),
+        tags=sample.tags,
+        key=sample.key,
+        mask=None if sample.mask is None else resize_nearest(sample.mask, size),
+    )
+
+
+def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return an array (H, W) at `size` (height, width), each value that of the nearest pixel."""
+    return cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def depth_to_input(depth: Float32Array | None, size: tuple[int, int]) -> Tensor:
+    """Return depth (H, W) in metres as a network takes it: (1, *size), 0 where unknown, everywhere for None."""
+    if depth is None:
+        return torch.zeros(1, *size)
+    sized = resize_nearest(depth, size)
+    return torch.from_numpy(np.where(sized > 0, sized, np.float32(0)))[None]
+
+
+def resize_image(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
+    """Return an image (H, W, 3) at `size` (height, width): by area where it shrinks, else bilinearly."""
+    if image.shape[:2] == size:
+        return image
+    height, width = size
+    method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=method)
+
+
+def image_to_tensor(image: UInt8Array) -> Tensor:
+    """Return an image (H, W, 3) as (3, H, W) float32 RGB in [0, 1]."""
+    # In numpy: for so little work, threads of PyTorch wait for one another longer (16 ms beside a busy core) than
+    # it takes.
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+    return torch.from_numpy(np.divide(planes, np.float32(255), dtype=np.float32))
+
+
+def to_tensors(sample: Sample, *, with_mask: bool = False) -> TensorSample:
+    """Return the sample as tensors, unchanged in size.
+
+    Args:
+        sample: the sample.
+        with_mask: whether its mask, which it must have then, comes along.
+    """
+    return TensorSample(
+        image=image_to_tensor(sample.image),
+        depth=torch.from_numpy(sample.depth)[None],
+        valid=torch.from_numpy(sample.depth_valid)[None],
+        tags=torch.from_numpy(sample.tags),
+        mask=torch.from_numpy(sample.mask) if with_mask and sample.mask is not None else None,
+    )
+
+
+class TrainTransform:
+    """Random rotation, crop, flip, RandAugment, colour jitter and erasing, as `DataSettings` say.
+
+    Image, depth and validity are moved by the same sampled parameters; what comes in from outside the image,
+    and what is erased, has no valid depth and no label.
+
+    Args:
+        settings: which changes, how strong.
+        with_mask: whether the mask of samples, which they must have then, comes along.
+    """
+
+    def __init__(self, settings: DataSettings, *, with_mask: bool = False) -> None:
+        self._settings, self._with_mask = settings, with_mask
+        strength, hue = settings.color_jitter, settings.color_hue
+        self._color = v2.ColorJitter(strength, strength, strength, hue) if strength or hue else v2.Identity()
+
+    def __call__(self, sample: Sample, seed: int) -> TensorSample:
+        """Return one random view of `sample`; the same `seed` gives the same view."""
+        settings = self._settings
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            image = torch.from_numpy(sample.image).permute(2, 0, 1)
+            # Depth and validity travel together, moved by nearest neighbour: a mean of two depths is the depth
+            # of nothing.
+            planes = [sample.depth, sample.depth_valid.astype(np.float32)]
+            if self._with_mask:
+                planes.append(_labels_from_1(sample))
+            geometry = np.stack(planes)
+            image, depth = self._move(image, torch.from_numpy(geometry))
+            image, depth = rand_augment(image, depth, settings.rand_augment, settings.rand_augment_magnitude)
+            pixels = self._color(image).float() / 255.0
+            if float(torch.rand(())) < settings.erase:
+                pixels, depth = _erase_box(pixels, depth)
+            valid = depth[1:2] > 0.5
+            # 0, of which there is none, becomes 255.
+            mask = (depth[2].to(torch.int16) - 1).to(torch.uint8) if self._with_mask else None
+            return TensorSample(pixels, depth[:1].where(valid, 0.0), valid, torch.from_numpy(sample.tags), mask)
+
+    def _move(self, image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+        settings = self._settings
+        if settings.rotation:
+            angle = float((torch.rand(()) * 2 - 1) * settings.rotation)
+            image = F.rotate(image, angle, InterpolationMode.BILINEAR)
+            depth = F.rotate(depth, angle, InterpolationMode.NEAREST)
+        crop = _canvas_crop if settings.crop == "canvas" else _resized_crop
+        image, depth = crop(image, depth, settings)
+        if settings.flip and float(torch.rand(())) < 0.5:
+            image, depth = image.flip(-1), depth.flip(-1)
+        return image, depth
+
+
+def _labels_from_1(sample: Sample) -> Float32Array:
+    """Return the mask (H, W) with ids from 1, and 0 for pixels without a label, as those from outside will have."""
+    assert sample.mask is not None  # only samples with a mask were asked for
+    return np.where(sample.mask == UNLABELLED, 0, sample.mask.astype(np.float32) + 1).astype(np.float32)
+
+
+def _resized_crop(image: Tensor, depth: Tensor, settings: DataSettings) -> tuple[Tensor, Tensor]:
+    """Enlarge a random part of the image, or all of it, to the size the network works at."""
+    height, width = image.shape[-2:]
+    box = (0, 0, height, width)
+    if settings.crop_scale != (1.0, 1.0):
+        # Around the image's own shape where the network later sees whole images, and things in that proportion.
+        like_height, like_width = (height, width) if settings.crop_shape == "image" else settings.image_size
+        ratios = [like_width / like_height * stretch for stretch in (1 / settings.crop_stretch, settings.crop_stretch)]
+        box = RandomResizedCrop.get_params(image, list(settings.crop_scale), ratios)
+    size = list(settings.image_size)
+    image = F.resized_crop(image, *box, size, InterpolationMode.BILINEAR, antialias=True)
+    return image, F.resized_crop(depth, *box, size, InterpolationMode.NEAREST_EXACT)
+
+
+def _canvas_crop(image: Tensor, depth: Tensor, settings: DataSettings) -> tuple[Tensor, Tensor]:
+    """Bring the image to a random size and lay it, at a random place, on a canvas of the network's size (SEAM)."""
+    sides = image.shape[-2:]
+    shortest, longest = settings.long_side
+    factor = int(torch.randint(shortest, longest + 1, ())) / max(sides)
+    size = [max(round(side * factor), 1) for side in sides]
+    rows, columns = (_overlap(n, m) for n, m in zip(size, settings.image_size, strict=True))
+    source, target = (..., rows[0], columns[0]), (..., rows[1], columns[1])
+    canvas = torch.tensor(FILL, dtype=image.dtype)[:, None, None].repeat(1, *settings.image_size)
+    canvas[target] = F.resize(image, size, InterpolationMode.BICUBIC, antialias=True)[source]
+    depth_canvas = depth.new_zeros(len(depth), *settings.image_size)
+    depth_canvas[target] = F.resize(depth, size, InterpolationMode.NEAREST_EXACT)[source]
+    return canvas, depth_canvas
+
+
+def _overlap(length: int, window: int) -> tuple[slice, slice]:
+    """Return where, along one side, a window lies on an image and the image in the window; the longer holds all."""
+    start = int(torch.randint(abs(length - window) + 1, ()))
+    inner, outer = slice(0, min(length, window)), slice(start, start + min(length, window))
+    return (outer, inner) if length > window else (inner, outer)
+
+
+def _erase_box(image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace a random box by noise, what travels with it by 0; sizes as in Random Erasing (Zhong et al. 2020)."""
+    sides = image.shape[-2:]
+    area = math.prod(sides) * (0.02 + (1 / 3 - 0.02) * float(torch.rand(())))
+    ratio = 0.3 ** (2 * float(torch.rand(())) - 1)
+    wanted = (math.sqrt(area * ratio), math.sqrt(area / ratio))
+    lengths = [min(max(round(length), 1), side) for length, side in zip(wanted, sides, strict=True)]
+    top, left = (int(torch.randint(0, s - n + 1, ())) for s, n in zip(sides, lengths, strict=True))
+    box = (..., slice(top, top + lengths[0]), slice(left, left + lengths[1]))
+    image, depth = image.clone(), depth.clone()
+    image[box] = torch.rand(image[box].shape)
+    depth[box] = 0.0
+    return image, depth

@@ -1,0 +1,220 @@
+"""Write datasets of the project's own layout, a recording at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from deal_core.class_json import classes_to_json, require_same_classes
+from deal_core.dataset.dataset import (
+    CAMERA_FILE,
+    DATASET_FILE,
+    FORMAT,
+    FRAMES_FILE,
+    RECORDINGS,
+    SOURCE_FILE,
+    VERSION,
+    read_classes,
+)
+from deal_core.dataset.image_files import PNG_FLAGS, check_image
+from deal_core.errors import DatasetError, UsageError
+from deal_core.files import replacing
+from deal_core.structures import CameraIntrinsics, ClassList, RgbdPair, TagState, UInt8Array
+
+
+class DatasetWriter:
+    """Add recordings to a dataset folder, which is made with the first one.
+
+    Each recording is written to a hidden folder and renamed when it is complete; if that fails, nothing is left.
+
+    Args:
+        path: the dataset folder, existing or not.
+        classes: must be those of the dataset if it exists.
+
+    Raises:
+        DatasetError: `path` is something else, or its classes differ.
+    """
+
+    def __init__(self, path: Path | str, classes: ClassList) -> None:
+        self.path = Path(path)
+        self.classes = classes
+        if (self.path / DATASET_FILE).exists():
+            require_same_classes(classes, "what is to be added", read_classes(self.path), f"dataset {self.path}")
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise DatasetError(f"{self.path} exists and is no dataset: it has no {DATASET_FILE}; choose another folder")
+
+    def recording(
+        self, name: str, *, overwrite: bool = False, color_format: str = "png", jpeg_quality: int = 95
+    ) -> RecordingFolder:
+        """Return the folder for one recording, to be used as a context manager.
+
+        Args:
+            name: of the folder.
+            overwrite: replace a recording of that name.
+            color_format: "png", exact, or "jpeg", about a fifth of the size.
+            jpeg_quality: 1 to 100.
+
+        Raises:
+            DatasetError: the recording exists already.
+            UsageError: a name that is no plain folder name, or an unknown colour format.
+        """
+        check_recording_name(name)
+        if color_format not in ("png", "jpeg") or not 1 <= jpeg_quality <= 100:
+            raise UsageError(
+                f"expected colour as png, or jpeg with a quality of 1 to 100, found {color_format} {jpeg_quality}"
+            )
+        final = self.path / RECORDINGS / name
+        if final.exists() and not overwrite:
+            raise DatasetError(
+                f"{final} exists already: replace it with --overwrite, or give the new recording another --name"
+            )
+        return RecordingFolder(self, final, None if color_format == "png" else jpeg_quality)
+
+    def write_header(self) -> None:
+        """Write dataset.yaml unless it exists."""
+        file = self.path / DATASET_FILE
+        if file.exists():
+            return
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "classes": classes_to_json(self.classes),
+            "depth_unit": "mm",
+            "provenance": "made by `deal extract`; each recording's source.json says from what",
+        }
+        with replacing(file) as temporary:
+            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+class RecordingFolder:
+    """One recording of a dataset under its temporary name; made by `DatasetWriter.recording`."""
+
+    def __init__(self, dataset: DatasetWriter, final: Path, jpeg_quality: int | None) -> None:
+        self._dataset = dataset
+        self._final = final
+        self._flags = PNG_FLAGS if jpeg_quality is None else (cv2.IMWRITE_JPEG_QUALITY, jpeg_quality)
+        self._suffix = ".png" if jpeg_quality is None else ".jpg"
+        self._stamps: set[int] = set()
+        self.frames_written = 0
+
+    def __enter__(self) -> RecordingFolder:
+        self._made = _make_folders(self._final.parent)
+        self._folder = Path(tempfile.mkdtemp(prefix=f".{self._final.name}.", dir=self._final.parent))
+        os.chmod(self._folder, 0o755)
+        (self._folder / "color").mkdir()
+        (self._folder / "depth").mkdir()
+        self._list = (self._folder / FRAMES_FILE).open("w", encoding="utf-8")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._list.close()
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            for folder in reversed(self._made):
+                if not any(folder.iterdir()):
+                    folder.rmdir()
+
+    def write(self, pair: RgbdPair, tags: TagState, segment: int, mask: UInt8Array | None = None) -> None:
+        """Add a frame.
+
+        Args:
+            pair: colour and depth.
+            tags: of the dataset's classes.
+            segment: frames with one number belong to one scene.
+            mask: (H, W) class ids, if somebody drew them.
+
+        Raises:
+            DatasetError: a stamp that was written before, images that do not fit each other, or a full disk.
+            UsageError: a tag that is no class of the dataset.
+        """
+        tags.vector(self._dataset.classes)
+        if pair.stamp_ns in self._stamps:
+            raise DatasetError(f"{self._final}: a frame with stamp {pair.stamp_ns} ns was written before")
+        check_image(self._final, "depth", pair.depth_mm, np.uint16, pair.color.shape[:2])
+        line: dict[str, Any] = {
+            "stamp_ns": pair.stamp_ns,
+            "color": f"color/{pair.stamp_ns}{self._suffix}",
+            "depth": f"depth/{pair.stamp_ns}.png",
+            "tags": tags.to_json(),
+            "segment": segment,
+        }
+        self._write_image(line["color"], cv2.cvtColor(pair.color, cv2.COLOR_RGB2BGR), self._flags)
+        self._write_image(line["depth"], pair.depth_mm, PNG_FLAGS)
+        if mask is not None:
+            check_image(self._final, "mask", mask, np.uint8, pair.color.shape[:2])
+            line["mask"] = f"masks/{pair.stamp_ns}.png"
+            (self._folder / "masks").mkdir(exist_ok=True)
+            self._write_image(line["mask"], mask, PNG_FLAGS)
+        self._list.write(json.dumps(line) + "\n")
+        self._stamps.add(pair.stamp_ns)
+        self.frames_written += 1
+
+    def write_camera(self, camera: CameraIntrinsics) -> None:
+        """Write the colour camera's intrinsics."""
+        (self._folder / CAMERA_FILE).write_text(json.dumps(asdict(camera), indent=2) + "\n", encoding="utf-8")
+
+    def write_source(self, source: Mapping[str, Any]) -> None:
+        """Write where the recording comes from and what was left out, as plain JSON."""
+        (self._folder / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+
+    def _write_image(self, name: str, image: npt.NDArray[Any], flags: Sequence[int]) -> None:
+        _, data = cv2.imencode(Path(name).suffix, image, flags)
+        try:
+            (self._folder / name).write_bytes(data.data)
+        except OSError as error:
+            raise DatasetError(f"{self._final / name} cannot be written: {error.strerror}") from error
+
+    def _publish(self) -> None:
+        if not self.frames_written:
+            raise DatasetError(f"{self._final}: no frame was written, so nothing is kept")
+        self._dataset.write_header()
+        old = self._folder.with_name(f"{self._folder.name}.old")
+        if self._final.exists():
+            os.rename(self._final, old)
+        try:
+            os.rename(self._folder, self._final)
+        except OSError as error:
+            if old.exists():
+                os.rename(old, self._final)
+            raise DatasetError(f"{self._final} cannot be put in place: {error.strerror}") from error
+        if old.is_symlink():
+            old.unlink()
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def check_recording_name(name: str) -> None:
+    """Refuse a name that is not that of one visible folder.
+
+    Raises:
+        UsageError: it is empty, hidden, or holds a separator.
+    """
+    if not name or name.startswith(".") or set(name) & set("/\\\0"):
+        raise UsageError(f"'{name}' cannot name a recording: expected a plain folder name, as in kitchen_1")
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make a folder and its parents; return those that did not exist, outermost first."""
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatasetError(f"{folder} cannot be made: {error.strerror}") from error
+    return missing[::-1]

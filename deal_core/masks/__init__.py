@@ -1,0 +1,1 @@
+"""From class scores to masks: scores of a dataset, ways to decide, threshold rules, refinement, mask folders."""

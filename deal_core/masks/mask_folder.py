@@ -1,0 +1,302 @@
+"""CAMs and pseudo masks on disk: written so that an interrupted run goes on, and compared with true masks."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from deal_core.dataset.dataset import Dataset
+from deal_core.dataset.image_files import first_few
+from deal_core.errors import DatasetError, UsageError
+from deal_core.evaluation.metrics import EvaluationResult, predict_mask, winning_class
+from deal_core.files import replacing
+from deal_core.masks.refine.refinement import refinement_name
+from deal_core.masks.score_dataset import (
+    CamSettings,
+    Predictions,
+    ScoredFrame,
+    check_use,
+    decision_threshold,
+    evaluate_predictions,
+    score_frames,
+    with_masks,
+)
+from deal_core.models.model_file import LoadedModel, Threshold
+from deal_core.runtime.segmenter import resolve_device
+from deal_core.structures import BACKGROUND, UNLABELLED, Float32Array, Sample, UInt8Array
+
+CAMS_FILE = "cams.json"
+IgnoreBand = tuple[float, float]
+"""Thresholds (low, high): up to low a pixel is background, above high of the class, between them of nobody."""
+
+# What numpy and zipfile raise for files that are damaged or of another kind.
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+def write_cams(
+    model: LoadedModel,
+    dataset: Dataset,
+    out: Path,
+    settings: CamSettings | None = None,
+    *,
+    threshold: Threshold | None = None,
+    ignore_band: IgnoreBand | None = None,
+) -> Iterator[bool]:
+    """Write scores and pseudo mask of each frame; yield, frame by frame, whether it had to be made.
+
+    `<out>/<recording>/<name>.npz` holds `scores` (P, h, w) uint8, of [0, 1], as refined, and `classes` (P,), the
+    mask ids of the P present classes. They are as large as the model's input or, of images taken at their own size,
+    a quarter of it along each side. `<name>.png` is the mask (H, W), made of the scores before they were reduced;
+    `<out>/cams.json` says which model and settings made them. Frames whose two files exist are left alone, so an
+    interrupted run goes on where it stopped.
+
+    Args:
+        model: the model.
+        dataset: the frames.
+        out: the folder.
+        settings: how scores are made.
+        threshold: at which masks are cut; `decision_threshold` when left out.
+        ignore_band: two thresholds in place of the one; pixels between them become 255.
+
+    Raises:
+        DatasetError: as `score_frames`; or the folder holds CAMs of another model or other settings, or cannot be
+            written.
+        ModelFileError: as `score_frames`.
+        UsageError: as `score_frames`; or an ignore band that is none.
+    """
+    settings = settings or CamSettings()
+    if ignore_band and not 0 <= ignore_band[0] <= ignore_band[1] <= 1:
+        raise UsageError(f"expected an ignore band of two rising thresholds in [0, 1], found {ignore_band}")
+    check_use(model.info, dataset, settings)
+    resolve_device(settings.device)
+    chosen = threshold or decision_threshold(model, settings)
+    _claim_folder(out, _description(model, settings, chosen, ignore_band))
+    paths = {frame.key: cam_paths(out, frame.key) for frame in dataset.frames}
+    missing = dataset.subset(predicate=lambda frame: not all(p.exists() for p in paths[frame.key]))
+    for _ in range(len(dataset) - len(missing)):
+        yield False
+    for frame in score_frames(model, missing, settings):
+        scores_file, mask_file = paths[frame.sample.key]
+        _write_whole(scores_file, _compressed(frame, model.info.input_size if settings.size == "model" else None))
+        mask = pseudo_mask(frame.scores, frame.tags, ignore_band or (chosen.value, chosen.value))
+        _write_whole(mask_file, cv2.imencode(".png", mask)[1].tobytes())
+        yield True
+
+
+def pseudo_mask(scores: Float32Array, tags: Float32Array | None, band: IgnoreBand) -> UInt8Array:
+    """Return the (H, W) uint8 mask of scores (K, H, W): background, class ids, and 255 between the two thresholds."""
+    low, high = band
+    mask = predict_mask(scores, tags, high)
+    best = winning_class(scores, tags)[0].astype(np.float64)
+    return np.where((mask == BACKGROUND) & (best > low), np.uint8(UNLABELLED), mask)
+
+
+def read_cam(path: Path, num_classes: int) -> Float32Array:
+    """Return the scores (K, h, w) in [0, 1] of a file that `write_cams` wrote.
+
+    Raises:
+        DatasetError: the file is missing, damaged, or for other classes.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            small, classes = file["scores"], file["classes"]
+        if small.ndim != 3 or small.dtype != np.uint8 or classes.shape != small.shape[:1]:
+            raise ValueError(f"found scores {small.dtype} {small.shape} and classes {classes.shape}")
+        if not all(1 <= int(c) <= num_classes for c in classes):
+            raise ValueError(f"found the ids {classes.tolist()}")
+    except _DAMAGE as error:
+        raise DatasetError(
+            f"{path}: not a CAM file for {num_classes} classes ({error}); delete it and run again"
+        ) from None
+    scores = np.zeros((num_classes, *small.shape[1:]), np.float32)
+    scores[classes.astype(int) - 1] = small.astype(np.float32) / 255.0
+    return scores
+
+
+def recorded_threshold(out: Path, rule: str) -> Threshold | None:
+    """Return the threshold that this rule has chosen for the CAMs of a folder; None where it has not.
+
+    Raises:
+        DatasetError: the folder's cams.json cannot be read.
+    """
+    found = _read_description(out)
+    if found is None or found.get("threshold_rule") != rule or not isinstance(found.get("threshold"), float):
+        return None
+    return Threshold(found["threshold"], rule)
+
+
+def evaluate_masks(
+    folder: Path,
+    dataset: Dataset,
+    *,
+    name: str,
+    pictures: Path | None = None,
+    num_pictures: int = 12,
+    show: Collection[str] = (),
+    advance: Callable[[int], None] = lambda frames: None,
+) -> EvaluationResult:
+    """Compare the pseudo masks of a folder that `write_cams` wrote with the true ones.
+
+    A pixel that the masks leave to nobody (255) counts as wrong.
+
+    Args:
+        folder: of the pseudo masks.
+        dataset: frames without a true mask are left out.
+        name: of the run, for readers.
+        pictures: run folder into which pictures of some frames are written, worst first; none when left out.
+        num_pictures: how many frames to show.
+        show: the keys of the frames to show instead, as for another run that is to be looked at beside this one.
+        advance: told the number of frames done.
+
+    Raises:
+        DatasetError: no cams.json, masks for other classes, or one that is missing or damaged.
+    """
+    dataset = with_masks(dataset)
+    found = check_masks(folder, dataset)
+
+    def read(sample: Sample) -> UInt8Array:
+        return read_mask(folder, sample.key, sample.image.shape[:2], len(dataset.classes))
+
+    details = {"masks": str(folder), "model": str(found.get("model"))[:12]}
+    predictions = Predictions(read, str(found.get("threshold_rule")), found.get("threshold"), details)
+    return evaluate_predictions(
+        predictions, dataset, name=name, pictures=pictures, num_pictures=num_pictures, show=show, advance=advance
+    )
+
+
+def cam_paths(folder: Path, key: str) -> tuple[Path, Path]:
+    """Return the files of a frame's scores and of its pseudo mask."""
+    return folder / f"{key}.npz", folder / f"{key}.png"
+
+
+def check_masks(folder: Path, dataset: Dataset, what: Literal["masks", "CAMs"] = "masks") -> dict[str, Any]:
+    """Return what `write_cams` noted of its folder, if that is for these classes and holds all frames.
+
+    Args:
+        folder: to look at.
+        dataset: the classes and frames that are wanted.
+        what: of each frame is wanted, its pseudo mask or its scores.
+
+    Raises:
+        DatasetError: no cams.json, other classes, or not every frame.
+    """
+    found = _read_description(folder)
+    if found is None:
+        raise DatasetError(f"{folder} holds no {CAMS_FILE}: expected a folder that `deal cams` wrote")
+    if found.get("classes") != list(dataset.classes.names):
+        raise DatasetError(
+            f"{folder} is for the classes {found.get('classes')}, but {dataset.path} has {list(dataset.classes.names)}"
+        )
+    wanted = [cam_paths(folder, frame.key)[what == "masks"] for frame in dataset.frames]
+    missing = [str(file.relative_to(folder)) for file in wanted if not file.is_file()]
+    if missing:
+        raise DatasetError(
+            f"{folder} lacks the {what} of {len(missing)} of {len(dataset)} frames of {dataset.path}: "
+            f"{first_few(missing)}; run `deal cams` on these frames, too, or choose fewer"
+        )
+    return found
+
+
+def read_mask(folder: Path, key: str, size: tuple[int, ...], num_classes: int) -> UInt8Array:
+    """Return the pseudo mask of a frame, (H, W) with ids up to `num_classes` and 255.
+
+    Args:
+        folder: that `write_cams` wrote.
+        key: of the frame.
+        size: (H, W) of its image.
+        num_classes: K.
+
+    Raises:
+        DatasetError: it is missing or damaged, of another size, or holds another id.
+    """
+    file = cam_paths(folder, key)[1]
+    mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED) if file.is_file() else None
+    if mask is None:
+        raise DatasetError(f"{file}: missing or damaged; run `deal cams` on the same frames again")
+    if mask.dtype != np.uint8 or mask.shape != size or not (mask[mask != UNLABELLED] <= num_classes).all():
+        raise DatasetError(
+            f"{file}: expected a mask uint8 {tuple(size)} with ids up to {num_classes}, found {mask.dtype} {mask.shape}"
+        )
+    return mask
+
+
+def _compressed(frame: ScoredFrame, size: tuple[int, int] | None) -> bytes:
+    """Return the .npz file of a frame's scores, at `size`; a quarter of the image's when left out."""
+    present = np.flatnonzero(frame.tags)
+    height, width = size or (max(round(n / 4), 1) for n in frame.scores.shape[1:])
+    reduce = cv2.INTER_LINEAR if size else cv2.INTER_AREA
+    small = [cv2.resize(frame.scores[k], (width, height), interpolation=reduce) for k in present]
+    quantised = np.rint(np.stack(small) * 255).astype(np.uint8) if small else np.zeros((0, height, width), np.uint8)
+    compressed = io.BytesIO()
+    np.savez_compressed(compressed, scores=quantised, classes=(present + 1).astype(np.uint8))
+    return compressed.getvalue()
+
+
+def _description(
+    model: LoadedModel, settings: CamSettings, threshold: Threshold, ignore_band: IgnoreBand | None
+) -> dict[str, Any]:
+    refine: dict[str, Any] = {"method": refinement_name(settings.refine)}
+    if settings.refine is not None:
+        refine |= dataclasses.asdict(settings.refine)
+    values = {
+        "model": model.sha256,
+        "classes": list(model.info.classes.names),
+        "threshold": threshold.value,
+        "threshold_rule": threshold.rule,
+        "ignore_band": ignore_band,
+        "tags": settings.tags,
+        "scales": settings.scales,
+        "flip": settings.flip,
+        "size": settings.size,
+        "normalise": settings.normalise,
+        "refine": refine,
+    }
+    # As it reads back: tuples become lists.
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
+
+
+def _claim_folder(out: Path, ours: dict[str, Any]) -> None:
+    """Note which model and settings the folder's CAMs are of; refuse one that holds others'."""
+    theirs = _read_description(out)
+    if theirs is None:
+        _write_whole(out / CAMS_FILE, (json.dumps(ours, indent=1) + "\n").encode())
+    elif theirs != ours:
+        other = [name for name in ours if theirs.get(name) != ours[name]]
+        raise DatasetError(
+            f"{out} holds CAMs that were made with another {', '.join(other)} ({CAMS_FILE} says which): "
+            "choose another folder, or delete this one"
+        )
+
+
+def _read_description(out: Path) -> dict[str, Any] | None:
+    file = out / CAMS_FILE
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("expected an object")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{file} cannot be read ({error}): delete the folder and run again") from None
+    return values
+
+
+def _write_whole(file: Path, data: bytes) -> None:
+    try:
+        with replacing(file) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise DatasetError(f"{file} cannot be written: {error.strerror}") from error

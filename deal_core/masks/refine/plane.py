@@ -1,0 +1,92 @@
+"""The plane that carries things: the largest one in a depth image, found without knowing the camera."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from deal_core.evaluation.metrics import Float64Array
+from deal_core.structures import BoolArray, DepthKind, Float32Array
+
+PlaneUse = Literal["keep", "background"]
+
+PLANE_TOLERANCE_M = 0.008
+"""Farther than this from the plane, along the line of sight, a pixel stands out from it."""
+_INVERSE_TOLERANCE = 0.02
+_SAMPLES = 1500
+_DRAWS = 256
+_SEED = 0
+_LEAST_SHARE = 0.2
+
+
+def dominant_plane(
+    depth: Float32Array,
+    valid: BoolArray | None = None,
+    depth_kind: DepthKind = "metric",
+    tolerance: float | None = None,
+) -> BoolArray | None:
+    """Return which pixels lie on the largest plane of the image, (H, W); None where no plane holds a fifth of it.
+
+    A plane has an inverse depth that is linear in the pixel's row and column, whatever the focal length: three
+    pixels make a plane, and the one that most pixels agree with wins (RANSAC, Fischler and Bolles 1981), then is
+    fitted to all of these. The same image always gives the same plane.
+
+    Args:
+        depth: (H, W) of `depth_kind`; 0 or not finite is unknown.
+        valid: (H, W), where depth was measured.
+        depth_kind: metres, or relative inverse depth.
+        tolerance: how far from the plane a pixel may be: metres along the line of sight, or a share of the range of
+            inverse depth in the image.
+
+    Raises:
+        ValueError: shapes that do not fit, or a tolerance that is not positive.
+    """
+    if depth.ndim != 2 or (valid is not None and valid.shape != depth.shape):
+        raise ValueError(f"expected depth (H, W) and valid of the same size, got {depth.shape}")
+    if tolerance is not None and not tolerance > 0:
+        raise ValueError(f"expected a positive tolerance, got {tolerance}")
+    known = np.isfinite(depth) & (depth > 0)
+    if valid is not None:
+        known &= valid
+    rows, columns = np.nonzero(known)
+    if len(rows) < 3:
+        return None
+    height, width = depth.shape
+    measured = depth[known].astype(np.float64)
+    inverse = 1.0 / measured if depth_kind == "metric" else measured
+    # A step of the tolerance in depth is one of tolerance / depth^2 in inverse depth.
+    if depth_kind == "metric":
+        allowed = (tolerance or PLANE_TOLERANCE_M) / measured**2
+    else:
+        allowed = np.full(len(inverse), (tolerance or _INVERSE_TOLERANCE) * (float(np.ptp(inverse)) or 1.0))
+    places = np.stack([rows / height, columns / width, np.ones(len(rows))], axis=1)
+    chosen = np.random.default_rng(_SEED).choice(len(rows), min(len(rows), _SAMPLES), replace=False)
+    plane = _most_agreed(places[chosen], inverse[chosen], allowed[chosen])
+    if plane is None:
+        return None
+    for _ in range(3):
+        near = np.abs(places @ plane - inverse) <= allowed
+        if near.sum() < 3:
+            return None
+        plane = np.linalg.lstsq(places[near], inverse[near], rcond=None)[0]
+    near = np.abs(places @ plane - inverse) <= allowed
+    if near.mean() < _LEAST_SHARE:
+        return None
+    on_plane = np.zeros(depth.shape, bool)
+    on_plane[known] = near
+    return on_plane
+
+
+def _most_agreed(places: Float64Array, inverse: Float64Array, allowed: Float64Array) -> Float64Array | None:
+    """Return the plane (3,) through three of the points with which most points agree."""
+    generator = np.random.default_rng(_SEED)
+    triples = generator.integers(len(places), size=(_DRAWS, 3))
+    corners = places[triples]
+    apart = np.abs(np.linalg.det(corners)) > 1e-4
+    if not apart.any():
+        return None
+    planes = np.linalg.solve(corners[apart], inverse[triples][apart][..., None])[..., 0]
+    agreeing = (np.abs(places @ planes.T - inverse[:, None]) <= allowed[:, None]).sum(0)
+    best: Float64Array = planes[int(agreeing.argmax())]
+    return best

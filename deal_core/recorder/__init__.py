@@ -1,0 +1,1 @@
+"""Writes a recording live: pairs, write queue, tag commands, RealSense cameras, the live page."""

@@ -1,0 +1,515 @@
+"""Record a live camera: images in, whole tagged pairs on the disk, an account of everything that is not there.
+
+Whoever has the camera (the ROS node, or pyrealsense2) hands over images and what the operator says. A call only pairs
+and queues; one thread writes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deal_core.errors import RecordingError
+from deal_core.recorder.summary import Lost, RecordingCounts, RecordingSummary, Skipped, summarize
+from deal_core.recorder.tag_commands import TagTrack, check_class_names, parse_tags
+from deal_core.recorder.write_queue import RESERVE_BYTES, LoggedTags, RecordingQueue, RgbdImages, WriterThread
+from deal_core.recording.image_encodings import RawImage
+from deal_core.recording.image_messages import IMAGE, is_color_encoding, is_depth_encoding
+from deal_core.recording.pairing import StampPairer
+from deal_core.recording.tagged_frames import TagSpan
+from deal_core.recording.topics import ALIGN_HINT
+from deal_core.recording.writer import RecordingWriter, message_types, partial_folder
+from deal_core.structures import CameraIntrinsics, ClassList, TagMarker, TagState
+
+_NS_PER_S = 1_000_000_000
+_USUAL_RATE_HZ = 30.0
+
+
+@dataclass(frozen=True)
+class RecorderSettings:
+    """How to record.
+
+    Attributes:
+        classes: what tags may name.
+        rate_hz: pairs to keep a second; 0 keeps all.
+        only_if_changed: keep a pair only if the view differs from the last one kept.
+        change_threshold: mean difference, of 255 grey levels, from which a view has changed.
+        slop_ns: largest difference between the stamps of a pair; 0 pairs equal stamps only.
+        sync_queue: images of each stream that may wait for a partner.
+        tag_guard_s: time before and after a change of tags in which nothing is labelled.
+        planned_minutes: for which the disk must have room at the start; 0 does not ask.
+        queue_pairs: pairs that may wait for the disk.
+        queue_mib: memory that they may take, MiB.
+        session: facts to write along (device, profiles, tool), plain JSON values.
+
+    Raises:
+        UsageError: a class that tags cannot name.
+    """
+
+    classes: ClassList
+    rate_hz: float = 5.0
+    only_if_changed: bool = False
+    change_threshold: float = 3.0
+    slop_ns: int = 0
+    sync_queue: int = 10
+    tag_guard_s: float = 0.5
+    planned_minutes: float = 10.0
+    queue_pairs: int = 90
+    queue_mib: int = 256
+    session: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_class_names(self.classes)
+
+
+@dataclass(frozen=True, eq=False)
+class LatestImages:
+    """What the camera sees now; the two need not be a pair.
+
+    Attributes:
+        color, depth: that arrived last; None before the first.
+        age_s: since colour arrived.
+    """
+
+    color: RawImage | None
+    depth: RawImage | None
+    age_s: float
+
+
+@dataclass(frozen=True)
+class RecorderState:
+    """The recorder at one moment.
+
+    Attributes:
+        path: of the running recording; empty between recordings.
+        tags: that hold now, or will from the start on.
+        counts: of the running recording, or the last.
+        failure: why the running recording cannot go on; `stop` it then.
+    """
+
+    path: str
+    tags: TagState
+    counts: RecordingCounts
+    failure: str
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether a recording is running."""
+        return bool(self.path)
+
+
+class PairRecorder:
+    r"""Record one camera, one recording after the other. All methods may be called from any thread.
+
+    Args:
+        settings: how to record.
+        tags: that hold from the start on.
+        clock: seconds, never going back.
+
+    Example:
+        >>> recorder = PairRecorder(RecorderSettings(ClassList(("mug", "drill"))))  # doctest: +SKIP
+        >>> recorder.start(Path("kitchen_1"))  # doctest: +SKIP
+        >>> recorder.add_color(color), recorder.add_depth(depth)  # doctest: +SKIP
+        >>> recorder.set_tags("mug, complete", source="keyboard")  # doctest: +SKIP
+        >>> print("\n".join(recorder.stop().lines()))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        settings: RecorderSettings,
+        tags: TagState | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings, self._clock = settings, clock
+        self._lock = threading.RLock()
+        self._tags = tags or TagState()
+        self._tags.vector(settings.classes)
+        self._marker = self._tags.marker
+        self._color: RawImage | None = None
+        self._depth: RawImage | None = None
+        self._period_ns = 0
+        self._heard_s = 0.0
+        self._camera: CameraIntrinsics | None = None
+        self._session: _Session | None = None
+        self._last_counts = RecordingCounts()
+        message_types()  # now, because at the start of a recording images would wait for it
+
+    def add_color(self, image: RawImage) -> None:
+        """Take a colour image; its data must not change afterwards."""
+        with self._lock:
+            if self._color:
+                self._period_ns = image.stamp_ns - self._color.stamp_ns
+            self._color, self._heard_s = image, self._clock()
+            if self._session:
+                self._session.add_color(image)
+
+    def add_depth(self, image: RawImage) -> None:
+        """Take a depth image; its data must not change afterwards."""
+        with self._lock:
+            self._depth = image
+            if self._session:
+                self._session.add_depth(image)
+
+    def set_camera(self, camera: CameraIntrinsics) -> None:
+        """Take the colour camera's intrinsics; they hold for the next recording."""
+        with self._lock:
+            self._camera = camera
+
+    @property
+    def has_images(self) -> bool:
+        """Whether an image of each stream has arrived."""
+        with self._lock:
+            return self._color is not None and self._depth is not None
+
+    @property
+    def classes(self) -> ClassList:
+        """What tags may name."""
+        return self._settings.classes
+
+    @property
+    def latest(self) -> LatestImages:
+        """What the camera sees now, for somebody to look at; it costs a recording nothing."""
+        with self._lock:
+            return LatestImages(self._color, self._depth, self._clock() - self._heard_s)
+
+    @property
+    def state(self) -> RecorderState:
+        """What can be said now."""
+        with self._lock:
+            session = self._session
+            if session is None:
+                return RecorderState("", self._tags, self._last_counts, "")
+            return RecorderState(str(session.path), self._tags, session.counts, session.failure)
+
+    def note_dropped(self, pairs: int) -> None:
+        """Say that the camera took pairs that never came here, as its frame numbers tell."""
+        with self._lock:
+            if self._session:
+                self._session.note_dropped(pairs)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether pairs wait to be written; a source that can wait, as a file, should."""
+        with self._lock:
+            return self._session is not None and self._session.is_behind
+
+    def start(self, path: Path, *, with_latest: bool = False) -> None:
+        """Begin a recording: into `<path>.partial`, which becomes `path` when it is stopped.
+
+        Args:
+            path: of the recording.
+            with_latest: record the images that arrived last, too, and not only those that follow.
+
+        Raises:
+            RecordingError: a recording is running, images are missing or not aligned, the camera is of another size,
+                the disk has no room for the planned time, or `path` cannot be made.
+        """
+        with self._lock:
+            if self._session:
+                raise RecordingError(f"{self._session.path} is being recorded already: stop it first")
+            first = _check_images(self._color, self._depth)
+            _check_camera(self._camera, first[0])
+            _check_disk(path, first, self._settings, _NS_PER_S / self._period_ns if self._period_ns > 0 else 0)
+            begin_ns = max(image.stamp_ns for image in first) - with_latest
+            self._session = _Session(path, self._settings, self._camera, self._tags, first, begin_ns)
+            if with_latest:
+                self._session.add_color(first[0])
+                self._session.add_depth(first[1])
+
+    def stop(self) -> RecordingSummary:
+        """Finish the recording: write what is queued, then its index and summary.
+
+        Raises:
+            RecordingError: none is running, or it holds no pair and is not kept.
+        """
+        with self._lock:
+            session, self._session = self._running(), None
+            try:
+                return session.finish(self._now_ns())
+            finally:
+                self._last_counts = session.counts
+
+    def set_tags(self, command: str, source: str) -> TagState:
+        """Change the tags; see `parse_tags` for what can be said. Nothing happens if they are what they were.
+
+        Args:
+            command: what a person said, as in "mug, drill" or "+mug".
+            source: where they said it, as in "keyboard".
+
+        Raises:
+            UsageError: a name is not in the class list; the message suggests the nearest one.
+        """
+        with self._lock:
+            tags = parse_tags(command, self._tags, self._settings.classes)
+            if tags != self._tags:
+                self._tags = tags
+                if tags.marker is not TagMarker.IGNORE:
+                    self._marker = tags.marker
+                if self._session:
+                    self._session.change_tags(self._now_ns(), tags, source)
+            return self._tags
+
+    def toggle(self, name: str, source: str) -> TagState:
+        """Say that a class came into view, or left it.
+
+        Raises:
+            UsageError: it is not in the class list.
+        """
+        with self._lock:
+            return self.set_tags(("-" if name in self._tags.present else "+") + name, source)
+
+    def toggle_ignore(self, source: str) -> TagState:
+        """Set the marker to ignore, or back to what it was."""
+        with self._lock:
+            ignores = self._tags.marker is TagMarker.IGNORE
+            return self.set_tags((self._marker if ignores else TagMarker.IGNORE).value, source)
+
+    def toggle_complete(self, source: str) -> TagState:
+        """Set the marker to complete, or if it is that, to partial."""
+        with self._lock:
+            complete = self._tags.marker is TagMarker.COMPLETE
+            return self.set_tags((TagMarker.PARTIAL if complete else TagMarker.COMPLETE).value, source)
+
+    def begin_segment(self, source: str) -> None:
+        """Begin a segment of the running recording under the same tags: another place, or the things moved.
+
+        Raises:
+            RecordingError: no recording is running.
+        """
+        with self._lock:
+            self._running().begin_segment(self._now_ns(), source)
+
+    def keep_next(self) -> None:
+        """Keep the next pair of the running recording, whatever `rate_hz` and `only_if_changed` say.
+
+        Raises:
+            RecordingError: no recording is running.
+        """
+        with self._lock:
+            self._running().keep_next()
+
+    def discard_last(self) -> int:
+        """Discard the last segment of the running recording; return how many pairs that are.
+
+        Said again, it discards the segment before. The pairs stay in the file, with tags that say ignore.
+
+        Raises:
+            RecordingError: no recording is running.
+            UsageError: no segment is left.
+        """
+        with self._lock:
+            return self._running().discard_last(self._now_ns())
+
+    def _running(self) -> _Session:
+        if self._session is None:
+            raise RecordingError("no recording is running: start one first")
+        return self._session
+
+    def _now_ns(self) -> int:
+        """Return the stamp that an image taken now would have, on whatever clock the camera is."""
+        if self._color is None:
+            return 0
+        return self._color.stamp_ns + round((self._clock() - self._heard_s) * _NS_PER_S)
+
+
+class _Session:
+    """One recording: the intake, which pairs and chooses, and its way to the writer's thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        settings: RecorderSettings,
+        camera: CameraIntrinsics | None,
+        tags: TagState,
+        first: tuple[RawImage, RawImage],
+        newest_ns: int,
+    ) -> None:
+        self.path, self._settings = path, settings
+        self._lock = threading.Lock()
+        self._pairer = StampPairer[RawImage, RawImage](slop_ns=settings.slop_ns, queue_size=settings.sync_queue)
+        # Images of a moment before the start are neither ours nor lost, but a clock that went back must show.
+        self._begin_ns = newest_ns + settings.slop_ns
+        self._may_be_early = dict.fromkeys(("color", "depth"), settings.sync_queue)
+        self._last_ns = self._origin_ns = self._slot = -1
+        self._dropped = 0
+        self._is_asked_for = False
+        self._stamps: array[int] = array("q")
+        self._track = TagTrack(newest_ns + 1, tags, round(settings.tag_guard_s * _NS_PER_S), "start")
+        self._log_ns = newest_ns
+        self._writer = RecordingWriter(path, settings.classes, camera, session=settings.session, survives=True)
+        self._open = ExitStack()
+        self._open.enter_context(self._writer)
+        self._queue = RecordingQueue(settings.queue_pairs, settings.queue_mib * 2**20)
+        self._put_tags(self._track.spans, newest_ns)
+        threshold = settings.change_threshold if settings.only_if_changed else None
+        self._thread = WriterThread(self._writer, self._queue, threshold, first, lambda: self.counts)
+        self._thread.start()
+
+    @property
+    def failure(self) -> str:
+        return self._thread.failure
+
+    @property
+    def counts(self) -> RecordingCounts:
+        with self._lock, self._queue.lock:
+            found = self._pairer.counts
+            return RecordingCounts(
+                received_color=found.received_color,
+                received_depth=found.received_depth,
+                unpaired_color=_named(found.unpaired_color),
+                unpaired_depth=_named(found.unpaired_depth),
+                pending_color=self._pairer.pending_color,
+                pending_depth=self._pairer.pending_depth,
+                paired=found.paired,
+                written=self._queue.written,
+                skipped=_named(self._queue.skipped),
+                lost=_named(self._queue.lost),
+                pending_pairs=self._queue.pending,
+                dropped=self._dropped,
+            )
+
+    @property
+    def is_behind(self) -> bool:
+        return not self._queue.is_empty
+
+    def note_dropped(self, pairs: int) -> None:
+        with self._lock:
+            self._dropped += pairs
+
+    def add_color(self, image: RawImage) -> None:
+        with self._lock:
+            if not self._is_early("color", image):
+                self._take(self._pairer.add_color(image.stamp_ns, image))
+
+    def add_depth(self, image: RawImage) -> None:
+        with self._lock:
+            if not self._is_early("depth", image):
+                self._take(self._pairer.add_depth(image.stamp_ns, image))
+
+    def change_tags(self, now_ns: int, tags: TagState, source: str) -> None:
+        self._put_tags(self._track.change(now_ns, tags, source), now_ns)
+
+    def begin_segment(self, now_ns: int, source: str) -> None:
+        self._put_tags([self._track.begin_segment(now_ns, source)], now_ns)
+
+    def keep_next(self) -> None:
+        with self._lock:
+            self._is_asked_for = True
+
+    def discard_last(self, now_ns: int) -> int:
+        spans, number = self._track.discard_last(now_ns, np.array(self._stamps, np.int64))
+        self._put_tags(spans, now_ns)
+        return number
+
+    def finish(self, now_ns: int) -> RecordingSummary:
+        with self._lock:
+            self._take(self._pairer.flush(cut=True))
+        self._queue.close()
+        self._thread.join()
+        path, failure = self.path, self._thread.failure
+        try:
+            with self._open:
+                self._writer.flush(sync=True)
+                self._queue.note_written(self._writer.pairs_on_file)
+                text = json.dumps(asdict(self._summary(path, failure)))
+                self._writer.write_summary(max(now_ns, self._log_ns), text)
+        except RecordingError as error:
+            path = partial_folder(self.path)
+            if not path.exists():
+                raise
+            failure = failure or str(error)
+        self._queue.note_written(self._writer.pairs_on_file)
+        self._queue.fail()
+        return self._summary(path, failure)
+
+    def _summary(self, path: Path, failure: str) -> RecordingSummary:
+        counts, written = self.counts, self._thread
+        stamps, offsets = written.stamps[: counts.written], written.offsets[: counts.written]
+        timeline, classes = self._track.timeline(), self._settings.classes
+        return summarize(str(path), failure, counts, stamps, offsets, timeline, classes)
+
+    def _is_early(self, stream: str, image: RawImage) -> bool:
+        early = image.stamp_ns <= self._begin_ns and self._may_be_early[stream] > 0
+        self._may_be_early[stream] = self._may_be_early[stream] - 1 if early else 0
+        return early
+
+    def _take(self, pairs: Sequence[RgbdImages]) -> None:
+        for pair in pairs:
+            if pair.stamp_ns <= self._last_ns:
+                repeated = pair.stamp_ns == self._last_ns
+                self._queue.lose(Lost.DUPLICATE_STAMP if repeated else Lost.STAMP_BACKWARDS)
+                continue
+            if self._last_ns < 0:
+                self._origin_ns = pair.stamp_ns
+            self._last_ns = pair.stamp_ns
+            # The first pair of each period: with stamps that jitter, the average is still the rate.
+            slot = int((pair.stamp_ns - self._origin_ns) * self._settings.rate_hz // _NS_PER_S)
+            if self._settings.rate_hz and slot == self._slot and not self._is_asked_for:
+                self._queue.skip(Skipped.RATE)
+            elif self._queue.put_pair(pair, is_asked_for=self._is_asked_for):
+                self._slot, self._is_asked_for = slot, False
+                self._stamps.append(pair.stamp_ns)
+
+    def _put_tags(self, spans: Sequence[TagSpan], now_ns: int) -> None:
+        for span in spans:
+            self._log_ns = max(self._log_ns + 1, now_ns)  # readers take them in this order
+            self._queue.put_tags(LoggedTags(self._log_ns, span))
+
+
+def _check_images(color: RawImage | None, depth: RawImage | None) -> tuple[RawImage, RawImage]:
+    """Return the last image of each stream, if pairs of them make a recording that can be used."""
+    if color is None or depth is None:
+        missing = " and ".join(name for name, image in (("colour", color), ("depth", depth)) if image is None)
+        raise RecordingError(
+            f"no {missing} image has arrived: is the camera running, and {ALIGN_HINT.split(' ', 1)[1]}?"
+        )
+    if not is_color_encoding(IMAGE, color.encoding):
+        raise RecordingError(f"expected colour in a colour encoding, as rgb8; found '{color.encoding}'")
+    if not is_depth_encoding(IMAGE, depth.encoding):
+        raise RecordingError(
+            f"expected depth as 16UC1 or 32FC1, found '{depth.encoding}': depth in colours cannot be recorded; "
+            "switch the camera's colorizer off (`colorizer.enable:=false`)"
+        )
+    if color.frame_id != depth.frame_id or color.size != depth.size:
+        (height, width), (depth_height, depth_width) = color.size, depth.size
+        raise RecordingError(
+            f"depth is not aligned to colour: colour is {width}x{height} in frame '{color.frame_id}', depth "
+            f"{depth_width}x{depth_height} in frame '{depth.frame_id}'; {ALIGN_HINT}"
+        )
+    return color, depth
+
+
+def _check_camera(camera: CameraIntrinsics | None, color: RawImage) -> None:
+    if camera and (camera.height, camera.width) != color.size:
+        height, width = color.size
+        raise RecordingError(
+            f"camera_info speaks of {camera.width}x{camera.height}, the colour image is {width}x{height}: it is not "
+            "this camera's, or of another profile"
+        )
+
+
+def _check_disk(path: Path, first: tuple[RawImage, RawImage], settings: RecorderSettings, camera_hz: float) -> None:
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    rate = settings.rate_hz or camera_hz or _USUAL_RATE_HZ
+    needed = sum(len(image.data) for image in first) * rate * settings.planned_minutes * 60 + RESERVE_BYTES
+    free = shutil.disk_usage(place).free
+    if settings.planned_minutes and free < needed:
+        raise RecordingError(
+            f"{place} has {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for {settings.planned_minutes:g} "
+            f"minutes at {rate:.3g} Hz: free some, choose another output, a lower rate_hz, or fewer planned_minutes"
+        )
+
+
+def _named(counts: Mapping[Any, int]) -> dict[str, int]:
+    return {cause.value: n for cause, n in counts.items() if n}

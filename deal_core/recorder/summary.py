@@ -1,0 +1,201 @@
+"""What became of every image while recording: counts at any moment, and the summary at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+from deal_core.recording.report import Gaps, TagBalance, tag_balance
+from deal_core.recording.tagged_frames import TagTimeline
+from deal_core.structures import ClassList, TagState
+
+_DROPPED = "dropped by the camera"
+_OFFSET_EDGES_MS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+
+
+class Skipped(str, Enum):
+    """Why a pair was not wanted."""
+
+    RATE = "between keyframes"
+    UNCHANGED = "view unchanged"
+
+
+class Lost(str, Enum):
+    """Why a pair that was wanted is not in the recording."""
+
+    QUEUE_FULL = "queue full"
+    """The writer had no turn: the processor is busy, or the queue too short for a moment."""
+    DISK_SLOW = "disk slow"
+    """The writer was waiting for the disk."""
+    DISK_FAILED = "disk full or failed"
+    STAMP_BACKWARDS = "stamp backwards"
+    DUPLICATE_STAMP = "duplicate stamp"
+    ENCODING_CHANGE = "encoding change"
+    SIZE_CHANGE = "size change"
+    NOT_ALIGNED = "depth not aligned"
+    BAD_IMAGE = "bad image"
+
+
+@dataclass(frozen=True)
+class RecordingCounts:
+    """What became of every image of a recording at one moment.
+
+    `received_color == paired + sum(unpaired_color) + pending_color`, the same for depth, and
+    `paired == written + sum(skipped) + sum(lost) + pending_pairs`.
+
+    Attributes:
+        pending_color, pending_depth: images that wait for their partner; at the end, those whose partner would have
+            come after it.
+        pending_pairs: on the way to the file.
+        written: in the file.
+        dropped: pairs that never came here, by the camera's frame numbers.
+    """
+
+    received_color: int = 0
+    received_depth: int = 0
+    unpaired_color: Mapping[str, int] = field(default_factory=dict)
+    unpaired_depth: Mapping[str, int] = field(default_factory=dict)
+    pending_color: int = 0
+    pending_depth: int = 0
+    paired: int = 0
+    written: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
+    pending_pairs: int = 0
+    dropped: int = 0
+
+    @property
+    def loss(self) -> float:
+        """Chance that a wanted pair was lost, 0 to 1: without a partner, or on the way to the file."""
+        unpaired = _total(self.unpaired_color) + _total(self.unpaired_depth) + self.dropped
+        lost = _total(self.lost)
+        paired = 1 - unpaired / max(self.paired + unpaired, 1)
+        return 1 - paired * (1 - lost / max(self.written + lost, 1))
+
+    @property
+    def causes(self) -> dict[str, int]:
+        """All losses by cause, as in `{"queue full": 2, "depth: duplicate stamp": 1}`."""
+        streams = (("color", self.unpaired_color), ("depth", self.unpaired_depth))
+        unpaired = {f"{name}: {cause}": n for name, found in streams for cause, n in found.items()}
+        dropped = {_DROPPED: self.dropped} if self.dropped else {}
+        return {**self.lost, **unpaired, **dropped}
+
+
+@dataclass(frozen=True)
+class RecordingSummary:
+    """A finished recording in numbers; plain values, so that it is its own JSON.
+
+    Attributes:
+        path: where it is; ends in `.partial` if it could not be finished.
+        failure: why it ended by itself; empty if it was stopped.
+        counts: what became of every image.
+        loss: see `RecordingCounts.loss`.
+        duration_s: from the first pair to the last.
+        rate_hz: pairs a second.
+        gaps: of the pairs' stamps.
+        offset_ms: number of pairs by the offset of depth to colour, as in `{"0": 12, "to 1": 3}`.
+        labelled: pairs that will be frames of a dataset.
+        unlabelled: the others, by cause.
+        segments: times with one set of tags that hold labelled pairs.
+        tags: labelled pairs by class.
+        present_hz: labelled pairs a second in which a class is present.
+    """
+
+    path: str
+    failure: str
+    counts: RecordingCounts
+    loss: float
+    duration_s: float
+    rate_hz: float
+    gaps: Gaps
+    offset_ms: dict[str, int]
+    labelled: int
+    unlabelled: dict[str, int]
+    segments: int
+    tags: dict[str, TagBalance]
+    present_hz: dict[str, float]
+
+    def lines(self) -> list[str]:
+        """Return it for a terminal."""
+        counts, causes = self.counts, self.counts.causes
+        return [
+            f"{self.path}: {counts.written} pairs in {self.duration_s:.1f} s ({self.rate_hz:.1f} Hz), "
+            f"longest gap {self.gaps.longest_s:.2f} s",
+            f"  received {counts.received_color} colour and {counts.received_depth} depth, {counts.paired} pairs",
+            f"  skipped: {_listed(counts.skipped)}",
+            f"  lost: {_listed(causes)} ({self.loss:.1%})",
+            f"  offset of depth, ms: {_listed(self.offset_ms)}",
+            f"  labelled {self.labelled} in {self.segments} segments; not labelled: {_listed(self.unlabelled)}",
+            *(
+                f"  {name}: present {n.present} ({self.present_hz[name]:.1f} Hz), absent {n.absent}, "
+                f"unknown {n.unknown}"
+                for name, n in self.tags.items()
+            ),
+            *([f"  ended by itself: {self.failure}"] if self.failure else []),
+        ]
+
+
+def summarize(
+    path: str,
+    failure: str,
+    counts: RecordingCounts,
+    stamps_ns: Sequence[int],
+    offsets_ns: Sequence[int],
+    timeline: TagTimeline,
+    classes: ClassList,
+) -> RecordingSummary:
+    """Sum a recording up.
+
+    Args:
+        path: where it is.
+        failure: why it ended by itself.
+        counts: at the end.
+        stamps_ns: of the written pairs.
+        offsets_ns: their depth stamp minus colour stamp.
+        timeline: its tags.
+        classes: of the tags.
+    """
+    frames: Counter[tuple[TagState, int]] = Counter()
+    unlabelled: Counter[str] = Counter()
+    for stamp in stamps_ns:
+        segment = timeline.segment(stamp)
+        span = timeline.spans[segment]
+        if span.tags is None or span.skip:
+            unlabelled[span.skip.value if span.skip else ""] += 1
+        else:
+            frames[span.tags, segment] += 1
+    duration = (max(stamps_ns) - min(stamps_ns)) / 1e9 if len(stamps_ns) else 0.0
+    tags = tag_balance(classes, frames)
+    return RecordingSummary(
+        path=path,
+        failure=failure,
+        counts=counts,
+        loss=counts.loss,
+        duration_s=duration,
+        rate_hz=(len(stamps_ns) - 1) / duration if duration else 0.0,
+        gaps=Gaps.of(stamps_ns),
+        offset_ms=_offset_histogram(offsets_ns),
+        labelled=frames.total(),
+        unlabelled=dict(unlabelled),
+        segments=len({segment for _, segment in frames}),
+        tags=tags,
+        present_hz={name: n.present / duration if duration else 0.0 for name, n in tags.items()},
+    )
+
+
+def _offset_histogram(offsets_ns: Sequence[int]) -> dict[str, int]:
+    places = np.searchsorted(_OFFSET_EDGES_MS, np.abs(np.asarray(offsets_ns, np.float64)) / 1e6)
+    names = ["0", *(f"to {edge:g}" for edge in _OFFSET_EDGES_MS[1:]), f"over {_OFFSET_EDGES_MS[-1]:g}"]
+    return {names[place]: int(n) for place, n in enumerate(np.bincount(places, minlength=len(names))) if n}
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counts.items()) or "none"
+
+
+def _total(counts: Mapping[str, int]) -> int:
+    return sum(counts.values())

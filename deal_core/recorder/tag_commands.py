@@ -1,0 +1,145 @@
+"""Tags while recording: what a person says, and from which stamp to which it holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from deal_core.errors import UsageError
+from deal_core.recording.tagged_frames import DISCARDED, GUARD, TagSpan, TagTimeline
+from deal_core.structures import ClassList, TagMarker, TagState
+
+CLEAR = "clear"
+_WORDS = (CLEAR, *(marker.value for marker in TagMarker))
+
+
+def parse_tags(command: str, state: TagState, classes: ClassList) -> TagState:
+    """Return the tags after a command; every way to set tags ends here.
+
+    A command is a comma list, read from left to right: plain names are the new set (`mug, drill`), `+drill` adds to
+    it, `-mug` takes out of it, `clear` empties it, and `complete`, `partial` or `ignore` sets the marker. What a
+    command does not speak of stays as it is.
+
+    Args:
+        command: what a person said.
+        state: the tags before.
+        classes: the classes that can be named.
+
+    Raises:
+        UsageError: nothing was said, or a name is not in the class list; the message suggests the nearest one.
+    """
+    words = [word.strip() for word in command.split(",") if word.strip()]
+    if not words:
+        raise UsageError(
+            f"tags were set to nothing: expected class names, +name, -name, {', '.join(_WORDS)}, as in 'mug,complete'"
+        )
+    markers = {marker.value for marker in TagMarker}
+    present, marker = set(state.present), state.marker
+    if any(word not in _WORDS and word[0] not in "+-" for word in words):
+        present = set()
+    for word in words:
+        if word in markers:
+            marker = TagMarker(word)
+        elif word == CLEAR:
+            present = set()
+        elif word.startswith("-"):
+            present.discard(_known(word[1:], classes))
+        else:
+            present.add(_known(word.removeprefix("+"), classes))
+    return replace(state, present=tuple(present), marker=marker)
+
+
+def check_class_names(classes: ClassList) -> None:
+    """Refuse classes that a command cannot name.
+
+    Raises:
+        UsageError: a name is a command's word, or holds its signs.
+    """
+    for name in classes.names:
+        if name in _WORDS or name[0] in "+-" or "," in name:
+            raise UsageError(
+                f"class '{name}' cannot be set while recording: a name must not be one of {', '.join(_WORDS)}, "
+                "begin with + or -, or hold a comma"
+            )
+
+
+class TagTrack:
+    """The tags of a running recording, as the spans that are written and that a reader will find.
+
+    Around a change nobody knows when exactly the scene changed, so the time from `guard_ns` before to `guard_ns`
+    after it is a span to be ignored. Changes may follow each other faster than that: what lies between them is
+    ignored, too. To take something back, a span with the same stamp is written again: the later one holds.
+
+    Args:
+        start_ns: stamp from which the first tags hold.
+        tags: the first tags.
+        guard_ns: see above.
+        source: who said so.
+
+    Attributes:
+        tags: what a person said last.
+        spans: all, in the order of writing.
+    """
+
+    def __init__(self, start_ns: int, tags: TagState, guard_ns: int, source: str) -> None:
+        self.tags = tags
+        self.spans = [TagSpan(start_ns, tags, source)]
+        self._guard_ns = guard_ns
+
+    def change(self, now_ns: int, tags: TagState, source: str) -> list[TagSpan]:
+        """Take new tags that a person gave at a stamp; return the spans to write."""
+        latest = max(span.stamp_ns for span in self.spans)
+        begin, end = max(now_ns - self._guard_ns, latest), max(now_ns + self._guard_ns, latest)
+        added = [TagSpan(end, tags, source)]
+        if begin < end:
+            added.insert(0, TagSpan(begin, _IGNORED, GUARD))
+        self.tags = tags
+        self.spans += added
+        return added
+
+    def begin_segment(self, now_ns: int, source: str) -> TagSpan:
+        """Begin a segment under the same tags at a stamp; return the span to write.
+
+        Within the time that is ignored after a change, the segment begins after it.
+        """
+        span = TagSpan(max(now_ns, *(span.stamp_ns for span in self.spans)), self.tags, source)
+        self.spans.append(span)
+        return span
+
+    def discard_last(self, now_ns: int, stamps: npt.NDArray[np.int64]) -> tuple[list[TagSpan], int]:
+        """Discard the last segment that labels a pair; return the spans to write, and how many pairs it labelled.
+
+        Recording goes on under the same tags. Said again, it discards the segment before.
+
+        Args:
+            now_ns: the stamp that would be given now.
+            stamps: of the pairs so far, rising.
+
+        Raises:
+            UsageError: there is none.
+        """
+        spans = self.timeline().spans
+        starts = [span.stamp_ns for span in spans]
+        pairs = np.bincount(np.searchsorted(starts, stamps, "right"), minlength=len(spans) + 1)[1:]
+        labelled = [i for i, s in enumerate(spans) if pairs[i] and s.tags and s.tags.marker is not TagMarker.IGNORE]
+        if not labelled:
+            raise UsageError("there is nothing to discard: no pair is labelled that was not discarded already")
+        added = [TagSpan(starts[labelled[-1]], _IGNORED, DISCARDED)]
+        if labelled[-1] == len(spans) - 1:
+            added.append(TagSpan(max(now_ns, starts[-1] + 1, int(stamps[-1]) + 1), self.tags, spans[-1].source))
+        self.spans += added
+        return added, int(pairs[labelled[-1]])
+
+    def timeline(self) -> TagTimeline:
+        """Return the spans as a reader will find them."""
+        return TagTimeline(self.spans)
+
+
+_IGNORED = TagState(marker=TagMarker.IGNORE)
+
+
+def _known(name: str, classes: ClassList) -> str:
+    classes.id_of(name.strip())
+    return name.strip()

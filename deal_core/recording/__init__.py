@@ -1,0 +1,1 @@
+"""Files of recordings: read, written, paired, salvaged and repaired."""

@@ -1,0 +1,225 @@
+"""The fields of a raw image message as numpy, and numpy as RGB or depth. One place for live messages and bags.
+
+Example:
+    >>> pixels = decode_image(1, 2, "bgr8", False, 6, bytes([0, 0, 255, 255, 0, 0]))
+    >>> to_rgb(pixels, "bgr8").tolist()
+    [[[255, 0, 0], [0, 0, 255]]]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from deal_core.errors import DealError
+from deal_core.structures import BoolArray, Float32Array, UInt8Array, UInt16Array, depth_to_metres, metres_to_depth
+
+
+class ImageFormatError(DealError):
+    """An image whose fields contradict each other, or whose encoding cannot be used.
+
+    Args:
+        cause: a short fixed word for counters: `unknown_encoding`, `zero_size`, `odd_size`, `step`, `length`,
+            `inconvertible`, `undecodable` or `serialization`.
+        message: what was expected and what was found.
+    """
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How an image lies in memory.
+
+    Args:
+        dtype: type of its numbers.
+        channels: numbers per pixel.
+        to_rgb: the OpenCV conversion to RGB, where it needs one.
+        share: rows and columns of pixels that share a colour: (1, 2) is 4:2:2, (2, 2) is 4:2:0, which has half as
+            many rows again, below the image, for its colours.
+    """
+
+    dtype: np.dtype[Any]
+    channels: int = 1
+    to_rgb: int | None = None
+    share: tuple[int, int] = (1, 1)
+
+    def data_rows(self, height: int) -> int:
+        """Return how many rows of data an image of this height has."""
+        return height * 3 // 2 if self.share[0] == 2 else height
+
+
+@dataclass(frozen=True, eq=False)
+class RawImage:
+    """The fields of a `sensor_msgs/Image`, whoever made them.
+
+    Args:
+        stamp_ns: when it was taken, nanoseconds.
+        frame_id: the optical frame.
+        height: rows H.
+        width: columns W.
+        encoding: as in `rgb8` or `16UC1`.
+        step: bytes from one row to the next.
+        data: one-dimensional bytes; not copied, so they must not change afterwards.
+        is_bigendian: byte order of numbers wider than a byte.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    height: int
+    width: int
+    encoding: str
+    step: int
+    data: memoryview
+    is_bigendian: bool = False
+
+    @classmethod
+    def of(cls, pixels: npt.NDArray[Any], stamp_ns: int, frame_id: str, encoding: str) -> RawImage:
+        """Return an array's image; the same memory where its rows lie one after the other in little-endian order."""
+        rows = np.ascontiguousarray(pixels).astype(pixels.dtype.newbyteorder("<"), copy=False)
+        height, width = rows.shape[:2]
+        return cls(stamp_ns, frame_id, height, width, encoding, rows.nbytes // height, rows.data.cast("B"))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.height, self.width
+
+    def pixels(self) -> npt.NDArray[Any]:
+        """Return the pixels, see `decode_image`."""
+        return decode_image(self.height, self.width, self.encoding, self.is_bigendian, self.step, self.data)
+
+
+_BYTE, _SHORT, _FLOAT = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)
+COLOR_ENCODINGS = {
+    "rgb8": Encoding(_BYTE, 3),
+    "bgr8": Encoding(_BYTE, 3, cv2.COLOR_BGR2RGB),
+    "rgba8": Encoding(_BYTE, 4, cv2.COLOR_RGBA2RGB),
+    "bgra8": Encoding(_BYTE, 4, cv2.COLOR_BGRA2RGB),
+    "mono8": Encoding(_BYTE, 1, cv2.COLOR_GRAY2RGB),
+    "8UC1": Encoding(_BYTE, 1, cv2.COLOR_GRAY2RGB),
+    "8UC3": Encoding(_BYTE, 3, cv2.COLOR_BGR2RGB),  # names no colours; OpenCV's order, as its publishers mean it
+    "8UC4": Encoding(_BYTE, 4, cv2.COLOR_BGRA2RGB),
+}
+DEPTH_ENCODINGS = {"16UC1": Encoding(_SHORT), "mono16": Encoding(_SHORT), "32FC1": Encoding(_FLOAT)}
+RARE_ENCODINGS = {
+    **dict.fromkeys(("yuv422", "uyvy", "yuv422_yuy2", "yuyv"), Encoding(_BYTE, 2, share=(1, 2))),
+    **dict.fromkeys(("nv12", "nv21"), Encoding(_BYTE, share=(2, 2))),
+    **{f"bayer_{order}8": Encoding(_BYTE) for order in ("rggb", "bggr", "gbrg", "grbg")},
+    **{f"bayer_{order}16": Encoding(_SHORT) for order in ("rggb", "bggr", "gbrg", "grbg")},
+    **dict.fromkeys(("rgb16", "bgr16"), Encoding(_SHORT, 3)),
+    **dict.fromkeys(("rgba16", "bgra16"), Encoding(_SHORT, 4)),
+}
+"""Colour that a library converts: see `deal_core.recording.rare_encodings`."""
+_ENCODINGS = COLOR_ENCODINGS | DEPTH_ENCODINGS | RARE_ENCODINGS
+
+
+def decode_image(
+    height: int, width: int, encoding: str, is_bigendian: bool | int, step: int, data: Any
+) -> npt.NDArray[Any]:
+    """Return the pixels of a `sensor_msgs/Image`, whoever read the message.
+
+    The result is a view on `data` wherever it can be one: it keeps `data` alive, is as writable as `data` is,
+    and its rows are `step` bytes apart. It is a copy for foreign byte order and for a `step` that would leave
+    rows at fractions of a number.
+
+    Args:
+        height: rows H.
+        width: columns W.
+        encoding: a key of `COLOR_ENCODINGS`, `DEPTH_ENCODINGS` or `RARE_ENCODINGS`.
+        is_bigendian: byte order of numbers wider than a byte.
+        step: bytes from one row to the next; may exceed the W pixels (padding).
+        data: H * step bytes (4:2:0: H * 3 / 2 * step) as anything with a buffer (bytes, array.array, contiguous
+            uint8 ndarray).
+
+    Returns:
+        (H, W) for one channel, (H, W, C) for more, (H * 3 / 2, W) for 4:2:0; in the machine's byte order.
+
+    Raises:
+        ImageFormatError: unknown encoding, zero size, an odd size where pixels share colours, a step smaller than a
+            row, or data of another length.
+    """
+    layout = _ENCODINGS.get(encoding)
+    if layout is None:
+        raise ImageFormatError(
+            "unknown_encoding", f"expected an image encoding of {', '.join(_ENCODINGS)}; found '{encoding}'"
+        )
+    if height <= 0 or width <= 0:
+        raise ImageFormatError("zero_size", f"expected an image with pixels, found {width}x{height}")
+    pixel = layout.dtype.itemsize * layout.channels
+    if step < width * pixel:
+        raise ImageFormatError(
+            "step",
+            f"expected a step of at least {width * pixel} bytes ({width} pixels of {encoding}), found {step}",
+        )
+    if height % layout.share[0] or width % layout.share[1]:
+        raise ImageFormatError("odd_size", f"expected even sizes for encoding '{encoding}', found {width}x{height}")
+    buffer, rows = memoryview(data), layout.data_rows(height)
+    if buffer.nbytes != rows * step:
+        raise ImageFormatError(
+            "length", f"expected {rows * step} bytes of data ({rows} rows of {step} bytes), found {buffer.nbytes}"
+        )
+    dtype = layout.dtype.newbyteorder(">" if is_bigendian else "<")
+    shape: tuple[int, ...] = (rows, width)
+    strides: tuple[int, ...] = (step, pixel)
+    if layout.channels > 1:
+        shape, strides = (*shape, layout.channels), (*strides, layout.dtype.itemsize)
+    pixels: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer, strides=strides)
+    if step % layout.dtype.itemsize:
+        pixels = pixels.copy()
+    return pixels.astype(layout.dtype, copy=False)
+
+
+def to_rgb(pixels: npt.NDArray[Any], encoding: str) -> UInt8Array:
+    """Return (H, W, 3) uint8 RGB; the same memory for `rgb8`, alpha is dropped, grey is repeated.
+
+    Raises:
+        ImageFormatError: the encoding is not one of `COLOR_ENCODINGS`.
+    """
+    layout = COLOR_ENCODINGS.get(encoding)
+    if layout is None:
+        raise ImageFormatError(
+            "unknown_encoding", f"expected a colour encoding of {', '.join(COLOR_ENCODINGS)}; found '{encoding}'"
+        )
+    if layout.to_rgb is None:
+        return pixels
+    return np.asarray(cv2.cvtColor(pixels, layout.to_rgb), np.uint8)
+
+
+def to_depth_mm(pixels: npt.NDArray[Any], encoding: str) -> UInt16Array:
+    """Return (H, W) uint16 millimetres, 0 = no measurement; the same memory for 16-bit encodings.
+
+    The unit follows from the encoding: 16-bit depth is millimetres, 32-bit is metres with nan, infinity and
+    anything not positive meaning no measurement.
+
+    Raises:
+        ImageFormatError: the encoding is not one of `DEPTH_ENCODINGS`.
+    """
+    return metres_to_depth(pixels) if _is_metres(encoding) else pixels
+
+
+def to_depth_m(pixels: npt.NDArray[Any], encoding: str) -> tuple[Float32Array, BoolArray]:
+    """Return (H, W) float32 metres, 0 where nothing was measured, and (H, W) bool where something was.
+
+    Raises:
+        ImageFormatError: the encoding is not one of `DEPTH_ENCODINGS`.
+    """
+    if not _is_metres(encoding):
+        return depth_to_metres(pixels)
+    valid = np.isfinite(pixels) & (pixels > 0)
+    return np.where(valid, pixels, np.float32(0)), valid
+
+
+def _is_metres(encoding: str) -> bool:
+    layout = DEPTH_ENCODINGS.get(encoding)
+    if layout is None:
+        raise ImageFormatError(
+            "unknown_encoding", f"expected a depth encoding of {', '.join(DEPTH_ENCODINGS)}; found '{encoding}'"
+        )
+    return layout.dtype == _FLOAT

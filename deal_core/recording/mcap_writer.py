@@ -1,0 +1,268 @@
+"""Write an MCAP file that is never half-written for long: chunks go to disk whole, or are taken back.
+
+`rosbags` can write MCAP, too, but copies each image five times, decides alone when a chunk is written, and cannot copy
+a stored message with both its times. A recorder on a robot needs to say "to the disk, now", and to keep what is there
+when the disk is full; a repair needs every message as it was. Records: https://mcap.dev/spec.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from zlib import crc32
+
+from deal_core.recording.mcap_format import (
+    CHANNEL,
+    CHUNK,
+    CHUNK_INDEX,
+    DATA_END,
+    FOOTER,
+    HEADER,
+    MAGIC,
+    MESSAGE,
+    MESSAGE_HEAD,
+    MESSAGE_INDEX,
+    METADATA,
+    METADATA_INDEX,
+    RECORD,
+    SCHEMA,
+    STATISTICS,
+    SUMMARY_OFFSET,
+)
+from deal_core.recording.stored_message import StoredChannel, StoredMessage
+
+Buffer = bytes | memoryview
+"""What can be written without a copy: one-dimensional, of bytes."""
+
+_LARGE_BYTES = 64 * 1024  # smaller parts are cheaper to join than to write one by one
+_CHUNK_BYTES = 256 * 1024  # a reader unpacks one chunk at a time; a colour image is larger alone
+_NO_TIME = 2**63 - 1
+
+
+@dataclass
+class _Chunk:
+    """Messages that are not in the file yet."""
+
+    parts: list[Buffer] = field(default_factory=list)
+    size: int = 0
+    checksum: int = 0
+    start_ns: int = _NO_TIME
+    end_ns: int = 0
+    index: defaultdict[int, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, part: Buffer) -> None:
+        self.parts.append(part)
+        self.size += len(part)
+        self.checksum = crc32(part, self.checksum)
+
+
+class McapWriter:
+    """Write messages in chunks without compression, each chunk in one go; as a context manager, `abort` at the end.
+
+    Large buffers are not copied: they must stay as they are until `end_group` returns. Memory holds one chunk, and
+    about a hundred bytes for each one written.
+
+    Args:
+        path: the file to make; it must not exist.
+
+    Attributes:
+        path: the file.
+        channels: by id, as written; messages of one topic and type share the channel that was first.
+        counts: messages in the file by channel id, without those that are buffered.
+        start_ns, end_ns: first and last log time in the file.
+
+    Raises:
+        OSError: from any method that writes. What was not written whole is taken back and lost: the file ends with
+            its last whole chunk. After that only `close`, which writes the index if there is room, and `abort` make
+            sense.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.channels: dict[int, StoredChannel] = {}
+        self.counts: Counter[int] = Counter()
+        self.start_ns, self.end_ns = _NO_TIME, 0
+        self._ids: dict[tuple[str, str], int] = {}
+        self._schemas: dict[tuple[str, str, str], int] = {}
+        self._summary: dict[int, list[bytes]] = {kind: [] for kind in (SCHEMA, CHANNEL, CHUNK_INDEX, METADATA_INDEX)}
+        self._chunk = _Chunk()
+        self._file = path.open("xb", buffering=0)
+        self._end = 0
+        self._put([MAGIC, _record(HEADER, _text("ros2") + _text("deal"))])
+
+    def __enter__(self) -> McapWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def add_channel(self, channel: StoredChannel) -> int:
+        """Return the id of a topic; a new one's description goes into the chunk of its first message."""
+        key = (channel.topic, channel.type)
+        if key not in self._ids:
+            number = self._ids[key] = len(self._ids) + 1
+            self.channels[number] = channel
+            facts = {"offered_qos_profiles": channel.qos, "topic_type_hash": channel.type_hash}
+            head = struct.pack("<HH", number, self._schema(channel)) + _text(channel.topic) + _text("cdr")
+            self._describe(CHANNEL, head + _texts(facts))
+        return self._ids[key]
+
+    def write(
+        self,
+        channel: int,
+        log_time_ns: int,
+        parts: Iterable[Buffer],
+        *,
+        publish_time_ns: int | None = None,
+        sequence: int = 0,
+    ) -> None:
+        """Add a message, given as parts that are joined in the file; readers sort by log time.
+
+        Args:
+            channel: id of its topic.
+            log_time_ns: when it was received.
+            parts: the serialised message.
+            publish_time_ns: when it was sent; the log time if None.
+            sequence: its number at the sender.
+        """
+        data = [bytes(part) if len(part) < _LARGE_BYTES else part for part in parts]
+        chunk, length = self._chunk, sum(map(len, data))
+        chunk.index[channel].append((log_time_ns, chunk.size))
+        chunk.start_ns, chunk.end_ns = min(chunk.start_ns, log_time_ns), max(chunk.end_ns, log_time_ns)
+        published_ns = log_time_ns if publish_time_ns is None else publish_time_ns
+        head = MESSAGE_HEAD.pack(channel, sequence, log_time_ns, published_ns)
+        chunk.add(RECORD.pack(MESSAGE, MESSAGE_HEAD.size + length) + head)
+        for part in data:
+            chunk.add(part)
+
+    def copy(self, message: StoredMessage) -> None:
+        """Add a stored message as it is, in a group of its own."""
+        self.write(
+            self.add_channel(message.channel),
+            message.log_time_ns,
+            [message.data],
+            publish_time_ns=message.publish_time_ns,
+            sequence=message.sequence,
+        )
+        self.end_group()
+
+    def end_group(self) -> None:
+        """Say that the messages so far belong together and are complete; a chunk ends nowhere else."""
+        if self._chunk.size >= _CHUNK_BYTES or any(isinstance(part, memoryview) for part in self._chunk.parts):
+            self.flush()
+
+    def flush(self, *, sync: bool = False) -> None:
+        """Write what is buffered; with `sync`, wait until it is on the disk and not only on its way."""
+        if self._chunk.index:
+            self._write_chunk()
+        if sync:
+            os.fdatasync(self._file.fileno())
+
+    def write_metadata(self, name: str, values: Mapping[str, str]) -> None:
+        """Write what is buffered, and then a record of facts that belong to no topic."""
+        self.flush()
+        record, start = _record(METADATA, _text(name) + _texts(values)), self._end
+        self._put([record])
+        place = struct.pack("<QQ", start, len(record)) + _text(name)
+        self._summary[METADATA_INDEX].append(_record(METADATA_INDEX, place))
+
+    def close(self) -> None:
+        """Write the rest and the index, and close the file."""
+        self.flush()
+        data_end = _record(DATA_END, struct.pack("<I", 0))
+        summary, offsets, start = b"", b"", self._end + len(data_end)
+        for kind, records in {**self._summary, STATISTICS: [self._statistics()]}.items():
+            if group := b"".join(records):
+                offsets += _record(SUMMARY_OFFSET, struct.pack("<BQQ", kind, start + len(summary), len(group)))
+                summary += group
+        footer = struct.pack("<BQQQ", FOOTER, 20, start, start + len(summary))
+        checksum = struct.pack("<I", crc32(summary + offsets + footer))
+        self._put([data_end, summary, offsets, footer, checksum, MAGIC])
+        self._file.close()
+
+    def abort(self) -> None:
+        """Close the file as it is, without an index; does nothing after `close`."""
+        self._file.close()
+
+    def _schema(self, channel: StoredChannel) -> int:
+        schema = (channel.type, channel.definition_format, channel.definition)
+        if schema not in self._schemas:
+            number = self._schemas[schema] = len(self._schemas) + 1
+            self._describe(SCHEMA, struct.pack("<H", number) + b"".join(map(_text, schema)))
+        return self._schemas[schema]
+
+    def _describe(self, kind: int, content: bytes) -> None:
+        record = _record(kind, content)
+        self._summary[kind].append(record)
+        self._chunk.add(record)
+
+    def _write_chunk(self) -> None:
+        chunk, self._chunk = self._chunk, _Chunk()
+        times, size = struct.pack("<QQ", chunk.start_ns, chunk.end_ns), struct.pack("<Q", chunk.size)
+        head = times + size + struct.pack("<I", chunk.checksum) + _text("") + size
+        length = RECORD.size + len(head) + chunk.size
+        index, offsets, begin = b"", b"", self._end
+        for channel, entries in chunk.index.items():
+            offsets += struct.pack("<HQ", channel, begin + length + len(index))
+            places = b"".join(struct.pack("<QQ", *entry) for entry in entries)
+            index += _record(MESSAGE_INDEX, struct.pack("<H", channel) + _sized(places))
+        self._put([RECORD.pack(CHUNK, len(head) + chunk.size) + head, *chunk.parts, index])
+        place = struct.pack("<QQ", begin, length) + _sized(offsets) + struct.pack("<Q", len(index))
+        self._summary[CHUNK_INDEX].append(_record(CHUNK_INDEX, times + place + _text("") + size + size))
+        self.start_ns, self.end_ns = min(self.start_ns, chunk.start_ns), max(self.end_ns, chunk.end_ns)
+        self.counts.update({channel: len(entries) for channel, entries in chunk.index.items()})
+
+    def _put(self, parts: Iterable[Buffer]) -> None:
+        """Write parts at the end of the file: all of them or, after an error, none."""
+        try:
+            small: list[Buffer] = []
+            for part in parts:
+                if len(part) < _LARGE_BYTES:
+                    small.append(part)
+                    continue
+                self._put_all(b"".join(small))
+                self._put_all(part)
+                small = []
+            self._put_all(b"".join(small))
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(self._end)
+                self._file.seek(self._end)
+            raise
+        self._end = self._file.tell()
+
+    def _put_all(self, data: Buffer) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def _statistics(self) -> bytes:
+        counts = b"".join(struct.pack("<HQ", channel, self.counts[channel]) for channel in self.channels)
+        schemas, channels, chunks, metadata = (len(records) for records in self._summary.values())
+        head = struct.pack("<QHIIII", self.counts.total(), schemas, channels, 0, metadata, chunks)
+        times = struct.pack("<QQ", self.start_ns if self.counts else 0, self.end_ns)
+        return _record(STATISTICS, head + times + _sized(counts))
+
+
+def _record(kind: int, content: bytes) -> bytes:
+    return RECORD.pack(kind, len(content)) + content
+
+
+def _text(value: str) -> bytes:
+    return _sized(value.encode())
+
+
+def _texts(values: Mapping[str, str]) -> bytes:
+    return _sized(b"".join(_text(key) + _text(value) for key, value in values.items()))
+
+
+def _sized(content: bytes) -> bytes:
+    return struct.pack("<I", len(content)) + content

@@ -1,0 +1,348 @@
+"""Read recordings of any distribution: rosbag2 folders and bare files, MCAP and sqlite3, sound or damaged."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from deal_core.errors import RecordingError
+from deal_core.recording.mcap_salvage import scan_mcap
+from deal_core.recording.sqlite_salvage import journal, scan_sqlite
+from deal_core.recording.stored_message import Damage, StoredMessage
+
+if TYPE_CHECKING:
+    from rosbags.rosbag2 import Reader
+
+_SUFFIXES = (".mcap", ".db3")
+_REPAIR = "`deal check --repair`"
+_SAME_INSTANT = 16  # messages kept to tell, after damage, what was read already; bounds the memory
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic of a recording."""
+
+    name: str
+    type: str
+    count: int
+
+
+class RawMessage(NamedTuple):
+    """One serialised message; `log_time_ns` is when it was recorded, not when it was acquired."""
+
+    topic: str
+    type: str
+    log_time_ns: int
+    data: bytes
+
+
+def open_recording(path: Path | str) -> Recording:
+    """Open a rosbag2 folder, a bare `.mcap` or a bare `.db3`.
+
+    Damage that leaves something to read is not an error: it stands in `Recording.problems`.
+
+    Raises:
+        RecordingError: nothing is there, it is not a recording, or nothing of it can be read.
+
+    Example:
+        >>> with open_recording("kitchen_1") as recording:  # doctest: +SKIP
+        ...     for message in recording.messages(["/camera/camera/color/image_raw"]):
+        ...         print(message.log_time_ns, len(message.data))
+    """
+    return Recording(Path(path))
+
+
+class Recording:
+    """The messages of a recording; use it as a context manager, or call `close`.
+
+    Attributes:
+        path: the folder or file.
+        name: its name without suffix.
+        topics: what it holds, by name.
+        problems: damage, one sentence each; reading may add to it, so look again at the end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.resolve().name if path.is_dir() else path.stem
+        self.problems: list[str] = []
+        self._sources = _open_sources(path, self.problems)
+        self.topics = _join_topics(self._sources)
+        if not any(topic.count for topic in self.topics):
+            self.close()
+            found = f" ({'; '.join(self.problems)})" if self.problems else ""
+            raise RecordingError(f"{path} holds no message{found}: was the camera running while it was recorded?")
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the bag's files are in."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @property
+    def files(self) -> list[Path]:
+        """The bag's data files."""
+        return [source.path for source in self._sources]
+
+    def count(self, topic: str) -> int:
+        """Return how many messages a topic has, 0 if it does not exist."""
+        return next((t.count for t in self.topics if t.name == topic), 0)
+
+    def messages(self, topics: Collection[str]) -> Iterator[RawMessage]:
+        """Yield the messages of some topics in the order of recording, one file after the other.
+
+        A file that turns out to be damaged half-way is read as far as possible, and adds to `problems`.
+        """
+        wanted = {t.name for t in self.topics if t.count} & set(topics)
+        for source in self._sources:
+            if wanted:
+                yield from source.messages(wanted)
+
+    def close(self) -> None:
+        """Close all files."""
+        for source in self._sources:
+            source.close()
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Source(Protocol):
+    """One file, or one compressed folder, of a recording."""
+
+    path: Path
+
+    def topics(self) -> list[Topic]: ...
+    def messages(self, topics: set[str]) -> Iterator[RawMessage]: ...
+    def close(self) -> None: ...
+
+
+class _SoundSource:
+    """Read through `rosbags`."""
+
+    def __init__(self, path: Path, reader: Reader, problems: list[str]) -> None:
+        self.path = path
+        self._reader = reader
+        self._problems = problems
+
+    def topics(self) -> list[Topic]:
+        return [Topic(c.topic, c.msgtype, c.msgcount) for c in self._reader.connections]
+
+    def messages(self, topics: set[str]) -> Iterator[RawMessage]:
+        connections = [c for c in self._reader.connections if c.topic in topics]
+        if not connections:
+            return
+        # Everything up to the last log time has been yielded; of that last instant, remember which messages.
+        last_time = -1
+        last_messages: deque[RawMessage] = deque(maxlen=_SAME_INSTANT)
+        # sqlite3 would also give what a recorder that is still at work has added since; see `_SalvagedSource`.
+        stop = self._reader.end_time if self.path.suffix == ".db3" else None
+        try:
+            for connection, log_time, data in self._reader.messages(connections, stop=stop):
+                message = RawMessage(connection.topic, connection.msgtype, log_time, bytes(data))
+                if log_time != last_time:
+                    last_time = log_time
+                    last_messages.clear()
+                last_messages.append(message)
+                yield message
+        except Exception as error:  # rosbags, lz4, zstd, sqlite and struct raise errors of their own kinds
+            self._problems.append(f"{self.path.name}: damaged after the message logged at {last_time} ns ({error})")
+            if self.path.suffix in _SUFFIXES:
+                for message in _scan(self.path, topics):
+                    if stop is not None and message.log_time_ns >= stop:
+                        continue
+                    if message.log_time_ns > last_time or (
+                        message.log_time_ns == last_time and message not in last_messages
+                    ):
+                        yield message
+
+    def close(self) -> None:
+        if self._reader.is_open:
+            self._reader.close()
+
+
+class _SalvagedSource:
+    """Read a damaged file record by record."""
+
+    def __init__(self, path: Path, reason: str, problems: list[str]) -> None:
+        self.path = path
+        # A recorder may still be at work: tags that were read first must not miss what images, read later, have.
+        self._size = path.stat().st_size
+        damage = Damage()
+        counts = Counter((m.channel.topic, m.channel.type) for m in scan_file(path, damage, self._size))
+        self._topics = [Topic(topic, kind, n) for (topic, kind), n in counts.items()]
+        problems.append(f"{path.name}: damaged file, {damage}; {counts.total()} messages are readable ({reason})")
+
+    def topics(self) -> list[Topic]:
+        return self._topics
+
+    def messages(self, topics: set[str]) -> Iterator[RawMessage]:
+        return _scan(self.path, topics, self._size)
+
+    def close(self) -> None:
+        """Nothing stays open between scans."""
+
+
+def scan_file(path: Path, damage: Damage, size: int | None = None) -> Iterator[StoredMessage]:
+    """Yield what can be read of a `.mcap` or `.db3` without its index; see `scan_mcap` and `scan_sqlite`."""
+    return scan_mcap(path, damage, size) if path.suffix == ".mcap" else scan_sqlite(path, damage)
+
+
+def _scan(path: Path, topics: set[str], size: int | None = None) -> Iterator[RawMessage]:
+    for channel, log_time, _, _, data in scan_file(path, Damage(), size):
+        if channel.topic in topics:
+            yield RawMessage(channel.topic, channel.type, log_time, data)
+
+
+def bag_files(path: Path, problems: list[str]) -> tuple[list[Path], dict[str, Any]]:
+    """Return the data files of a recording in order, and what its metadata.yaml says.
+
+    Args:
+        path: as for `open_recording`.
+        problems: what is wrong with the folder is added.
+
+    Raises:
+        RecordingError: nothing is there, or it is not a recording.
+    """
+    if not path.exists():
+        raise RecordingError(f"{path} does not exist: expected a rosbag2 folder, a .mcap or a .db3 file")
+    if path.is_file():
+        if path.suffix == ".bag":
+            raise RecordingError(f"{path} is a ROS 1 bag: convert it first with `rosbags-convert --src {path} --dst …`")
+        if path.suffix not in _SUFFIXES:
+            raise RecordingError(f"{path} is no recording: expected a rosbag2 folder, a .mcap or a .db3 file")
+        return [path], {}
+    try:
+        inside = sorted(path.iterdir(), key=_natural)
+    except OSError as error:
+        raise RecordingError(f"{path} cannot be read as a rosbag2 folder: {error.strerror}") from error
+    metadata = _read_metadata(path, problems)
+    if metadata.get("compression_mode"):
+        return [path], metadata
+    # A recorder that compresses its files does so when it begins the next one, and says so when it ends.
+    problems += [
+        f"{file.name} is compressed and left out: decompress it with `zstd -d {file}`"
+        for file in inside
+        if file.suffix == ".zstd" and Path(file.stem).suffix in _SUFFIXES and not file.with_suffix("").exists()
+    ]
+    files = _listed_files(path, metadata, problems) or [f for f in inside if f.suffix in _SUFFIXES and f.is_file()]
+    if not files:
+        found = ", ".join(sorted(f.name for f in inside)[:8]) or "nothing"
+        raise RecordingError(f"{path} is no recording: expected a .mcap or .db3 file in it, found {found}")
+    return files, metadata
+
+
+def _open_sources(path: Path, problems: list[str]) -> list[_Source]:
+    files, metadata = bag_files(path, problems)
+    if metadata.get("compression_mode"):
+        # Decompression needs what the metadata says; rosbags does all of it for a whole folder.
+        return [_open_compressed(path, problems)]
+    sources: list[_Source] = []
+    errors = []
+    for file in files:
+        try:
+            sources.append(_open_file(file, problems))
+        except RecordingError as error:
+            errors.append(error)
+            problems.append(str(error))
+    if not sources:
+        raise errors[0]
+    _check_promise(metadata, sources, problems)
+    return sources
+
+
+def _open_file(path: Path, problems: list[str]) -> _Source:
+    from rosbags.rosbag2 import Reader
+
+    log = journal(path) if path.suffix == ".db3" else None
+    if not path.stat().st_size:
+        raise RecordingError(
+            f"{path} is empty (0 bytes): "
+            + (
+                f"its messages are still in {log.name}, and {_REPAIR} brings them back"
+                if log
+                else "the recorder wrote nothing; record again"
+            )
+        )
+    if log:
+        problems.append(
+            f"{path.name}: the recorder was killed, its last messages are still in {log.name}; "
+            f"{_REPAIR} brings them back"
+        )
+    reader = Reader(path)
+    try:
+        reader.open()
+    except Exception as error:  # garbage makes rosbags and sqlite raise errors of many kinds
+        return _SalvagedSource(path, str(error) or type(error).__name__, problems)
+    return _SoundSource(path, reader, problems)
+
+
+def _open_compressed(path: Path, problems: list[str]) -> _Source:
+    from rosbags.rosbag2 import Reader
+
+    reader = Reader(path)
+    try:
+        reader.open()
+    except Exception as error:  # as above
+        reason = str(error) or type(error).__name__
+        raise RecordingError(
+            f"{path} is a compressed recording that cannot be read: {reason}. "
+            "Where its files end in .zstd, decompress them with `zstd -d` and open the result"
+        ) from error
+    return _SoundSource(path, reader, problems)
+
+
+def _read_metadata(path: Path, problems: list[str]) -> dict[str, Any]:
+    import yaml
+
+    file = path / "metadata.yaml"
+    if not file.exists():
+        problems.append(
+            "metadata.yaml is missing: the recorder did not finish, or is still at work; its files are read as they are"
+        )
+        return {}
+    try:
+        metadata = yaml.safe_load(file.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
+        if not isinstance(metadata, dict):
+            raise TypeError("not a mapping")
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        problems.append(f"metadata.yaml is damaged ({type(error).__name__}): the files are read as they are")
+        return {}
+    return metadata
+
+
+def _listed_files(path: Path, metadata: dict[str, Any], problems: list[str]) -> list[Path]:
+    """Return the files that the metadata lists and that exist, in its order."""
+    listed = metadata.get("relative_file_paths")
+    names = [PurePosixPath(n).name for n in listed if isinstance(n, str)] if isinstance(listed, list) else []
+    problems += [f"{name} is missing: metadata.yaml lists it" for name in names if not (path / name).is_file()]
+    return [path / name for name in names if (path / name).is_file() and Path(name).suffix in _SUFFIXES]
+
+
+def _check_promise(metadata: dict[str, Any], sources: list[_Source], problems: list[str]) -> None:
+    promised = metadata.get("message_count")
+    found = sum(topic.count for source in sources for topic in source.topics())
+    if isinstance(promised, int) and found < promised:
+        problems.append(f"metadata.yaml promises {promised} messages, the files hold {found}")
+
+
+def _join_topics(sources: list[_Source]) -> list[Topic]:
+    joined: dict[str, Topic] = {}
+    for topic in (topic for source in sources for topic in source.topics()):
+        before = joined.get(topic.name)
+        joined[topic.name] = topic if before is None else replace(before, count=before.count + topic.count)
+    return [joined[name] for name in sorted(joined)]
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Order bag_2 before bag_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]

@@ -1,0 +1,147 @@
+"""Read what is left of a damaged sqlite3 recording, row by row, without its index of times."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+from deal_core.errors import RecordingError
+from deal_core.recording.stored_message import Damage, StoredChannel, StoredMessage
+
+_JOURNALS = ("-wal", "-journal")
+_LAST_ROW = 2**63 - 1
+_FORWARDS, _BACKWARDS = "id > ? ORDER BY id", "id < ? ORDER BY id DESC"
+
+
+def journal(path: Path) -> Path | None:
+    """Return the journal that a killed recorder left beside a `.db3`; None where there is none."""
+    files = (path.with_name(path.name + suffix) for suffix in _JOURNALS)
+    return next((file for file in files if file.is_file() and file.stat().st_size), None)
+
+
+def copy_with_journal(path: Path, folder: Path) -> Path:
+    """Copy a `.db3` and its journals to a folder and let sqlite3 bring them together; return the copy.
+
+    Raises:
+        OSError: it cannot be copied.
+    """
+    for file in (path, *(path.with_name(path.name + suffix) for suffix in _JOURNALS)):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+    copy = folder / path.name
+    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(copy)) as database:
+        # Reading rolls a journal back; the checkpoint brings a write-ahead log in. A damaged one stays as it is.
+        database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return copy
+
+
+def scan_sqlite(path: Path, damage: Damage) -> Iterator[StoredMessage]:
+    """Yield the readable messages by row, which is by time of writing; the file and its folder are not touched.
+
+    After an unreadable row, the rows behind it are read from the last one backwards.
+
+    Args:
+        path: a `.db3` file, damaged or not; a journal beside it is not read.
+        damage: filled in while the scan goes on; complete when it ends.
+
+    Raises:
+        RecordingError: it is no database, or what describes its topics is lost.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as database:
+            database.row_factory = sqlite3.Row
+            # Without this, sqlite3 refuses a file that is shorter than its first page says.
+            database.execute("PRAGMA writable_schema=ON")
+            channels = _channels(database)
+            yield from _rows(database, channels, damage)
+    except sqlite3.Error as error:
+        raise RecordingError(f"{path} cannot be read as a sqlite3 recording: {error}") from error
+
+
+def _rows(database: sqlite3.Connection, channels: dict[int, StoredChannel], damage: Damage) -> Iterator[StoredMessage]:
+    reached, behind = 0, _LAST_ROW
+    lost: list[tuple[int, int]] = []  # first and last of neighbouring rows
+    try:
+        for reached, row in _walk(database, _FORWARDS, 0):
+            if message := _message(row, channels):
+                yield message
+            else:
+                _lose(lost, reached)
+    except sqlite3.Error:
+        with suppress(sqlite3.Error):
+            for number, row in _walk(database, _BACKWARDS, behind):
+                if number <= reached:
+                    break
+                behind = number
+                if message := _message(row, channels):
+                    yield message
+                else:
+                    _lose(lost, number)
+        if behind == _LAST_ROW:
+            damage.lost_messages += 1
+            damage.places.append(f"rows after {reached} cannot be read")
+        elif behind > reached + 1:
+            lost.append((reached + 1, behind - 1))
+    for first, last in sorted(lost):
+        damage.lost_messages += last - first + 1
+        damage.places.append(f"row{f's {first} to' if first < last else ''} {last} cannot be read")
+
+
+def _walk(database: sqlite3.Connection, where: str, number: int) -> Iterator[tuple[int, sqlite3.Row | None]]:
+    """Yield the number and content of one row after the other, None where the content cannot be read.
+
+    Raises:
+        sqlite3.Error: not even the number of the next row can be read.
+    """
+    while True:
+        # One row a query: a cursor reads ahead, and would lose the row before a damaged one.
+        try:
+            row = database.execute(f"SELECT * FROM messages WHERE {where} LIMIT 1", (number,)).fetchone()
+            found = row
+        except sqlite3.Error:
+            row, found = None, database.execute(f"SELECT id FROM messages WHERE {where} LIMIT 1", (number,)).fetchone()
+        if found is None:
+            return
+        number = found["id"]
+        yield number, row
+
+
+def _message(row: sqlite3.Row | None, channels: dict[int, StoredChannel]) -> StoredMessage | None:
+    """Return the message of a row; None where it cannot be read or makes no sense."""
+    if row is None or not (channel := channels.get(row["topic_id"])):
+        return None
+    time, data = row["timestamp"], row["data"]
+    if not isinstance(time, int) or time < 0 or not isinstance(data, bytes):
+        return None
+    return StoredMessage(channel, time, time, 0, data)
+
+
+def _lose(lost: list[tuple[int, int]], number: int) -> None:
+    if lost and number in (lost[-1][0] - 1, lost[-1][1] + 1):
+        lost[-1] = (min(number, lost[-1][0]), max(number, lost[-1][1]))
+    else:
+        lost.append((number, number))
+
+
+def _channels(database: sqlite3.Connection) -> dict[int, StoredChannel]:
+    definitions: dict[str, tuple[str, str]] = {}
+    with suppress(sqlite3.Error):  # Humble has no such table
+        rows = database.execute("SELECT * FROM message_definitions").fetchall()
+        definitions = {row["topic_type"]: (row["encoding"], row["encoded_message_definition"]) for row in rows}
+    channels = {}
+    for row in map(dict, database.execute("SELECT * FROM topics")):
+        if row["serialization_format"] == "cdr":
+            form, definition = definitions.get(row["type"], ("", ""))
+            channels[row["id"]] = StoredChannel(
+                row["name"],
+                row["type"],
+                form,
+                definition,
+                qos=row.get("offered_qos_profiles", ""),
+                type_hash=row.get("type_description_hash", ""),
+            )
+    return channels

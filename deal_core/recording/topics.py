@@ -1,0 +1,156 @@
+"""Find the colour and the aligned-depth topic of a recording by type, encoding and name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from deal_core.errors import RecordingError, nearest_hint
+from deal_core.recording.image_encodings import ImageFormatError
+from deal_core.recording.image_messages import (
+    CAMERA_INFO,
+    COMPRESSED,
+    IMAGE,
+    MessageDecoder,
+    is_color_encoding,
+    is_depth_encoding,
+)
+from deal_core.recording.reader import Recording, Topic
+
+ALIGN_HINT = "record with `align_depth.enable:=true enable_sync:=true`"
+_TRANSPORTS = ("/compressedDepth", "/compressed")
+
+
+@dataclass(frozen=True)
+class ImageTopics:
+    """The topics that a recording's pairs come from; `info` is the colour camera's, if it was recorded."""
+
+    color: Topic
+    depth: Topic
+    info: Topic | None
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    topic: Topic
+    encoding: str
+
+    @property
+    def base(self) -> str:
+        """The raw topic's name, whatever the transport."""
+        return _base(self.topic.name)
+
+
+def find_topics(
+    recording: Recording,
+    decoder: MessageDecoder,
+    *,
+    color_topic: str | None = None,
+    depth_topic: str | None = None,
+) -> ImageTopics:
+    """Return the colour and depth topics of a recording.
+
+    Depth in colour colours, infrared and lossy depth are no candidates. A raw topic goes before its compressed
+    form, a depth aligned to colour before one that is not, a driver's colour image before pictures that a node
+    drew.
+
+    Raises:
+        RecordingError: none, or several equally good ones; the message lists them and names the option.
+    """
+    images = [t for t in recording.topics if t.type in (IMAGE, COMPRESSED) and t.count]
+    wanted = {name for name in (color_topic, depth_topic) if name}
+    for name in sorted(wanted):
+        _check_exists(recording, images, name)
+    first = _first_encodings(recording, decoder, images)
+    colors = [c for c in first if is_color_encoding(c.topic.type, c.encoding) and not _is_hidden(c.base)]
+    depths = [c for c in first if is_depth_encoding(c.topic.type, c.encoding) and _may_be_depth(c)]
+    color = _chosen(first, color_topic) or _only("colour", "--color-topic", recording, first, colors, _color_rank)
+    depth = _chosen(first, depth_topic) or _only("depth", "--depth-topic", recording, first, depths, _depth_rank)
+    info_name = color.base.rsplit("/", 1)[0] + "/camera_info"
+    info = next((t for t in recording.topics if t.name == info_name and t.type == CAMERA_INFO), None)
+    return ImageTopics(color.topic, depth.topic, info)
+
+
+def _check_exists(recording: Recording, images: list[Topic], name: str) -> None:
+    if name not in (t.name for t in images):
+        known = [t.name for t in images]
+        kind = next((t.type for t in recording.topics if t.name == name), None)
+        found = f"it holds {kind} there" if kind else f"its image topics are {', '.join(known) or 'none'}"
+        raise RecordingError(f"{recording.path} has no images on '{name}': {found}.{nearest_hint(name, known)}")
+
+
+def _first_encodings(recording: Recording, decoder: MessageDecoder, images: list[Topic]) -> list[_Candidate]:
+    """Look at one message of each image topic that can be decoded."""
+    candidates = []
+    for topic in images:
+        for message in recording.messages([topic.name]):
+            try:
+                candidates.append(_Candidate(topic, decoder.encoding(message.data, message.type)))
+            except ImageFormatError:
+                continue  # another message of the topic may be sound; extraction counts the damaged ones
+            break
+    return candidates
+
+
+def _chosen(candidates: list[_Candidate], name: str | None) -> _Candidate | None:
+    return next((c for c in candidates if c.topic.name == name), None)
+
+
+def _only(
+    what: str,
+    option: str,
+    recording: Recording,
+    images: list[_Candidate],
+    candidates: list[_Candidate],
+    rank: Callable[[_Candidate], int],
+) -> _Candidate:
+    """Return the one best candidate."""
+    if not candidates:
+        hint = f"; {ALIGN_HINT}" if what == "depth" else ""
+        raise RecordingError(
+            f"{recording.path} has no {what} topic: its image topics are {_listed(images) or 'none'}{hint}, "
+            f"or name one with {option}"
+        )
+    best = min(rank(c) for c in candidates)
+    bases = sorted({c.base for c in candidates if rank(c) == best})
+    if len(bases) > 1:
+        raise RecordingError(
+            f"{recording.path} has {len(bases)} {what} topics: choose one with {option} from "
+            f"{_listed(c for c in candidates if c.base in bases)}"
+        )
+    return min((c for c in candidates if c.base == bases[0]), key=lambda c: len(c.topic.name))
+
+
+def _listed(candidates: Iterable[_Candidate]) -> str:
+    return ", ".join(f"{c.topic.name} ({c.encoding}, {c.topic.count} messages)" for c in candidates)
+
+
+def _base(name: str) -> str:
+    for transport in _TRANSPORTS:
+        name = name.removesuffix(transport)
+    return name
+
+
+def _words(name: str) -> set[str]:
+    return set(name.lower().replace("_", "/").split("/"))
+
+
+def _is_hidden(base: str) -> bool:
+    """Say whether a name is one of depth drawn in colours or of infrared."""
+    return bool(_words(base) & {"depth", "disparity", "ir", "infra", "infra1", "infra2", "infrared"})
+
+
+def _may_be_depth(candidate: _Candidate) -> bool:
+    # mono16 is also what 16-bit infrared comes as, so there the name has to say depth.
+    named = "depth" in _words(candidate.base)
+    return named if "mono16" in candidate.encoding else not _is_hidden(candidate.base) or named
+
+
+def _color_rank(candidate: _Candidate) -> int:
+    usual = candidate.base.endswith(("/color/image_raw", "/rgb/image_raw", "/color/image_rect_raw"))
+    return 0 if usual else 1
+
+
+def _depth_rank(candidate: _Candidate) -> int:
+    aligned = {"aligned", "registered"} & _words(candidate.base) or "depth_to_color" in candidate.base
+    return 0 if aligned else 1

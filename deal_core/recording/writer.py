@@ -1,0 +1,451 @@
+"""Write a recording: a rosbag2 folder of standard messages that any bag reader opens."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from deal_core.class_json import classes_to_json
+from deal_core.errors import RecordingError
+from deal_core.recording.bag_metadata import finish_bag
+from deal_core.recording.image_encodings import RawImage
+from deal_core.recording.mcap_writer import Buffer, McapWriter
+from deal_core.recording.stored_message import StoredChannel
+from deal_core.structures import (
+    UNLABELLED,
+    CameraIntrinsics,
+    ClassList,
+    RgbdPair,
+    TagState,
+    UInt8Array,
+)
+
+COLOR_TOPIC = "/camera/camera/color/image_raw"
+COLOR_INFO_TOPIC = "/camera/camera/color/camera_info"
+DEPTH_TOPIC = "/camera/camera/aligned_depth_to_color/image_raw"
+DEPTH_INFO_TOPIC = "/camera/camera/aligned_depth_to_color/camera_info"
+TAGS_TOPIC = "/deal/tags"
+SESSION_TOPIC = "/deal/session"
+LOSS_TOPIC = "/deal/loss"
+SUMMARY_TOPIC, SUMMARY_FILE = "/deal/summary", "summary.json"
+GROUND_TRUTH = "ground_truth"
+"""Folder beside the bag's file with drawn masks, `<stamp_ns>.png`, for evaluation only."""
+
+_IMAGE, _INFO, _STRING = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo", "std_msgs/msg/String"
+MAX_STAMP_NS = 2**31 * 10**9  # builtin_interfaces/Time counts seconds in 31 bits
+
+
+class RecordingWriter:
+    """Write one recording; use it as a context manager.
+
+    The result is a rosbag2 folder (metadata version 8, which Humble to the newest distribution read) with one
+    MCAP file on the topics of realsense-ros: colour, aligned depth, both camera_info with each pair where the camera
+    is known, tags and session as JSON. Its bytes depend on what was written (and on when `flush` was called) alone.
+    Chunks are not compressed: writing costs no time on a robot, and what a power cut leaves can be read to the last
+    message.
+
+    Everything is written under another name beside `path` and renamed at the end: to a hidden folder that goes away
+    if the block fails; or, with `survives`, to the folder `<path>.partial`, which stays then and is a recording
+    without index, up to the last `flush` or chunk. If no pair was written, nothing is left behind.
+
+    Args:
+        path: the folder to make; it must not exist.
+        classes: the classes that tags may name.
+        camera: intrinsics of the colour camera, whose size every image must have; None where they are not known.
+        session: more facts for the session message (device, profiles, tool), plain JSON values.
+        survives: keep what is there if the block fails or the process is killed.
+
+    Attributes:
+        pairs_written: pairs taken.
+        pairs_on_file: pairs that are in the file, not only in memory.
+
+    Raises:
+        RecordingError: `path` exists or cannot be made, or the session is not plain JSON.
+
+    Example:
+        >>> with RecordingWriter(Path("kitchen_1"), classes, camera) as writer:  # doctest: +SKIP
+        ...     writer.write_tags(stamp_ns, TagState(("mug",), marker=TagMarker.COMPLETE), source="keyboard")
+        ...     writer.write_pair(RgbdPair(stamp_ns, color, depth_mm))
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        classes: ClassList,
+        camera: CameraIntrinsics | None,
+        *,
+        session: Mapping[str, Any] | None = None,
+        survives: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.classes = classes
+        self.camera = camera
+        self.pairs_written = self.pairs_on_file = 0
+        self._session = _session_json(self.path, classes, session or {})
+        self._survives = survives
+        self._stamps: set[int] = set()
+        self._masks: set[int] = set()
+        self._bag: _Bag | None = None
+
+    def __enter__(self) -> RecordingWriter:
+        check_unused(self.path, survives=self._survives)
+        self._bag = _Bag(self.path, survives=self._survives)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        bag, self._bag = self._open_bag(), None
+        try:
+            if kind is None:
+                self._publish(bag)
+            elif self._survives:
+                with suppress(RecordingError):
+                    bag.flush(sync=True)
+                    self._note_file(bag)
+        finally:
+            if self._survives and self.pairs_on_file:
+                bag.abort()
+            else:
+                bag.remove()
+
+    def write_tags(self, stamp_ns: int, tags: TagState, source: str, *, log_time_ns: int | None = None) -> None:
+        """Write the tags that hold from `stamp_ns` until the next ones; they start a new segment.
+
+        Args:
+            stamp_ns: on the clock of the images; of two tags with one stamp, those logged later hold.
+            tags: classes of the recording's list only.
+            source: who said so, as in "keyboard" or "service".
+            log_time_ns: when it was said; the stamp when left out.
+
+        Raises:
+            UsageError: a tag is not in the class list.
+            RecordingError: the stamp is out of range, or the disk is full.
+        """
+        bag = self._open_bag()
+        tags.vector(self.classes)
+        bag.check_stamp(stamp_ns)
+        message = {"stamp_ns": stamp_ns, **tags.to_json(), "source": source}
+        self.write_text(TAGS_TOPIC, stamp_ns if log_time_ns is None else log_time_ns, json.dumps(message))
+
+    def write_text(self, topic: str, log_time_ns: int, text: str) -> None:
+        """Write a `String` message.
+
+        Raises:
+            RecordingError: the time is out of range, or the disk is full.
+        """
+        bag = self._open_bag()
+        bag.check_stamp(log_time_ns)
+        self._write_session(bag, log_time_ns)
+        bag.write_string(topic, log_time_ns, text)
+        self._note_file(bag)
+
+    def write_pair(self, pair: RgbdPair) -> None:
+        """Write both images, as `rgb8` and `16UC1`, and both camera_info with the pair's stamp.
+
+        Raises:
+            RecordingError: an image of another size or type than the camera's, a stamp that is out of range or was
+                written before, or the disk is full.
+        """
+        if self.camera is None:
+            raise RecordingError(f"{self.path}: pairs need a camera; write images with `write_images` without one")
+        size = (self.camera.height, self.camera.width)
+        _check_array(self.path, "colour", pair.color, (*size, 3), np.uint8)
+        _check_array(self.path, "depth", pair.depth_mm, size, np.uint16)
+        frame_id = self.camera.frame_id
+        self.write_images(
+            RawImage.of(pair.color, pair.stamp_ns, frame_id, "rgb8"),
+            RawImage.of(pair.depth_mm, pair.stamp_ns, frame_id, "16UC1"),
+        )
+
+    def write_images(self, color: RawImage, depth: RawImage) -> None:
+        """Write the images of a pair as they are, and both camera_info where the camera is known.
+
+        Nothing is copied, and nothing is kept after the return.
+
+        Raises:
+            RecordingError: a stamp that is out of range or was written before, or the disk is full.
+        """
+        bag = self._open_bag()
+        for stamp_ns in (color.stamp_ns, depth.stamp_ns):
+            bag.check_stamp(stamp_ns)
+        if color.stamp_ns in self._stamps:
+            raise RecordingError(f"{self.path}: a pair with stamp {color.stamp_ns} ns was written before")
+        self._write_session(bag, color.stamp_ns)
+        self._stamps.add(color.stamp_ns)
+        self.pairs_written += 1
+        bag.write_images(color, depth, self.camera)
+        self._note_file(bag)
+
+    def write_summary(self, log_time_ns: int, text: str) -> None:
+        """Write JSON that sums the recording up, into the bag and as `summary.json` beside its file.
+
+        Raises:
+            RecordingError: the disk is full.
+        """
+        self.write_text(SUMMARY_TOPIC, log_time_ns, text)
+        self._open_bag().write_file(SUMMARY_FILE, text + "\n")
+
+    def flush(self, *, sync: bool = False) -> None:
+        """Put everything so far in the file; with `sync`, on the disk.
+
+        Raises:
+            RecordingError: the disk is full.
+        """
+        bag = self._open_bag()
+        bag.flush(sync=sync)
+        self._note_file(bag)
+
+    def write_ground_truth(self, stamp_ns: int, mask: UInt8Array) -> None:
+        """Write a drawn mask beside the bag's file; training never sees it.
+
+        Args:
+            stamp_ns: stamp of the pair it belongs to.
+            mask: (H, W) uint8 class ids, 0 background, 255 not labelled.
+
+        Raises:
+            RecordingError: a mask of another size or type, an id beyond the classes, or a second one for a stamp.
+        """
+        bag = self._open_bag()
+        if self.camera is None:
+            raise RecordingError(f"{self.path}: masks need a camera")
+        _check_array(self.path, "mask", mask, (self.camera.height, self.camera.width), np.uint8)
+        known = (mask <= len(self.classes)) | (mask == UNLABELLED)
+        if not known.all():
+            raise RecordingError(
+                f"{self.path}: mask {stamp_ns} holds id {int(mask[~known].max())}, expected 0 to "
+                f"{len(self.classes)} or {UNLABELLED}"
+            )
+        if stamp_ns in self._masks:
+            raise RecordingError(f"{self.path}: a mask for stamp {stamp_ns} ns was written before")
+        bag.write_mask(stamp_ns, mask)
+        self._masks.add(stamp_ns)
+
+    def _write_session(self, bag: _Bag, stamp_ns: int) -> None:
+        if self._session:
+            bag.write_session(stamp_ns, self._session)
+            self._session = ""
+
+    def _note_file(self, bag: _Bag) -> None:
+        self.pairs_on_file = bag.pairs_on_file
+
+    def _publish(self, bag: _Bag) -> None:
+        bag.flush(sync=self._survives)
+        self._note_file(bag)
+        if not self.pairs_on_file:
+            raise RecordingError(f"{self.path}: no pair was written, so no recording is kept")
+        if unknown := self._masks - self._stamps:
+            raise RecordingError(f"{self.path}: there is a mask for stamp {min(unknown)} ns but no pair")
+        bag.close()
+        try:
+            os.rename(bag.folder, self.path)
+        except OSError as error:
+            raise RecordingError(
+                f"{self.path} cannot be put in place: {error.strerror}; another program may have made it meanwhile"
+            ) from error
+
+    def _open_bag(self) -> _Bag:
+        if self._bag is None:
+            raise RecordingError(f"{self.path} is not open: write inside `with RecordingWriter(...) as writer:`")
+        return self._bag
+
+
+def partial_folder(path: Path) -> Path:
+    """Return where a recording that survives a crash is written until it is complete."""
+    return path.parent / f"{path.name}.partial"
+
+
+def check_unused(path: Path, *, survives: bool) -> None:
+    """Refuse a place where something is already.
+
+    Raises:
+        RecordingError: there is; or, if the recording `survives`, where it is written until it is complete.
+    """
+    for place in (path, *([partial_folder(path)] if survives else [])):
+        if place.exists() or place.is_symlink():
+            raise RecordingError(f"{place} exists already: choose another name or remove it first")
+
+
+def message_types() -> Any:
+    """Return rosbags' types of the standard messages; the first call of a process takes half a second."""
+    from rosbags.typesys import Stores, get_typestore
+
+    return get_typestore(Stores.ROS2_HUMBLE)
+
+
+class _Bag:
+    """The rosbag2 folder under its temporary name."""
+
+    def __init__(self, path: Path, *, survives: bool) -> None:
+        self._path = path
+        self.folder = partial_folder(path) if survives else path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir()
+            self._mcap = McapWriter(self.folder / f"{path.name}_0.mcap")
+        except OSError as error:
+            raise RecordingError(
+                f"{path} cannot be written ({error.strerror}): choose a folder that this user may write to"
+            ) from error
+        self._types = message_types()
+        self._channels: dict[str, int] = {}
+        self._heads: dict[tuple[Any, ...], bytes] = {}
+
+    @property
+    def pairs_on_file(self) -> int:
+        color = self._channels.get(COLOR_TOPIC)
+        return self._mcap.counts[color] if color else 0
+
+    def check_stamp(self, stamp_ns: int) -> None:
+        if not 0 <= stamp_ns < MAX_STAMP_NS:
+            raise RecordingError(f"{self._path}: stamp {stamp_ns} ns is out of range, expected 0 to {MAX_STAMP_NS - 1}")
+
+    def write_string(self, topic: str, log_time_ns: int, text: str) -> None:
+        self._write(topic, _STRING, log_time_ns, [self._serialize(_STRING, data=text)])
+        self._end_group()
+
+    def write_session(self, log_time_ns: int, text: str) -> None:
+        """Write it where people's programs look (a topic) and where tools for MCAP look (a metadata record)."""
+        self.write_string(SESSION_TOPIC, log_time_ns, text)
+        try:
+            self._mcap.write_metadata("deal", {"session": text})
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def write_images(self, color: RawImage, depth: RawImage, camera: CameraIntrinsics | None) -> None:
+        for topic, info_topic, image in (
+            (COLOR_TOPIC, COLOR_INFO_TOPIC, color),
+            (DEPTH_TOPIC, DEPTH_INFO_TOPIC, depth),
+        ):
+            # The log time of both is the pair's, so that any reader meets them side by side.
+            head = _stamped(self._image_head(image), image.stamp_ns)
+            self._write(topic, _IMAGE, color.stamp_ns, [head, image.data])
+            if camera is not None:
+                info = _stamped(self._info(camera, image.frame_id), image.stamp_ns)
+                self._write(info_topic, _INFO, color.stamp_ns, [info])
+        self._end_group()
+
+    def write_mask(self, stamp_ns: int, mask: UInt8Array) -> None:
+        import cv2
+
+        folder = self.folder / GROUND_TRUTH
+        folder.mkdir(exist_ok=True)
+        if not cv2.imwrite(str(folder / f"{stamp_ns}.png"), mask):
+            raise RecordingError(f"{self._path}: the mask for stamp {stamp_ns} cannot be written; is the disk full?")
+
+    def write_file(self, name: str, text: str) -> None:
+        try:
+            (self.folder / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def flush(self, *, sync: bool) -> None:
+        try:
+            self._mcap.flush(sync=sync)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        try:
+            finish_bag(self._mcap, ros_distro="rosbags")
+        except OSError as error:
+            raise RecordingError(f"{self._path} cannot be finished: {error.strerror}") from error
+
+    def abort(self) -> None:
+        self._mcap.abort()
+
+    def remove(self) -> None:
+        self._mcap.abort()
+        shutil.rmtree(self.folder, ignore_errors=True)  # renamed already where all went well
+
+    def _write(self, topic: str, kind: str, log_time_ns: int, parts: list[Buffer]) -> None:
+        if topic not in self._channels:
+            definition, _ = self._types.generate_msgdef(kind, ros_version=2)
+            channel = StoredChannel(topic, kind, "ros2msg", definition, type_hash=self._types.hash_rihs01(kind))
+            self._channels[topic] = self._mcap.add_channel(channel)
+        self._mcap.write(self._channels[topic], log_time_ns, parts)
+
+    def _end_group(self) -> None:
+        try:
+            self._mcap.end_group()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> RecordingError:
+        return RecordingError(f"{self._path} cannot be written: {error.strerror}")
+
+    def _image_head(self, image: RawImage) -> bytes:
+        """Return a serialised image up to its pixels, which so need no copy."""
+        form = (image.frame_id, *image.size, image.encoding, image.is_bigendian, image.step, len(image.data))
+        if form not in self._heads:
+            empty = self._serialize(
+                _IMAGE,
+                header=self._header(image.frame_id),
+                height=image.height,
+                width=image.width,
+                encoding=image.encoding,
+                is_bigendian=int(image.is_bigendian),
+                step=image.step,
+                data=np.empty(0, np.uint8),
+            )
+            self._heads[form] = empty[:-4] + struct.pack("<I", len(image.data))
+        return self._heads[form]
+
+    def _info(self, camera: CameraIntrinsics, frame_id: str) -> bytes:
+        if (camera, frame_id) not in self._heads:
+            k = (camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0)
+            p = (camera.fx, 0.0, camera.cx, 0.0, 0.0, camera.fy, camera.cy, 0.0, 0.0, 0.0, 1.0, 0.0)
+            roi = self._types.types["sensor_msgs/msg/RegionOfInterest"](
+                x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
+            )
+            self._heads[camera, frame_id] = self._serialize(
+                _INFO,
+                header=self._header(frame_id),
+                height=camera.height,
+                width=camera.width,
+                distortion_model=camera.distortion_model,
+                d=np.array(camera.distortion, np.float64),
+                k=np.array(k, np.float64),
+                r=np.eye(3, dtype=np.float64).reshape(-1),
+                p=np.array(p, np.float64),
+                binning_x=0,
+                binning_y=0,
+                roi=roi,
+            )
+        return self._heads[camera, frame_id]
+
+    def _header(self, frame_id: str) -> Any:
+        time = self._types.types["builtin_interfaces/msg/Time"](sec=0, nanosec=0)
+        return self._types.types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
+
+    def _serialize(self, kind: str, **fields: Any) -> bytes:
+        return bytes(self._types.serialize_cdr(self._types.types[kind](**fields), kind))
+
+
+def _stamped(message: bytes, stamp_ns: int) -> bytes:
+    """Return a serialised message with another stamp in its header."""
+    return message[:4] + struct.pack("<iI", *divmod(stamp_ns, 10**9)) + message[12:]
+
+
+def _session_json(path: Path, classes: ClassList, session: Mapping[str, Any]) -> str:
+    if "classes" in session:
+        raise RecordingError(f"{path}: the session must not name 'classes', they come from the class list")
+    try:
+        return json.dumps({"classes": classes_to_json(classes), **session}, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RecordingError(f"{path}: the session must be plain JSON values ({error})") from None
+
+
+def _check_array(path: Path, name: str, image: object, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+    if not isinstance(image, np.ndarray) or image.shape != shape or image.dtype != dtype:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise RecordingError(f"{path}: expected {name} as {np.dtype(dtype).name} {shape}, found {found}")

@@ -1,0 +1,1 @@
+"""The page that compares runs, its charts, and the stream for the rerun viewer."""

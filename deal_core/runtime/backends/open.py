@@ -1,0 +1,189 @@
+"""From a model file and what was asked for to a back end that runs."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from deal_core.errors import BackendError, UsageError
+from deal_core.models.model_file import ModelInfo, load_model, read_info
+from deal_core.runtime.backends.cache import cached, default_cache_dir
+from deal_core.runtime.backends.choice import Candidate, Wanted, candidates, look_here
+from deal_core.structures import Float32Array
+
+_log = logging.getLogger(__name__)
+_ROUND_TO = 8
+_SMALLEST, _LARGEST = 32, 4096
+
+
+class ScoreBackend(Protocol):
+    """What computes class scores."""
+
+    name: str
+    device: str
+    precision: str
+
+    def __call__(self, image: Tensor, depth: Tensor | None = None) -> Float32Array:
+        """Return class scores (K, h, w) in [0, 1].
+
+        Args:
+            image: (1, 3, H, W) float32 RGB in [0, 1], on the CPU.
+            depth: (1, 1, H, W) float32 metres, 0 where unknown, on the CPU, for a model that uses depth; else None.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A back end that runs, and what it runs.
+
+    Args:
+        backend: the back end.
+        info: of the model.
+        model_sha256: of the .safetensors file.
+        input_size: (height, width) of the images it takes.
+        reason: why this back end.
+    """
+
+    backend: ScoreBackend
+    info: ModelInfo
+    model_sha256: str
+    input_size: tuple[int, int]
+    reason: str
+
+
+def open_backend(path: Path, wanted: Wanted, cache_dir: Path | None = None, shorter_side: int = 0) -> Opened:
+    """Open a model file on the best back end that can run it.
+
+    Args:
+        path: a .safetensors file, or an .onnx file made by `deal export`.
+        wanted: what was asked for.
+        cache_dir: where ONNX models and engines are kept that are made here; the user's cache folder when left out.
+        shorter_side: see `scaled_size`.
+
+    Raises:
+        ModelFileError: the file cannot be used.
+        UsageError: what was asked for cannot be had here, or contradicts itself.
+        BackendError: a back end that was named cannot run the model.
+    """
+    source: _Source = (_OnnxFile if path.suffix == ".onnx" else _ModelFile)(
+        path, shorter_side, cache_dir or default_cache_dir()
+    )
+    failures: list[str] = []
+    choices = candidates(wanted, look_here())
+    for choice in choices:
+        try:
+            backend = _create(choice, source, wanted)
+        except BackendError as error:
+            if len(choices) == 1:
+                raise
+            _log.warning("backend %s cannot be used (%s): trying the next", choice.name, error)
+            failures.append(f"not {choice.name}: {error}")
+        else:
+            reason = "; ".join((choice.reason, *failures))
+            return Opened(backend, source.info, source.model_sha256, source.input_size, reason)
+    raise BackendError(f"{path}: no backend can run it: {'; '.join(failures)}")
+
+
+def scaled_size(input_size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
+    """Return the size (height, width) of images for a network, in the proportions it was trained with.
+
+    Args:
+        input_size: the model's own (height, width).
+        shorter_side: pixels; 0 is the model's own size. The longer side is rounded to a multiple of 8.
+
+    Raises:
+        UsageError: it is neither 0 nor 32 to 4096.
+    """
+    if shorter_side == 0:
+        return input_size
+    if not _SMALLEST <= shorter_side <= _LARGEST:
+        raise UsageError(
+            f"expected input_size as 0 (the model's own) or the shorter side, {_SMALLEST} to {_LARGEST} pixels, found "
+            f"{shorter_side}"
+        )
+    longer = round(max(input_size) / min(input_size) * shorter_side / _ROUND_TO) * _ROUND_TO
+    longer = max(longer, shorter_side)
+    return (shorter_side, longer) if input_size[0] <= input_size[1] else (longer, shorter_side)
+
+
+def _create(choice: Candidate, source: _Source, wanted: Wanted) -> ScoreBackend:
+    if choice.name == "torch":
+        from deal_core.runtime.backends.torch_backend import TorchBackend
+
+        network = load_model(source.path).network
+        return TorchBackend(
+            network, choice.device, wanted.precision, compile_for=source.input_size if wanted.compile else None
+        )
+    data, precision = source.onnx()
+    if choice.name == "onnxruntime":
+        from deal_core.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+
+        if wanted.precision not in ("auto", precision):
+            raise BackendError(
+                f"{source.path} computes in {precision}, and the precision is {wanted.precision}: use auto, or export "
+                "it again"
+            )
+        return OnnxRuntimeBackend(data, precision)
+    from deal_core.runtime.backends.tensorrt_backend import TensorRtBackend
+
+    if precision != "float32":
+        raise BackendError(f"{source.path} is quantised for the CPU ({precision}): use a float32 model with tensorrt")
+    return TensorRtBackend(data, choice.device, wanted.precision, source.input_size, source.cache_dir)
+
+
+class _Source(Protocol):
+    """A model file."""
+
+    path: Path
+    info: ModelInfo
+    model_sha256: str
+    input_size: tuple[int, int]
+    cache_dir: Path
+
+    def onnx(self) -> tuple[bytes, str]:
+        """Return the model as ONNX, and its precision."""
+
+
+class _ModelFile:
+    def __init__(self, path: Path, shorter_side: int, cache_dir: Path) -> None:
+        self.path, self.cache_dir = path, cache_dir
+        self.info = read_info(path)
+        self.model_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.input_size = scaled_size(self.info.input_size, shorter_side)
+
+    def onnx(self) -> tuple[bytes, str]:
+        from deal_core.runtime.onnx_export import FORMAT_VERSION, OPSET, export_onnx
+
+        key = {
+            "model": self.model_sha256,
+            "size": "x".join(map(str, self.input_size)),
+            "opset": str(OPSET),
+            "format": str(FORMAT_VERSION),
+        }
+        return cached(
+            self.cache_dir, "onnx", key, lambda: export_onnx(load_model(self.path), self.input_size).data
+        ), "float32"
+
+
+class _OnnxFile:
+    def __init__(self, path: Path, shorter_side: int, cache_dir: Path) -> None:
+        from deal_core.runtime.onnx_export import read_onnx
+
+        self.path, self.cache_dir = path, cache_dir
+        self._model = read_onnx(path)
+        self.info, self.model_sha256 = self._model.info, self._model.model_sha256
+        self.input_size = self.info.input_size
+        if scaled_size(self.input_size, shorter_side) != self.input_size:
+            height, width = self.input_size
+            raise UsageError(
+                f"{path} works at {height}x{width} alone, and input_size is {shorter_side}: use the .safetensors file, "
+                f"or `deal export --input-size {shorter_side}`"
+            )
+
+    def onnx(self) -> tuple[bytes, str]:
+        return self._model.data, self._model.precision

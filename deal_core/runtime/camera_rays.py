@@ -1,0 +1,97 @@
+"""Where each pixel of a camera looks: the lens undone, so that depth becomes points.
+
+Example:
+    >>> camera = CameraIntrinsics(width=4, height=2, fx=2.0, fy=2.0, cx=1.0, cy=0.0)
+    >>> right, down = pixel_rays(camera)
+    >>> right.tolist(), down.tolist()
+    ([[-0.5, 0.0, 0.5, 1.0], [-0.5, 0.0, 0.5, 1.0]], [[0.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.5, 0.5]])
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from deal_core.errors import DealError
+from deal_core.structures import BoolArray, CameraIntrinsics, Float32Array
+
+DISTORTION_MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
+"""The names of sensor_msgs/CameraInfo for the lenses that can be undone."""
+
+Float64Array = npt.NDArray[np.float64]
+
+_COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+_UNTIL = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-3)  # iterations, pixels
+_LARGEST_ERROR_PX = 0.1
+
+
+class CameraModelError(DealError):
+    """A camera whose pixels cannot be given a direction."""
+
+
+@lru_cache(maxsize=4)
+def pixel_rays(camera: CameraIntrinsics, stride: int = 1) -> Float32Array:
+    """Return x/z and y/z of every `stride`-th pixel's centre in the optical frame; computed once a camera.
+
+    Args:
+        camera: size and lens; pixel (column, row) has its centre at these whole numbers.
+        stride: rows and columns taken, 1 is all.
+
+    Returns:
+        (2, ceil(H / stride), ceil(W / stride)) float32, read-only.
+
+    Raises:
+        CameraModelError: the distortion model is unknown, has another number of coefficients, or cannot be undone.
+    """
+    columns, rows = np.meshgrid(np.arange(0.0, camera.width, stride), np.arange(0.0, camera.height, stride))
+    right, down = (columns - camera.cx) / camera.fx, (rows - camera.cy) / camera.fy
+    if any(camera.distortion):
+        right, down = _undistorted(columns, rows, camera)
+    rays = np.stack([right, down]).astype(np.float32)
+    rays.flags.writeable = False
+    return rays
+
+
+def measured(depth: Float32Array, near_m: float, far_m: float) -> BoolArray:
+    """Return where depth (metres; 0, nan or infinite where unknown) was measured and lies in [near_m, far_m]."""
+    return (depth > 0) & (depth >= near_m) & (depth <= far_m) & np.isfinite(depth)
+
+
+def _undistorted(columns: Float64Array, rows: Float64Array, camera: CameraIntrinsics) -> Float64Array:
+    model, coefficients = camera.distortion_model, np.array(camera.distortion)
+    if model not in DISTORTION_MODELS:
+        raise CameraModelError(f"expected a distortion model of {', '.join(DISTORTION_MODELS)}; found '{model}'")
+    if len(coefficients) not in _COEFFICIENTS[model]:
+        expected = " or ".join(map(str, _COEFFICIENTS[model]))
+        raise CameraModelError(f"expected {expected} coefficients of {model}, found {len(coefficients)}")
+    pixels = np.stack([columns.ravel(), rows.ravel()], axis=-1)[:, None]
+    matrix = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
+    # A polynomial bends back beyond some radius: two directions share a pixel, and nothing tells which one it was.
+    # That begins at the border; projecting every pixel would take a second.
+    outer = np.isin(columns, [0, columns[-1, -1]]) | np.isin(rows, [0, rows[-1, -1]])
+    border = pixels[outer.ravel()]
+    error = _project(_undistort(border, matrix, coefficients, model), matrix, coefficients, model) - border
+    if not (np.abs(error) <= _LARGEST_ERROR_PX).all():
+        raise CameraModelError(
+            f"expected a distortion that can be undone over the whole image, found {model} with "
+            f"{list(camera.distortion)}, which cannot at the border"
+        )
+    return _undistort(pixels, matrix, coefficients, model).T.reshape(2, *rows.shape)
+
+
+def _undistort(pixels: Float64Array, matrix: Float64Array, coefficients: Float64Array, model: str) -> Float64Array:
+    if model == "equidistant":
+        return np.asarray(cv2.fisheye.undistortPoints(pixels, matrix, coefficients, criteria=_UNTIL))
+    # OpenCV 5 has one function where OpenCV 4 has two; the one without criteria stops too early for corners.
+    undistort = getattr(cv2, "undistortPointsIter", cv2.undistortPoints)
+    return np.asarray(undistort(pixels, matrix, coefficients, R=None, P=None, criteria=_UNTIL))
+
+
+def _project(rays: Float64Array, matrix: Float64Array, coefficients: Float64Array, model: str) -> Float64Array:
+    if model == "equidistant":
+        return np.asarray(cv2.fisheye.distortPoints(rays, matrix, coefficients))
+    space, still = cv2.convertPointsToHomogeneous(rays), np.zeros(3)
+    return np.asarray(cv2.projectPoints(space, still, still, matrix, coefficients)[0])

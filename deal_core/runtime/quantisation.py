@@ -1,0 +1,205 @@
+"""An ONNX model in int8, for CPUs: the range of every value is learnt from frames, and the masks are compared.
+
+Weights are int8, a scale for each channel; what flows between layers is uint8. Float stay the normalisation of the
+colours, what resizes and normalises features, and the layers whose results are the logits: there a step of 1/256 of the
+range shows in the mask. The file has the inputs and outputs of the float model.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from deal_core.dataset.dataset import Dataset
+from deal_core.dataset.transforms import depth_to_input, image_to_tensor, resize_image
+from deal_core.errors import BackendError, DatasetError
+from deal_core.masks.decide import decide
+from deal_core.models.model_file import ModelInfo
+from deal_core.runtime.backends.choice import INSTALL_HINT
+from deal_core.runtime.backends.onnxruntime_backend import open_session
+from deal_core.runtime.onnx_export import Exported, describe, import_onnx, quiet
+from deal_core.structures import Float32Array, Sample
+
+LEAST_AGREEMENT = 0.8
+"""Of the pixels to which either model gives a class, so many must have the same in both."""
+
+_WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
+_QUANTISED = (*_WITH_WEIGHTS, "Add", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Relu")
+
+
+@dataclass(frozen=True, eq=False)
+class Quantised:
+    """An ONNX model in int8, and how its masks agree with those of float32 on the frames it was made with.
+
+    Args:
+        data: contents of the .onnx file.
+        frames: how many there were.
+        same: share of all pixels that have the same id.
+        agreement: of the pixels to which either model gives a class, the share that have the same id in both.
+    """
+
+    data: bytes
+    frames: int
+    same: float
+    agreement: float
+
+
+def quantise(
+    exported: Exported,
+    model_sha256: str,
+    dataset: Dataset,
+    *,
+    advance: Callable[[int], None] = lambda frames: None,
+) -> Quantised:
+    """Make an int8 model of a float one.
+
+    Args:
+        exported: the float model.
+        model_sha256: of the .safetensors file that it was made from.
+        dataset: frames like those that the model will see; each is looked at twice.
+        advance: told the number of frames done, 0 to twice their number.
+
+    Raises:
+        DatasetError: there is no frame, or a file of one is missing or damaged.
+        BackendError: a package is missing, the model cannot be quantised, or its masks differ too much.
+    """
+    if not len(dataset):
+        raise DatasetError(f"{dataset.path}: expected frames to learn the ranges of int8 from, found none")
+    info = exported.info
+    frames = _Frames(dataset, info, advance)
+    data = _quantise(exported.data, info, model_sha256, frames)
+    compared = _compare(open_session(exported.data), open_session(data), frames)
+    if compared.any_class == 0:
+        raise BackendError(
+            f"none of the {len(dataset)} frames of {dataset.path} shows a class to the model, so int8 cannot be "
+            "compared with float32: choose frames in which there is something"
+        )
+    agreement = compared.same_class / compared.any_class
+    if agreement < LEAST_AGREEMENT:
+        raise BackendError(
+            f"of the pixels to which int8 or float32 give a class, {agreement:.1%} have the same in both, expected at "
+            f"least {LEAST_AGREEMENT:.0%}: use more frames, like those that the robot will see, or float32"
+        )
+    return Quantised(data, len(dataset), compared.same / compared.pixels, agreement)
+
+
+class _Frames:
+    """The frames as the run time gives them to the model; a reader for the calibration."""
+
+    def __init__(self, dataset: Dataset, info: ModelInfo, advance: Callable[[int], None]) -> None:
+        self._dataset, self._info, self._advance = dataset, info, advance
+        self._done = 0
+        self._inputs = self.inputs()
+
+    def get_next(self) -> dict[str, Any] | None:
+        """Return the inputs for the next frame, None behind the last."""
+        return next((inputs for _, inputs in self._inputs), None)
+
+    def inputs(self) -> Iterator[tuple[Sample, dict[str, Any]]]:
+        """Yield each frame and the model's inputs for it, by name."""
+        for index in range(len(self._dataset)):
+            sample = self._dataset.load(index)
+            image: Tensor = image_to_tensor(resize_image(sample.image, self._info.input_size))
+            inputs = {"image": image[None].numpy()}
+            if self._info.uses_depth:
+                inputs["depth"] = depth_to_input(sample.depth, self._info.input_size)[None].numpy()
+            yield sample, inputs
+            self._done += 1
+            self._advance(self._done)
+
+    def masks(self, scores: Float32Array, size: tuple[int, int]) -> Any:
+        """Return the mask (H, W) that the run time makes of scores."""
+        return decide(scores, size, self._info.threshold.value, relative=not self._info.is_segmenter)[0]
+
+
+@dataclass
+class _Compared:
+    """Pixels of two masks, summed over frames."""
+
+    pixels: int = 0
+    same: int = 0
+    any_class: int = 0
+    same_class: int = 0
+
+
+def _compare(float_session: Any, int8_session: Any, frames: _Frames) -> _Compared:
+    total = _Compared()
+    for sample, inputs in frames.inputs():
+        size = sample.image.shape[:2]
+        expected, found = (
+            frames.masks(session.run(["scores"], inputs)[0][0], size) for session in (float_session, int8_session)
+        )
+        same, seen = expected == found, (expected > 0) | (found > 0)
+        total.pixels += same.size
+        total.same += int(np.count_nonzero(same))
+        total.any_class += int(np.count_nonzero(seen))
+        total.same_class += int(np.count_nonzero(same & seen))
+    return total
+
+
+def _quantise(data: bytes, info: ModelInfo, model_sha256: str, frames: _Frames) -> bytes:
+    onnx, quantization = import_onnx(), _import_quantization()
+    try:
+        with quiet(""), tempfile.TemporaryDirectory() as folder:
+            whole, prepared, quantised = (Path(folder, f"{name}.onnx") for name in ("float", "prepared", "int8"))
+            whole.write_bytes(data)
+            # Shapes are those that ONNX infers: what ONNX Runtime adds to that fails on some networks.
+            quantization.shape_inference.quant_pre_process(whole, prepared, skip_symbolic_shape=True)
+            quantization.quantize_static(
+                prepared,
+                quantised,
+                frames,
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=list(_QUANTISED),
+                nodes_to_exclude=_heads(onnx.load(prepared)),
+                per_channel=True,
+                # A CPU without a dot product of bytes adds pairs of products in 16 bits: the full range overflows.
+                reduce_range=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                extra_options={"MatMulConstBOnly": True},
+            )
+            graph = onnx.load(quantised)
+    except DatasetError:
+        raise
+    except Exception as error:  # its own, of many classes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BackendError(f"'{info.architecture}' cannot be quantised: {reason}") from error
+    used = {node.domain for node in graph.graph.node}
+    opsets = [entry for entry in graph.opset_import if entry.domain in used]
+    del graph.opset_import[:]
+    graph.opset_import.extend(opsets)
+    describe(graph, info, model_sha256, "int8")
+    return bytes(graph.SerializeToString())
+
+
+def _heads(graph: Any) -> list[str]:
+    """Return the names of the layers with weights that are the last before the outputs."""
+    maker = {name: node for node in graph.graph.node for name in node.output}
+    heads: set[str] = set()
+    ahead, seen = [output.name for output in graph.graph.output], set()
+    while ahead:
+        name = ahead.pop()
+        if name in seen or name not in maker:
+            continue
+        seen.add(name)
+        if maker[name].op_type in _WITH_WEIGHTS:
+            heads.add(maker[name].name)
+        else:
+            ahead += maker[name].input
+    return sorted(heads)
+
+
+def _import_quantization() -> Any:
+    try:
+        import onnxruntime.quantization.shape_inference
+
+        return onnxruntime.quantization
+    except (ImportError, OSError) as error:
+        raise BackendError(f"int8 needs the quantization of onnxruntime ({error}): {INSTALL_HINT}") from None

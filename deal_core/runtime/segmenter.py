@@ -1,0 +1,171 @@
+"""Masks at run time: load a model file once, segment image after image."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+
+from deal_core.dataset.transforms import depth_to_input, image_to_tensor, resize_image
+from deal_core.errors import ModelFileError, UsageError
+from deal_core.masks.decide import decide
+from deal_core.runtime.backends.choice import BackendName as BackendName
+from deal_core.runtime.backends.choice import Precision as Precision
+from deal_core.runtime.backends.choice import Wanted
+from deal_core.runtime.backends.open import Opened, open_backend
+from deal_core.structures import ClassList, Float32Array, UInt8Array
+
+_DEVICE_TYPES = ("cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The answer for one image.
+
+    Args:
+        mask: (H, W) uint8 class ids at the input's size; 0 background, 255 unlabelled.
+        confidence: (H, W) float32 in [0, 1], the score of the chosen id.
+        forward_ms: how long the network took, without what comes before and after it, milliseconds.
+    """
+
+    mask: UInt8Array
+    confidence: Float32Array
+    forward_ms: float = 0.0
+
+
+class Segmenter:
+    """A model ready to segment.
+
+    Args:
+        opened: a model on a back end; `load` makes one from a file.
+
+    >>> segmenter = Segmenter.load("model.safetensors")          # doctest: +SKIP
+    >>> result = segmenter.segment(rgb)                          # doctest: +SKIP
+    >>> result.mask.shape == rgb.shape[:2]                       # doctest: +SKIP
+    True
+    """
+
+    def __init__(self, opened: Opened) -> None:
+        self.info, self.model_hash, self.input_size = opened.info, opened.model_sha256, opened.input_size
+        self._backend = opened.backend
+        self.device, self.precision = opened.backend.device, opened.backend.precision
+        self.backend, self.backend_reason = opened.backend.name, opened.reason
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        precision: Precision = "auto",
+        *,
+        backend: BackendName = "auto",
+        engine_cache_dir: str | Path = "",
+        input_size: int = 0,
+        compile: bool = False,
+    ) -> Segmenter:
+        """Load a model file onto a device.
+
+        What a back end makes of a .safetensors file (an ONNX model, which takes seconds, and of it an engine for
+        TensorRT, which takes minutes) is kept in the cache folder for the next time.
+
+        Args:
+            path: a .safetensors file, or an .onnx file made by `deal export`.
+            device: "auto" (the GPU where there is one), "cpu", "cuda", "cuda:1", ...
+            precision: "auto" is float16 on a GPU and float32 on the CPU.
+            backend: "torch", "onnxruntime", "tensorrt"; "auto" is the fastest that can be used, and
+                `backend_reason` says why.
+            engine_cache_dir: the cache folder; that of the user when empty.
+            input_size: the shorter side of the images that the network sees, pixels; 0 is the model's own size.
+            compile: let PyTorch compile the network, which takes a minute at each start.
+
+        Raises:
+            ModelFileError: the file cannot be used.
+            UsageError: the device does not exist here, or what was asked for is unknown or contradicts itself.
+            BackendError: the back end that was named cannot run the model.
+        """
+        if precision not in get_args(Precision):
+            raise UsageError(f"unknown precision '{precision}': expected {', '.join(get_args(Precision))}")
+        path = Path(path)
+        wanted = Wanted(
+            backend=backend,
+            device=device if device == "auto" else resolve_device(device),
+            precision=precision,
+            is_onnx=path.suffix == ".onnx",
+            compile=compile,
+        )
+        cache_dir = Path(engine_cache_dir).expanduser() if str(engine_cache_dir) else None
+        return cls(open_backend(path, wanted, cache_dir, input_size))
+
+    @property
+    def classes(self) -> ClassList:
+        """The foreground classes; id i + 1 in masks is `classes.names[i]`."""
+        return self.info.classes
+
+    @property
+    def uses_depth(self) -> bool:
+        """Whether `segment` makes use of depth."""
+        return self.info.uses_depth
+
+    def warm_up(self, height: int, width: int, iterations: int = 3) -> None:
+        """Segment black images of this size, so that the first real one is not slowed by lazy initialisation."""
+        for _ in range(iterations):
+            self.segment(np.zeros((height, width, 3), np.uint8))
+
+    def segment(self, rgb: UInt8Array, depth: Float32Array | None = None) -> Segmentation:
+        """Segment one image.
+
+        Args:
+            rgb: (H, W, 3) uint8.
+            depth: (H, W) float32 metres, 0 or nan where unknown; used by networks that take depth, which work without
+                it, too.
+
+        Raises:
+            ValueError: an array of another shape or type.
+            ModelFileError: the network's scores are not finite.
+        """
+        _check_input(rgb, depth)
+        image = image_to_tensor(resize_image(rgb, self.input_size))[None]
+        seen_depth = depth_to_input(depth, self.input_size)[None] if self.uses_depth else None
+        begun = time.perf_counter()
+        scores = self._backend(image, seen_depth)
+        forward_ms = (time.perf_counter() - begun) * 1000
+        if not np.isfinite(scores).all():
+            raise ModelFileError(
+                f"the network's class scores are not finite in {self.precision}; use the precision float32, or train "
+                "again with a lower learning rate"
+            )
+        mask, confidence = decide(scores, rgb.shape[:2], self.info.threshold.value, relative=not self.info.is_segmenter)
+        return Segmentation(mask, confidence, forward_ms)
+
+
+def resolve_device(device: str) -> str:
+    """Return the device to use; "auto" is the first GPU where there is one, else the CPU.
+
+    Raises:
+        UsageError: the device is unknown or not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        if torch.device(device).type not in _DEVICE_TYPES:
+            raise RuntimeError(f"not one of {', '.join(_DEVICE_TYPES)}")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"device '{device}' cannot be used here ({reason}); expected auto, cpu, cuda or cuda:N"
+        ) from None
+    return device
+
+
+def _check_input(rgb: UInt8Array, depth: Float32Array | None) -> None:
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
+        raise ValueError(f"expected rgb as uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}")
+    if depth is not None and (depth.shape != rgb.shape[:2] or depth.dtype != np.float32):
+        raise ValueError(
+            f"expected depth as float32 of the image's size {rgb.shape[:2]}, got {depth.dtype} {depth.shape}"
+        )

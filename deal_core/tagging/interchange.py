@@ -1,0 +1,347 @@
+"""Tags to and from the files of other tools: CSV, COCO, the lists of VOC, Label Studio.
+
+All four keep the three states. A file that says less is read by the rules of its format:
+
+    csv           frame, then a column a class: 1 present, 0 absent, empty unknown; a class without column is left
+    coco          an annotation: present; neg_category_ids of an image (as in LVIS): absent; without them the image
+                  is annotated to the full, and the rest absent
+    voc           a folder of <class>_<list>.txt with lines `<frame> 1` present, -1 absent, 0 unknown
+    labelstudio   choices: present; those of a control named `absent`: absent
+
+A frame is named `<recording>/<stamp>`, or by its colour image's path in the dataset.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import numpy.typing as npt
+
+from deal_core.dataset.dataset import FrameRecord
+from deal_core.dataset.image_files import first_few
+from deal_core.errors import DatasetError, UsageError, nearest_hint
+from deal_core.files import replacing
+from deal_core.structures import ClassList
+from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN, Change
+
+_VOC_LIST = "trainval"
+
+
+class TagFormat(str, Enum):
+    """Files that tags are read from and written to."""
+
+    CSV = "csv"
+    COCO = "coco"
+    VOC = "voc"
+    LABELSTUDIO = "labelstudio"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a file says.
+
+    Attributes:
+        changes: states of classes in frames of the dataset.
+        frames: how many frames of the dataset the file speaks of.
+        strangers: names of frames that are not in the dataset.
+    """
+
+    changes: tuple[Change, ...]
+    frames: int
+    strangers: tuple[str, ...]
+
+
+def read_tags(path: Path, form: TagFormat, root: Path, frames: Sequence[FrameRecord], classes: ClassList) -> Imported:
+    """Read a file of tags (of VOC: a folder).
+
+    Args:
+        path: to read.
+        form: its format.
+        root: the dataset's folder.
+        frames: of the dataset; changes count by them.
+        classes: that may be named.
+
+    Raises:
+        DatasetError: it cannot be read, holds something else, or names a class that the dataset does not have; the
+            message names file, line and the nearest class. Or no frame of it is in the dataset.
+    """
+    reader = _Reader(path, _names(root, frames), classes)
+    try:
+        _READERS[form](reader)
+    except OSError as error:
+        raise DatasetError(f"{error.filename or path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} cannot be read: expected UTF-8 text ({error.reason})") from None
+    changes = tuple(Change(frame, label, state) for (frame, label), state in reader.states.items())
+    if reader.strangers and not reader.found:
+        raise DatasetError(
+            f"{path}: none of its frames is in {root}: expected names like {frames[0].key}, "
+            f"found {first_few(list(reader.strangers))}"
+        )
+    return Imported(changes, len(reader.found), tuple(reader.strangers))
+
+
+def write_tags(
+    path: Path,
+    form: TagFormat,
+    root: Path,
+    frames: Sequence[FrameRecord],
+    states: npt.NDArray[np.int8],
+    classes: ClassList,
+) -> None:
+    """Write tags as another tool reads them; of VOC a new folder, else a file, which is replaced.
+
+    Args:
+        path: to write.
+        form: its format.
+        root: the dataset's folder.
+        frames: N frames of the dataset.
+        states: (N, K) of their classes.
+        classes: K names.
+
+    Raises:
+        DatasetError: it cannot be written, or of VOC: the folder exists and holds something.
+    """
+    try:
+        if form is TagFormat.VOC:
+            _write_voc(path, frames, states, classes)
+            return
+        text = {TagFormat.CSV: _to_csv, TagFormat.COCO: _to_coco, TagFormat.LABELSTUDIO: _to_labelstudio}[form](
+            root, frames, states, classes
+        )
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be written: {error.strerror}") from error
+
+
+@dataclass
+class _Reader:
+    """What was read so far of one file."""
+
+    path: Path
+    names: Mapping[str, int]
+    classes: ClassList
+    states: dict[tuple[int, int], int] = field(default_factory=dict)
+    found: set[int] = field(default_factory=set)
+    strangers: dict[str, None] = field(default_factory=dict)
+
+    def frame(self, name: str) -> int | None:
+        """Return the index of a frame, or None (and count it) where the dataset has no such."""
+        index = self.names.get(name)
+        if index is None:
+            # Label Studio puts the path of its own file server before.
+            index = self.names.get(unquote(name.rpartition("?d=")[2]))
+        if index is None:
+            self.strangers[name] = None
+        else:
+            self.found.add(index)
+        return index
+
+    def label(self, name: Any, file: Path, line: int | None) -> int:
+        """Return the index of a class, or refuse its name."""
+        if name in self.classes.names:
+            return self.classes.names.index(name)
+        place = f"{file} line {line}" if line else str(file)
+        raise DatasetError(
+            f"{place}: unknown class '{name}': expected one of {', '.join(self.classes.names)}."
+            f"{nearest_hint(str(name), self.classes.names)}"
+        )
+
+    def say(self, frame: int, label: int, state: int) -> None:
+        """Note a state; present wins over what else is said of the same."""
+        if self.states.get((frame, label)) != PRESENT:
+            self.states[frame, label] = state
+
+
+def _read_csv(reader: _Reader) -> None:
+    with reader.path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file)
+        header = [name.strip() for name in next(rows, [])]
+        if len(header) < 2 or header[0] != "frame":
+            raise DatasetError(f"{reader.path} line 1: expected `frame,<class>,…`, found {','.join(header)[:80]!r}")
+        labels = [reader.label(name, reader.path, 1) for name in header[1:]]
+        meaning = {"1": PRESENT, "0": ABSENT, "": UNKNOWN}
+        try:
+            for row in rows:
+                place = f"{reader.path} line {rows.line_num}"
+                if not row:
+                    continue
+                if len(row) != len(header):
+                    raise DatasetError(f"{place}: expected {len(header)} values, found {len(row)}")
+                if wrong := [cell for cell in row[1:] if cell.strip() not in meaning]:
+                    raise DatasetError(f"{place}: expected 1, 0 or nothing for each class, found '{wrong[0]}'")
+                frame = reader.frame(row[0])
+                if frame is not None:
+                    for label, cell in zip(labels, row[1:], strict=True):
+                        reader.say(frame, label, meaning[cell.strip()])
+        except csv.Error as error:
+            raise DatasetError(f"{reader.path} line {rows.line_num}: {error}") from None
+
+
+def _to_csv(root: Path, frames: Sequence[FrameRecord], states: npt.NDArray[np.int8], classes: ClassList) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(["frame", *classes.names])
+    cells = {PRESENT: "1", ABSENT: "0", UNKNOWN: ""}
+    rows.writerows([f.key, *(cells[s] for s in row)] for f, row in zip(frames, states.tolist(), strict=True))
+    return text.getvalue()
+
+
+def _read_coco(reader: _Reader) -> None:
+    text, content = _read_json(reader.path)
+    try:
+        labels = {c["id"]: reader.label(c["name"], reader.path, _line(text, c["name"])) for c in content["categories"]}
+        images: dict[Any, int | None] = {}
+        for image in content["images"]:
+            frame = images[image["id"]] = reader.frame(image["file_name"])
+            if frame is None:
+                continue
+            absent = image.get("neg_category_ids")
+            for number, label in labels.items():
+                reader.say(frame, label, ABSENT if absent is None or number in absent else UNKNOWN)
+        for annotation in content["annotations"]:
+            frame, label = images[annotation["image_id"]], labels[annotation["category_id"]]
+            if frame is not None:
+                reader.say(frame, label, PRESENT)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _other_form(
+            reader.path, '{"images": […], "categories": […], "annotations": […]} of COCO', error
+        ) from None
+
+
+def _to_coco(root: Path, frames: Sequence[FrameRecord], states: npt.NDArray[np.int8], classes: ClassList) -> str:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, int]] = []
+    for number, (frame, row) in enumerate(zip(frames, states.tolist(), strict=True), 1):
+        absent = [label + 1 for label, state in enumerate(row) if state == ABSENT]
+        images.append({"id": number, "file_name": _color_path(root, frame), "neg_category_ids": absent})
+        for label in (label for label, state in enumerate(row) if state == PRESENT):
+            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": label + 1})
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(classes.names)]
+    return json.dumps({"images": images, "categories": categories, "annotations": annotations}, indent=1) + "\n"
+
+
+def _read_labelstudio(reader: _Reader) -> None:
+    text, content = _read_json(reader.path)
+    expected = 'a list of tasks like [{"data": {"image": "…"}, "annotations": [{"result": […]}]}] of Label Studio'
+    if not isinstance(content, list):
+        raise _other_form(reader.path, expected, f"found {type(content).__name__}")
+    try:
+        for task in content:
+            frame = reader.frame(task["data"].get("frame") or task["data"]["image"])
+            said: list[tuple[int, int]] = []
+            for result in (r for a in task.get("annotations", []) if not a.get("was_cancelled") for r in a["result"]):
+                for name in result["value"].get("choices", []):
+                    label = reader.label(name, reader.path, _line(text, name))
+                    said.append((label, ABSENT if result["from_name"] == "absent" else PRESENT))
+            if frame is not None:
+                for label in range(len(reader.classes)):
+                    reader.say(frame, label, UNKNOWN)
+                for label, state in said:
+                    reader.say(frame, label, state)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _other_form(reader.path, expected, error) from None
+
+
+def _to_labelstudio(root: Path, frames: Sequence[FrameRecord], states: npt.NDArray[np.int8], classes: ClassList) -> str:
+    tasks = []
+    for frame, row in zip(frames, states.tolist(), strict=True):
+        results = []
+        for control, state in (("present", PRESENT), ("absent", ABSENT)):
+            if names := [name for name, s in zip(classes.names, row, strict=True) if s == state]:
+                value = {"choices": names}
+                results.append({"from_name": control, "to_name": "image", "type": "choices", "value": value})
+        data = {"image": _color_path(root, frame), "frame": frame.key}
+        tasks.append({"data": data, "annotations": [{"result": results}] if results else []})
+    return json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"
+
+
+def _read_voc(reader: _Reader) -> None:
+    if not reader.path.is_dir():
+        raise DatasetError(f"{reader.path}: expected a folder of <class>_{_VOC_LIST}.txt, as ImageSets/Main of VOC")
+    files = [f for f in sorted(reader.path.glob("*_*.txt")) if f.is_file()]
+    if not files:
+        raise DatasetError(f"{reader.path} holds no list of tags: expected files like <class>_{_VOC_LIST}.txt")
+    meaning = {"1": PRESENT, "-1": ABSENT, "0": UNKNOWN}
+    for file in files:
+        label = reader.label(file.stem.rpartition("_")[0], file, 1)
+        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
+            name, _, value = line.strip().rpartition(" ")
+            if not line.strip():
+                continue
+            if not name or value not in meaning:
+                raise DatasetError(f"{file} line {number}: expected `<frame> 1`, -1 or 0, found {line.strip()[:80]!r}")
+            frame = reader.frame(name.rstrip())
+            if frame is not None:
+                reader.say(frame, label, meaning[value])
+
+
+def _write_voc(path: Path, frames: Sequence[FrameRecord], states: npt.NDArray[np.int8], classes: ClassList) -> None:
+    if bad := [name for name in classes.names if "/" in name or "\0" in name]:
+        raise UsageError(f"class '{bad[0]}' cannot be a file of VOC: choose another format, which keeps any name")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DatasetError(f"{path} exists: lists of VOC are written to a new folder; choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        folder.chmod(0o755)
+        values = {PRESENT: " 1", ABSENT: "-1", UNKNOWN: " 0"}
+        for name, column in zip(classes.names, states.T.tolist(), strict=True):
+            lines = [f"{f.key} {values[state]}\n" for f, state in zip(frames, column, strict=True)]
+            (folder / f"{name}_{_VOC_LIST}.txt").write_text("".join(lines), encoding="utf-8")
+        folder.replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_READERS: dict[TagFormat, Callable[[_Reader], None]] = {
+    TagFormat.CSV: _read_csv,
+    TagFormat.COCO: _read_coco,
+    TagFormat.VOC: _read_voc,
+    TagFormat.LABELSTUDIO: _read_labelstudio,
+}
+
+
+def _names(root: Path, frames: Iterable[FrameRecord]) -> dict[str, int]:
+    """Return the index of a frame by each of its names."""
+    names: dict[str, int] = {}
+    for index, frame in enumerate(frames):
+        names[_color_path(root, frame)] = names[frame.key] = index
+    return names
+
+
+def _color_path(root: Path, frame: FrameRecord) -> str:
+    return frame.color.relative_to(root).as_posix()
+
+
+def _read_json(path: Path) -> tuple[str, Any]:
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        return text, json.loads(text)
+    except ValueError as error:
+        raise DatasetError(f"{path} is no JSON: {error}") from None
+
+
+def _line(text: str, name: Any) -> int | None:
+    """Return the line of a JSON text that first names a string."""
+    for written in (json.dumps(name), json.dumps(name, ensure_ascii=False)):
+        if (position := text.find(written)) >= 0:
+            return text.count("\n", 0, position) + 1
+    return None
+
+
+def _other_form(path: Path, expected: str, error: object) -> DatasetError:
+    found = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return DatasetError(f"{path}: expected {expected}: {found}")

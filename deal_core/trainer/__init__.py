@@ -1,0 +1,1 @@
+"""Training: settings, loop, schedule, run folder, CAM training and distillation."""

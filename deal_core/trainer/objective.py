@@ -1,0 +1,104 @@
+"""What a training minimises: the network's own losses, and those that are added to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deal_core.dataset.transforms import TensorSample
+from deal_core.losses.depth_edge import DepthEdgeAlignmentLoss
+from deal_core.losses.feature_similarity import feature_similarity_loss
+from deal_core.losses.importance_sampling import importance_sampling_loss
+from deal_core.losses.tags import tag_loss
+from deal_core.models.output import CamOutput, ConsistentNetwork
+from deal_core.structures import DepthKind
+from deal_core.trainer.settings import DealSettings, TrainSettings
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors of the added losses at one step of the training; a loss whose factor is 0 gives no gradient."""
+
+    deal: float = 0.0
+    isl: float = 0.0
+    fsl: float = 0.0
+
+
+class Objective(nn.Module):
+    """A network together with its losses: from a batch to named scalars, the first of which is minimised.
+
+    The network's own are the tag losses of its heads, summed, and whatever it asks of two views of an image
+    (`ConsistentNetwork`; the tag losses are then the mean over the views). Added are DEAL and FSL, each on the map that
+    its settings name, and ISL, which takes over a share of the tag loss of the raw CAM of the first view.
+
+    Args:
+        network: its forward returns a `CamOutput`.
+        settings: of the training.
+        depth_kind: of the depth in the batches.
+    """
+
+    def __init__(self, network: nn.Module, settings: TrainSettings, depth_kind: DepthKind = "metric") -> None:
+        super().__init__()
+        self.network = network
+        self.settings = settings
+        self.alignment = alignment_loss(settings.deal, settings.data.image_size, depth_kind)
+
+    def forward(self, batch: TensorSample, weights: LossWeights, tag_share: float = 1.0) -> dict[str, Tensor]:
+        """Return `loss` and its parts; the edge loss is computed, without gradient, even where its weight is 0.
+
+        Args:
+            batch: of this process.
+            weights: of the added losses.
+            tag_share: known tags in this batch relative to the mean over all processes, whose gradients are
+                averaged: an image counts the same wherever it is.
+        """
+        image = batch.image.contiguous(memory_format=torch.channels_last)
+        first: CamOutput = self.network(image)
+        tags = self._tag_losses(first, batch.tags, weights.isl)
+        parts: dict[str, Tensor] = {}
+        if isinstance(self.network, ConsistentNetwork):
+            agreement = self.network.consistency(image, batch.tags, first)
+            tags = 0.5 * (tags + self._tag_losses(agreement.second, batch.tags))
+            parts.update({f"loss_{name}": value for name, value in agreement.losses.items()})
+        tags = tag_share * tags
+        loss = torch.stack([tags, *parts.values()]).sum()
+        if weights.fsl > 0:
+            parts["loss_fsl"] = self._feature_similarity(first, batch)
+            loss = loss + weights.fsl * parts["loss_fsl"]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weights.deal > 0):
+            cams = first.map(self.settings.deal.map, self.settings.deal.through_backbone)
+            terms = self.alignment.terms(cams, batch.depth, batch.tags, batch.valid)
+        if weights.deal > 0:
+            loss = loss + weights.deal * terms.loss
+        return {"loss": loss, "loss_tags": tags, "loss_deal": terms.loss, "deal_flat": terms.flat, **parts}
+
+    def _tag_losses(self, output: CamOutput, tags: Tensor, isl_share: float = 0.0) -> Tensor:
+        losses = {head: tag_loss(logits, tags) for head, logits in output.tag_logits.items()}
+        if isl_share > 0:
+            sampled = importance_sampling_loss(output.cams, tags, samples=self.settings.isl.samples)
+            losses[output.cam_head] = (1 - isl_share) * losses[output.cam_head] + isl_share * sampled
+        return torch.stack(list(losses.values())).sum()
+
+    def _feature_similarity(self, output: CamOutput, batch: TensorSample) -> Tensor:
+        fsl = self.settings.fsl
+        cams = output.map(fsl.map, fsl.through_backbone)
+        return feature_similarity_loss(cams, batch.image, batch.tags, sigma=fsl.sigma / output.stride, mu=fsl.mu)
+
+
+def alignment_loss(
+    settings: DealSettings, image_size: tuple[int, int], depth_kind: DepthKind = "metric"
+) -> DepthEdgeAlignmentLoss:
+    """Return the edge loss as the settings describe it."""
+    return DepthEdgeAlignmentLoss(
+        size=settings.size or (image_size[0] // 4, image_size[1] // 4),
+        mu=settings.mu,
+        cam_value=settings.cam_value,
+        cam_edge=settings.cam_edge,
+        depth_value=settings.depth_value,
+        depth_edge=settings.depth_edge,
+        depth_slope=settings.depth_slope,
+        depth_gain=settings.depth_gain,
+        depth_kind=depth_kind,
+    )

@@ -1,0 +1,164 @@
+"""What serves the project's pages: who is let in, the address to open, and a thread to do it in."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from deal_core.errors import DealError, UsageError
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost")
+_FOLDER = Path(__file__).parent
+_SHARED = ("common.css", "common.js")
+
+
+def new_app(page: Path, token: str | None) -> FastAPI:
+    """Return an application that serves a page, and tells a `DealError` with status 409.
+
+    Args:
+        page: its file, served as `/`.
+        token: asked of everybody; without one, only addresses of this machine are answered, so that no page of
+            the web can reach ours through a name that it points here.
+    """
+    app = FastAPI(openapi_url=None)
+    if token is None:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL_HOSTS))
+    else:
+        app.middleware("http")(_asks_for(token))
+
+    @app.exception_handler(DealError)
+    def tell(request: Request, error: DealError) -> Response:
+        return JSONResponse({"detail": str(error)}, status_code=409)
+
+    for path, file in {"/": page, **{f"/{name}": _FOLDER / name for name in _SHARED}}.items():
+        app.add_api_route(path, _sends(file), response_class=FileResponse)
+    return app
+
+
+class Door(AbstractContextManager["Door"]):
+    """An address to listen on, within `with`, and who is let in.
+
+    Args:
+        host: address of this machine; 0.0.0.0 lets others in.
+        port: 0 takes any that is free.
+        token: asked of everybody; if it is empty, one is made unless `host` is this machine alone.
+        names: of the options or parameters for host and port, for errors.
+
+    Attributes:
+        token: that is asked for; None where none is.
+        address: for people to open.
+
+    Raises:
+        UsageError: the address is not this machine's, or the port is taken.
+    """
+
+    def __init__(self, host: str, port: int, token: str = "", *, names: tuple[str, str] = ("--host", "--port")) -> None:
+        self.token = token or (None if host in LOCAL_HOSTS else secrets.token_urlsafe(12))
+        self.socket = _listen(host, port, names)
+        asked = f"?token={self.token}" if self.token else ""
+        self.address = f"http://{_reachable(host)}:{self.socket.getsockname()[1]}/{asked}"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.socket.close()
+
+
+def page_server(app: FastAPI) -> uvicorn.Server:
+    """Return the server of a page; `run` it with the sockets of doors."""
+    return uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
+
+
+class ServingThread(AbstractContextManager["ServingThread"]):
+    """Serves a page within `with`, beside whatever else the program does.
+
+    Args:
+        app: makes the page's application, in that thread: whoever has a camera's images to take cannot wait for it.
+        door: open.
+    """
+
+    def __init__(self, app: Callable[[], FastAPI], door: Door) -> None:
+        self._app, self._door = app, door
+        self._server: uvicorn.Server | None = None
+        self._is_over = False
+        self._thread = threading.Thread(target=self._serve, name="page", daemon=True)
+        self._thread.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_over = True
+        if self._server:
+            self._server.should_exit = True
+        self._thread.join()
+
+    def _serve(self) -> None:
+        self._server = page_server(self._app())
+        self._server.should_exit = self._is_over  # if it was over before it began
+        self._server.run(sockets=[self._door.socket])
+
+
+def _sends(file: Path) -> Callable[[], FileResponse]:
+    return lambda: FileResponse(file, headers={"Cache-Control": "no-cache"})
+
+
+def _listen(host: str, port: int, names: tuple[str, str]) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(f"{names[0]} {host}: expected an address of this machine ({error.strerror})") from None
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        raise UsageError(
+            f"{names[1]} {port} on {host} cannot be used ({error.strerror}): choose another, or {names[1]} 0 for any"
+        ) from None
+    return listening
+
+
+def _reachable(host: str) -> str:
+    """Return the address by which others reach this machine, where it listens on all of them."""
+    if host not in ("0.0.0.0", "::"):
+        return f"[{host}]" if ":" in host else host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent: it only asks for the way there
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+
+
+def _asks_for(token: str) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
+    """Let in who brings the token in the address, and from then on his cookie."""
+    # Browsers keep one cookie of a name for all ports of a machine: each page has a name of its own.
+    cookie = f"deal_{hashlib.sha256(token.encode()).hexdigest()[:12]}"
+
+    def is_right(found: str | None) -> bool:
+        return found is not None and hmac.compare_digest(found.encode(), token.encode())
+
+    async def check(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        brought = is_right(request.query_params.get("token"))
+        if not brought and not is_right(request.cookies.get(cookie)):
+            return PlainTextResponse("Open the whole address that was printed, with its token.", 401)
+        response = await answer(request)
+        if brought:
+            response.set_cookie(cookie, token, httponly=True, samesite="strict")
+        return response
+
+    return check

@@ -1,0 +1,144 @@
+"""One image topic as an input: a subscription that follows what its publisher offers, and its vital signs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rclpy.node import Node
+from rclpy.qos import ReliabilityPolicy
+from rclpy.subscription import Subscription
+from rclpy.utilities import get_rmw_implementation_identifier
+from sensor_msgs.msg import CompressedImage, Image
+
+from deal_ros.diagnostics.snapshots import InputSnapshot
+from deal_ros.input.conversions import ImageMessage, stamp_to_ns
+from deal_ros.input.qos import (
+    INPUT_DEPTH,
+    choose_reliability,
+    image_qos,
+    is_incompatible,
+    loses_large_best_effort,
+    reliability_name,
+)
+from deal_ros.input.stamps import StampWatch
+
+COLOR_TOPIC, DEPTH_TOPIC, CAMERA_INFO_TOPIC = "color/image_raw", "depth/image_raw", "color/camera_info"
+"""Relative names of a camera's streams, which launch files remap."""
+FOLLOW_PERIOD_S = 0.5
+"""How soon a node notices that publishers came, or went."""
+
+
+class ImageInput:
+    """Subscribe to an image topic; all calls come from the executor's thread.
+
+    Args:
+        node: who subscribes.
+        stream: "color" or "depth", for people.
+        topic: relative name, remappable.
+        wanted: "auto", "reliable" or "best_effort".
+        on_image: called with every message.
+        message_type: `Image`, or `CompressedImage` for a topic such as `color/image_raw/compressed`.
+        depth: images that may wait until the executor has time.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        stream: str,
+        topic: str,
+        wanted: str,
+        on_image: Callable[[ImageMessage], None],
+        message_type: type[ImageMessage] = Image,
+        depth: int = INPUT_DEPTH,
+    ) -> None:
+        self._depth = depth
+        self._message_type = message_type
+        self._node, self._stream, self._wanted, self._on_image = node, stream, wanted, on_image
+        self.topic = node.resolve_topic_name(topic)
+        self._relative = topic
+        self._received = self._changes = 0
+        self._last: tuple[str, int, int, int] = ("", 0, 0, 0)
+        self._last_change = ""
+        self._stamps = StampWatch()
+        self._heard = time.monotonic()
+        self._had_publisher = False
+        self._reliability = choose_reliability(wanted, self._offers())
+        self._subscription: Subscription | None = self._subscribe()
+
+    def follow_publisher(self) -> None:
+        """Subscribe anew where `auto` and the publishers now known ask for another reliability."""
+        if self._subscription is None:
+            return
+        chosen = choose_reliability(self._wanted, self._offers(), self._reliability)
+        if chosen == self._reliability:
+            return
+        self._node.get_logger().info(f"{self.topic}: publisher offers {reliability_name(chosen)}, subscribing so")
+        self.close()
+        self._reliability = chosen
+        self._subscription = self._subscribe()
+
+    def close(self) -> None:
+        """End the subscription."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    def open(self) -> None:
+        """Subscribe anew after `close`; silence counts from now on."""
+        if self._subscription is None:
+            self._heard = time.monotonic()
+            self._subscription = self._subscribe()
+
+    @property
+    def snapshot(self) -> InputSnapshot:
+        """What can be said of this input now."""
+        offers = self._offers()
+        encoding, width, height, size_bytes = self._last
+        return InputSnapshot(
+            stream=self._stream,
+            is_subscribed=self._subscription is not None,
+            topic=self.topic,
+            received=self._received,
+            silent_s=time.monotonic() - self._heard,
+            encoding=encoding,
+            width=width,
+            height=height,
+            size_bytes=size_bytes,
+            offers=tuple(reliability_name(offer) for offer in offers),
+            requests=reliability_name(self._reliability),
+            incompatible=is_incompatible(self._reliability, offers),
+            publisher_left=self._had_publisher and not offers,
+            changes=self._changes,
+            last_change=self._last_change,
+            stamps=self._stamps.counts,
+            best_effort_is_lossy=loses_large_best_effort(get_rmw_implementation_identifier()),
+        )
+
+    def _subscribe(self) -> Subscription:
+        return self._node.create_subscription(
+            self._message_type, self._relative, self._take, image_qos(self._reliability, self._depth)
+        )
+
+    def _take(self, message: ImageMessage) -> None:
+        self._received += 1
+        self._heard = time.monotonic()
+        self._stamps.see(stamp_to_ns(message.header.stamp), self._node.get_clock().now().nanoseconds)
+        if isinstance(message, CompressedImage):
+            self._describe((message.format, 0, 0, len(message.data)))
+        else:
+            self._describe((message.encoding, message.width, message.height, len(message.data)))
+        self._on_image(message)
+
+    def _describe(self, form: tuple[str, int, int, int]) -> None:
+        before, self._last = self._last, form
+        if before[0] and before[:3] != form[:3]:
+            self._changes += 1
+            self._last_change = " to ".join(
+                f"{width}x{height} {encoding}" if width else encoding for encoding, width, height, _ in (before, form)
+            )
+
+    def _offers(self) -> list[ReliabilityPolicy]:
+        offers = [info.qos_profile.reliability for info in self._node.get_publishers_info_by_topic(self.topic)]
+        self._had_publisher = self._had_publisher or bool(offers)
+        return offers

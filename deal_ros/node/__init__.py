@@ -1,0 +1,1 @@
+"""What every node shares: parameters, one worker, starting and stopping the process."""

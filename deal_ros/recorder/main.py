@@ -1,0 +1,39 @@
+r"""The executable `recorder_node`.
+
+Example:
+    ros2 run deal_ros recorder_node --ros-args -p output:=recordings/kitchen_1 -p classes:=mug,drill,box \
+        -p tags:=mug,drill \
+        -r color/image_raw:=/camera/camera/color/image_raw \
+        -r color/camera_info:=/camera/camera/color/camera_info \
+        -r depth/image_raw:=/camera/camera/aligned_depth_to_color/image_raw
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from deal_ros.node.run import RunnableNode, run
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the recorder until SIGINT, SIGTERM, the key `q` or a failure.
+
+    Args:
+        args: the command line with the program's name first; the process' own when left out.
+
+    Returns:
+        0 for whole recordings; 3 if one lost more than `max_loss`; 1 where recording was refused or ended by itself,
+        or nothing was recorded; 2 for wrong parameters.
+    """
+    return run(_load, args)
+
+
+def _load() -> Callable[[], RunnableNode]:
+    from deal_ros.recorder.node import RecorderNode
+
+    return RecorderNode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,370 @@
+"""The recorder's node: camera topics in, a recording out; tags by parameter, topic, service, key and page.
+
+The executor's thread takes messages in and does what people say; the core's thread writes. Keys, page, topics,
+services and parameters all end in the core's `RecorderControls`, and the parameters always show the tags that hold.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.timer import Timer
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from deal_core.errors import DealError, RecordingError
+from deal_core.recorder.controls import Control, RecorderControls
+from deal_core.recorder.pair_recorder import PairRecorder
+from deal_core.recorder.summary import RecordingSummary
+from deal_core.recorder.tag_commands import CLEAR, parse_tags
+from deal_core.recorder.terminal_keys import TerminalKeys
+from deal_core.recording.image_messages import camera_of
+from deal_core.recording.writer import check_unused
+from deal_core.structures import ClassList, TagMarker, TagState
+from deal_core.web.extra import check_installed
+from deal_ros.diagnostics.snapshots import to_message
+from deal_ros.input.conversions import image_to_raw
+from deal_ros.input.image_input import CAMERA_INFO_TOPIC, COLOR_TOPIC, DEPTH_TOPIC, FOLLOW_PERIOD_S, ImageInput
+from deal_ros.input.qos import camera_info_qos
+from deal_ros.node.executor_calls import ExecutorCalls
+from deal_ros.node.parameters import LiveParameters
+from deal_ros.recorder.diagnostics import RecorderSnapshot, assess_recorder
+from deal_ros.recorder.parameters import RecorderParameters
+
+NODE_NAME = "deal_recorder"
+EXIT_LOSS = 3
+
+_TICK_S = 0.1
+_CAMERA_WAIT_S = 2.0
+# A second at camera rate: beginning and ending a recording takes the executor a moment.
+_INPUT_DEPTH = 30
+
+
+class RecorderNode(Node):
+    """Parameters, topics, services, keys and timers; the work is the core's `PairRecorder`.
+
+    Raises:
+        UsageError: a parameter cannot be used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(NODE_NAME)
+        self._started: RecorderControls | None = None
+        self._live = LiveParameters(
+            self,
+            RecorderParameters,
+            is_configured=lambda: self._started is not None,
+            check=self._check_tags,
+            on_change=self._take_parameters,
+        )
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._inputs: list[ImageInput] = []
+        self._timers: list[Timer] = []
+        self._calls = ExecutorCalls(self)
+        self._people = ExitStack()
+        self._has_camera = False
+        self._images_since = 0.0
+        self._is_waiting = self._is_quit = False
+        self._used: set[Path] = set()
+        self._summaries: list[RecordingSummary] = []
+        self._failure: DealError | None = None
+        self._reported: RecorderSnapshot | None = None
+
+    @property
+    def parameters(self) -> RecorderParameters:
+        """The parameters as they are now."""
+        return self._live.current
+
+    def start(self) -> None:
+        """Subscribe, offer the services; recording begins with the images, or with `~/start`.
+
+        Raises:
+            UsageError: no output or no classes are named, or the tags are not among them.
+            DatasetError: the dataset.yaml with the classes cannot be read.
+            RecordingError: the output exists.
+        """
+        wanted = self.parameters
+        settings = wanted.settings(self._session())
+        classes = settings.classes
+        check_unused(Path(wanted.output), survives=True)
+        recorder = PairRecorder(settings, parse_tags(wanted.tag_command, TagState(), classes))
+        extra = [
+            Control("start_stop", " ", "start or stop", self._start_or_stop),
+            Control("quit", "q", "quit", self._quit, ends=True),
+        ]
+        controls = self._started = RecorderControls(recorder, extra, self._show)
+        if wanted.page:  # before any image, for which it would take too long
+            self._open_page(controls)
+        self._is_waiting = wanted.autostart
+        self._offer(classes)
+        self._inputs = [
+            ImageInput(self, "color", COLOR_TOPIC, wanted.color_qos, self._take_color, depth=_INPUT_DEPTH),
+            ImageInput(self, "depth", DEPTH_TOPIC, wanted.depth_qos, self._take_depth, depth=_INPUT_DEPTH),
+        ]
+        self.create_subscription(CameraInfo, CAMERA_INFO_TOPIC, self._take_info, camera_info_qos())
+        # Steady time: with simulated time and no /clock, the node must still say what it waits for.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timers = [
+            self.create_timer(_TICK_S, self._tick, clock=steady),
+            self.create_timer(FOLLOW_PERIOD_S, self._follow_publishers, clock=steady),
+            self.create_timer(wanted.diagnostics_period_s, self.publish_diagnostics, clock=steady),
+        ]
+        self.get_logger().info(
+            f"ready: {len(classes)} classes, {controls.said()}; reading {' and '.join(i.topic for i in self._inputs)}; "
+            + ("recording begins with the images" if wanted.autostart else "recording begins with ~/start")
+        )
+        if wanted.keyboard and TerminalKeys.is_there():
+            keys = TerminalKeys(lambda key: self._calls.post(partial(self._take_key, key)))
+            self._people.callback(keys.close)
+            self.get_logger().info(controls.key_help())
+
+    def is_finished(self) -> bool:
+        """Say whether somebody pressed `q`, or recording cannot begin or go on."""
+        return self._is_quit or self._failure is not None
+
+    def finish(self) -> int:
+        """Finish the recording and return the exit code: 0, 3 above `max_loss`, 1 where one ended by itself.
+
+        Raises:
+            RecordingError: recording was refused at the start, or nothing was recorded.
+        """
+        for found in self._inputs:
+            found.close()
+        for timer in self._timers:
+            self.destroy_timer(timer)
+        if self._core.state.is_recording:
+            self._stop()
+        self.publish_diagnostics()
+        if self._failure:
+            raise self._failure
+        if self._is_waiting:
+            raise RecordingError(f"nothing was recorded: {self._waits()}")
+        worst = max((summary.loss for summary in self._summaries), default=0.0)
+        if worst > self.parameters.max_loss:
+            self.get_logger().error(f"{worst:.1%} of a recording's pairs were lost, over max_loss")
+            return EXIT_LOSS
+        return 0
+
+    def destroy_node(self) -> None:
+        """Close the page and give the terminal back, however the node ended."""
+        self._calls.close()  # first, because the page may wait for one
+        self._people.close()
+        super().destroy_node()
+
+    def publish_diagnostics(self) -> None:
+        """Publish what can be said of the node now."""
+        snapshot = RecorderSnapshot(
+            time_s=time.monotonic(),
+            inputs=tuple(found.snapshot for found in self._inputs),
+            input_timeout_s=self.parameters.input_timeout_s,
+            recorder=self._core.state,
+            waits=self._waits() if self._is_waiting else "",
+            info_topic=self.resolve_topic_name(CAMERA_INFO_TOPIC),
+            has_camera=self._has_camera,
+        )
+        statuses = assess_recorder(snapshot, self._reported)
+        self._reported = snapshot
+        name = self.get_fully_qualified_name().lstrip("/")
+        self._diagnostics.publish(to_message(statuses, name, self.get_clock().now().to_msg()))
+
+    @property
+    def _controls(self) -> RecorderControls:
+        if self._started is None:
+            raise RuntimeError("start the node first")
+        return self._started
+
+    @property
+    def _core(self) -> PairRecorder:
+        return self._controls.recorder
+
+    def _offer(self, classes: ClassList) -> None:
+        controls = self._controls
+        self.create_subscription(String, "~/set_tags", self._take_command, 10)
+        triggers: dict[str, Callable[[], str]] = {
+            "start": self._start,
+            "stop": lambda: self._stop().lines()[0],
+            "clear_tags": lambda: controls.set_tags(CLEAR, "service"),
+            **{name: partial(controls.do, name, "service") for name in ("next_segment", "keep", "discard_last")},
+        }
+        for name, act in triggers.items():
+            self.create_service(Trigger, f"~/{name}", partial(self._answer, act))
+        for name, token in zip(classes.names, tag_services(classes), strict=True):
+            self.create_service(SetBool, f"~/tag/{token}", partial(self._answer_switch, self._set_class, name))
+        for marker in (TagMarker.COMPLETE, TagMarker.IGNORE):
+            switch = partial(self._answer_switch, self._switch_marker, marker)
+            self.create_service(SetBool, f"~/{marker.value}", switch)
+
+    def _take_color(self, message: Any) -> None:
+        self._core.add_color(image_to_raw(message))
+
+    def _take_depth(self, message: Any) -> None:
+        self._core.add_depth(image_to_raw(message))
+
+    def _take_info(self, message: CameraInfo) -> None:
+        camera = camera_of(message)
+        if camera is not None:
+            self._core.set_camera(camera)
+            self._has_camera = True
+
+    def _tick(self) -> None:
+        """Begin once everything is there; end where the disk did not go on."""
+        if self._core.state.failure:
+            self._fail()
+        if not (self._is_waiting and self._core.has_images):
+            return
+        self._images_since = self._images_since or time.monotonic()
+        if self._has_camera or time.monotonic() - self._images_since > _CAMERA_WAIT_S:
+            self._is_waiting = False
+            try:
+                self._start()
+            except DealError as error:
+                self._failure = error
+
+    def _fail(self) -> None:
+        try:
+            self._failure = RecordingError(self._stop().failure)
+        except DealError as error:
+            self._failure = error
+
+    def _open_page(self, controls: RecorderControls) -> None:
+        check_installed()
+        from deal_core.recorder.live_page import create_live_app
+        from deal_core.web.server import Door, ServingThread
+
+        wanted = self.parameters
+        door = self._people.enter_context(Door(wanted.page_host, wanted.page_port, names=("page_host", "page_port")))
+        app = partial(create_live_app, controls, NODE_NAME, door.token, call=self._called)
+        self._people.enter_context(ServingThread(app, door))
+        self.get_logger().info(f"page: open {door.address}")
+
+    def _called(self, act: Callable[[], str]) -> str:
+        """Do in the executor's thread what the page asks for."""
+        try:
+            return self._calls.post(act).result()
+        except CancelledError:
+            raise RecordingError("the node has ended") from None
+
+    def _start_or_stop(self, source: str) -> str:
+        return self._stop().lines()[0] if self._core.state.is_recording else self._start()
+
+    def _quit(self, source: str) -> str:
+        self._is_quit = True
+        return "the node ends"
+
+    def _start(self) -> str:
+        path = self._next_path()
+        self._core.start(path)
+        self._used.add(path)
+        self._is_waiting = False
+        text = f"recording {path}; {self._controls.said()}"
+        self.get_logger().info(text)
+        return text
+
+    def _stop(self) -> RecordingSummary:
+        summary = self._core.stop()
+        self._summaries.append(summary)
+        for line in summary.lines():
+            self.get_logger().info(line)
+        return summary
+
+    def _next_path(self) -> Path:
+        wanted = Path(self.parameters.output)
+        path, number = wanted, 1
+        while path in self._used:
+            number += 1
+            path = wanted.with_name(f"{wanted.name}_{number}")
+        return path
+
+    def _take_command(self, message: String) -> None:
+        self._try(lambda: self._controls.set_tags(message.data, "topic"))
+
+    def _take_key(self, key: str) -> None:
+        if self._try(lambda: self._controls.press(key, "keyboard")) is None:
+            self.get_logger().info(self._controls.key_help())
+
+    def _set_class(self, name: str, present: bool) -> str:
+        return self._controls.set_tags(("+" if present else "-") + name, "service")
+
+    def _switch_marker(self, marker: TagMarker, on: bool) -> str:
+        return self._controls.switch_marker(marker, on, "service")
+
+    def _show(self, text: str) -> None:
+        """Show the tags in the parameters, both at once because each alone would be another change; and in words."""
+        tags, shown = self._core.state.tags, self.parameters
+        if (shown.tags, shown.marker) != (tags.present, tags.marker.value):
+            values = {"tags": ",".join(tags.present), "marker": tags.marker.value}
+            self.set_parameters_atomically([Parameter(name, value=value) for name, value in values.items()])
+        self.get_logger().info(text)
+
+    def _check_tags(self, values: RecorderParameters) -> None:
+        if self._started:
+            parse_tags(values.tag_command, TagState(), self._started.recorder.classes)
+
+    def _take_parameters(self, values: RecorderParameters) -> None:
+        if self._started is None:
+            return
+        before = self._core.state.tags
+        if self._core.set_tags(values.tag_command, "parameter") != before:
+            self.get_logger().info(self._controls.said())
+
+    def _answer(self, act: Callable[[], str], _request: Any, response: Any) -> Any:
+        answer = self._try(act)
+        response.success = not isinstance(answer, DealError)
+        response.message = str(answer)
+        return response
+
+    def _answer_switch(self, switch: Callable[[Any, bool], str], what: Any, request: Any, response: Any) -> Any:
+        return self._answer(lambda: switch(what, bool(request.data)), request, response)
+
+    def _try(self, act: Callable[[], object]) -> object:
+        """Return what comes of an act, be it the error that says why not."""
+        try:
+            return act()
+        except DealError as error:
+            self.get_logger().warning(str(error))
+            return error
+
+    def _waits(self) -> str:
+        silent = [found.snapshot for found in self._inputs if not found.snapshot.received]
+        missing = ", ".join(f"{found.stream} on {found.topic}" for found in silent)
+        return f"no image has arrived yet of {missing}" if missing else "recording has not begun yet"
+
+    def _follow_publishers(self) -> None:
+        for found in self._inputs:
+            found.follow_publisher()
+
+    def _session(self) -> dict[str, object]:
+        topics = {"color": COLOR_TOPIC, "camera_info": CAMERA_INFO_TOPIC, "depth": DEPTH_TOPIC}
+        try:
+            version = importlib.metadata.version("deal_ros")
+        except importlib.metadata.PackageNotFoundError:
+            version = "unknown"
+        return {
+            "tool": f"deal_ros {version} {NODE_NAME}",
+            "ros_distro": os.environ.get("ROS_DISTRO", "unknown"),
+            "topics": {name: self.resolve_topic_name(topic) for name, topic in topics.items()},
+        }
+
+
+def tag_services(classes: ClassList) -> list[str]:
+    """Return the last part of each class' `~/tag/...` service: its name with `_` for what ROS does not allow in one."""
+    tokens: list[str] = []
+    for id_, name in enumerate(classes.names, start=1):
+        token = re.sub(r"(\W|_)+", "_", name, flags=re.ASCII)
+        token = f"class_{token}" if token[0].isdigit() else token
+        tokens.append(f"{token}_{id_}" if token in tokens else token)
+    return tokens

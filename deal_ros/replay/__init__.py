@@ -1,0 +1,1 @@
+"""The replay node: a recording through the segmentation node, frame by frame."""

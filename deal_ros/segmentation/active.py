@@ -1,0 +1,196 @@
+"""What a segmentation node has only while it is active: inputs, the pipeline, and the timers that serve them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from deal_ros.diagnostics.snapshots import WorkSnapshot
+from deal_ros.input.conversions import ImageMessage
+from deal_ros.input.image_input import CAMERA_INFO_TOPIC, COLOR_TOPIC, DEPTH_TOPIC, FOLLOW_PERIOD_S, ImageInput
+from deal_ros.input.qos import camera_info_qos
+from deal_ros.input.synchronizer import DepthMode
+from deal_ros.segmentation.one_frame import SegmentedFrame, SegmentsImages
+from deal_ros.segmentation.outputs import Outputs
+from deal_ros.segmentation.parameters import SegmentationParameters
+from deal_ros.segmentation.pipeline import SegmentationPipeline, effective_depth_mode
+
+_COMPRESSED_TOPIC = f"{COLOR_TOPIC}/compressed"
+_EXPIRE_SHARE = 0.2
+"""Of `sync_timeout_ms`: how much longer than that colour may wait."""
+_EXPIRE_PERIODS_S = (0.005, 0.1)
+_LOG_PERIOD_S = 5.0
+
+
+class UsesDepth(SegmentsImages, Protocol):
+    """The part of `deal_core.runtime.segmenter.Segmenter` that a session needs."""
+
+    @property
+    def uses_depth(self) -> bool:
+        """Whether `segment` makes use of depth."""
+
+
+class SegmentationSession:
+    """Subscribe and segment from construction to `close`; all calls come from the executor's thread.
+
+    Depth and camera_info are subscribed while something needs them.
+
+    Args:
+        node: who subscribes.
+        segmenter: segments an image.
+        parameters: of the node.
+        outputs: publishes what is wanted beside the mask.
+        publish: takes each result, in the worker's thread.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        segmenter: UsesDepth,
+        parameters: SegmentationParameters,
+        outputs: Outputs,
+        publish: Callable[[SegmentedFrame], None],
+    ) -> None:
+        self._node, self._segmenter, self._parameters, self._outputs = node, segmenter, parameters, outputs
+        self.pipeline = SegmentationPipeline(
+            segmenter,
+            parameters,
+            self._wanted_depth(),
+            publish=publish,
+            publish_more=self._publish_more,
+            now_ns=lambda: node.get_clock().now().nanoseconds,
+            on_error=lambda message: node.get_logger().warning(message, throttle_duration_sec=_LOG_PERIOD_S),
+        )
+        self.pipeline.start()
+        # Steady time: colour waits as long whatever simulated time does.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._expiry = node.create_timer(_expire_period_s(parameters), self._expire, clock=steady)
+        self._expiry.cancel()
+        self._color = _color_input(node, parameters, self._take_color)
+        self._depth: ImageInput | None = None
+        self._camera_info: CameraInfo | None = None
+        self._camera_info_subscription: Subscription | None = None
+        self._follow()
+        self._following = node.create_timer(FOLLOW_PERIOD_S, self._follow, clock=steady)
+
+    @property
+    def inputs(self) -> list[ImageInput]:
+        """Those that the work needs now."""
+        is_pairing = self._depth is not None and self.pipeline.depth_mode is not DepthMode.OFF
+        return [self._color, self._depth] if self._depth and is_pairing else [self._color]
+
+    def close(self) -> bool:
+        """Unsubscribe and let the running frame finish; return False when it does not come to an end."""
+        self._unsubscribe()
+        for timer in (self._expiry, self._following):
+            self._node.destroy_timer(timer)
+        return self.pipeline.stop()
+
+    def enable(self, is_enabled: bool) -> None:
+        """Subscribe and segment, or unsubscribe and drop what is under way but for the running frame."""
+        self.pipeline.enable(is_enabled)
+        if is_enabled:
+            self._color.open()
+            self._follow()
+        else:
+            self._unsubscribe()
+
+    def use(self, segmenter: UsesDepth, on_use: Callable[[], None]) -> None:
+        """Go on with another segmenter, as `SegmentationPipeline.use`."""
+        self._segmenter = segmenter
+        self.pipeline.use(segmenter, on_use)
+
+    def adapt(self, parameters: SegmentationParameters) -> None:
+        """Work by these parameters from now on."""
+        self._parameters = parameters
+        self.pipeline.adapt(parameters)
+        self._expiry.timer_period_ns = round(_expire_period_s(parameters) * 1e9)
+
+    def snapshot(self, mask_subscribers: int) -> WorkSnapshot:
+        """Return what can be said of the work now."""
+        return WorkSnapshot(
+            inputs=tuple(found.snapshot for found in self.inputs),
+            sync=self.pipeline.sync,
+            work=self.pipeline.work,
+            results=self.pipeline.statistics.summary,
+            mask_subscribers=mask_subscribers,
+            depth_mode=self.pipeline.depth_mode.value,
+            missed=self._outputs.missed,
+            missing=self._outputs.missing,
+            model_lacks_depth=self._segmenter.uses_depth and self.pipeline.depth_mode is DepthMode.OFF,
+        )
+
+    def _wanted_depth(self) -> DepthMode:
+        is_used = self._segmenter.uses_depth or self._outputs.needs_depth
+        return effective_depth_mode(self._parameters.depth_mode, is_used)
+
+    def _publish_more(self, result: SegmentedFrame) -> None:
+        self._outputs.publish(result.inputs, result.segmentation, self._camera_info, self._parameters)
+
+    def _take_depth(self, message: ImageMessage) -> None:
+        self.pipeline.synchronizer.add_depth(message)
+
+    def _take_camera_info(self, message: CameraInfo) -> None:
+        self._camera_info = message
+
+    def _take_color(self, message: ImageMessage) -> None:
+        self.pipeline.synchronizer.add_color(message)
+        # A timer that runs all the time costs more than everything else that an idle node does.
+        if self.pipeline.depth_mode is DepthMode.OPTIONAL and self._expiry.is_canceled():
+            self._expiry.reset()
+
+    def _expire(self) -> None:
+        self.pipeline.synchronizer.expire()
+        if not self.pipeline.synchronizer.counts.pending_color:
+            self._expiry.cancel()
+
+    def _follow(self) -> None:
+        """Subscribe what is needed now, and as its publishers offer it."""
+        if not self.pipeline.is_enabled:
+            return
+        self.pipeline.pair_by(self._wanted_depth())
+        self._follow_depth(self.pipeline.depth_mode is not DepthMode.OFF)
+        self._follow_camera_info(self._outputs.needs_depth)
+        for found in self.inputs:
+            found.follow_publisher()
+
+    def _follow_depth(self, is_needed: bool) -> None:
+        if not is_needed:
+            if self._depth is not None:
+                self._depth.close()
+        elif self._depth is None:
+            self._depth = ImageInput(self._node, "depth", DEPTH_TOPIC, self._parameters.depth_qos, self._take_depth)
+        else:
+            self._depth.open()
+
+    def _follow_camera_info(self, is_needed: bool) -> None:
+        if is_needed and self._camera_info_subscription is None:
+            self._camera_info_subscription = self._node.create_subscription(
+                CameraInfo, CAMERA_INFO_TOPIC, self._take_camera_info, camera_info_qos()
+            )
+        elif not is_needed and self._camera_info_subscription is not None:
+            self._node.destroy_subscription(self._camera_info_subscription)
+            self._camera_info_subscription = self._camera_info = None
+
+    def _unsubscribe(self) -> None:
+        self._color.close()
+        self._follow_depth(False)
+        self._follow_camera_info(False)
+
+
+def _color_input(
+    node: Node, parameters: SegmentationParameters, on_image: Callable[[ImageMessage], None]
+) -> ImageInput:
+    is_compressed = parameters.color_transport == "compressed"
+    topic, kind = (_COMPRESSED_TOPIC, CompressedImage) if is_compressed else (COLOR_TOPIC, Image)
+    return ImageInput(node, "color", topic, parameters.color_qos, on_image, kind)
+
+
+def _expire_period_s(parameters: SegmentationParameters) -> float:
+    shortest, longest = _EXPIRE_PERIODS_S
+    return min(max(_EXPIRE_SHARE * parameters.sync_timeout_ms / 1000, shortest), longest)

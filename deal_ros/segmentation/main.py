@@ -1,0 +1,38 @@
+r"""The executable `segmentation_node`.
+
+Example:
+    ros2 run deal_ros segmentation_node --ros-args -p model:=model.safetensors \
+        -r color/image_raw:=/camera/camera/color/image_raw \
+        -r depth/image_raw:=/camera/camera/aligned_depth_to_color/image_raw
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from deal_ros.node.malloc import keep_freed_memory
+from deal_ros.node.run import RunnableNode, run
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM.
+
+    Args:
+        args: the command line with the program's name first; the process' own when left out.
+
+    Returns:
+        0 after a signal; 1 for a model file that cannot be used; 2 for wrong parameters.
+    """
+    return run(_load, args)
+
+
+def _load() -> Callable[[], RunnableNode]:
+    keep_freed_memory()
+    from deal_ros.segmentation.node import SegmentationNode
+
+    return SegmentationNode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,466 @@
+"""The segmentation node: colour and aligned depth in, masks out, every message accounted for.
+
+A lifecycle node. Configured, it has a model that is loaded and warm, and its labels are published; active, it
+subscribes and works; deactivated, it keeps the model. The executor's thread takes messages in and pairs them, nothing
+more; the pipeline's thread segments the newest frame and publishes; what else takes time has a thread of its own.
+"""
+
+from __future__ import annotations
+
+# Before rclpy: on ARM, torch loaded late finds no room left for its thread-local storage.
+import torch  # noqa: F401  # isort: skip
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.task import Future
+from sensor_msgs.msg import Image
+from std_srvs.srv import SetBool, Trigger
+
+from deal_core.devices import gpu_memory, release_gpu_memory
+from deal_core.errors import DealError, UsageError
+from deal_core.models.model_file import ModelInfo
+from deal_core.runtime.class_filter import kept_ids
+from deal_core.runtime.segmenter import BackendName, Precision, Segmenter
+from deal_ros.diagnostics.judge import assess, final_counts
+from deal_ros.diagnostics.snapshots import LifecycleSnapshot, Limits, ModelSnapshot, NodeSnapshot, Status, to_message
+from deal_ros.input import optional_libraries
+from deal_ros.input.image_input import CAMERA_INFO_TOPIC, DEPTH_TOPIC
+from deal_ros.input.qos import mask_qos
+from deal_ros.input.stamps import ClockWatch
+from deal_ros.node.background import in_background, run_in_background
+from deal_ros.node.parameters import LiveParameters
+from deal_ros.segmentation.active import SegmentationSession, UsesDepth
+from deal_ros.segmentation.labels import LabelPublisher
+from deal_ros.segmentation.outputs import Outputs
+from deal_ros.segmentation.parameters import SegmentationParameters
+from deal_ros.segmentation.snapshot import save_snapshot
+
+NODE_NAME = "deal_segmentation"
+
+
+class Model(UsesDepth, Protocol):
+    """The part of `deal_core.runtime.segmenter.Segmenter` that the node needs."""
+
+    info: ModelInfo
+    model_hash: str
+    backend: str
+    backend_reason: str
+    device: str
+    precision: str
+
+
+def load_model(parameters: SegmentationParameters) -> Segmenter:
+    """Load the model that the parameters name, and warm it up.
+
+    Raises:
+        ModelFileError: the model file cannot be used.
+        UsageError: no model is named, or the device does not exist here.
+        BackendError: the back end that was named cannot run the model.
+    """
+    parameters.check_complete()
+    segmenter = Segmenter.load(
+        Path(parameters.model).expanduser(),
+        parameters.device,
+        cast(Precision, parameters.precision),
+        backend=cast(BackendName, parameters.backend),
+        engine_cache_dir=parameters.engine_cache_dir,
+        input_size=parameters.input_size,
+    )
+    segmenter.warm_up(*segmenter.input_size, parameters.warmup_iterations)
+    return segmenter
+
+
+class SegmentationNode(LifecycleNode):
+    """Transitions, services, parameters and diagnostics; the work is the session's.
+
+    Args:
+        load: gives the model that the parameters name, warm; called in a thread of its own.
+        options: of the lifecycle node (context, namespace, parameter_overrides, ...).
+
+    Raises:
+        UsageError: a parameter cannot be used.
+    """
+
+    def __init__(self, load: Callable[[SegmentationParameters], Model] = load_model, **options: Any) -> None:
+        super().__init__(NODE_NAME, **options)
+        self._load = load
+        self._model: _LoadedModel | None = None
+        self._labels: LabelPublisher | None = None
+        self._outputs: Outputs | None = None
+        self._session: SegmentationSession | None = None
+        self._failure: Exception | None = None
+        self._is_starting = False
+        self._reload = _Reload()
+        self._reported: NodeSnapshot | None = None
+        self._clock_watch = ClockWatch()
+        self._live = LiveParameters(
+            self,
+            SegmentationParameters,
+            is_configured=lambda: self._model is not None,
+            check=self._check,
+            on_change=self._adapt,
+        )
+        self._mask_publisher = self.create_publisher(Image, "~/mask", mask_qos())
+        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # Steady time: with simulated time and no /clock, the node must still say what it waits for.
+        self._diagnostics_timer = self.create_timer(
+            self.parameters.diagnostics_period_s,
+            self.publish_diagnostics,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+        self.create_service(SetBool, "~/enable", self._on_enable)
+        # Groups of their own: these wait for a thread, and nothing shall wait for them. One request after the other.
+        self.create_service(
+            Trigger, "~/reload_model", self._on_reload_model, callback_group=MutuallyExclusiveCallbackGroup()
+        )
+        self.create_service(
+            Trigger, "~/save_snapshot", self._on_save_snapshot, callback_group=MutuallyExclusiveCallbackGroup()
+        )
+
+    @property
+    def parameters(self) -> SegmentationParameters:
+        """The parameters as they are now."""
+        return self._live.current
+
+    @property
+    def state(self) -> str:
+        """The lifecycle state: "unconfigured", "inactive", "active", "finalized"; within a transition, its name."""
+        return str(self._state_machine.current_state[1])
+
+    def start(self) -> None:
+        """Configure and activate, where `autostart` wants it.
+
+        Raises:
+            DealError: that failed.
+        """
+        if not self.parameters.autostart:
+            name = self.get_fully_qualified_name()
+            self.get_logger().info(f"waiting for a lifecycle manager (or: ros2 lifecycle set {name} configure)")
+            return
+        self._is_starting = True
+        for trigger in (self.trigger_configure, self.trigger_activate):
+            if trigger() != TransitionCallbackReturn.SUCCESS:
+                raise _as_deal_error(self._failure)
+        self._is_starting = False
+
+    def is_finished(self) -> bool:
+        """Return False: the node works until it is told to stop."""
+        return False
+
+    def finish(self) -> int:
+        """Shut down and return 0."""
+        if self.state != "finalized":
+            self.trigger_shutdown()
+        return 0
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model, warm it up, publish its labels."""
+        return self._attempt("configure", self._configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start the worker and subscribe."""
+        return self._attempt("activate", self._activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe, let the running frame finish, say what became of every message; the model stays loaded."""
+        return self._attempt("deactivate", self._deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Take the labels back and free the model's memory."""
+        return self._attempt("clean up", self._clean_up)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Deactivate and clean up, as far as needed."""
+        return self._attempt("shut down", self._shut_down)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give up everything after an error that nobody expected: back to unconfigured."""
+        failure = self._failure
+        result = self._attempt("recover", self._shut_down)
+        self._failure = self._failure or failure  # what led here is what people want to know
+        return result
+
+    def publish_diagnostics(self) -> None:
+        """Publish what can be said of the node now."""
+        is_simulated = self.get_parameter("use_sim_time").value is True
+        now = self.get_clock().now()
+        self._clock_watch.see(now.nanoseconds, time.monotonic(), is_simulated=is_simulated)
+        snapshot = self._snapshot()
+        statuses = assess(snapshot, self._reported)
+        self._reported = snapshot
+        name = self.get_fully_qualified_name().lstrip("/")
+        self._diagnostics_publisher.publish(to_message(statuses, name, now.to_msg()))
+
+    def _attempt(self, what: str, work: Callable[[], None]) -> TransitionCallbackReturn:
+        """Return FAILURE for an error that tells people what to do (the state stays), ERROR for any other."""
+        self.publish_diagnostics()
+        self._failure = None
+        try:
+            work()
+        except Exception as error:  # rclpy would drop it without a word
+            self._failure = error
+            if not self._is_starting:  # then, whoever started the node reports it
+                self.get_logger().error(f"cannot {what}: {_describe(error)}")
+            expected = isinstance(error, DealError)
+            return TransitionCallbackReturn.FAILURE if expected else TransitionCallbackReturn.ERROR
+        return TransitionCallbackReturn.SUCCESS
+
+    def _configure(self) -> None:
+        wanted = self.parameters
+        wanted.check_complete()
+        model = run_in_background(
+            lambda: self._load(wanted), period_s=wanted.diagnostics_period_s, meanwhile=self.publish_diagnostics
+        )
+        _check_classes(model, wanted)
+        self.get_logger().info(f"{optional_libraries.message_filters()}, {optional_libraries.cv_bridge()}")
+        self._labels = LabelPublisher(self)
+        self._outputs = Outputs(
+            self,
+            model.classes,
+            depth_topic=self.resolve_topic_name(DEPTH_TOPIC),
+            camera_info_topic=self.resolve_topic_name(CAMERA_INFO_TOPIC),
+        )
+        self._replace_model(_LoadedModel(model, wanted.model))
+        self._publish_labels()
+        self._reload = _Reload()
+
+    def _activate(self) -> None:
+        model, outputs = self._model, self._outputs
+        assert model is not None and outputs is not None  # there is no way here but through `_configure`
+        session = SegmentationSession(
+            self,
+            model.segmenter,
+            self.parameters,
+            outputs,
+            publish=lambda result: self._mask_publisher.publish(result.mask),
+        )
+        self._session = session
+        found = self._model_snapshot(model)
+        self.get_logger().info(
+            f"ready: {found.path} ({found.sha256[:12]}, {found.classes} classes) by {found.backend} on {found.device}, "
+            f"{found.precision}; depth {found.depth_mode}, pairing {found.pairing}; "
+            f"reading {' and '.join(each.topic for each in session.inputs)}"
+        )
+
+    def _deactivate(self) -> None:
+        if self._session is None:
+            return
+        session = self._session
+        if not session.close():
+            self.get_logger().error("the running frame did not come to an end; leaving it behind")
+        self.publish_diagnostics()
+        self._session = None
+        counts = final_counts(session.pipeline.sync, session.pipeline.work)
+        self.get_logger().info(f"stopped: {counts}")
+
+    def _clean_up(self) -> None:
+        if self._labels is not None:
+            self._labels.close()
+        if self._outputs is not None:
+            self._outputs.close()
+        self._labels = self._outputs = self._model = None
+        release_gpu_memory()
+
+    def _shut_down(self) -> None:
+        self._deactivate()
+        self._clean_up()
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if self._session is None:
+            response.success = False
+            response.message = f"the node is {self.state}, not active: activate it first"
+            return response
+        self._session.enable(request.data)
+        response.success = True
+        response.message = "segmenting" if request.data else "unsubscribed; the model stays loaded"
+        self.get_logger().info(f"~/enable: {response.message}")
+        return response
+
+    async def _on_reload_model(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        before, wanted = self._model, self.parameters
+        if before is None:
+            response.message = f"the node is {self.state}: configure it, which loads the model"
+            return response
+        self._reload = _Reload(f"loading {wanted.model}")
+        try:
+            segmenter = await in_background(lambda: self._load(wanted), self.executor)
+            self._check_still_there(before)
+            _check_classes(segmenter, self.parameters)
+            loaded = _LoadedModel(segmenter, wanted.model)
+            await self._take_over(loaded)
+        except Exception as error:  # the running model goes on, whatever it was
+            response.message = f"{_describe(error)}; {before.path} stays"
+            self._reload = _Reload(response.message, has_failed=True)
+            self.get_logger().error(f"~/reload_model: {response.message}")
+            return response
+        response.success = True
+        response.message = f"{loaded.path} ({segmenter.model_hash[:12]}) in place of {before.segmenter.model_hash[:12]}"
+        self._reload = _Reload(f"loaded {response.message}")
+        self.get_logger().info(f"~/reload_model: {response.message}")
+        return response
+
+    async def _on_save_snapshot(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        last = self._session.pipeline.last if self._session else None
+        if last is None:
+            response.message = f"nothing to save: the node is {self.state} and has not worked on a frame"
+            return response
+        parameters, statuses, taken = self.parameters, self._statuses(), datetime.now()
+        try:
+            folder = await in_background(lambda: save_snapshot(last, parameters, statuses, taken), self.executor)
+        except Exception as error:
+            response.message = _describe(error)
+            self.get_logger().error(f"~/save_snapshot: {response.message}")
+            return response
+        response.success, response.message = True, str(folder)
+        self.get_logger().info(f"~/save_snapshot: {folder}")
+        return response
+
+    def _check_still_there(self, model: _LoadedModel) -> None:
+        """Check that a model is still the one in use.
+
+        Raises:
+            DealError: the node was cleaned up while the next one was loaded.
+        """
+        if self._model is not model:
+            raise DealError(f"the node was cleaned up meanwhile and is {self.state}")
+
+    async def _take_over(self, loaded: _LoadedModel) -> None:
+        """Go on with another model; labels change between the last mask of the old one and the first of the new."""
+        self._replace_model(loaded)
+        if self._session is None:
+            self._publish_labels()
+            return
+        in_use: Future[None] = Future(executor=self.executor)
+
+        def take_over() -> None:
+            self._publish_labels()
+            in_use.set_result(None)
+
+        self._session.use(loaded.segmenter, take_over)
+        await in_use
+
+    def _replace_model(self, model: _LoadedModel) -> None:
+        self._model = model
+        release_gpu_memory()
+
+    def _publish_labels(self) -> None:
+        model, labels, outputs = self._model, self._labels, self._outputs
+        if model is not None and labels is not None and outputs is not None:
+            segmenter = model.segmenter
+            outputs.use_classes(segmenter.classes)
+            labels.publish(segmenter.classes, segmenter.info.threshold.value, segmenter.model_hash)
+
+    def _check(self, parameters: SegmentationParameters) -> None:
+        if self._model is not None:
+            _check_classes(self._model.segmenter, parameters)
+
+    def _adapt(self, parameters: SegmentationParameters) -> None:
+        self._diagnostics_timer.timer_period_ns = round(parameters.diagnostics_period_s * 1e9)
+        if self._session is not None:
+            self._session.adapt(parameters)
+
+    def _statuses(self) -> list[Status]:
+        return assess(self._snapshot(), self._reported)
+
+    def _snapshot(self) -> NodeSnapshot:
+        wanted, session = self.parameters, self._session
+        return NodeSnapshot(
+            time_s=time.monotonic(),
+            lifecycle=LifecycleSnapshot(
+                state=self.state,
+                failure=_describe(self._failure) if self._failure else "",
+                reload=self._reload.sentence,
+                reload_failed=self._reload.has_failed,
+                rivals=self._rivals(),
+                is_enabled=session is None or session.pipeline.is_enabled,
+                clock_jumps=self._clock_watch.jumps,
+                last_clock_jump=self._clock_watch.last_jump,
+            ),
+            model=self._model_snapshot(self._model) if self._model else None,
+            active=session.snapshot(self._mask_publisher.get_subscription_count()) if session else None,
+            limits=Limits(
+                wanted.input_timeout_s,
+                wanted.input_error_s,
+                wanted.max_age_ms,
+                wanted.warn_busy_share,
+                wanted.warn_valid_depth,
+            ),
+        )
+
+    def _rivals(self) -> tuple[str, ...]:
+        """Return the names of others that publish on the mask topic; ours comes once."""
+        topic = self._mask_publisher.topic_name
+        if self.count_publishers(topic) < 2:
+            return ()
+        names = [
+            f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in self.get_publishers_info_by_topic(topic)
+        ]
+        if self.get_fully_qualified_name() in names:
+            names.remove(self.get_fully_qualified_name())
+        return tuple(sorted(names))
+
+    def _model_snapshot(self, model: _LoadedModel) -> ModelSnapshot:
+        segmenter, wanted, session = model.segmenter, self.parameters, self._session
+        is_unused = wanted.depth_mode == "optional" and not (session and len(session.inputs) > 1)
+        policy = "equal stamps" if wanted.sync_policy == "exact" else f"stamps within {wanted.sync_slop_ms:g} ms"
+        return ModelSnapshot(
+            path=model.path,
+            sha256=segmenter.model_hash,
+            backend=segmenter.backend,
+            backend_reason=segmenter.backend_reason,
+            device=segmenter.device,
+            precision=segmenter.precision,
+            classes=len(segmenter.classes),
+            depth_mode=f"{wanted.depth_mode}{' (not in use)' if is_unused else ''}",
+            pairing="none"
+            if wanted.depth_mode == "off"
+            else f"by {optional_libraries.message_filters().in_use}, {policy}",
+            gpu_memory=str(gpu_memory(segmenter.device) or "no GPU"),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _LoadedModel:
+    """A model and the file it came from; the parameter may name the next one already."""
+
+    segmenter: Model
+    path: str
+
+
+@dataclass(frozen=True)
+class _Reload:
+    """What became of the last `~/reload_model`."""
+
+    sentence: str = "never asked for"
+    has_failed: bool = False
+
+
+def _check_classes(segmenter: Model, parameters: SegmentationParameters) -> None:
+    """Check that a model has the classes that are asked for.
+
+    Raises:
+        UsageError: it does not.
+    """
+    try:
+        kept_ids(segmenter.classes, parameters.classes)
+    except UsageError as error:
+        raise UsageError(f"parameter 'classes': {error}") from None
+
+
+def _describe(error: Exception) -> str:
+    return str(error) if isinstance(error, DealError) else f"{type(error).__name__}: {error}"
+
+
+def _as_deal_error(error: Exception | None) -> DealError:
+    if isinstance(error, DealError):
+        return error
+    return DealError(_describe(error) if error else "the node cannot change its state")

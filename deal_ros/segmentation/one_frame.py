@@ -1,0 +1,128 @@
+"""One frame of messages in, one mask message out: what the worker does, free of node and topics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sensor_msgs.msg import Image
+
+from deal_core.errors import DealError
+from deal_core.recording.image_encodings import ImageFormatError
+from deal_core.runtime.class_filter import kept_ids, restrict
+from deal_core.runtime.segmenter import Segmentation
+from deal_core.structures import ClassList, Float32Array, UInt8Array
+from deal_ros.input.conversions import ImageMessage, array_to_image, color_to_rgb, image_to_depth_m
+from deal_ros.input.synchronizer import Frame
+from deal_ros.segmentation.outputs import FrameInputs
+
+
+class SegmentsImages(Protocol):
+    """The part of `deal_core.runtime.segmenter.Segmenter` that a frame needs."""
+
+    @property
+    def classes(self) -> ClassList:
+        """The foreground classes."""
+
+    def segment(self, rgb: UInt8Array, depth: Float32Array | None = None) -> Segmentation:
+        """Segment one (H, W, 3) uint8 image with its (H, W) float32 depth in metres, or None."""
+
+
+class UnalignedDepthError(DealError):
+    """A depth image that does not lie on its colour image pixel by pixel."""
+
+    cause = "unaligned_depth"
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentedFrame:
+    """What one frame gave.
+
+    Args:
+        mask: mono8 class ids, 255 unlabelled, with the colour image's size, stamp and frame.
+        inputs: what was segmented.
+        segmentation: the answer that the mask shows.
+        inference_ms: time inside the network's `segment`, milliseconds.
+        valid_depth: share of pixels with a depth measurement; None without depth.
+        depth_error: why the frame's depth could not be used; empty where it could, or was not there.
+    """
+
+    mask: Image
+    inputs: FrameInputs
+    segmentation: Segmentation
+    inference_ms: float
+    valid_depth: float | None
+    depth_error: str = ""
+
+
+def segment_frame(
+    segmenter: SegmentsImages,
+    frame: Frame,
+    *,
+    needs_depth: bool = True,
+    classes: Sequence[str] = (),
+    min_confidence: float = 0.0,
+) -> SegmentedFrame:
+    """Segment a frame.
+
+    Args:
+        segmenter: segments an image.
+        frame: the messages.
+        needs_depth: whether a frame whose depth cannot be used is an error; it goes on without otherwise.
+        classes: that the mask shows; all for none.
+        min_confidence: of pixels that are not unlabelled.
+
+    Raises:
+        ImageFormatError: an image's fields contradict each other, or its encoding cannot be used, or its data do not
+            decode.
+        UnalignedDepthError: depth has another size or frame than colour.
+        UsageError: the segmenter does not have one of the classes.
+    """
+    rgb = color_to_rgb(frame.color)
+    depth, valid_depth, depth_error = None, None, ""
+    try:
+        if frame.depth is not None:
+            depth, valid_depth = _aligned_depth(rgb, frame.color, frame.depth)
+    except (ImageFormatError, UnalignedDepthError) as error:
+        if needs_depth:
+            raise
+        depth_error = f"{failure_cause(error)}: {error}"
+    begun = time.perf_counter()
+    result = segmenter.segment(rgb, depth)
+    inference_ms = (time.perf_counter() - begun) * 1000
+    if classes or min_confidence:
+        result = restrict(result, kept_ids(segmenter.classes, classes), min_confidence)
+    header = frame.color.header
+    return SegmentedFrame(
+        array_to_image(result.mask, header),
+        FrameInputs(header, rgb, depth),
+        result,
+        inference_ms,
+        valid_depth,
+        depth_error,
+    )
+
+
+def failure_cause(error: Exception) -> str:
+    """Return the fixed word under which a failed frame is counted."""
+    return error.cause if isinstance(error, ImageFormatError | UnalignedDepthError) else type(error).__name__
+
+
+def _aligned_depth(rgb: UInt8Array, color: ImageMessage, message: ImageMessage) -> tuple[Float32Array, float]:
+    """Return depth in metres and the share of pixels that have one."""
+    depth, valid = image_to_depth_m(message)
+    (height, width), (depth_height, depth_width) = rgb.shape[:2], depth.shape
+    color_frame, depth_frame = color.header.frame_id, message.header.frame_id
+    if (height, width) != (depth_height, depth_width):
+        raise UnalignedDepthError(
+            f"expected depth aligned to colour ({width}x{height}), found {depth_width}x{depth_height}; "
+            "start the camera with align_depth.enable:=true and use its aligned_depth_to_color topic"
+        )
+    if color_frame != depth_frame:
+        raise UnalignedDepthError(
+            f"expected depth in colour's frame '{color_frame}', found '{depth_frame}'; "
+            "start the camera with align_depth.enable:=true and use its aligned_depth_to_color topic"
+        )
+    return depth, float(valid.mean())

@@ -1,0 +1,207 @@
+"""What the segmentation node publishes beside the mask: made only for those who listen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_msgs.msg import Header
+from visualization_msgs.msg import MarkerArray
+
+from deal_core.result_images import color_overlay, confidence_image
+from deal_core.runtime.camera_rays import CameraModelError
+from deal_core.runtime.labelled_points import labelled_points
+from deal_core.runtime.objects import find_objects
+from deal_core.runtime.segmenter import Segmentation
+from deal_core.structures import CameraIntrinsics, ClassList, Float32Array, UInt8Array
+from deal_ros.input.conversions import array_to_image, info_to_camera, points_to_cloud, rgb_to_jpeg
+from deal_ros.input.qos import compressed_qos, mask_qos, view_qos
+from deal_ros.segmentation.object_messages import DETECTIONS, detections, markers
+from deal_ros.segmentation.output_options import OutputOptions
+from deal_ros.segmentation.rate_limit import RateLimit
+
+
+class Publishes(Protocol):
+    """The part of a node that outputs need."""
+
+    def create_publisher(self, msg_type: Any, topic: str, qos_profile: QoSProfile) -> Any:
+        """Return a publisher."""
+
+    def destroy_publisher(self, publisher: Any) -> bool:
+        """End a publisher."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrameInputs:
+    """What was segmented.
+
+    Args:
+        header: stamp and frame of the colour image; every output carries them.
+        rgb: (H, W, 3) uint8.
+        depth: (H, W) float32 metres, 0 or nan where unknown, aligned to colour; None without.
+    """
+
+    header: Header
+    rgb: UInt8Array
+    depth: Float32Array | None = None
+
+
+class Outputs:
+    """`~/confidence`, `~/overlay`, `~/overlay/compressed`, `~/points`, `~/object_markers`, `~/objects`.
+
+    The last exists where vision_msgs does. `publish` is for one thread; the properties may be read from any.
+
+    Args:
+        node: creates the publishers.
+        classes: what the mask's ids mean.
+        depth_topic: where depth is expected, for the sentences of `missing`.
+        camera_info_topic: where the camera's lens is expected, for the sentences of `missing`.
+        now_s: a steady clock for the rate of overlays, seconds.
+    """
+
+    def __init__(
+        self,
+        node: Publishes,
+        classes: ClassList,
+        *,
+        depth_topic: str = "depth/image_raw",
+        camera_info_topic: str = "color/camera_info",
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._node, self._classes, self._palette = node, classes, classes.palette()
+        self._depth_topic, self._camera_info_topic = depth_topic, camera_info_topic
+        self._overlay_rate = RateLimit(now_s)
+        self._missing: tuple[str, ...] = ()
+        self._missed = 0
+        self._confidence = node.create_publisher(Image, "~/confidence", mask_qos())
+        self._overlay = node.create_publisher(Image, "~/overlay", view_qos())
+        self._overlay_jpeg = node.create_publisher(CompressedImage, "~/overlay/compressed", compressed_qos())
+        self._points = node.create_publisher(PointCloud2, "~/points", view_qos())
+        self._markers = node.create_publisher(MarkerArray, "~/object_markers", view_qos())
+        self._objects: Any = node.create_publisher(DETECTIONS, "~/objects", view_qos()) if DETECTIONS else None
+
+    @property
+    def needs_depth(self) -> bool:
+        """Whether somebody listens to an output that is made of depth and the camera's lens."""
+        return _is_heard(self._points, self._objects, self._markers)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What the last frame lacked for outputs that somebody listens to, a sentence each."""
+        return self._missing
+
+    @property
+    def missed(self) -> int:
+        """How many frames so far lacked something of that kind."""
+        return self._missed
+
+    def use_classes(self, classes: ClassList) -> None:
+        """Change what the ids of the next mask mean; between two calls of `publish`."""
+        self._classes, self._palette = classes, classes.palette()
+
+    def publish(
+        self, inputs: FrameInputs, result: Segmentation, camera_info: CameraInfo | None, options: OutputOptions
+    ) -> None:
+        """Make and publish what somebody listens to.
+
+        What points and objects lack is told by `missing`, never raised.
+
+        Args:
+            inputs: what was segmented.
+            result: the answer, of the same size.
+            camera_info: the last one of the colour camera; None before the first.
+            options: how to make the outputs.
+        """
+        if _is_heard(self._confidence):
+            self._confidence.publish(array_to_image(confidence_image(result.confidence), inputs.header))
+        if _is_heard(self._overlay, self._overlay_jpeg) and self._overlay_rate.allows(options.overlay_max_hz):
+            self._publish_overlay(inputs, result.mask, options)
+        self._missing = self._publish_in_space(inputs, result, camera_info, options)
+        self._missed += bool(self._missing)
+
+    def close(self) -> None:
+        """End the publishers."""
+        for publisher in (self._confidence, self._overlay, self._overlay_jpeg, self._points, self._markers):
+            self._node.destroy_publisher(publisher)
+        if self._objects is not None:
+            self._node.destroy_publisher(self._objects)
+
+    def _publish_overlay(self, inputs: FrameInputs, mask: UInt8Array, options: OutputOptions) -> None:
+        picture = color_overlay(inputs.rgb, mask, self._palette, options.overlay_alpha)
+        if _is_heard(self._overlay):
+            self._overlay.publish(array_to_image(picture, inputs.header))
+        if _is_heard(self._overlay_jpeg):
+            self._overlay_jpeg.publish(rgb_to_jpeg(picture, inputs.header, options.jpeg_quality))
+
+    def _publish_in_space(
+        self, inputs: FrameInputs, result: Segmentation, camera_info: CameraInfo | None, options: OutputOptions
+    ) -> tuple[str, ...]:
+        """Publish points and objects, and return what they lack."""
+        heard = {"points": _is_heard(self._points), "objects": _is_heard(self._objects, self._markers)}
+        wanted = [name for name, is_heard in heard.items() if is_heard]
+        if not wanted:
+            return ()
+        lacks = []
+        if inputs.depth is None:
+            lacks.append(f"no depth on {self._depth_topic}")
+        if camera_info is None:
+            lacks.append(f"no camera_info on {self._camera_info_topic}")
+        if inputs.depth is not None and camera_info is not None:
+            try:
+                camera = info_to_camera(camera_info, inputs.rgb.shape[1], inputs.rgb.shape[0])
+                if heard["points"]:
+                    self._publish_points(inputs, inputs.depth, result, camera, options)
+                if heard["objects"]:
+                    self._publish_objects(inputs.header, inputs.depth, result, camera, options)
+            except CameraModelError as error:
+                lacks.append(f"camera_info on {self._camera_info_topic}: {error}")
+        return tuple(f"{name}: {lack}" for name in wanted for lack in lacks)
+
+    def _publish_points(
+        self,
+        inputs: FrameInputs,
+        depth: Float32Array,
+        result: Segmentation,
+        camera: CameraIntrinsics,
+        options: OutputOptions,
+    ) -> None:
+        points = labelled_points(
+            inputs.rgb,
+            depth,
+            result,
+            camera,
+            stride=options.points_stride,
+            near_m=options.depth_min_m,
+            far_m=options.depth_max_m,
+        )
+        self._points.publish(points_to_cloud(points, inputs.header))
+
+    def _publish_objects(
+        self,
+        header: Header,
+        depth: Float32Array,
+        result: Segmentation,
+        camera: CameraIntrinsics,
+        options: OutputOptions,
+    ) -> None:
+        objects = find_objects(
+            result,
+            depth,
+            camera,
+            near_m=options.depth_min_m,
+            far_m=options.depth_max_m,
+            min_points=options.object_min_points,
+        )
+        if _is_heard(self._objects):
+            self._objects.publish(detections(objects, self._classes, header))
+        if _is_heard(self._markers):
+            self._markers.publish(markers(objects, self._classes, header))
+
+
+def _is_heard(*publishers: Any) -> bool:
+    """Return whether one of the publishers, some of them None, has a subscriber."""
+    return any(publisher is not None and publisher.get_subscription_count() > 0 for publisher in publishers)

@@ -1,0 +1,105 @@
+"""One frame with all that a bug report needs, as a folder.
+
+color.cdr, depth.cdr    the messages as they were received, serialised
+color.png, depth.png    the same to look at (depth in millimetres, 16 bit), where they can be decoded
+mask.png                class ids, where the frame did not fail
+parameters.yaml         of the node; a file for --params-file
+diagnostics.json        what /diagnostics said
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from rclpy.serialization import serialize_message
+
+from deal_core.errors import DealError
+from deal_core.recording.image_encodings import ImageFormatError
+from deal_ros.diagnostics.snapshots import Status
+from deal_ros.input.conversions import color_to_rgb, image_to_depth_mm, image_to_mask
+from deal_ros.segmentation.parameters import SegmentationParameters
+from deal_ros.segmentation.pipeline import LastFrame
+
+
+class SnapshotError(DealError):
+    """A snapshot that cannot be written."""
+
+
+def save_snapshot(
+    last: LastFrame, parameters: SegmentationParameters, statuses: Sequence[Status], taken: datetime
+) -> Path:
+    """Write a snapshot below `parameters.snapshot_dir` and return its folder; it is there whole or not at all.
+
+    Args:
+        last: the frame and its result.
+        parameters: of the node.
+        statuses: of the node.
+        taken: names the folder.
+
+    Raises:
+        SnapshotError: the folder cannot be written.
+    """
+    parent = Path(parameters.snapshot_dir).expanduser().absolute()
+    final = parent / f"{taken:%Y-%m-%d_%H-%M-%S_%f}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=parent))
+        try:
+            _write(temporary, last, parameters, statuses)
+            temporary.chmod(0o755)
+            temporary.rename(final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise SnapshotError(
+            f"parameter 'snapshot_dir': cannot write to {parent} ({error.strerror or error}); set it to another folder"
+        ) from None
+    return final
+
+
+def _write(folder: Path, last: LastFrame, parameters: SegmentationParameters, statuses: Sequence[Status]) -> None:
+    messages = {"color": last.frame.color, "depth": last.frame.depth}
+    for name, message in messages.items():
+        if message is not None:
+            (folder / f"{name}.cdr").write_bytes(serialize_message(message))
+    for name, pixels in _pictures(last).items():
+        _write_png(folder / f"{name}.png", pixels)
+    values = {name: ",".join(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(parameters).items()}
+    (folder / "parameters.yaml").write_text(
+        yaml.safe_dump({"/**": {"ros__parameters": values}}, sort_keys=False), encoding="utf-8"
+    )
+    found = [
+        {"name": s.concern, "level": s.level.name, "message": s.message, "values": dict(s.values)} for s in statuses
+    ]
+    (folder / "diagnostics.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _pictures(last: LastFrame) -> dict[str, npt.NDArray[Any]]:
+    """Return what can be looked at; a frame that cannot be decoded may be why somebody takes a snapshot."""
+    pictures: dict[str, npt.NDArray[Any]] = {}
+    try:
+        pictures["color"] = color_to_rgb(last.frame.color)
+        if last.frame.depth is not None:
+            pictures["depth"] = image_to_depth_mm(last.frame.depth)
+    except ImageFormatError:
+        pass
+    if last.result is not None:
+        pictures["mask"] = image_to_mask(last.result.mask)
+    return pictures
+
+
+def _write_png(file: Path, pixels: npt.NDArray[Any]) -> None:
+    import cv2
+
+    if not cv2.imwrite(str(file), np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels)):
+        raise OSError(f"{file.name} was not written")

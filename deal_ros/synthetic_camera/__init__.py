@@ -1,0 +1,1 @@
+"""The synthetic camera node, which behaves as a RealSense does, faults included."""

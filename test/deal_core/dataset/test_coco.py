@@ -1,0 +1,261 @@
+"""COCO 2014: masks against pixel loops, both conventions of class ids, and what is wrong in annotations."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from helpers.layouts import COCO_CATEGORIES, HEIGHT, WIDTH, make_coco
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from deal_core.dataset.check import check_source
+from deal_core.dataset.coco import COCO_CATEGORY_IDS, COCO_UNUSED_IDS, convert_ids, open_coco
+from deal_core.dataset.open import open_dataset
+from deal_core.errors import DatasetError, UsageError
+from deal_core.trainer.settings import SourceSettings
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_coco(tmp_path / "coco")
+
+
+def edit(root: Path, change: Callable[[Any], Any], split: str = "train2014") -> None:
+    file = root / "annotations" / f"instances_{split}.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def run_lengths(counts: list[int], height: int, width: int) -> np.ndarray:
+    """Runs of 0 and 1 in turn, down the columns."""
+    flat = [value % 2 for value, count in enumerate(counts) for _ in range(count)]
+    mask = np.zeros((height, width), bool)
+    for place, value in enumerate(flat):
+        mask[place % height, place // height] = bool(value)
+    return mask
+
+
+def polygon(points: list[float], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the centre of each pixel is inside, by counting crossings; and its distance to the outline."""
+    corners = [(points[i], points[i + 1]) for i in range(0, len(points), 2)]
+    edges = list(zip(corners, corners[1:] + corners[:1], strict=True))
+    inside, distance = np.zeros((height, width), bool), np.full((height, width), np.inf)
+    for row in range(height):
+        for column in range(width):
+            x, y = column + 0.5, row + 0.5
+            for (x0, y0), (x1, y1) in edges:
+                if (y0 > y) != (y1 > y) and x < x0 + (y - y0) / (y1 - y0) * (x1 - x0):
+                    inside[row, column] ^= True
+                along = ((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / ((x1 - x0) ** 2 + (y1 - y0) ** 2)
+                t = min(max(along, 0.0), 1.0)
+                gap = ((x0 + t * (x1 - x0) - x) ** 2 + (y0 + t * (y1 - y0) - y) ** 2) ** 0.5
+                distance[row, column] = min(distance[row, column], gap)
+    return inside, distance
+
+
+def expected_mask(entries: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Category ids by pixel, the smallest object on top; and where rounding of an outline may decide."""
+    shapes, unsure = [], np.zeros((HEIGHT, WIDTH), bool)
+    for entry in entries:
+        if entry["iscrowd"]:
+            covered = run_lengths(entry["segmentation"]["counts"], HEIGHT, WIDTH)
+        else:
+            covered = np.zeros((HEIGHT, WIDTH), bool)
+            for points in entry["segmentation"]:
+                inside, distance = polygon(points, HEIGHT, WIDTH)
+                covered |= inside
+                # Outlines along whole pixels leave nothing to rounding.
+                unsure |= (distance < 1) & any(p != int(p) for p in points)
+        shapes.append((entry["category_id"], covered))
+    mask = np.zeros((HEIGHT, WIDTH), int)
+    for row in range(HEIGHT):
+        for column in range(WIDTH):
+            here = [(int(covered.sum()), category) for category, covered in shapes if covered[row, column]]
+            mask[row, column] = min(here)[1] if here else 0
+    return mask, unsure
+
+
+@pytest.mark.parametrize("class_ids", ["contiguous", "category"])
+def test_masks_equal_those_composed_pixel_by_pixel(root: Path, class_ids: Any) -> None:
+    dataset = pickle.loads(pickle.dumps(open_coco(root, "", class_ids)))
+    content = json.loads((root / "annotations" / "instances_train2014.json").read_text())
+    for index, frame in enumerate(dataset.frames):
+        entries = [a for a in content["annotations"] if a["image_id"] == frame.stamp_ns]
+        categories, unsure = expected_mask(entries)
+        expected = [[sorted(COCO_CATEGORIES).index(i) + 1 if i else 0 for i in row] for row in categories.tolist()]
+        wanted = categories if class_ids == "category" else np.array(expected)
+        sample = dataset.load(index)
+        assert sample.mask is not None and sample.mask.dtype == np.uint8
+        np.testing.assert_array_equal(sample.mask[~unsure], wanted[~unsure])
+        assert unsure.mean() < 0.15
+        present = {COCO_CATEGORIES[a["category_id"]] for a in entries}
+        assert set(frame.tags.present) == present
+        assert sample.tags.sum() == len(present) and not np.isnan(sample.tags).any()
+
+
+def test_images_without_annotations_are_left_out_and_counted(root: Path) -> None:
+    dataset = open_coco(root)
+    assert [f.name for f in dataset.frames] == [f"COCO_train2014_{i:012d}" for i in (1, 2, 3, 5)]
+    assert dataset.notes == ("1 of 5 images have no annotation and are left out",)
+    assert len(open_coco(root, "val2014")) == 2 and open_coco(root, "val2014").notes == ()
+
+
+def test_class_lists_of_both_conventions(root: Path) -> None:
+    assert open_coco(root).classes.names == tuple(COCO_CATEGORIES.values())
+    names = open_coco(root, class_ids="category").classes.names
+    assert len(names) == 90 and names[11] == "unused 12"
+    assert {i: names[i - 1] for i in COCO_CATEGORIES} == COCO_CATEGORIES
+    assert sum(name.startswith("unused") for name in names) == 90 - len(COCO_CATEGORIES)
+    settings = SourceSettings(path=root, format="coco", split="val2014", class_ids="category")
+    assert open_dataset(settings).classes.names == names
+
+
+def test_images_may_lie_in_a_folder_of_their_own(root: Path) -> None:
+    (root / "images").mkdir()
+    (root / "train2014").rename(root / "images" / "train2014")
+    assert open_coco(root).load(0).image.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_compressed_run_lengths_are_those_of_the_plain_ones(root: Path) -> None:
+    from pycocotools import mask as coder
+
+    before = open_coco(root).load(2).mask
+
+    def compress(content: Any) -> None:
+        for entry in content["annotations"]:
+            if entry["iscrowd"]:
+                coded = coder.frPyObjects(entry["segmentation"], HEIGHT, WIDTH)
+                entry["segmentation"] = {"size": coded["size"], "counts": coded["counts"].decode()}
+
+    edit(root, compress)
+    np.testing.assert_array_equal(open_coco(root).load(2).mask, before)
+
+
+# --- the two conventions
+
+
+def test_ids_are_the_published_ones() -> None:
+    assert len(COCO_CATEGORY_IDS) == 80 and len(COCO_UNUSED_IDS) == 10
+    assert sorted(COCO_CATEGORY_IDS + COCO_UNUSED_IDS) == list(range(1, 91))
+
+
+contiguous_masks = arrays(np.uint8, (5, 6), elements=st.sampled_from([0, *range(1, 81), 255]))
+
+
+@given(contiguous_masks)
+def test_conversion_counts_the_ids_that_occur_and_comes_back(mask: np.ndarray) -> None:
+    category = convert_ids(mask, "category")
+    for there, here in zip(category.reshape(-1).tolist(), mask.reshape(-1).tolist(), strict=True):
+        below = [i for i in range(1, there + 1) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+        assert there == here if here in (0, 255) else (there in below and len(below) == here)
+    np.testing.assert_array_equal(convert_ids(category, "contiguous"), mask)
+
+
+@pytest.mark.parametrize(
+    ("found", "to", "said"),
+    [(81, "category", "1 to 80, found id 81"), (12, "contiguous", "found id 12")],
+)
+def test_masks_of_the_other_convention_cannot_be_converted_twice(found: int, to: Any, said: str) -> None:
+    with pytest.raises(DatasetError, match=said):
+        convert_ids(np.array([[0, 1, found, 255]], np.uint8), to)
+
+
+def write_masks(root: Path, class_ids: Any) -> None:
+    dataset = open_coco(root, "", class_ids)
+    (root / "masks" / "train2014").mkdir(parents=True)
+    for index, frame in enumerate(dataset.frames):
+        cv2.imwrite(str(root / "masks" / "train2014" / f"{frame.name}.png"), dataset.load(index).mask)
+
+
+@pytest.mark.parametrize("class_ids", ["contiguous", "category"])
+def test_masks_made_elsewhere_are_read_in_one_convention_only(root: Path, class_ids: Any) -> None:
+    drawn = [open_coco(root, "", class_ids).load(i).mask for i in range(4)]
+    write_masks(root, class_ids)
+    dataset = open_coco(root, "", class_ids)
+    assert any("masks are read from" in note for note in dataset.notes)
+    for index, mask in enumerate(drawn):
+        np.testing.assert_array_equal(dataset.load(index).mask, mask)
+    other = "category" if class_ids == "contiguous" else "contiguous"
+    report = check_source(SourceSettings(path=root, format="coco", class_ids=other))
+    assert len(report.errors) == 4
+    assert all("other convention" in error and "convert_ids" in error for error in report.errors)
+
+
+# --- what is wrong
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.pop("images"), "is not COCO: expected lists .* found no images"),
+        (lambda c: c.pop("categories"), "is not COCO: expected lists .* found no categories"),
+        (lambda c: c["annotations"][0].pop("image_id"), "entry 0 of annotations has no image_id"),
+        (lambda c: c["images"].append(7), "entry 5 of images has no id"),
+        (lambda c: c["annotations"][0].update(category_id=12), "category id 12, which is not among its categories"),
+        (lambda c: c["annotations"][0].update(image_id=77), "1 image ids of annotations are no image's: 77"),
+        (lambda c: c["annotations"].clear(), "holds no image with annotations"),
+        (lambda c: c["categories"].append({"id": 1, "name": "twice"}), "unique ids from 1 on"),
+        (lambda c: c["categories"].append({"id": 2, "name": "person"}), "class names must be unique"),
+        (lambda c: c["categories"].append({"id": 0, "name": "zero"}), "unique ids from 1 on"),
+        (lambda c: c["images"][0].update(file_name="../x.jpg"), r"expected a file inside .*'\.\./x\.jpg'"),
+        (lambda c: c["images"][0].update(file_name="a.jpg"), r"lacks 1 of 4 images: a\.jpg"),
+    ],
+)
+def test_annotations_that_are_wrong(root: Path, change: Callable[[Any], Any], said: str) -> None:
+    edit(root, change)
+    with pytest.raises(DatasetError, match=said):
+        open_coco(root)
+    assert len(check_source(SourceSettings(path=root, format="coco")).errors) == 1
+
+
+@pytest.mark.parametrize(("text", "said"), [("{", "cannot be read"), ("[]", "is not COCO"), ("3", "is not COCO")])
+def test_json_that_is_not_coco(root: Path, text: str, said: str) -> None:
+    (root / "annotations" / "instances_train2014.json").write_text(text)
+    with pytest.raises(DatasetError, match=said):
+        open_coco(root)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "said"),
+    [
+        ([[1, 2, 3]], "holds no polygons or run lengths"),
+        ({"counts": [3, 4]}, "holds no polygons or run lengths"),
+        ({"size": [5, 7], "counts": [30, 5]}, r"is of size \[5, 7\], expected the image's, \[48, 64\]"),
+        ({"size": [48, 64], "counts": [30, 9000]}, "holds no polygons or run lengths"),
+        ("rubbish", "holds no polygons or run lengths"),
+    ],
+)
+def test_segmentations_that_are_wrong_are_named_at_load(root: Path, segmentation: Any, said: str) -> None:
+    edit(root, lambda c: c["annotations"][0].update(segmentation=segmentation))
+    dataset = open_coco(root)
+    with pytest.raises(DatasetError, match=said) as caught:
+        dataset.load(0)
+    assert "COCO_train2014_000000000001" in str(caught.value)
+    dataset.load(1)
+
+
+def test_missing_splits_folders_and_images_are_named(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no split 'test2014'.*train2014, val2014"):
+        open_coco(root, "test2014")
+    with pytest.raises(DatasetError, match=r"is no COCO dataset: expected .*instances_train2014\.json"):
+        open_coco(tmp_path)
+    file = root / "train2014" / "COCO_train2014_000000000003.jpg"
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    report = check_source(SourceSettings(path=root, format="coco"))
+    assert len(report.errors) == 1 and f"{file} is damaged" in report.errors[0]
+    file.unlink()
+    with pytest.raises(DatasetError, match=r"lacks 1 of 4 images: COCO_train2014_000000000003\.jpg"):
+        open_coco(root)
+    (root / "train2014").rename(root / "elsewhere")
+    with pytest.raises(DatasetError, match="has no images of train2014: expected them in"):
+        open_coco(root)

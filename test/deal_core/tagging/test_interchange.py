@@ -1,0 +1,166 @@
+"""Tags that go to other tools and come back; files of theirs that say less, or something else."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from deal_core.dataset.dataset import FrameRecord
+from deal_core.errors import DatasetError, UsageError
+from deal_core.structures import ClassList, TagState
+from deal_core.tagging.interchange import Imported, TagFormat, read_tags, write_tags
+from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN
+
+ROOT = Path("kitchen")
+CLASSES = ClassList(("mug", "pepper mill", "a_b", 'q"ü,'))
+
+
+def frame(number: int, recording: str = "day 1") -> FrameRecord:
+    color = ROOT / "recordings" / recording / "color" / f"{number}.png"
+    return FrameRecord(recording, number, color, None, None, TagState(), 0)
+
+
+FRAMES = [frame(7), frame(8), frame(7, "b,c"), frame(9, "b,c")]
+
+
+def read(path: Path, form: TagFormat) -> Imported:
+    return read_tags(path, form, ROOT, FRAMES, CLASSES)
+
+
+def table(imported: Imported) -> list[list[int | None]]:
+    """What a file says of the frames: None where nothing."""
+    rows: list[list[int | None]] = [[None] * len(CLASSES) for _ in FRAMES]
+    for index, label, state in imported.changes:
+        rows[index][label] = state
+    return rows
+
+
+@pytest.mark.parametrize("form", TagFormat)
+@settings(max_examples=40)
+@given(states=arrays.arrays(np.int8, (4, 4), elements=st.sampled_from([PRESENT, ABSENT, UNKNOWN])))
+def test_what_is_written_is_read_again(form: TagFormat, states: np.ndarray) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "new" / "tags"
+        write_tags(path, form, ROOT, FRAMES, states, CLASSES)
+        imported = read(path, form)
+        assert [entry.name for entry in path.parent.iterdir()] == ["tags"], "nothing temporary is left"
+    assert table(imported) == states.tolist()
+    assert (imported.frames, imported.strangers) == (4, ())
+
+
+def test_csv_leaves_classes_without_a_column_and_counts_frames_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "tags.csv"
+    path.write_text("\ufeffframe,pepper mill\r\nday 1/8,1\r\n\r\nrecordings/day 1/color/7.png, 0\r\nelsewhere/1,1\r\n")
+    imported = read(path, TagFormat.CSV)
+    assert table(imported)[:2] == [[None, ABSENT, None, None], [None, PRESENT, None, None]]
+    assert (imported.frames, imported.strangers) == (2, ("elsewhere/1",))
+
+
+def test_plain_coco_is_annotated_to_the_full(tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    content = {
+        "images": [{"id": 5, "file_name": "recordings/day 1/color/7.png"}, {"id": 6, "file_name": "other.png"}],
+        "categories": [{"id": 30, "name": "mug"}, {"id": 40, "name": "a_b"}],
+        "annotations": [{"image_id": 5, "category_id": 40, "bbox": [1, 2, 3, 4]}, {"image_id": 6, "category_id": 30}],
+    }
+    path.write_text(json.dumps(content))
+    imported = read(path, TagFormat.COCO)
+    assert table(imported)[0] == [ABSENT, None, PRESENT, None]
+    assert (imported.frames, imported.strangers) == (1, ("other.png",))
+
+
+def test_label_studio_names_frames_by_the_path_on_its_file_server(tmp_path: Path) -> None:
+    path = tmp_path / "project.json"
+    image = "/data/local-files/?d=recordings/day%201/color/8.png"
+    result = [{"from_name": "what", "type": "choices", "value": {"choices": ["mug", "a_b"]}}]
+    cancelled = {"was_cancelled": True, "result": [{"from_name": "what", "value": {"choices": ["pepper mill"]}}]}
+    path.write_text(json.dumps([{"data": {"image": image}, "annotations": [{"result": result}, cancelled]}]))
+    assert table(read(path, TagFormat.LABELSTUDIO))[1] == [PRESENT, UNKNOWN, PRESENT, UNKNOWN]
+
+
+MISSPELT = [
+    (TagFormat.CSV, "frame,mug,peper mill\n", r"file line 1"),
+    (
+        TagFormat.COCO,
+        '{"images": [],\n"categories": [\n{"id": 1, "name": "peper mill"}], "annotations": []}',
+        r"file line 3",
+    ),
+    (
+        TagFormat.LABELSTUDIO,
+        '[{"data": {"image": "x"}, "annotations": [{"result":\n[{"from_name": "t", "value":'
+        ' {"choices": ["peper mill"]}}]}]}]',
+        r"file line 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("form", "text", "place"), MISSPELT, ids=lambda value: getattr(value, "value", ""))
+def test_an_unknown_class_is_named_with_file_line_and_the_nearest(
+    tmp_path: Path, form: TagFormat, text: str, place: str
+) -> None:
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(DatasetError, match=place + r": unknown class 'peper mill'.*Did you mean 'pepper mill'\?"):
+        read(tmp_path / "file", form)
+
+
+def test_an_unknown_class_of_voc_is_named_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "mugg_val.txt").write_text("day 1/7  1\n")
+    with pytest.raises(DatasetError, match=r"mugg_val\.txt line 1: unknown class 'mugg'.*Did you mean 'mug'\?"):
+        read(tmp_path, TagFormat.VOC)
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "message"),
+    [
+        (TagFormat.CSV, "name,mug\n", r"line 1: expected `frame,<class>"),
+        (TagFormat.CSV, "frame,mug\nday 1/7,yes\n", r"line 2: expected 1, 0 or nothing for each class, found 'yes'"),
+        (TagFormat.CSV, "frame,mug\nday 1/7\n", r"line 2: expected 2 values, found 1"),
+        (TagFormat.CSV, "frame,mug\nnowhere/7,1\n", r"none of its frames is in kitchen: expected names like day 1/7"),
+        (TagFormat.COCO, "{", r"is no JSON"),
+        (TagFormat.COCO, "{}", r"of COCO: no 'categories'"),
+        (TagFormat.COCO, "[]", r"of COCO"),
+        (TagFormat.LABELSTUDIO, "{}", r"of Label Studio: found dict"),
+        (TagFormat.LABELSTUDIO, '[{"data": 3}]', r"of Label Studio"),
+        (TagFormat.VOC, "", r"expected a folder of <class>_trainval\.txt"),
+    ],
+)
+def test_other_content_is_refused_by_what_it_is(tmp_path: Path, form: TagFormat, text: str, message: str) -> None:
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        read(tmp_path / "file", form)
+
+
+def test_files_and_folders_that_are_not_as_needed(tmp_path: Path) -> None:
+    states = np.full((4, 4), UNKNOWN, np.int8)
+    with pytest.raises(DatasetError, match="cannot be read: No such file"):
+        read(tmp_path / "missing.csv", TagFormat.CSV)
+    (tmp_path / "latin.csv").write_bytes(b"frame,m\xfcg\n")
+    with pytest.raises(DatasetError, match="expected UTF-8"):
+        read(tmp_path / "latin.csv", TagFormat.CSV)
+    with pytest.raises(DatasetError, match="holds no list of tags"):
+        read(tmp_path, TagFormat.VOC)
+    with pytest.raises(DatasetError, match="written to a new folder"):
+        write_tags(tmp_path, TagFormat.VOC, ROOT, FRAMES, states, CLASSES)
+    with pytest.raises(UsageError, match="'a/b' cannot be a file"):
+        write_tags(tmp_path / "v", TagFormat.VOC, ROOT, FRAMES, states[:, :1], ClassList(("a/b",)))
+    with pytest.raises(DatasetError, match="cannot be written"):
+        write_tags(tmp_path / "latin.csv" / "x", TagFormat.CSV, ROOT, FRAMES, states, CLASSES)
+    (tmp_path / "mug_val.txt").write_text("day 1/7 1\nday 1/8 yes\n")
+    with pytest.raises(DatasetError, match=r"mug_val\.txt line 2: expected `<frame> 1`"):
+        read(tmp_path, TagFormat.VOC)
+
+
+def test_csv_is_what_a_spreadsheet_reads(tmp_path: Path) -> None:
+    states = np.array([[1, 0, -1, 1]] * 4, np.int8)
+    write_tags(tmp_path / "t.csv", TagFormat.CSV, ROOT, FRAMES, states, CLASSES)
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["frame", *CLASSES.names] and rows[3] == ["b,c/7", "1", "0", "", "1"]

@@ -1,0 +1,176 @@
+"""The tagging page, in a real Chromium against the real server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deal_core.dataset.dataset import Dataset
+from deal_core.structures import ClassList
+from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN, states_of
+
+pytest.importorskip("fastapi", reason="fastapi is not installed (extra tag)")
+webdriver: Any = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (extra dev)")
+
+from helpers.browser import NEEDS_CHROMIUM, WAIT_S, Browser  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+CLASSES = ClassList(("mug", "pepper mill", "jar"))
+MakeDataset = Callable[..., Path]
+
+pytestmark = NEEDS_CHROMIUM
+
+
+class Page(Browser):
+    """`deal tag` as a process, and a browser whose tabs show it."""
+
+    def __init__(self, driver: Any) -> None:
+        super().__init__(driver)
+        self.server: subprocess.Popen[str] | None = None
+        self.address = ""
+
+    def start(self, dataset: Path, port: str = "0") -> None:
+        command = [sys.executable, "-m", "training.cli", "tag", str(dataset), "--port", port]
+        self.server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.server.stderr
+        said = self.server.stderr.readline()
+        assert "open http" in said, said + self.server.stderr.read()
+        self.address = said.partition("open ")[2].split()[0]
+
+    def stop(self, how: int = signal.SIGINT) -> None:
+        if self.server and self.server.poll() is None:
+            os.kill(self.server.pid, how)
+            self.server.communicate(timeout=WAIT_S)
+
+    def open(self) -> None:
+        self.browser.get(self.address)
+        self.until(lambda: self.text("saved") == "✓ saved")
+
+    def cell(self, frame: int) -> Any:
+        return self.browser.find_element(By.CSS_SELECTOR, f'[data-frame="{frame}"]')
+
+    def until_saved(self) -> None:
+        self.until(lambda: self.run("queue.length === 0 && !sending"))
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Page]:
+    shown = Page(browser)
+    yield shown
+    shown.close_tabs()
+    shown.stop()
+
+
+def on_disk(path: Path) -> np.ndarray:
+    return states_of([frame.tags for frame in Dataset.open(path).frames], CLASSES)
+
+
+def test_what_the_keyboard_says_is_on_disk(page: Page, make_dataset: MakeDataset) -> None:
+    path = make_dataset(6, 2)
+    page.start(path)
+    page.open()
+    assert page.text("count") == "0 of 8 tagged"
+    page.until(lambda: page.run("document.querySelector('.cell img').naturalWidth") > 0)
+
+    page.press(Keys.ARROW_RIGHT, "1", "2", "2")  # the first frame: mug present, pepper mill absent
+    page.until_saved()
+    assert on_disk(path)[0].tolist() == [PRESENT, ABSENT, UNKNOWN]
+    page.press("x", "c")  # the rest absent; the same in the rest of the segment, which has four frames
+    page.until_saved()
+    assert (on_disk(path)[:4] == [PRESENT, ABSENT, ABSENT]).all()
+    assert (on_disk(path)[4:] == UNKNOWN).all()
+    assert page.text("count") == "4 of 8 tagged"
+
+    page.chord(Keys.CONTROL, "a")
+    page.press("3")
+    page.until_saved()
+    assert (on_disk(path)[:4, 2] == UNKNOWN).all() and page.text("count") == "0 of 8 tagged"
+    page.press("u")
+    page.chord(Keys.CONTROL, "z")  # the copy, too
+    page.until_saved()
+    assert on_disk(path).tolist() == [[PRESENT, ABSENT, ABSENT], *[[UNKNOWN] * 3] * 7]
+
+    page.press("f", Keys.ARROW_RIGHT)
+    page.chord(Keys.SHIFT, Keys.ARROW_RIGHT)
+    page.press("1")
+    page.until_saved()
+    assert on_disk(path)[:, 0].tolist() == [PRESENT, PRESENT, PRESENT, *[UNKNOWN] * 5]
+
+
+def test_what_a_finger_or_mouse_says_is_on_disk(page: Page, make_dataset: MakeDataset) -> None:
+    path = make_dataset(6)
+    page.start(path)
+    page.open()
+    page.cell(1).find_elements(By.CLASS_NAME, "chip")[1].click()
+    page.cell(2).find_element(By.CLASS_NAME, "shot").click()
+    webdriver.ActionChains(page.browser).key_down(Keys.SHIFT).click(
+        page.cell(4).find_element(By.CLASS_NAME, "shot")
+    ).key_up(Keys.SHIFT).perform()
+    page.browser.find_elements(By.CSS_SELECTOR, "#classes .chip")[0].click()
+    page.until_saved()
+    expected = np.full((6, 3), UNKNOWN)
+    expected[1, 1] = expected[2:5, 0] = PRESENT
+    assert (on_disk(path) == expected).all()
+
+
+def test_two_tabs_are_merged_and_told(page: Page, make_dataset: MakeDataset) -> None:
+    path = make_dataset(4)
+    page.start(path)
+    page.open()
+    first = page.browser.current_window_handle
+    page.browser.switch_to.new_window("tab")
+    second = page.browser.current_window_handle
+    page.open()
+    page.run("(() => { poll = () => {}; })()")  # this tab hears of nothing by itself
+    page.browser.switch_to.window(first)
+    page.press(Keys.ARROW_RIGHT, "1")
+    page.until_saved()
+    page.browser.switch_to.window(second)
+    page.run("(() => { change([[0, 0, 0], [0, 2, 1]]); })()")  # what it still takes for unknown
+    page.until_saved()
+    assert "changed mug in 1 frame" in page.text("say")
+    assert on_disk(path)[0].tolist() == [PRESENT, UNKNOWN, PRESENT]
+    assert page.run("states[0]") == [PRESENT, UNKNOWN, PRESENT]
+    page.browser.switch_to.window(first)
+    page.until(lambda: page.run("states[0]") == [PRESENT, UNKNOWN, PRESENT])  # it asks what others did
+
+
+def test_edits_outlive_a_server_that_is_killed(page: Page, make_dataset: MakeDataset) -> None:
+    path = make_dataset(4)
+    page.start(path)
+    page.open()
+    port = page.run("location.port")
+    page.press(Keys.ARROW_RIGHT, "1")
+    page.until_saved()
+    page.stop(signal.SIGKILL)
+    assert on_disk(path)[0, 0] == PRESENT
+    page.press("2")
+    page.until(lambda: page.text("saved") == "✗ not saved")
+    assert on_disk(path)[0, 1] == UNKNOWN
+    page.start(path, port)
+    page.until(lambda: page.text("saved") == "✓ saved")
+    assert on_disk(path)[0].tolist() == [PRESENT, PRESENT, UNKNOWN]
+
+
+def test_ten_thousand_frames_stay_few_elements(page: Page, make_dataset: MakeDataset) -> None:
+    path = make_dataset(10_000)
+    page.start(path)
+    page.open()
+    assert page.text("count") == "0 of 10,000 tagged"
+    assert 1 < page.run("document.querySelectorAll('.cell').length") < 80
+    page.run("(() => { const grid = document.getElementById('grid'); grid.scrollTop = grid.scrollHeight; })()")
+    page.until(lambda: page.browser.find_elements(By.CSS_SELECTOR, '[data-frame="9999"]'))
+    assert page.cell(9999).is_displayed()
+    assert page.run("document.querySelectorAll('#grid *').length") < 3000
+    page.press(Keys.HOME, Keys.END, "1")
+    page.until_saved()
+    assert on_disk(path)[:, 0].tolist() == [*[UNKNOWN] * 9999, PRESENT]

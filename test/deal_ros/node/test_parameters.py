@@ -1,0 +1,136 @@
+"""Parameters of any node: declared from a dataclass, checked at start and at every live change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+
+from deal_core.errors import UsageError
+from deal_ros.node.parameters import LiveParameters, check_values, parameter
+
+
+@dataclass(frozen=True)
+class Wanted:
+    place: str = parameter("kitchen", "Where.", choices=("kitchen", "orchard"))
+    rate_hz: float = parameter(5.0, "How often.", minimum=0.0, maximum=30.0, live=True)
+    names: tuple[str, ...] = parameter((), "What.", live=True)
+    loud: bool = parameter(False, "Whether to beep.", live=True)
+
+    def __post_init__(self) -> None:
+        check_values(self)
+
+
+@pytest.fixture
+def new_node(new_domain: Callable[[], int]) -> Iterator[Callable[..., Any]]:
+    import rclpy
+    from rclpy.context import Context
+
+    context = Context()
+    rclpy.init(args=[], context=context, domain_id=new_domain())
+    nodes: list[Any] = []
+
+    def make(**given: Any) -> Any:
+        overrides = [rclpy.Parameter(name, value=value) for name, value in given.items()]
+        nodes.append(rclpy.create_node("n", context=context, parameter_overrides=overrides))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+    context.shutdown()
+
+
+def set_one(node: Any, name: str, value: Any) -> Any:
+    import rclpy
+
+    return node.set_parameters([rclpy.Parameter(name, value=value)])[0]
+
+
+def test_defaults_and_given_values_are_checked_and_typed(new_node: Callable[..., Any]) -> None:
+    node = new_node(rate_hz=2, names=["mug", " drill "], loud=True)
+    found = LiveParameters(node, Wanted, is_configured=lambda: True).current
+    assert found == Wanted("kitchen", 2.0, ("mug", "drill"), True) and isinstance(found.rate_hz, float)
+    assert node.describe_parameter("rate_hz").additional_constraints == "a number from 0 to 30"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"place": "kitchn"}, r"'place': expected one of kitchen, orchard, found 'kitchn'.* Did you mean 'kitchen'"),
+        ({"rate_hz": 31.0}, r"'rate_hz': expected a number from 0 to 30, found 31.0"),
+        ({"names": [1, 2]}, r"'names': expected a list of text, found"),
+        ({"loud": "yes"}, r"'loud': expected true or false, found 'yes'"),
+    ],
+)
+def test_a_wrong_value_keeps_the_node_from_starting(
+    new_node: Callable[..., Any], given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        LiveParameters(new_node(**given), Wanted, is_configured=lambda: True)
+
+
+def test_text_is_a_list_split_at_commas() -> None:
+    assert Wanted(names="mug, drill,").names == ("mug", "drill")  # type: ignore[arg-type]
+    assert Wanted(names="").names == ()  # type: ignore[arg-type]
+
+
+def test_a_live_parameter_changes_and_a_wrong_value_is_refused_with_its_reason(new_node: Callable[..., Any]) -> None:
+    changes: list[Wanted] = []
+    node = new_node()
+    live = LiveParameters(node, Wanted, is_configured=lambda: True, on_change=changes.append)
+    assert set_one(node, "rate_hz", 10.0).successful
+    assert live.current.rate_hz == 10.0 and changes == [live.current]
+    refused = set_one(node, "rate_hz", -1.0)
+    assert not refused.successful
+    assert refused.reason == "parameter 'rate_hz': expected a number from 0 to 30, found -1.0."
+    assert live.current.rate_hz == 10.0 == node.get_parameter("rate_hz").value and len(changes) == 1
+
+
+def test_other_parameters_change_only_until_the_node_is_configured(new_node: Callable[..., Any]) -> None:
+    configured = False
+    node = new_node()
+    live = LiveParameters(node, Wanted, is_configured=lambda: configured)
+    assert set_one(node, "place", "orchard").successful and live.current.place == "orchard"
+    configured = True
+    refused = set_one(node, "place", "kitchen")
+    assert not refused.successful and live.current.place == "orchard"
+    assert "'place' was read when the node was configured" in refused.reason
+    assert "Live are: rate_hz, names, loud" in refused.reason
+
+
+def test_several_changes_are_taken_together_or_not_at_all(new_node: Callable[..., Any]) -> None:
+    import rclpy
+
+    node = new_node()
+    live = LiveParameters(node, Wanted, is_configured=lambda: True)
+    both = [rclpy.Parameter("rate_hz", value=7.0), rclpy.Parameter("place", value="orchard")]
+    assert not node.set_parameters_atomically(both).successful
+    assert live.current == Wanted()
+
+
+def test_what_the_node_itself_refuses_is_refused(new_node: Callable[..., Any]) -> None:
+    def no_cats(values: Wanted) -> None:
+        if "cat" in values.names:
+            raise UsageError("parameter 'names': the model knows no cat")
+
+    node = new_node()
+    live = LiveParameters(node, Wanted, is_configured=lambda: True, check=no_cats)
+    assert set_one(node, "names", ["cat"]).reason == "parameter 'names': the model knows no cat"
+    assert live.current.names == ()
+
+
+def test_a_parameter_of_ros_itself_is_left_alone(new_node: Callable[..., Any]) -> None:
+    node = new_node()
+    changes: list[Wanted] = []
+    LiveParameters(node, Wanted, is_configured=lambda: True, on_change=changes.append)
+    assert set_one(node, "use_sim_time", True).successful and changes == []
+
+
+def test_a_name_that_the_node_does_not_have_is_named(new_node: Callable[..., Any], capfd: Any) -> None:
+    LiveParameters(new_node(rate_hs=3.0), Wanted, is_configured=lambda: True)
+    assert "unknown parameter 'rate_hs' has no effect. Did you mean 'rate_hz'?" in capfd.readouterr().err

@@ -1,0 +1,524 @@
+"""The lifecycle node with a network of our own: transitions, services, parameters and outputs, over real DDS."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+
+import yaml
+from helpers.ros_client import NODE, Client
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_msgs.msg import Header
+from std_srvs.srv import SetBool, Trigger
+from visualization_msgs.msg import MarkerArray
+
+from deal_core.errors import ModelFileError
+from deal_core.models.model_file import ModelInfo, Threshold
+from deal_core.runtime.segmenter import Segmentation, Segmenter
+from deal_core.structures import CameraIntrinsics, ClassList
+from deal_ros.input.conversions import (
+    array_to_image,
+    camera_to_info,
+    color_to_rgb,
+    image_to_mask,
+    rgb_to_jpeg,
+    stamp_from_ns,
+)
+from deal_ros.segmentation.node import SegmentationNode
+from deal_ros.segmentation.parameters import SegmentationParameters
+
+SIZE = (24, 32)
+COLOR, DEPTH, INFO = "/color/image_raw", "/depth/image_raw", "/color/camera_info"
+PERIOD_S = 0.1
+BEST_EFFORT = ReliabilityPolicy.BEST_EFFORT
+
+
+@dataclass
+class RedModel:
+    """Finds its first class where the image is more red than green, with half a confidence where it is not."""
+
+    classes: ClassList = field(default_factory=lambda: ClassList(("mug", "drill")))
+    model_hash: str = "ab" * 32
+    uses_depth: bool = False
+    backend: str = "torch"
+    backend_reason: str = "asked for"
+    device: str = "cpu"
+    precision: str = "float32"
+    depths: list[np.ndarray | None] = field(default_factory=list)
+    error: Exception | None = None
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo("cam_net", {}, self.classes, SIZE, Threshold(0.5, "fixed"))
+
+    def segment(self, rgb: np.ndarray, depth: np.ndarray | None = None) -> Segmentation:
+        if self.error is not None:
+            raise self.error
+        self.depths.append(depth)
+        mask = (rgb[..., 0] > rgb[..., 1]).astype(np.uint8)
+        return Segmentation(mask, np.where(mask, 1.0, 0.5).astype(np.float32))
+
+
+class Stand(Client):
+    """The node and whoever talks to it, in one executor."""
+
+    wait_s = 30.0
+
+    def __init__(self, domain: int, **parameters: Any) -> None:
+        super().__init__(domain, "client")
+        self.models: dict[str, RedModel | Segmenter | Exception] = {"red": RedModel()}
+        self.nodes: list[SegmentationNode] = []
+        self.add_node(**{"model": "red", "diagnostics_period_s": PERIOD_S, "max_age_ms": 0, **parameters})
+        self.heard: dict[str, list[Any]] = {}
+        self.color = self.node.create_publisher(Image, COLOR, 10)
+        self.jpeg = self.node.create_publisher(CompressedImage, f"{COLOR}/compressed", 10)
+        self.depth = self.node.create_publisher(Image, DEPTH, 10)
+        self.info = self.node.create_publisher(CameraInfo, INFO, 10)
+        self.listen("mask", Image)
+        self._stamps = itertools.count(1_000_000_000)
+
+    @property
+    def tested(self) -> SegmentationNode:
+        return self.nodes[0]
+
+    def add_node(self, **parameters: Any) -> None:
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        self.nodes.append(SegmentationNode(self._load, context=self.context, parameter_overrides=overrides))
+        self.executor.add_node(self.nodes[-1])
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.finish()
+        super().close()
+
+    def _load(self, parameters: SegmentationParameters) -> Any:
+        parameters.check_complete()
+        model = self.models[parameters.model]
+        if isinstance(model, Exception):
+            raise model
+        return model
+
+    def listen(self, topic: str, kind: Any) -> Any:
+        heard = self.heard.setdefault(topic, [])
+        qos = QoSProfile(depth=10, reliability=BEST_EFFORT)  # suits every offer
+        return self.node.create_subscription(kind, f"{NODE}/{topic}", heard.append, qos)
+
+    def activate(self) -> None:
+        assert self.change_state("configure") == "inactive" and self.change_state("activate") == "active"
+        publishers = (self.color, self.jpeg)
+        self.wait(lambda: any(p.get_subscription_count() for p in publishers), "a subscription")
+
+    def pair(self, depth_mm: int = 1000) -> tuple[Image, Image]:
+        stamp_ns = next(self._stamps)
+        header = Header(stamp=stamp_from_ns(stamp_ns), frame_id="optical")
+        rgb = np.random.default_rng(stamp_ns).integers(0, 256, (*SIZE, 3), np.uint8)
+        return array_to_image(rgb, header), array_to_image(np.full(SIZE, depth_mm, np.uint16), header)
+
+    def segment(self) -> tuple[np.ndarray, np.ndarray]:
+        """Send a colour image and return it with its mask."""
+        color, _ = self.pair()
+        self.color.publish(color)
+        return color_to_rgb(color), image_to_mask(self.mask_of(color))
+
+    def mask_of(self, color: Any) -> Image:
+        def masks() -> list[Image]:
+            return [mask for mask in self.heard["mask"] if mask.header == color.header]
+
+        self.wait(lambda: bool(masks()), "a mask")
+        (mask,) = masks()
+        return mask
+
+
+@pytest.fixture
+def new_stand(new_domain: Callable[[], int]) -> Iterator[Callable[..., Stand]]:
+    stands: list[Stand] = []
+
+    def make(**parameters: Any) -> Stand:
+        stands.append(Stand(new_domain(), **parameters))
+        return stands[-1]
+
+    yield make
+    for stand in stands:
+        stand.close()
+
+
+def red(rgb: np.ndarray) -> np.ndarray:
+    return (rgb[..., 0] > rgb[..., 1]).astype(np.uint8)
+
+
+def test_each_transition_does_its_part_and_can_be_gone_through_again(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand()
+    assert stand.state() == "unconfigured"
+    for _ in range(2):
+        stand.labels = {}
+        assert stand.change_state("configure") == "inactive"
+        stand.wait(lambda: stand.labels == {0: "background", 1: "mug", 2: "drill"}, "labels")
+        assert stand.node.count_subscribers(COLOR) == 0
+        assert stand.change_state("activate") == "active"
+        stand.wait(lambda: stand.color.get_subscription_count() == 1, "a subscription")
+        rgb, mask = stand.segment()
+        np.testing.assert_array_equal(mask, red(rgb))
+        stand.fresh_values()
+        assert stand.values["published"] == "1" and stand.values["state"] == "active"
+        assert stand.change_state("deactivate") == "inactive"
+        stand.wait(lambda: stand.color.get_subscription_count() == 0, "no subscription")
+        assert stand.change_state("activate") == "active" and stand.change_state("deactivate") == "inactive"
+        assert stand.change_state("cleanup") == "unconfigured"
+        assert stand.node.count_publishers(f"{NODE}/overlay") == 0
+    stand.fresh_values()
+    assert set(stand.statuses) == {"state"}
+    assert stand.change_state("shutdown") == "finalized"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModelFileError("m.safetensors: damaged or truncated"), "unconfigured: m.safetensors: damaged or truncated"),
+        (MemoryError("no room"), "unconfigured: MemoryError: no room"),
+    ],
+)
+def test_a_model_that_does_not_load_leaves_the_node_unconfigured_and_told(
+    new_stand: Callable[..., Stand], error: Exception, said: str
+) -> None:
+    stand = new_stand()
+    stand.models["red"] = error
+    assert stand.change_state("configure") == "unconfigured"
+    stand.fresh_values()
+    assert stand.statuses["state"] == (2, said)
+    stand.models["red"] = RedModel()
+    stand.activate()
+    stand.fresh_values()
+    assert stand.statuses["state"] == (0, "active")
+
+
+def test_parameters_change_live_or_are_refused_with_a_reason(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand()
+    assert stand.set(depth_mode="required") == ""  # not yet read
+    assert stand.set(depth_mode="off") == ""
+    stand.activate()
+    for refused, said in [
+        ({"depth_mode": "optional"}, "parameter 'depth_mode' was read"),
+        ({"max_age_ms": -1.0}, "parameter 'max_age_ms': expected a number of at least 0, found -1"),
+        ({"points_stride": 0}, "parameter 'points_stride': expected an integer from 1 to 64, found 0"),
+        ({"depth_min_m": 9.0}, "expected a range, found 9 m to 5 m"),
+        ({"classes": ["mig"]}, "parameter 'classes': unknown class 'mig': expected one of mug, drill. Did you mean"),
+        ({"min_confidence": "high"}, "parameter 'min_confidence': expected a number from 0 to 1"),
+    ]:
+        assert said in stand.set(**refused), refused
+    rgb, mask = stand.segment()
+    np.testing.assert_array_equal(mask, red(rgb))
+    assert stand.set(classes=["drill"]) == ""
+    assert not stand.segment()[1].any()
+    assert stand.set(classes="", min_confidence=0.7) == ""
+    rgb, mask = stand.segment()
+    np.testing.assert_array_equal(mask, np.where(red(rgb), 1, 255))
+    assert stand.set(max_rate_hz=0.001) == ""
+    stand.color.publish(stand.pair()[0])
+    stand.wait(lambda: stand.values.get("dropped_rate") == "1", "a frame beyond the rate")
+
+
+def test_a_class_that_the_model_lacks_is_refused_at_configure(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand(classes="mug,drll")
+    assert stand.change_state("configure") == "unconfigured"
+    stand.fresh_values()
+    assert "parameter 'classes': unknown class 'drll'" in stand.statuses["state"][1]
+
+
+def test_another_model_is_taken_while_the_node_works_or_waits(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand()
+    stand.models["other"] = RedModel(ClassList(("cup",)), model_hash="cd" * 32)
+    assert not stand.call(Trigger, "reload_model").success
+    stand.activate()
+    stand.segment()
+    for name, classes in (("other", {0: "background", 1: "cup"}), ("red", {0: "background", 1: "mug", 2: "drill"})):
+        assert stand.set(model=name) == ""
+        answer = stand.call(Trigger, "reload_model")
+        assert answer.success, answer.message
+        stand.wait(lambda classes=classes: stand.labels == classes, "labels")  # type: ignore[misc]
+        stand.segment()
+    assert len(stand.models["other"].depths) == 1 and len(stand.models["red"].depths) == 2  # type: ignore[union-attr]
+    assert stand.change_state("deactivate") == "inactive"
+    assert stand.set(model="other") == "" and stand.call(Trigger, "reload_model").success
+    stand.wait(lambda: stand.labels == {0: "background", 1: "cup"}, "labels")
+    stand.fresh_values()
+    assert stand.values["model_sha256"] == "cd" * 32 and stand.values["reload"].startswith("loaded other")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (ModelFileError("m: damaged or truncated"), "m: damaged or truncated; red stays"),
+        (RuntimeError("CUDA out of memory"), "RuntimeError: CUDA out of memory; red stays"),
+        (RedModel(ClassList(("cup",))), "parameter 'classes': unknown class 'mug': expected one of cup"),
+    ],
+)
+def test_a_reload_that_fails_leaves_the_running_model(
+    new_stand: Callable[..., Stand], model: RedModel | Exception, said: str
+) -> None:
+    stand = new_stand(classes="mug")
+    stand.activate()
+    stand.models["broken"] = model
+    assert stand.set(model="broken") == ""
+    answer = stand.call(Trigger, "reload_model")
+    assert not answer.success and said in answer.message
+    rgb, mask = stand.segment()
+    np.testing.assert_array_equal(mask, red(rgb))
+    stand.fresh_values()
+    assert stand.statuses["state"][0] == 1 and f"the model was not replaced: {said}" in stand.statuses["state"][1]
+    assert stand.values["model"] == "red" and stand.values["published"] == "1"
+
+
+def test_a_node_that_is_cleaned_up_while_a_model_loads_does_not_take_it(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand()
+    stand.activate()
+    gate, load = threading.Event(), stand.tested._load
+
+    def slow(parameters: SegmentationParameters) -> Any:
+        assert gate.wait(Stand.wait_s)
+        return load(parameters)
+
+    stand.tested._load = slow
+    client = stand.node.create_client(Trigger, f"{NODE}/reload_model")
+    stand.wait(client.service_is_ready, "reload_model")
+    answer = client.call_async(Trigger.Request())
+    stand.wait(lambda: stand.values.get("reload") == "loading red", "the reload to begin")
+    stand.segment()  # the node works meanwhile
+    assert stand.change_state("deactivate") == "inactive" and stand.change_state("cleanup") == "unconfigured"
+    gate.set()
+    stand.wait(answer.done, "an answer")
+    assert "the node was cleaned up meanwhile" in answer.result().message  # type: ignore[union-attr]
+
+
+def test_enable_unsubscribes_and_subscribes(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand()
+    assert "not active" in stand.call(SetBool, "enable", SetBool.Request(data=True)).message
+    stand.activate()
+    assert stand.call(SetBool, "enable", SetBool.Request(data=False)).success
+    stand.wait(lambda: stand.color.get_subscription_count() == 0, "no subscription")
+    stand.fresh_values()
+    assert stand.values["enabled"] == "false" and "switched off by ~/enable" in stand.statuses["state"][1]
+    assert stand.call(SetBool, "enable", SetBool.Request(data=True)).success
+    stand.wait(lambda: stand.color.get_subscription_count() == 1, "a subscription")
+    stand.segment()
+
+
+def test_a_snapshot_holds_the_last_frame_whole(new_stand: Callable[..., Stand], tmp_path: Path) -> None:
+    import cv2
+    from rclpy.serialization import deserialize_message
+
+    stand = new_stand(snapshot_dir=str(tmp_path / "new"))
+    assert "nothing to save" in stand.call(Trigger, "save_snapshot").message
+    stand.activate()
+    color, _ = stand.pair()
+    stand.color.publish(color)
+    mask = image_to_mask(stand.mask_of(color))
+    answer = stand.call(Trigger, "save_snapshot")
+    assert answer.success, answer.message
+    folder = Path(answer.message)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == [folder.name]
+    assert deserialize_message((folder / "color.cdr").read_bytes(), Image) == color
+    np.testing.assert_array_equal(cv2.imread(str(folder / "color.png"))[..., ::-1], color_to_rgb(color))
+    np.testing.assert_array_equal(cv2.imread(str(folder / "mask.png"), cv2.IMREAD_UNCHANGED), mask)
+    values = yaml.safe_load((folder / "parameters.yaml").read_text())["/**"]["ros__parameters"]
+    assert SegmentationParameters(**values) == stand.tested.parameters
+    assert "state" in {status["name"] for status in json.loads((folder / "diagnostics.json").read_text())}
+    (tmp_path / "file").touch()
+    assert stand.set(snapshot_dir=str(tmp_path / "file")) == ""
+    assert "parameter 'snapshot_dir': cannot write to" in stand.call(Trigger, "save_snapshot").message
+
+
+def test_a_model_that_raises_is_told_and_the_next_frame_has_its_turn(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand()
+    stand.activate()
+    model = stand.models["red"]
+    assert isinstance(model, RedModel)
+    model.error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    stand.color.publish(stand.pair()[0])
+    stand.wait(lambda: stand.values.get("failed: RuntimeError") == "1", "a failure")
+    stand.wait_said("1 frames failed since the last report: frame 1000000000: RuntimeError: CUDA error")
+    model.error = None
+    stand.segment()
+
+
+def test_every_output_has_its_images_stamp_frame_and_size(new_stand: Callable[..., Stand]) -> None:
+    """With listeners, depth and camera_info are subscribed; without, they are not."""
+    stand = new_stand(overlay_max_hz=0.0)
+    stand.activate()
+    assert stand.node.count_subscribers(DEPTH) == stand.node.count_subscribers(INFO) == 0
+    listeners = [
+        stand.listen("confidence", Image),
+        stand.listen("overlay", Image),
+        stand.listen("overlay/compressed", CompressedImage),
+        stand.listen("points", PointCloud2),
+        stand.listen("object_markers", MarkerArray),
+    ]
+    stand.wait(lambda: stand.depth.get_subscription_count() == stand.info.get_subscription_count() == 1, "depth")
+    color, depth = stand.pair()
+    stand.color.publish(color)
+    stand.depth.publish(depth)
+    stand.mask_of(color)
+    stand.wait_said("points: no camera_info on /color/camera_info; objects: no camera_info on /color/camera_info")
+    session = stand.tested._session
+    assert session is not None
+    info = camera_to_info(CameraIntrinsics(SIZE[1], SIZE[0], 30.0, 30.0, 15.5, 11.5), color.header)
+
+    def has_info() -> bool:
+        stand.info.publish(info)
+        return session._camera_info is not None
+
+    stand.wait(has_info, "camera_info")
+    for heard in stand.heard.values():
+        heard.clear()
+    color, depth = stand.pair()
+    stand.color.publish(color)
+    stand.depth.publish(depth)
+    stand.wait(lambda: all(stand.heard.values()), "every output")
+    for topic, (message, *more) in stand.heard.items():
+        assert not more
+        header = message.markers[0].header if isinstance(message, MarkerArray) else message.header
+        assert header == color.header, topic
+    found = {topic: messages[0] for topic, messages in stand.heard.items()}
+    height, width = SIZE
+    for topic, encoding, step in (
+        ("mask", "mono8", width),
+        ("confidence", "mono8", width),
+        ("overlay", "rgb8", 3 * width),
+    ):
+        image = found[topic]
+        assert (image.encoding, image.height, image.width, image.step) == (encoding, height, width, step)
+    assert "jpeg" in found["overlay/compressed"].format
+    assert [f.name for f in found["points"].fields] == ["x", "y", "z", "rgb", "label", "conf"]
+    assert found["points"].width * found["points"].height == height * width // 4
+    for listener in listeners:
+        stand.node.destroy_subscription(listener)
+    stand.wait(lambda: stand.depth.get_subscription_count() == stand.info.get_subscription_count() == 0, "no depth")
+    stand.segment()
+    stand.fresh_values()
+    assert stand.values["depth_mode"] == "optional (not in use)" and "depth input" not in stand.statuses
+
+
+def test_a_model_that_uses_depth_gets_it_and_goes_on_without(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand(sync_timeout_ms=20.0)
+    model = RedModel(uses_depth=True)
+    stand.models["red"] = model
+    stand.activate()
+    stand.wait(lambda: stand.depth.get_subscription_count() == 1, "depth")
+    color, depth = stand.pair(depth_mm=1500)
+    stand.color.publish(color)
+    stand.depth.publish(depth)
+    stand.mask_of(color)
+    assert model.depths[0] is not None and (model.depths[0] == 1.5).all()
+    stand.fresh_values()
+    stand.segment()
+    assert model.depths[1] is None
+    stand.wait_said("frames went on without depth")
+    color, depth = stand.pair()
+    depth.header = Header(stamp=color.header.stamp, frame_id="depth_optical")  # the two share theirs
+    stand.depth.publish(depth)
+    stand.color.publish(color)
+    stand.wait(lambda: len(model.depths) == 3, "a mask")
+    stand.wait_said("something amiss: frame 1000000002: depth left out: unaligned_depth")
+
+
+def test_a_network_of_depth_sees_it_and_works_when_it_is_lost(
+    new_stand: Callable[..., Stand], rgbd_model: Path
+) -> None:
+    segmenter = Segmenter.load(rgbd_model, "cpu", backend="torch")
+    stand = new_stand(sync_timeout_ms=500.0)
+    stand.models["red"] = segmenter
+    stand.activate()
+    stand.wait(lambda: stand.depth.get_subscription_count() == 1, "depth")
+    for sends_depth in (True, False, True):
+        color, depth = stand.pair(depth_mm=400)
+        rgb = color_to_rgb(color)
+        with_depth, without = segmenter.segment(rgb, np.full(SIZE, 0.4, np.float32)).mask, segmenter.segment(rgb).mask
+        assert (with_depth != without).any(), "the comparison must have something to compare"
+        stand.fresh_values()
+        stand.color.publish(color)
+        if sends_depth:
+            stand.depth.publish(depth)
+        np.testing.assert_array_equal(image_to_mask(stand.mask_of(color)), with_depth if sends_depth else without)
+        if not sends_depth:
+            stand.wait_said("1 of 1 frames went on without depth")
+
+
+def test_a_network_of_depth_that_is_switched_off_says_so(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand(depth_mode="off")
+    stand.models["red"] = model = RedModel(uses_depth=True)
+    stand.activate()
+    stand.segment()
+    assert model.depths == [None] and stand.depth.get_subscription_count() == 0
+    stand.wait_said("the model uses depth and works without it")
+
+
+def test_compressed_colour_is_segmented(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand(color_transport="compressed")
+    stand.activate()
+    color, _ = stand.pair()
+    packed = rgb_to_jpeg(np.full((*SIZE, 3), (200, 10, 10), np.uint8), color.header, 90)
+    stand.jpeg.publish(packed)
+    mask = stand.mask_of(packed)
+    assert (image_to_mask(mask) == 1).all() and mask.header == color.header
+    assert stand.color.get_subscription_count() == 0
+
+
+def test_qos_that_cannot_match_is_told_with_both_sides(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand(color_qos="reliable", input_timeout_s=0.5)
+    stand.node.destroy_publisher(stand.color)
+    stand.color = stand.node.create_publisher(Image, COLOR, QoSProfile(depth=1, reliability=BEST_EFFORT))
+    assert stand.change_state("configure") == "inactive" and stand.change_state("activate") == "active"
+    stand.wait_said("no input on /color/image_raw, publisher offers best_effort, we request reliable; set color_qos to")
+    assert stand.statuses["color input"][0] == 2 and "depth input" not in stand.statuses
+
+
+def test_two_nodes_of_one_name_are_told_of(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand()
+    stand.activate()
+    stand.add_node(model="red", diagnostics_period_s=PERIOD_S)
+    stand.wait_said("/deal_segmentation publishes masks on this node's topic too")
+    stand.segment()
+
+
+def test_stamps_that_cannot_be_are_told(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand(max_age_ms=250.0)
+    stand.activate()
+    color, _ = stand.pair()
+    for stamp_ns, said in (
+        (0, "1 images on /color/image_raw have stamp 0"),
+        (time.time_ns() + 3600 * 10**9, "stamped in the future, the last by 35"),
+        (time.time_ns(), "stamped before the one that came ahead of them"),
+        (1, "1 frames were older than max_age_ms (250)"),
+    ):
+        color.header.stamp = stamp_from_ns(stamp_ns)
+        stand.color.publish(color)
+        stand.wait_said(said)
+
+
+def test_a_node_without_autostart_waits_and_one_with_it_works(new_stand: Callable[..., Stand]) -> None:
+    waiting, working = new_stand(autostart=False), new_stand()
+    waiting.tested.start()
+    working.tested.start()
+    assert (waiting.tested.state, working.tested.state) == ("unconfigured", "active")
+    broken = new_stand()
+    broken.models["red"] = ModelFileError("m: damaged")
+    with pytest.raises(ModelFileError, match="m: damaged"):
+        broken.tested.start()
+
+
+def test_a_parameter_set_in_between_is_the_one_in_use(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand()
+    assert stand.set(max_age_ms=123.0) == ""
+    assert stand.tested.parameters == replace(stand.tested.parameters, max_age_ms=123.0)

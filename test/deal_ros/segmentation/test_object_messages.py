@@ -1,0 +1,64 @@
+"""Objects as markers and as detections."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+
+from helpers import vision_stand_ins
+from std_msgs.msg import Header
+from visualization_msgs.msg import Marker
+
+from deal_core.runtime.objects import PixelBox, SceneObject
+from deal_core.structures import ClassList
+from deal_ros.input.conversions import stamp_from_ns
+from deal_ros.segmentation import object_messages
+
+CLASSES = ClassList(("mug", "drill"), ((255, 0, 0), (0, 51, 255)))
+HEADER = Header(stamp=stamp_from_ns(123_456_789), frame_id="optical")
+OBJECTS = (
+    SceneObject(1, (0.1, -0.2, 1.5), (0.08, 0.1, 0.0), 900, 0.875, PixelBox(1, 2, 3, 4)),
+    SceneObject(2, (0.0, 0.3, 0.9), (0.2, 0.15, 0.05), 400, 0.5, PixelBox(5, 6, 7, 8)),
+)
+
+
+def test_markers_replace_those_before() -> None:
+    (only,) = object_messages.markers([], CLASSES, HEADER).markers
+    assert only.action == Marker.DELETEALL and only.header == HEADER
+    first, *others = object_messages.markers(OBJECTS, CLASSES, HEADER).markers
+    assert first.action == Marker.DELETEALL
+    assert len({(marker.ns, marker.id) for marker in others}) == 4
+    assert all(marker.header == HEADER and marker.action == Marker.ADD for marker in others)
+
+
+def test_each_object_is_a_box_in_its_colour_and_a_name_above_it() -> None:
+    _, *shown = object_messages.markers(OBJECTS, CLASSES, HEADER).markers
+    for found, box, name in zip(OBJECTS, shown[::2], shown[1::2], strict=True):
+        assert box.type == Marker.CUBE
+        center, scale = box.pose.position, box.scale
+        assert (center.x, center.y, center.z) == found.center
+        assert (scale.x, scale.y, scale.z) == pytest.approx([max(length, 0.001) for length in found.size])
+        color = [component / 255 for component in CLASSES.colors[found.label - 1]]
+        assert [box.color.r, box.color.g, box.color.b] == pytest.approx(color) and 0 < box.color.a < 1
+        assert name.type == Marker.TEXT_VIEW_FACING and name.scale.z > 0 and name.color.a == 1
+        assert name.pose.position.y < found.center[1] - found.size[1] / 2
+    assert [name.text for name in shown[1::2]] == ["mug 0.88", "drill 0.50"]
+
+
+def test_detections_name_class_place_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the real messages where vision_msgs is installed, else with classes of the same fields."""
+    if object_messages.vision is None:
+        monkeypatch.setattr(object_messages, "vision", vision_stand_ins)
+    message = object_messages.detections(OBJECTS, CLASSES, HEADER)
+    assert message.header == HEADER
+    for found, detection in zip(OBJECTS, message.detections, strict=True):
+        (result,) = detection.results
+        assert result.hypothesis.class_id == CLASSES.names[found.label - 1]
+        assert result.hypothesis.score == pytest.approx(found.confidence)
+        size = detection.bbox.size
+        assert (size.x, size.y, size.z) == pytest.approx(found.size)
+        for pose in (result.pose.pose, detection.bbox.center):
+            assert (pose.position.x, pose.position.y, pose.position.z) == found.center
+            assert pose.orientation.w == 1
+        assert detection.header == HEADER

@@ -1,0 +1,64 @@
+"""What each process of `test_two_processes_take_the_steps_of_one` runs: three steps of each case, saved by the first.
+
+python training_process.py CONFIG CASES OUT
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from deal_core.dataset.dataset import Dataset
+from deal_core.dataset.transforms import TensorSample
+from deal_core.models.factory import create_model
+from deal_core.trainer import cam_training
+from deal_core.trainer.objective import Objective
+from deal_core.trainer.settings import TrainSettings, load_settings
+
+STEPS = 3
+
+
+def main(config: Path, cases: Path, out: Path) -> None:
+    settings = load_settings(TrainSettings, config)
+    fabric = cam_training.create_fabric(settings)
+    frames = Dataset.open(settings.data.path)
+    out.mkdir(exist_ok=True)
+    for name, case in json.loads(cases.read_text()).items():
+        torch.manual_seed(1)
+        network = create_model(case["model"], len(frames.classes), **case["arguments"])
+        cam_training._try_out(network, settings)
+        before = {n: p.detach().clone() for n, p in network.named_parameters()}
+        optimizer = cam_training.create_optimizer(network, settings.optimizer)
+        objective, optimizer = fabric.setup(Objective(network, settings), optimizer)
+        objective.eval()
+        state = cam_training.TrainState(total_steps=STEPS)
+        for batch in fabric.setup_dataloaders(
+            cam_training._loader(cam_training.Views(frames, settings), settings, fabric, state),
+            use_distributed_sampler=False,
+        ):
+            shown = forget_tags(batch, fabric.global_rank, fabric.world_size) if case["tags"] == "partial" else batch
+            cam_training.train_step(fabric, objective, optimizer, shown, state, settings)
+            state.step += 1
+        if fabric.is_global_zero:
+            moved = {f"moved.{n}": (p.detach() - before[n]) for n, p in network.named_parameters()}
+            save_file({**network.state_dict(), **moved}, out / f"{name}.safetensors")
+        fabric.barrier()
+
+
+def forget_tags(batch: TensorSample, rank: int, world_size: int) -> TensorSample:
+    """Make tags unknown by the image's place in the whole batch: more of them in one process than in the other."""
+    tags = batch.tags.clone()
+    for i in range(len(tags)):
+        place = i * world_size + rank
+        tags[i, (place % 3) :] = float("nan")
+        if place % 2:
+            tags[i] = float("nan")
+    return TensorSample(batch.image, batch.depth, batch.valid, tags)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))

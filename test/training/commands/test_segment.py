@@ -1,0 +1,74 @@
+"""`deal segment` writes what the run-time segmenter says, under the image's name."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from deal_core.errors import DatasetError, UsageError
+from deal_core.runtime.segmenter import Segmenter
+from training.cli import app
+
+
+def run(*arguments: object) -> None:
+    result = CliRunner().invoke(app, ["segment", *map(str, arguments)])
+    if result.exception:
+        raise result.exception
+
+
+def test_masks_equal_the_segmenter(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in {"one.png": (60, 80), "two.png": (33, 47)}.items():
+        cv2.imwrite(str(folder / name), rng.integers(0, 255, (*size, 3), dtype=np.uint8))
+    run(model, folder, "--out", tmp_path / "masks")
+    segmenter = Segmenter.load(model, device="cpu")
+    for name in ("one.png", "two.png"):
+        rgb = cv2.cvtColor(cv2.imread(str(folder / name)), cv2.COLOR_BGR2RGB)
+        written = cv2.imread(str(tmp_path / "masks" / name), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(written, segmenter.segment(rgb).mask)
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
+        "one.png",
+        "one_overlay.png",
+        "two.png",
+        "two_overlay.png",
+    ]
+
+
+def test_what_is_no_image_is_named(model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"broken\.png: not an image"):
+        run(model, broken, "--out", tmp_path / "masks")
+    image = tmp_path / "image.png"
+    cv2.imwrite(str(image), np.zeros((20, 30, 3), np.uint8))
+    with pytest.raises(DatasetError, match=r"broken\.png/image\.png cannot be written"):
+        run(model, image, "--out", broken)
+    with pytest.raises(UsageError, match="found nothing"):
+        run(model, tmp_path / "missing.png", "--out", tmp_path / "masks")
+    with pytest.raises(UsageError, match="no image among"):
+        run(model, model, "--out", tmp_path / "masks")
+
+
+def test_depth_goes_to_a_model_that_uses_it(model: Path, rgbd_model: Path, tmp_path: Path) -> None:
+    images, depths = tmp_path / "images", tmp_path / "depths"
+    rng = np.random.default_rng(0)
+    for folder in (images, depths):
+        folder.mkdir()
+    for name in ("one", "two"):
+        cv2.imwrite(str(images / f"{name}.png"), rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    cv2.imwrite(str(depths / "one.png"), np.full((32, 32), 400, np.uint16))
+    run(rgbd_model, images, "--depth", depths, "--out", tmp_path / "masks", "--device", "cpu")
+    segmenter = Segmenter.load(rgbd_model, device="cpu")
+    for name, depth in {"one": np.full((32, 32), 0.4, np.float32), "two": None}.items():
+        rgb = cv2.cvtColor(cv2.imread(str(images / f"{name}.png")), cv2.COLOR_BGR2RGB)
+        written = cv2.imread(str(tmp_path / "masks" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(written, segmenter.segment(rgb, depth).mask)
+    cv2.imwrite(str(depths / "two.png"), np.full((8, 8), 400, np.uint16))
+    with pytest.raises(DatasetError, match=r"two\.png: expected uint16 of the colour image's size \(32, 32\)"):
+        run(rgbd_model, images, "--depth", depths, "--out", tmp_path / "masks")
+    with pytest.raises(UsageError, match="sees colour alone"):
+        run(model, images, "--depth", depths, "--out", tmp_path / "masks")

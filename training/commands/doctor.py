@@ -1,0 +1,56 @@
+"""`deal doctor`: what is installed, what is missing for which job, and the command that puts it right.
+
+deal doctor
+deal doctor --json
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from training.support.machine import Machine
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
+    """Say what this machine has, what it lacks to record, tag, train, export, run or demonstrate, and how to get it.
+
+    Exit code 0 if the demo can run, 1 if something it needs is missing.
+
+    Example: deal doctor
+    """
+    from training.support.console import console, print_json
+    from training.support.machine import Job, examine
+
+    if as_json:
+        machine = examine()
+        print_json({"lacks": {job.value: machine.lacks(job) for job in Job}, **asdict(machine)})
+    else:
+        with console().status("trying out PyTorch, ROS and the camera"):
+            machine = examine()
+        _print(machine)
+    if machine.lacks(Job.DEMO):
+        raise typer.Exit(1)
+
+
+def _print(machine: Machine) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from training.support.machine import Job, State
+
+    colors = {State.OK: "green", State.NOTE: "blue", State.WARNING: "yellow", State.MISSING: "red"}
+    out = Console(highlight=False, soft_wrap=True)  # lines stay whole, so that commands can be copied
+    width = max(len(finding.name) for finding in machine.findings)
+    for finding in machine.findings:
+        mark = f"[{colors[finding.state]}]{finding.state.value:8}[/]"
+        out.print(f"{mark} {finding.name:{width}}  {escape(finding.found)}")
+        if finding.fix:
+            out.print(f"{'':8} {'':{width}}  [cyan]→ {escape(finding.fix)}[/]")
+    out.print()
+    for job in Job:
+        lacks = machine.lacks(job)
+        out.print(f"{job.value:8} " + (f"[red]lacks[/] {', '.join(lacks)}" if lacks else "[green]ready[/]"))

@@ -1,0 +1,76 @@
+"""`deal train`: a CAM network from tags and depth.
+
+deal train config/train.yaml data.path=kitchen output=runs/kitchen
+deal train config/train.yaml data.path=kitchen output=runs/baseline deal.weight=0
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from deal_core.trainer.cam_training import Progress, TrainResult
+    from deal_core.trainer.settings import TrainSettings
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="Settings as YAML; config/train.yaml names them all.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, dotted: data.path=kitchen deal.weight=0.3")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train a CAM network from tags and depth; no masks are read.
+
+    The run folder gets settings.yaml, history.jsonl, tensorboard/, checkpoint.pt and, at the end,
+    model.safetensors. The same command again goes on where an interrupted run stopped. Several GPUs or processes:
+    torchrun --nproc-per-node 2 -m training.cli train ...
+
+    Example: deal train config/train.yaml data.path=kitchen output=runs/kitchen
+    """
+    from deal_core.trainer.settings import TrainSettings, load_settings
+    from training.support.console import console, print_json
+
+    result = run_training(load_settings(TrainSettings, config, overrides or []), quiet=as_json)
+    if not is_first_process():
+        return
+    if as_json:
+        print_json(
+            {
+                "model": result.model,
+                "threshold": result.threshold.value,
+                "threshold_rule": result.threshold.rule,
+                "steps": result.steps,
+                "resumed_from": result.resumed_from,
+            }
+        )
+        return
+    console().print(
+        f"model: {result.model} (background threshold {result.threshold.value:.2f}, {result.threshold.rule})",
+        markup=False,
+    )
+
+
+def run_training(settings: TrainSettings, *, description: str = "training", quiet: bool = False) -> TrainResult:
+    """Train under a progress bar; only the first of several processes shows it."""
+    from deal_core.trainer.cam_training import train as train_model
+    from training.support.console import progress
+
+    with progress(quiet=quiet or not is_first_process()) as bar:
+        task = bar.add_task(description, total=None)
+
+        def report(now: Progress) -> None:
+            text = f"{description} · tags {now.losses['loss_tags']:.3f} · deal {now.losses['loss_deal']:+.3f}"
+            bar.update(task, completed=now.step, total=now.total_steps, description=text)
+
+        return train_model(settings, report)
+
+
+def is_first_process() -> bool:
+    """Return whether this is the one of several processes that talks to the person."""
+    import os
+
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,25 @@
+"""Where the settings that come with the project lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deal_core.errors import UsageError
+
+
+def config_folder() -> Path:
+    """Return the folder of settings: beside the sources, or in the share folder of an installed package.
+
+    Raises:
+        UsageError: it is in neither place.
+    """
+    import sysconfig
+
+    places = [
+        Path(__file__).resolve().parents[2] / "config",
+        Path(sysconfig.get_path("data")) / "share/deal_ros/config",
+    ]
+    for place in places:
+        if (place / "train.yaml").exists():
+            return place
+    raise UsageError(f"train.yaml is in none of {', '.join(map(str, places))}: name the settings yourself")

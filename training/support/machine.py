@@ -1,0 +1,310 @@
+"""What this machine has, and for which of the project's jobs that is enough.
+
+Libraries that may not fit this machine are imported in processes of their own: some print a page, or take the
+interpreter down with them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deal_core.isolated_python import Trial, try_python
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+    from deal_ros.input.optional_libraries import OptionalLibrary
+
+PROJECT = "deal_ros"
+_OLDEST_PYTHON = (3, 10)
+_LOW_DISK_GB = 10
+
+
+class Job(str, Enum):
+    """What a person does with the project."""
+
+    RECORD = "record"
+    TAG = "tag"
+    DEPTH = "depth"
+    TRAIN = "train"
+    EXPORT = "export"
+    RUN = "run"
+    DEMO = "demo"
+    VIEW = "view"
+
+
+class State(str, Enum):
+    """How a finding stands."""
+
+    OK = "ok"
+    NOTE = "note"  # works without, or in another way
+    WARNING = "warning"  # works, and is likely to disappoint
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for.
+
+    Args:
+        name: what.
+        state: how it stands.
+        found: version and place, or what is wrong.
+        fix: the command or step that puts it right; empty where there is nothing to do.
+        jobs: those that cannot be done without it.
+    """
+
+    name: str
+    state: State
+    found: str
+    fix: str = ""
+    jobs: tuple[Job, ...] = ()
+
+
+@dataclass(frozen=True)
+class Machine:
+    """All findings, and what follows from them."""
+
+    findings: tuple[Finding, ...]
+
+    def lacks(self, job: Job) -> list[str]:
+        """Return the names of what a job needs and this machine does not have."""
+        return [f.name for f in self.findings if f.state is State.MISSING and job in f.jobs]
+
+
+def examine(environment: Mapping[str, str] = os.environ, folder: Path = Path()) -> Machine:
+    """Look at Python, libraries, ROS, camera and disk.
+
+    Args:
+        environment: the variables ROS and Fast DDS read.
+        folder: where recordings and runs would go.
+    """
+    from deal_ros.input import optional_libraries
+
+    with ThreadPoolExecutor() as pool:
+        optional = [pool.submit(look) for look in (optional_libraries.message_filters, optional_libraries.cv_bridge)]
+        torch, ros, camera = pool.map(try_python, (_TORCH, _ROS, _CAMERA))
+    return Machine(
+        (
+            _python(),
+            *_libraries(),
+            _torch(torch),
+            _ros(ros, environment),
+            *_transport(ros, environment),
+            *_optional_ros(ros, [library.result() for library in optional]),
+            _camera(camera, has_ros=not ros.error),
+            _disk(folder),
+        )
+    )
+
+
+# --- Python and its libraries
+
+_ALL = tuple(Job)
+_JOBS_OF_EXTRA = {  # ros and realsense are tried out instead
+    "": _ALL,
+    "tag": (Job.TAG,),
+    "depth": (Job.DEPTH,),
+    "train": (Job.TRAIN, Job.DEMO),
+    "export": (Job.EXPORT,),
+    "view": (Job.VIEW,),
+}
+_SAME_MODULE = {"opencv-python-headless": "cv2"}  # other packages bring it, too: opencv-python, apt, JetPack
+
+
+def _python() -> Finding:
+    found = f"{platform.python_version()} in {sys.prefix}"
+    if sys.version_info >= _OLDEST_PYTHON:
+        return Finding("python", State.OK, found)
+    return Finding("python", State.MISSING, found, "PYTHON=/path/to/python3.10 make setup", _ALL)
+
+
+def _libraries() -> list[Finding]:
+    """Compare what setup.py asks for with what is installed."""
+    from packaging.requirements import Requirement
+
+    try:
+        requirements = [Requirement(line) for line in importlib.metadata.requires(PROJECT) or []]
+    except importlib.metadata.PackageNotFoundError:
+        return [Finding(PROJECT, State.MISSING, f"not installed for {sys.executable}", _install("."), _ALL)]
+    extras = [(_extra(requirement), requirement) for requirement in requirements]
+    return [_library(r, extra, _JOBS_OF_EXTRA[extra]) for extra, r in extras if extra in _JOBS_OF_EXTRA]
+
+
+def _extra(requirement: Requirement) -> str:
+    match = re.search(r'extra == "(.+?)"', str(requirement.marker or ""))
+    return match[1] if match else ""
+
+
+def _library(requirement: Requirement, extra: str, jobs: tuple[Job, ...]) -> Finding:
+    name = requirement.name
+    if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+        here = f"{sys.platform} {platform.machine()}"
+        return Finding(name, State.MISSING, f"no wheel for {here}", "build it, or use another machine for this", jobs)
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        if name in _SAME_MODULE and importlib.util.find_spec(_SAME_MODULE[name]):
+            return Finding(name, State.OK, f"{_SAME_MODULE[name]} of another package")
+        return Finding(name, State.MISSING, "not installed", _install(name), jobs)
+    if requirement.specifier.contains(version, prereleases=True):
+        return Finding(name, State.OK, version)
+    return Finding(
+        name, State.MISSING, f"{version}, expected {requirement.specifier}", _install(str(requirement)), jobs
+    )
+
+
+def _install(what: str) -> str:
+    """Return how to install: in the environment of a checkout all at once, elsewhere a package alone."""
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / "Makefile").is_file() and Path(sys.prefix).is_relative_to(checkout):
+        return "make setup"
+    return f"{sys.executable} -m pip install '{what.partition(';')[0].strip()}'"
+
+
+# --- PyTorch
+
+_TORCH = """
+import json, torch
+try:
+    import torchvision
+except (ImportError, OSError, RuntimeError) as error:
+    raise SystemExit(f"torchvision does not import beside torch {torch.__version__}: {error}")
+count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+print(json.dumps({"cuda": torch.version.cuda, "gpus": [torch.cuda.get_device_name(i) for i in range(count)]}))
+"""
+_GPU_FILES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu/igpu0/power")  # PC and Jetson
+
+
+def _torch(trial: Trial) -> Finding:
+    if trial.error:
+        return Finding("device", State.MISSING, trial.error, _install("torch torchvision"), _ALL)
+    facts = json.loads(trial.output)
+    if facts["gpus"]:
+        return Finding("device", State.OK, f"{', '.join(facts['gpus'])}, CUDA {facts['cuda']}")
+    if not any(Path(file).exists() for file in _GPU_FILES):
+        return Finding("device", State.OK, "CPU; no NVIDIA GPU is in this machine")
+    if facts["cuda"] is None:
+        return Finding(
+            "device", State.WARNING, "CPU: this torch is built without CUDA", "install the torch built for this GPU"
+        )
+    fix = f"update the GPU's driver to one for CUDA {facts['cuda']}, or install a torch built for the driver's CUDA"
+    return Finding("device", State.WARNING, f"CPU: this torch wants CUDA {facts['cuda']} of the driver", fix)
+
+
+# --- ROS
+
+_ROS = """
+import json, rclpy, sensor_msgs.msg, std_msgs.msg, std_srvs.srv, diagnostic_msgs.msg, lifecycle_msgs.msg
+print(json.dumps({"rclpy": rclpy.__file__, "rmw": rclpy.get_rmw_implementation_identifier()}))
+"""
+_ROS_JOBS = (Job.RUN, Job.DEMO)
+
+
+def _ros(trial: Trial, environment: Mapping[str, str]) -> Finding:
+    distribution = environment.get("ROS_DISTRO", "")
+    if trial.error:
+        return Finding("rclpy", State.MISSING, trial.error, _ros_fix(distribution), _ROS_JOBS)
+    place = Path(json.loads(trial.output)["rclpy"]).parent
+    if not _has_package("ros-rclpy"):
+        return Finding("rclpy", State.OK, f"ROS {distribution} in {place}")
+    if not distribution and place.is_relative_to(sys.prefix):
+        return Finding("rclpy", State.OK, f"wheel {importlib.metadata.version('ros-rclpy')} from PyPI")
+    found = f"ROS wheels from PyPI beside the sourced ROS {distribution}: the two mix (rclpy is {place})"
+    return Finding("rclpy", State.WARNING, found, "in this shell: rm -rf .venv && make setup")
+
+
+def _ros_fix(distribution: str) -> str:
+    if distribution:
+        return f"sudo apt-get install ros-{distribution}-ros-base && make setup"
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for installed in sorted(Path("/opt/ros").glob("*/setup.bash")):
+        if any(installed.parent.glob(f"**/{version}/*-packages/rclpy/__init__.py")):
+            return f"source {installed} && make setup"
+    if (sys.platform, platform.machine()) == ("linux", "x86_64"):
+        return _install(f"{PROJECT}[ros]")
+    return "install ROS 2 (its wheels on PyPI are for Linux on x86-64 only), source it, and make setup"
+
+
+def _transport(ros: Trial, environment: Mapping[str, str]) -> list[Finding]:
+    """Which middleware, and whether images fit into its shared memory."""
+    if ros.error:
+        return []
+    rmw = json.loads(ros.output)["rmw"]
+    finding = Finding("middleware", State.OK, rmw)
+    return [finding, _profile(environment)] if rmw.startswith("rmw_fastrtps") else [finding]
+
+
+def _profile(environment: Mapping[str, str]) -> Finding:
+    from deal_ros.node.transport import PROFILE_VARIABLES, shared_memory_environment
+
+    name = "Fast DDS profile"
+    for variable in PROFILE_VARIABLES:
+        file = environment.get(variable)
+        if file and Path(file).is_file():
+            return Finding(name, State.OK, f"{variable}={file}")
+        if file:
+            found = f"{variable}={file}: no such file, so images may be lost"
+            return Finding(name, State.WARNING, found, f"unset {variable}, or name a file")
+    found = "not set in this shell; the launch file and `deal demo` set it for what they start"
+    exports = [f"export {k}={v}" for k, v in shared_memory_environment(environment).items()]
+    return Finding(name, State.NOTE, found, f"before a camera started by hand: {' '.join(exports)}" if exports else "")
+
+
+def _optional_ros(ros: Trial, libraries: list[OptionalLibrary]) -> list[Finding]:
+    """What an apt ROS has and the wheels do not."""
+    if ros.error:
+        return []
+    labels = "label names are published as JSON (vision_msgs is not installed)"
+    has_labels = importlib.util.find_spec("vision_msgs") is not None
+    return [
+        *(Finding(found.name, State.OK if found.is_usable else State.NOTE, str(found)) for found in libraries),
+        Finding("vision_msgs", State.OK, "there") if has_labels else Finding("vision_msgs", State.NOTE, labels),
+    ]
+
+
+def _has_package(name: str) -> bool:
+    return any(importlib.metadata.distributions(name=name))
+
+
+# --- camera and disk
+
+_CAMERA = """
+import json, pyrealsense2 as rs
+print(json.dumps([device.get_info(rs.camera_info.name) for device in rs.context().devices]))
+"""
+
+
+def _camera(trial: Trial, *, has_ros: bool) -> Finding:
+    name = "pyrealsense2"
+    if not trial.error:
+        cameras = json.loads(trial.output)
+        return Finding(name, State.OK, ", ".join(cameras) if cameras else "loads; no RealSense is plugged in")
+    no_libusb = "libusb" in trial.error
+    fix = "sudo apt-get install libusb-1.0-0" if no_libusb else _install(f"{PROJECT}[realsense]")
+    if has_ros:  # then a camera's topics can be recorded
+        return Finding(name, State.NOTE, f"{trial.error}; recording from ROS topics works without", fix)
+    return Finding(name, State.MISSING, trial.error, fix, (Job.RECORD,))
+
+
+def _disk(folder: Path) -> Finding:
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    found = f"{free_gb:.0f} GB free in {folder.resolve()}"
+    if free_gb >= _LOW_DISK_GB:
+        return Finding("disk", State.OK, found)
+    return Finding(
+        "disk", State.WARNING, f"{found}; a minute of raw images takes 3 GB", "free some, or record elsewhere"
+    )
