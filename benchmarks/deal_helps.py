@@ -24,9 +24,11 @@ import torch
 
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.transforms import to_tensors
-from deal_core.evaluation.metrics import EvaluationResult, summarise_seeds
+from deal_core.evaluation.evaluate import evaluate_model
+from deal_core.evaluation.result import EvaluationResult
+from deal_core.evaluation.seeds import summarise_seeds
 from deal_core.experiments.definitions import make_scenes, synthetic_scenes
-from deal_core.masks.score_dataset import CamSettings, evaluate_model, score_frames
+from deal_core.masks.score_dataset import CamSettings, score_frames
 from deal_core.masks.threshold_rules import create_rule
 from deal_core.models.model_file import load_model
 from deal_core.trainer.objective import alignment_loss

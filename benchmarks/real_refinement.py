@@ -19,7 +19,9 @@ import numpy as np
 import torch
 
 from deal_core.dataset.image_files import read_color, read_image
-from deal_core.evaluation.metrics import MaskEvaluator, predict_mask, summarise_seeds
+from deal_core.evaluation.metrics import MaskEvaluator
+from deal_core.evaluation.seeds import summarise_seeds
+from deal_core.masks.decide import predict_mask
 from deal_core.masks.refine.background import ARGMAX_THRESHOLD
 from deal_core.masks.refine.plane import dominant_plane
 from deal_core.masks.refine.refinement import (

@@ -183,8 +183,9 @@ def prepare(out: Path, size: tuple[int, int], files: set[str], *, quick: bool) -
     from deal_core.models.model_file import ModelInfo, Threshold, load_model, save_model
     from deal_core.runtime import quantisation
     from deal_core.runtime.onnx_export import export_onnx
+    from deal_core.settings_file import load_settings
     from deal_core.structures import ClassList, TagState
-    from deal_core.trainer.settings import DistillSettings, TrainSettings, load_settings
+    from deal_core.trainer.settings import DistillSettings, TrainSettings
 
     classes = ClassList(CLASSES)
     cam = load_settings(TrainSettings, CONFIG / "train.yaml", []).model

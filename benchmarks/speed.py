@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deal_core.evaluation.metrics import ThresholdSweep
+from deal_core.evaluation.sweep import ThresholdSweep
 from deal_core.losses.depth_edge import DepthEdgeAlignmentLoss
 from deal_core.losses.equivariance import (
     equivariant_cross_regularization_loss,

@@ -24,7 +24,8 @@ from pathlib import Path
 
 import torch
 
-from deal_core.evaluation.metrics import EvaluationResult, summarise_seeds
+from deal_core.evaluation.result import EvaluationResult
+from deal_core.evaluation.seeds import summarise_seeds
 from deal_core.experiments.definitions import make_scenes, synthetic_scenes
 
 CONFIG = Path(__file__).parent.parent / "config"

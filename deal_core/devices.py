@@ -1,4 +1,4 @@
-"""Memory of GPUs: how much is in use, and giving back what is not."""
+"""Devices of PyTorch: which to use, and the memory of a GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import gc
 from dataclasses import dataclass
 
 import torch
+
+from deal_core.errors import UsageError
 
 _MIB = 2**20
 
@@ -41,3 +43,26 @@ def release_gpu_memory() -> None:
     gc.collect()  # a network's modules refer to each other in circles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+_DEVICE_TYPES = ("cpu", "cuda", "mps")
+
+
+def resolve_device(device: str) -> str:
+    """Return the device to use; "auto" is the first GPU where there is one, else the CPU.
+
+    Raises:
+        UsageError: the device is unknown or not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        if torch.device(device).type not in _DEVICE_TYPES:
+            raise RuntimeError(f"not one of {', '.join(_DEVICE_TYPES)}")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"device '{device}' cannot be used here ({reason}); expected auto, cpu, cuda or cuda:N"
+        ) from None
+    return device

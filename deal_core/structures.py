@@ -6,12 +6,17 @@ import colorsys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from deal_core.errors import DatasetError, UsageError, nearest_hint
+
+if TYPE_CHECKING:
+    import torch
+
+    Array = npt.NDArray[Any] | torch.Tensor
 
 BACKGROUND = 0
 """Mask value of everything that belongs to no class."""
@@ -23,6 +28,8 @@ UInt8Array = npt.NDArray[np.uint8]
 UInt16Array = npt.NDArray[np.uint16]
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
+Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
 
 DepthKind = Literal["metric", "inverse"]
 """What a depth map holds: metres; or relative inverse depth, larger is nearer, of unknown scale."""

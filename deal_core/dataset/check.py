@@ -21,6 +21,7 @@ from deal_core.dataset.depth_maps import DepthMaps
 from deal_core.dataset.ground_truth import GroundTruth
 from deal_core.dataset.image_files import first_few
 from deal_core.dataset.open import open_dataset
+from deal_core.dataset.settings import SourceSettings
 from deal_core.errors import DatasetError, RecordingError, UsageError
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import Recording, open_recording
@@ -32,19 +33,11 @@ from deal_core.recording.report import (
     make_report,
     tag_balance,
 )
-from deal_core.recording.tagged_frames import (
-    FrameReader,
-    TagTimeline,
-    explain_no_pairs,
-    fit_camera,
-    read_camera,
-    read_session,
-    read_tags,
-)
+from deal_core.recording.tagged_frames import FrameReader, explain_no_pairs, fit_camera, read_camera
+from deal_core.recording.tags import TagTimeline, read_session, read_tags
 from deal_core.recording.topics import find_topics
 from deal_core.recording.writer import GROUND_TRUTH, TAGS_TOPIC
 from deal_core.structures import ClassList, DepthKind, TagState
-from deal_core.trainer.settings import SourceSettings
 
 _NO_DEPTH = "no image has depth, which the loss DEAL needs: estimate it with `deal depth`, and check it with --depth"
 

@@ -418,3 +418,23 @@ def _rank(segment: tuple[str, int], seed: int) -> float:
     """Return a number in [0, 1) that a segment keeps whatever else is in the dataset."""
     digest = hashlib.sha256(json.dumps([seed, *segment]).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def evenly_spread(dataset: Dataset, count: int) -> Dataset:
+    """Return `count` frames of the dataset, evenly spread over it; all where it has no more."""
+    if len(dataset) <= count:
+        return dataset
+    chosen = {dataset.frames[i * len(dataset) // count].key for i in range(count)}
+    return dataset.subset(predicate=lambda frame: frame.key in chosen)
+
+
+def with_masks(dataset: Dataset) -> Dataset:
+    """Return the frames that have a mask to compare with.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    masked = dataset.subset(predicate=lambda frame: frame.mask is not None)
+    if not len(masked):
+        raise DatasetError(f"{dataset.path}: no frame has a mask to compare with; masks/ is empty in every recording")
+    return masked

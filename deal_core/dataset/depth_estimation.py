@@ -18,8 +18,8 @@ from torch import Tensor
 
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.depth_maps import DepthMapsWriter
+from deal_core.devices import resolve_device
 from deal_core.errors import ModelFileError, UsageError
-from deal_core.runtime.segmenter import resolve_device
 from deal_core.structures import DepthKind, Float32Array, UInt8Array
 
 DepthPrecision = Literal["float32", "float16", "bfloat16"]

@@ -17,16 +17,8 @@ from deal_core.errors import RecordingError, UsageError
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import Recording, open_recording
 from deal_core.recording.report import NO_CAMERA, RecordingReport, make_report
-from deal_core.recording.tagged_frames import (
-    FrameReader,
-    Session,
-    TagTimeline,
-    explain_no_pairs,
-    fit_camera,
-    read_camera,
-    read_session,
-    read_tags,
-)
+from deal_core.recording.tagged_frames import FrameReader, explain_no_pairs, fit_camera, read_camera
+from deal_core.recording.tags import Session, TagTimeline, read_session, read_tags
 from deal_core.recording.topics import find_topics
 from deal_core.recording.writer import GROUND_TRUTH, TAGS_TOPIC
 from deal_core.structures import ClassList, TagState

@@ -6,9 +6,9 @@ from deal_core.dataset.bop import open_bop
 from deal_core.dataset.coco import open_coco
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.depth_maps import DepthMaps
+from deal_core.dataset.settings import SourceSettings
 from deal_core.dataset.voc import open_voc
 from deal_core.errors import UsageError
-from deal_core.trainer.settings import SourceSettings
 
 
 def open_dataset(source: SourceSettings) -> Dataset:

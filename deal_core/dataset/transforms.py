@@ -14,8 +14,8 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
 from deal_core.dataset.rand_augment import FILL, rand_augment
+from deal_core.dataset.settings import DataSettings
 from deal_core.structures import UNLABELLED, Float32Array, Sample, UInt8Array
-from deal_core.trainer.settings import DataSettings
 
 
 @dataclass(eq=False)  # not frozen: Fabric moves a batch to its device field by field

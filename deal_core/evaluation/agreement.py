@@ -7,8 +7,8 @@ from itertools import combinations
 
 import numpy as np
 
-from deal_core.evaluation.metrics import ConfusionMatrix, Float64Array, FrameScore, MaskEvaluator, MaskScore
-from deal_core.structures import UNLABELLED, ClassList, UInt8Array
+from deal_core.evaluation.metrics import ConfusionMatrix, FrameScore, MaskEvaluator, MaskScore
+from deal_core.structures import UNLABELLED, ClassList, Float64Array, UInt8Array
 
 AGREEMENT = "agreement"
 """The rule of a `MaskScore` that compares with the masks of others, not with the truth."""

@@ -11,12 +11,14 @@ from typing import Any
 
 from deal_core.dataset.depth_maps import DepthMaps
 from deal_core.dataset.open import open_dataset
+from deal_core.dataset.settings import SourceSettings
 from deal_core.errors import ConfigError, UsageError, nearest_hint
 from deal_core.experiments.definitions import BENCHMARKS, Benchmark, CamRecipe, Part, Variant, cam_recipe
 from deal_core.experiments.published import PUBLISHED_SEEDS
 from deal_core.files import replacing
-from deal_core.trainer.cam_training import MODEL_FILE
-from deal_core.trainer.settings import SourceSettings, TrainSettings, load_settings
+from deal_core.models.model_file import MODEL_FILE
+from deal_core.settings_file import load_settings
+from deal_core.trainer.settings import TrainSettings
 
 EXPERIMENT_FILE = "experiment.json"
 _FORMAT, _VERSION = "deal-experiment", 1

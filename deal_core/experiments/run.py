@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deal_core.errors import DealError
-from deal_core.evaluation.metrics import EvaluationResult
+from deal_core.evaluation.result import EvaluationResult
 from deal_core.experiments.plan import Evaluation, Plan, Run
 from deal_core.files import replacing
 from deal_core.models.model_file import read_info
-from deal_core.trainer.cam_training import HISTORY_FILE, SETTINGS_FILE
-from deal_core.trainer.settings import TrainSettings, load_settings
+from deal_core.settings_file import load_settings
+from deal_core.trainer.run_folder import HISTORY_FILE, SETTINGS_FILE
+from deal_core.trainer.settings import TrainSettings
 
 MADE_FILE = "made.json"
 """Beside an evaluation: from which model and with which arguments."""

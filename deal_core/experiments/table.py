@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deal_core.evaluation.metrics import EvaluationResult, MaskScore, SeedSummary, summarise_seeds
+from deal_core.evaluation.metrics import MaskScore
+from deal_core.evaluation.result import EvaluationResult
+from deal_core.evaluation.seeds import SeedSummary, summarise_seeds
 from deal_core.experiments.definitions import BASELINE
 from deal_core.experiments.plan import Plan
 from deal_core.experiments.published import published_figures

@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,27 +16,16 @@ import numpy as np
 
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.image_files import first_few
+from deal_core.devices import resolve_device
 from deal_core.errors import DatasetError, UsageError
-from deal_core.evaluation.metrics import EvaluationResult, predict_mask, winning_class
 from deal_core.files import replacing
+from deal_core.masks.decide import IgnoreBand, pseudo_mask
 from deal_core.masks.refine.refinement import refinement_name
-from deal_core.masks.score_dataset import (
-    CamSettings,
-    Predictions,
-    ScoredFrame,
-    check_use,
-    decision_threshold,
-    evaluate_predictions,
-    score_frames,
-    with_masks,
-)
+from deal_core.masks.score_dataset import CamSettings, ScoredFrame, check_use, decision_threshold, score_frames
 from deal_core.models.model_file import LoadedModel, Threshold
-from deal_core.runtime.segmenter import resolve_device
-from deal_core.structures import BACKGROUND, UNLABELLED, Float32Array, Sample, UInt8Array
+from deal_core.structures import UNLABELLED, Float32Array, UInt8Array
 
 CAMS_FILE = "cams.json"
-IgnoreBand = tuple[float, float]
-"""Thresholds (low, high): up to low a pixel is background, above high of the class, between them of nobody."""
 
 # What numpy and zipfile raise for files that are damaged or of another kind.
 _DAMAGE = (
@@ -95,14 +84,6 @@ def write_cams(
         yield True
 
 
-def pseudo_mask(scores: Float32Array, tags: Float32Array | None, band: IgnoreBand) -> UInt8Array:
-    """Return the (H, W) uint8 mask of scores (K, H, W): background, class ids, and 255 between the two thresholds."""
-    low, high = band
-    mask = predict_mask(scores, tags, high)
-    best = winning_class(scores, tags)[0].astype(np.float64)
-    return np.where((mask == BACKGROUND) & (best > low), np.uint8(UNLABELLED), mask)
-
-
 def read_cam(path: Path, num_classes: int) -> Float32Array:
     """Return the scores (K, h, w) in [0, 1] of a file that `write_cams` wrote.
 
@@ -135,45 +116,6 @@ def recorded_threshold(out: Path, rule: str) -> Threshold | None:
     if found is None or found.get("threshold_rule") != rule or not isinstance(found.get("threshold"), float):
         return None
     return Threshold(found["threshold"], rule)
-
-
-def evaluate_masks(
-    folder: Path,
-    dataset: Dataset,
-    *,
-    name: str,
-    pictures: Path | None = None,
-    num_pictures: int = 12,
-    show: Collection[str] = (),
-    advance: Callable[[int], None] = lambda frames: None,
-) -> EvaluationResult:
-    """Compare the pseudo masks of a folder that `write_cams` wrote with the true ones.
-
-    A pixel that the masks leave to nobody (255) counts as wrong.
-
-    Args:
-        folder: of the pseudo masks.
-        dataset: frames without a true mask are left out.
-        name: of the run, for readers.
-        pictures: run folder into which pictures of some frames are written, worst first; none when left out.
-        num_pictures: how many frames to show.
-        show: the keys of the frames to show instead, as for another run that is to be looked at beside this one.
-        advance: told the number of frames done.
-
-    Raises:
-        DatasetError: no cams.json, masks for other classes, or one that is missing or damaged.
-    """
-    dataset = with_masks(dataset)
-    found = check_masks(folder, dataset)
-
-    def read(sample: Sample) -> UInt8Array:
-        return read_mask(folder, sample.key, sample.image.shape[:2], len(dataset.classes))
-
-    details = {"masks": str(folder), "model": str(found.get("model"))[:12]}
-    predictions = Predictions(read, str(found.get("threshold_rule")), found.get("threshold"), details)
-    return evaluate_predictions(
-        predictions, dataset, name=name, pictures=pictures, num_pictures=num_pictures, show=show, advance=advance
-    )
 
 
 def cam_paths(folder: Path, key: str) -> tuple[Path, Path]:

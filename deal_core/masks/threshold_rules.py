@@ -23,18 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from deal_core.errors import ConfigError, EvaluationError, nearest_hint
-from deal_core.evaluation.metrics import (
-    Float64Array,
-    Int64Array,
-    threshold_bins,
-    threshold_grid,
-    to_numpy,
-    winning_class,
-)
-from deal_core.structures import BoolArray, DepthKind
+from deal_core.masks.decide import threshold_bins, threshold_grid, to_numpy, winning_class
+from deal_core.structures import BoolArray, DepthKind, Float64Array, Int64Array
 
 if TYPE_CHECKING:
-    from deal_core.evaluation.metrics import Array
+    from deal_core.structures import Array
 
 BINS = 100
 

@@ -233,3 +233,7 @@ def _open(path: Path) -> Any:
         raise ModelFileError(
             f"{path}: damaged or truncated, or not a .safetensors file ({error}); copy it again from where it was made"
         ) from None
+
+
+MODEL_FILE = "model.safetensors"
+"""Name of a model file in a run folder."""

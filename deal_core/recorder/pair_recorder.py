@@ -26,7 +26,7 @@ from deal_core.recorder.write_queue import RESERVE_BYTES, LoggedTags, RecordingQ
 from deal_core.recording.image_encodings import RawImage
 from deal_core.recording.image_messages import IMAGE, is_color_encoding, is_depth_encoding
 from deal_core.recording.pairing import StampPairer
-from deal_core.recording.tagged_frames import TagSpan
+from deal_core.recording.tags import TagSpan
 from deal_core.recording.topics import ALIGN_HINT
 from deal_core.recording.writer import RecordingWriter, message_types, partial_folder
 from deal_core.structures import CameraIntrinsics, ClassList, TagMarker, TagState

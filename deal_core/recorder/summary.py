@@ -10,7 +10,7 @@ from enum import Enum
 import numpy as np
 
 from deal_core.recording.report import Gaps, TagBalance, tag_balance
-from deal_core.recording.tagged_frames import TagTimeline
+from deal_core.recording.tags import TagTimeline
 from deal_core.structures import ClassList, TagState
 
 _DROPPED = "dropped by the camera"

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deal_core.errors import UsageError
-from deal_core.recording.tagged_frames import DISCARDED, GUARD, TagSpan, TagTimeline
+from deal_core.recording.tags import DISCARDED, GUARD, TagSpan, TagTimeline
 from deal_core.structures import ClassList, TagMarker, TagState
 
 CLEAR = "clear"

@@ -18,7 +18,7 @@ from deal_core.errors import RecordingError
 from deal_core.recorder.summary import Lost, RecordingCounts, Skipped
 from deal_core.recording.image_encodings import COLOR_ENCODINGS, DEPTH_ENCODINGS, ImageFormatError, RawImage
 from deal_core.recording.pairing import Pair
-from deal_core.recording.tagged_frames import TagSpan
+from deal_core.recording.tags import TagSpan
 from deal_core.recording.writer import LOSS_TOPIC, MAX_STAMP_NS, RecordingWriter
 from deal_core.structures import Float32Array, TagState
 

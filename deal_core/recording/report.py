@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deal_core.recording.reader import Recording
-from deal_core.recording.tagged_frames import FrameCounts, TagTimeline
+from deal_core.recording.tagged_frames import FrameCounts
+from deal_core.recording.tags import TagTimeline
 from deal_core.recording.topics import ImageTopics
 from deal_core.structures import ClassList, TagState, tag_counts
 

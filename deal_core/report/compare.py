@@ -6,24 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deal_core.dataset.dataset import Dataset
-from deal_core.drawing import PictureWriter, read_pictures, worst_frames
+from deal_core.dataset.dataset import Dataset, with_masks
 from deal_core.errors import UsageError
 from deal_core.evaluation.agreement import AgreementEvaluator
-from deal_core.evaluation.metrics import EvaluationResult, Float64Array, FrameScore, predict_mask
-from deal_core.masks.mask_folder import CAMS_FILE, check_masks, evaluate_masks, read_mask
-from deal_core.masks.score_dataset import (
-    CamSettings,
-    check_use,
-    decision_threshold,
-    evaluate_model,
-    score_frames,
-    with_masks,
-)
-from deal_core.models.model_file import LoadedModel, load_model
+from deal_core.evaluation.evaluate import evaluate_masks, evaluate_model
+from deal_core.evaluation.metrics import FrameScore
+from deal_core.evaluation.picture_folder import PictureWriter, read_pictures, worst_frames
+from deal_core.evaluation.result import EvaluationResult
+from deal_core.masks.decide import predict_mask
+from deal_core.masks.mask_folder import CAMS_FILE, check_masks, read_mask
+from deal_core.masks.score_dataset import CamSettings, check_use, decision_threshold, score_frames
+from deal_core.models.model_file import MODEL_FILE, LoadedModel, load_model
 from deal_core.report.page import HISTORY_FILE, Run, read_history
-from deal_core.structures import Float32Array, Sample, UInt8Array
-from deal_core.trainer.cam_training import MODEL_FILE
+from deal_core.structures import Float32Array, Float64Array, Sample, UInt8Array
 
 Advance = Callable[[int], None]
 

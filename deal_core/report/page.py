@@ -1,7 +1,7 @@
 """One HTML page about any number of runs: figures, curves and pictures, readable anywhere and without a network.
 
 A run is a folder with evaluation.json (`deal evaluate`), and, where they exist, history.jsonl (`deal train`, one
-JSON object of numbers a logged step) and pictures/ (`deal_core.drawing.PictureWriter`).
+JSON object of numbers a logged step) and pictures/ (`deal_core.evaluation.picture_folder.PictureWriter`).
 """
 
 from __future__ import annotations
@@ -16,19 +16,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from deal_core.drawing import Picture, read_pictures, worst_frames
 from deal_core.errors import EvaluationError
 from deal_core.evaluation.agreement import AGREEMENT
-from deal_core.evaluation.metrics import (
-    EvaluationResult,
-    Float64Array,
-    FrameScore,
-    MaskScore,
-    SeedSummary,
-    summarise_seeds,
-)
+from deal_core.evaluation.metrics import FrameScore, MaskScore
+from deal_core.evaluation.picture_folder import Picture, read_pictures, worst_frames
+from deal_core.evaluation.result import EvaluationResult
+from deal_core.evaluation.seeds import SeedSummary, summarise_seeds
 from deal_core.files import replacing
 from deal_core.report.charts import SERIES_COLORS, Line, Mark, line_chart, smooth
+from deal_core.structures import Float64Array
 
 HISTORY_FILE = "history.jsonl"
 TEMPLATE = Path(__file__).with_name("page.html")

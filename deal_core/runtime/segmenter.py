@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import torch
 
 from deal_core.dataset.transforms import depth_to_input, image_to_tensor, resize_image
+from deal_core.devices import resolve_device
 from deal_core.errors import ModelFileError, UsageError
 from deal_core.masks.decide import decide
 from deal_core.runtime.backends.choice import BackendName as BackendName
@@ -18,8 +18,6 @@ from deal_core.runtime.backends.choice import Precision as Precision
 from deal_core.runtime.backends.choice import Wanted
 from deal_core.runtime.backends.open import Opened, open_backend
 from deal_core.structures import ClassList, Float32Array, UInt8Array
-
-_DEVICE_TYPES = ("cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,26 +138,6 @@ class Segmenter:
             )
         mask, confidence = decide(scores, rgb.shape[:2], self.info.threshold.value, relative=not self.info.is_segmenter)
         return Segmentation(mask, confidence, forward_ms)
-
-
-def resolve_device(device: str) -> str:
-    """Return the device to use; "auto" is the first GPU where there is one, else the CPU.
-
-    Raises:
-        UsageError: the device is unknown or not there.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        if torch.device(device).type not in _DEVICE_TYPES:
-            raise RuntimeError(f"not one of {', '.join(_DEVICE_TYPES)}")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"device '{device}' cannot be used here ({reason}); expected auto, cpu, cuda or cuda:N"
-        ) from None
-    return device
 
 
 def _check_input(rgb: UInt8Array, depth: Float32Array | None) -> None:

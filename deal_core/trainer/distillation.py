@@ -14,24 +14,23 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deal_core.dataset.dataset import Dataset
+from deal_core.dataset.dataset import Dataset, with_masks
 from deal_core.dataset.open import open_dataset
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError
-from deal_core.evaluation.metrics import MaskEvaluator, MaskScore, predict_mask, score_to_json
+from deal_core.evaluation.metrics import MaskEvaluator, MaskScore
+from deal_core.evaluation.result import score_to_json
 from deal_core.losses.clipping import clipped_cross_entropy
+from deal_core.masks.decide import predict_mask
 from deal_core.masks.mask_folder import check_masks, read_mask
 from deal_core.masks.refine.background import ARGMAX_THRESHOLD
-from deal_core.masks.score_dataset import CamSettings, score_frames, with_masks
+from deal_core.masks.score_dataset import CamSettings, score_frames
 from deal_core.models.factory import create_model, is_segmenter, uses_depth
-from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold, save_model
+from deal_core.models.model_file import MODEL_FILE, LoadedModel, ModelInfo, Threshold, save_model
 from deal_core.models.output import SegmenterOutput
 from deal_core.structures import UNLABELLED, Sample
-from deal_core.trainer.cam_training import (
-    MODEL_FILE,
+from deal_core.trainer.loop import (
     Progress,
-    TrainState,
-    Views,
     begin_step,
     check_batch_size,
     create_fabric,
@@ -39,10 +38,10 @@ from deal_core.trainer.cam_training import (
     evaluating,
     fit,
     leave_unused_alone,
-    plain_batches,
-    write_whole,
 )
+from deal_core.trainer.run_folder import TrainState, write_whole
 from deal_core.trainer.settings import ClipSettings, DistillSettings
+from deal_core.trainer.views import Views, plain_batches
 
 REPORT_FILE = "distill.json"
 """In the run folder: what `DistillResult.to_json` says."""

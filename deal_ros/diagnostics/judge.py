@@ -9,7 +9,6 @@ from typing import Any
 
 from deal_ros.diagnostics.snapshots import (
     NO_PUBLISHER,
-    InputSnapshot,
     Level,
     LifecycleSnapshot,
     Limits,
@@ -19,6 +18,7 @@ from deal_ros.diagnostics.snapshots import (
     Status,
     WorkSnapshot,
 )
+from deal_ros.input.image_input import InputSnapshot
 from deal_ros.input.qos import SHARED_MEMORY_LIMIT_BYTES
 from deal_ros.input.synchronizer import SyncCounts
 from deal_ros.node.transport import profile_variable

@@ -13,7 +13,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from deal_ros.input.stamps import StampCounts
+from deal_ros.input.image_input import InputSnapshot
 from deal_ros.input.synchronizer import SyncCounts
 from deal_ros.node.worker import WorkerCounts
 
@@ -30,49 +30,6 @@ class Level(IntEnum):
     WARN = 1
     ERROR = 2
     STALE = 3
-
-
-@dataclass(frozen=True)
-class InputSnapshot:
-    """One input topic at one moment.
-
-    Args:
-        stream: "color" or "depth".
-        topic: its full name.
-        received: images so far.
-        silent_s: seconds since the last image, or since subscribing.
-        encoding: of the last image, or format of a compressed one; empty before the first.
-        width: of the last image; 0 for a compressed one.
-        height: of the last image; 0 for a compressed one.
-        size_bytes: of the last image.
-        offers: reliability each known publisher offers, in words.
-        requests: reliability asked for, in words.
-        incompatible: whether no publisher can serve the request.
-        best_effort_is_lossy: whether best-effort images over 0.5 MB cannot arrive with this process' transport.
-        is_subscribed: false while `~/enable` has switched the node off.
-        publisher_left: whether there has been a publisher, and now there is none.
-        changes: how often encoding or size changed.
-        last_change: from what to what.
-        stamps: what is wrong with the header stamps.
-    """
-
-    stream: str
-    topic: str
-    received: int
-    silent_s: float
-    encoding: str = ""
-    width: int = 0
-    height: int = 0
-    size_bytes: int = 0
-    offers: tuple[str, ...] = ()
-    requests: str = "reliable"
-    incompatible: bool = False
-    best_effort_is_lossy: bool = False
-    is_subscribed: bool = True
-    publisher_left: bool = False
-    changes: int = 0
-    last_change: str = ""
-    stamps: StampCounts = field(default_factory=StampCounts)
 
 
 @dataclass(frozen=True)

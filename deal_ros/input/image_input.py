@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
@@ -11,7 +12,6 @@ from rclpy.subscription import Subscription
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CompressedImage, Image
 
-from deal_ros.diagnostics.snapshots import InputSnapshot
 from deal_ros.input.conversions import ImageMessage, stamp_to_ns
 from deal_ros.input.qos import (
     INPUT_DEPTH,
@@ -21,7 +21,7 @@ from deal_ros.input.qos import (
     loses_large_best_effort,
     reliability_name,
 )
-from deal_ros.input.stamps import StampWatch
+from deal_ros.input.stamps import StampCounts, StampWatch
 
 COLOR_TOPIC, DEPTH_TOPIC, CAMERA_INFO_TOPIC = "color/image_raw", "depth/image_raw", "color/camera_info"
 """Relative names of a camera's streams, which launch files remap."""
@@ -142,3 +142,46 @@ class ImageInput:
         offers = [info.qos_profile.reliability for info in self._node.get_publishers_info_by_topic(self.topic)]
         self._had_publisher = self._had_publisher or bool(offers)
         return offers
+
+
+@dataclass(frozen=True)
+class InputSnapshot:
+    """One input topic at one moment.
+
+    Args:
+        stream: "color" or "depth".
+        topic: its full name.
+        received: images so far.
+        silent_s: seconds since the last image, or since subscribing.
+        encoding: of the last image, or format of a compressed one; empty before the first.
+        width: of the last image; 0 for a compressed one.
+        height: of the last image; 0 for a compressed one.
+        size_bytes: of the last image.
+        offers: reliability each known publisher offers, in words.
+        requests: reliability asked for, in words.
+        incompatible: whether no publisher can serve the request.
+        best_effort_is_lossy: whether best-effort images over 0.5 MB cannot arrive with this process' transport.
+        is_subscribed: false while `~/enable` has switched the node off.
+        publisher_left: whether there has been a publisher, and now there is none.
+        changes: how often encoding or size changed.
+        last_change: from what to what.
+        stamps: what is wrong with the header stamps.
+    """
+
+    stream: str
+    topic: str
+    received: int
+    silent_s: float
+    encoding: str = ""
+    width: int = 0
+    height: int = 0
+    size_bytes: int = 0
+    offers: tuple[str, ...] = ()
+    requests: str = "reliable"
+    incompatible: bool = False
+    best_effort_is_lossy: bool = False
+    is_subscribed: bool = True
+    publisher_left: bool = False
+    changes: int = 0
+    last_change: str = ""
+    stamps: StampCounts = field(default_factory=StampCounts)

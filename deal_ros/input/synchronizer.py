@@ -10,11 +10,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from deal_core.recording.pairing import Pair, StampPairer, UnpairedCause
-from deal_ros.input import optional_libraries
 from deal_ros.input.conversions import ImageMessage, stamp_to_ns
 
 if TYPE_CHECKING:
-    from deal_ros.input.message_filters_synchronizer import FiltersSynchronizer
+    pass
 
 _NS_PER_MS = 1_000_000
 _NOT_WANTED = "no longer wanted"
@@ -239,36 +238,3 @@ class StampSynchronizer:
 def slop_ns(policy: str, slop_ms: float) -> int:
     """Return the largest difference between the stamps of a pair, for the parameters of these names."""
     return 0 if policy == "exact" else round(slop_ms * _NS_PER_MS)
-
-
-def create_synchronizer(
-    on_frame: Callable[[Frame], None],
-    *,
-    depth_mode: DepthMode,
-    policy: str,
-    slop_ms: float,
-    queue_size: int,
-    timeout_ms: float,
-) -> Synchronizer:
-    """Return the synchroniser for the node's parameters; message_filters pairs where it is usable.
-
-    Args:
-        on_frame: called with each frame.
-        depth_mode: what is wanted of depth.
-        policy: "exact" for equal stamps (RealSense with aligned depth), "approximate" for stamps within the slop.
-        slop_ms: largest difference of stamps of the approximate policy, milliseconds.
-        queue_size: messages that may wait on each stream.
-        timeout_ms: how long colour waits for its depth in mode optional, milliseconds.
-    """
-    if depth_mode is DepthMode.OFF:
-        return ColorOnly(on_frame)
-    limits = SyncLimits.of(depth_mode, policy, slop_ms, timeout_ms)
-    return _pairing_class()(on_frame, slop_ns=limits.slop_ns, queue_size=queue_size, alone_after_s=limits.alone_after_s)
-
-
-def _pairing_class() -> type[StampSynchronizer | FiltersSynchronizer]:
-    if not optional_libraries.message_filters().is_usable:
-        return StampSynchronizer
-    from deal_ros.input.message_filters_synchronizer import FiltersSynchronizer
-
-    return FiltersSynchronizer

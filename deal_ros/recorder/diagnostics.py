@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from deal_core.recorder.pair_recorder import RecorderState
 from deal_core.recorder.summary import RecordingCounts
 from deal_ros.diagnostics.judge import assess_input
-from deal_ros.diagnostics.snapshots import InputSnapshot, Level, Limits, Status
+from deal_ros.diagnostics.snapshots import Level, Limits, Status
+from deal_ros.input.image_input import InputSnapshot
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,8 @@ def replay_recording(
     from deal_core.errors import RecordingError
     from deal_core.recording.image_messages import MessageDecoder
     from deal_core.recording.reader import open_recording
-    from deal_core.recording.tagged_frames import FrameReader, TagTimeline, explain_no_pairs, read_camera
+    from deal_core.recording.tagged_frames import FrameReader, explain_no_pairs, read_camera
+    from deal_core.recording.tags import TagTimeline
     from deal_core.recording.topics import find_topics
     from deal_core.structures import TagState
     from deal_ros.replay.player import replay, save_masks_to

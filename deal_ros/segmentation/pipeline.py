@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from deal_ros.diagnostics.snapshots import ResultStatistics
 from deal_ros.input.conversions import stamp_to_ns
-from deal_ros.input.synchronizer import DepthMode, Frame, SyncCounts, Synchronizer, SyncLimits, create_synchronizer
+from deal_ros.input.create_synchronizer import create_synchronizer
+from deal_ros.input.synchronizer import DepthMode, Frame, SyncCounts, Synchronizer, SyncLimits
 from deal_ros.node.worker import NewestItemWorker, WorkerCounts
 from deal_ros.segmentation.one_frame import SegmentedFrame, SegmentsImages, failure_cause, segment_frame
 from deal_ros.segmentation.parameters import SegmentationParameters

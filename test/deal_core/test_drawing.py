@@ -9,22 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deal_core.drawing import (
-    PARTS,
-    PictureWriter,
-    SummaryFrame,
-    SummaryRun,
-    choose_frames,
-    depth_edge_picture,
-    depth_picture,
-    heat_overlay,
-    mask_overlay,
-    read_pictures,
-    summary_figure,
-    worst_frames,
-)
+from deal_core.drawing import depth_edge_picture, depth_picture, heat_overlay, mask_overlay
 from deal_core.errors import EvaluationError
 from deal_core.evaluation.metrics import FrameScore
+from deal_core.evaluation.picture_folder import PARTS, PictureWriter, choose_frames, read_pictures, worst_frames
+from deal_core.report.summary_figure import SummaryFrame, SummaryRun, summary_figure
 from deal_core.structures import ClassList
 
 CLASSES = ClassList(("mug", "drill"), ((255, 0, 0), (0, 0, 255)))

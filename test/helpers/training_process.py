@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.transforms import TensorSample
 from deal_core.models.factory import create_model
+from deal_core.settings_file import load_settings
 from deal_core.trainer import cam_training
 from deal_core.trainer.objective import Objective
-from deal_core.trainer.settings import TrainSettings, load_settings
+from deal_core.trainer.settings import TrainSettings
 
 STEPS = 3
 

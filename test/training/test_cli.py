@@ -62,7 +62,8 @@ def test_every_example_parses(source: str, example: str) -> None:
     context = command.make_context(words[1], words[2:])  # an option that does not exist raises
     assert not context.args
     if words[1] in ("distill", "train"):
-        from deal_core.trainer.settings import DistillSettings, TrainSettings, load_settings
+        from deal_core.settings_file import load_settings
+        from deal_core.trainer.settings import DistillSettings, TrainSettings
 
         kind = TrainSettings if words[1] == "train" else DistillSettings
         settings = load_settings(kind, PROJECT / context.params["config"], context.params["overrides"] or [])

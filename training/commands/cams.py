@@ -26,7 +26,7 @@ from training.support.dataset_options import (
 )
 
 if TYPE_CHECKING:
-    from deal_core.masks.mask_folder import IgnoreBand
+    from deal_core.masks.decide import IgnoreBand
     from deal_core.masks.score_dataset import CamSettings
 
 

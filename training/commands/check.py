@@ -58,10 +58,10 @@ def check(
     Example: deal check kitchen_1
     """
     from deal_core.dataset.check import DatasetReport, check_dataset, check_recording, check_source, is_dataset
+    from deal_core.dataset.settings import SourceSettings
     from deal_core.errors import UsageError
     from deal_core.recording.repair import repair_recording
     from deal_core.recording.report import RecordingReport
-    from deal_core.trainer.settings import SourceSettings
     from training.support.console import print_json, progress
     from training.support.recording_tables import print_dataset, print_recording, print_repair
 

@@ -19,7 +19,8 @@ from training.support.config_folder import config_folder
 
 if TYPE_CHECKING:
     from deal_core.dataset.dataset import Dataset
-    from deal_core.evaluation.metrics import EvaluationResult, MaskScore
+    from deal_core.evaluation.metrics import MaskScore
+    from deal_core.evaluation.result import EvaluationResult
     from deal_core.masks.score_dataset import CamSettings
 
 _MARKER = ".deal-demo"
@@ -156,7 +157,7 @@ class _Making:
         return self.runs / name.lower().replace(" ", "_")
 
     def model(self, name: str) -> Path:
-        from deal_core.trainer.cam_training import MODEL_FILE
+        from deal_core.models.model_file import MODEL_FILE
 
         return self.run_folder(name) / MODEL_FILE
 
@@ -287,11 +288,11 @@ def _show(
     stages: Sequence[Stage], results: Mapping[str, EvaluationResult], dataset: Path, folder: Path
 ) -> tuple[Path, Path]:
     from deal_core.dataset.dataset import Dataset
-    from deal_core.drawing import SummaryFrame, SummaryRun, summary_figure
-    from deal_core.evaluation.metrics import predict_mask
+    from deal_core.masks.decide import predict_mask
     from deal_core.masks.score_dataset import score_frames
     from deal_core.models.model_file import load_model
     from deal_core.report.page import read_run, write_report
+    from deal_core.report.summary_figure import SummaryFrame, SummaryRun, summary_figure
 
     report = write_report(
         [read_run(stage.folder) for stage in stages],

@@ -15,8 +15,8 @@ import typer
 from training.commands.train import is_first_process
 
 if TYPE_CHECKING:
-    from deal_core.trainer.cam_training import Progress
     from deal_core.trainer.distillation import DistillResult
+    from deal_core.trainer.loop import Progress
     from deal_core.trainer.settings import DistillSettings
 
 _COLUMNS = {
@@ -41,7 +41,8 @@ def distill(
 
     Example: deal distill config/distill.yaml data.path=kitchen masks=kitchen_masks output=runs/student
     """
-    from deal_core.trainer.settings import DistillSettings, load_settings
+    from deal_core.settings_file import load_settings
+    from deal_core.trainer.settings import DistillSettings
     from training.support.console import console, print_json
 
     result = run_distillation(load_settings(DistillSettings, config, overrides or []), quiet=as_json)

@@ -40,7 +40,8 @@ from training.support.dataset_options import (
 
 if TYPE_CHECKING:
     from deal_core.dataset.dataset import Dataset
-    from deal_core.evaluation.metrics import EvaluationResult, MaskScore
+    from deal_core.evaluation.metrics import MaskScore
+    from deal_core.evaluation.result import EvaluationResult
     from deal_core.masks.score_dataset import CamSettings
 
 
@@ -87,8 +88,8 @@ def evaluate(
       deal evaluate kitchen_int8.onnx kitchen --recording held_out --out runs/kitchen_int8
     """
     from deal_core.errors import UsageError
-    from deal_core.masks.mask_folder import evaluate_masks
-    from deal_core.masks.score_dataset import CamSettings, evaluate_predictions, predictions_on_robot
+    from deal_core.evaluation.evaluate import evaluate_masks, evaluate_predictions, predictions_on_robot
+    from deal_core.masks.score_dataset import CamSettings
     from deal_core.runtime.segmenter import Segmenter
     from training.support.console import print_json
 
@@ -145,7 +146,7 @@ def run_evaluation(
     quiet: bool = False,
 ) -> EvaluationResult:
     """Evaluate under a progress bar and write evaluation.json and the pictures into the run folder."""
-    from deal_core.masks.score_dataset import evaluate_model
+    from deal_core.evaluation.evaluate import evaluate_model
     from deal_core.models.model_file import load_model
 
     evaluator = partial(evaluate_model, load_model(model), settings=settings, threshold_rule=rule)

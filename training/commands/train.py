@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from deal_core.trainer.cam_training import Progress, TrainResult
+    from deal_core.trainer.cam_training import TrainResult
+    from deal_core.trainer.loop import Progress
     from deal_core.trainer.settings import TrainSettings
 
 
@@ -31,7 +32,8 @@ def train(
 
     Example: deal train config/train.yaml data.path=kitchen output=runs/kitchen
     """
-    from deal_core.trainer.settings import TrainSettings, load_settings
+    from deal_core.settings_file import load_settings
+    from deal_core.trainer.settings import TrainSettings
     from training.support.console import console, print_json
 
     result = run_training(load_settings(TrainSettings, config, overrides or []), quiet=as_json)

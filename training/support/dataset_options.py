@@ -54,9 +54,9 @@ def open_frames(
         DatasetError: files are missing or contradict each other.
         UsageError: a split or recording that does not exist, or an option that means nothing for the layout.
     """
+    from deal_core.dataset.dataset import evenly_spread
     from deal_core.dataset.open import open_dataset
-    from deal_core.masks.score_dataset import evenly_spread
-    from deal_core.trainer.settings import SourceSettings
+    from deal_core.dataset.settings import SourceSettings
 
     opened = open_dataset(
         SourceSettings(

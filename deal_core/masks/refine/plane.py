@@ -6,8 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from deal_core.evaluation.metrics import Float64Array
-from deal_core.structures import BoolArray, DepthKind, Float32Array
+from deal_core.structures import BoolArray, DepthKind, Float32Array, Float64Array
 
 PlaneUse = Literal["keep", "background"]
 

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deal_core.errors import ConfigError
-from deal_core.evaluation.metrics import Int64Array
 from deal_core.masks.refine.inputs import check_inputs
 from deal_core.masks.refine.walk import (
     GridAffinity,
@@ -21,7 +20,7 @@ from deal_core.masks.refine.walk import (
     grid_affinity,
     image_grid,
 )
-from deal_core.structures import BoolArray, DepthKind, Float32Array, UInt8Array
+from deal_core.structures import BoolArray, DepthKind, Float32Array, Int64Array, UInt8Array
 
 
 @dataclass(frozen=True)

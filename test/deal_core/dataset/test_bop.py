@@ -16,8 +16,8 @@ from helpers.layouts import HEIGHT, WIDTH, make_hope
 from deal_core.dataset.bop import HOPE_NAMES, missing_hope_sequences, open_bop
 from deal_core.dataset.check import check_source
 from deal_core.dataset.open import open_dataset
+from deal_core.dataset.settings import SourceSettings
 from deal_core.errors import DatasetError, UsageError
-from deal_core.trainer.settings import SourceSettings
 
 
 @pytest.fixture

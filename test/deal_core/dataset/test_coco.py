@@ -19,8 +19,8 @@ from hypothesis.extra.numpy import arrays
 from deal_core.dataset.check import check_source
 from deal_core.dataset.coco import COCO_CATEGORY_IDS, COCO_UNUSED_IDS, convert_ids, open_coco
 from deal_core.dataset.open import open_dataset
+from deal_core.dataset.settings import SourceSettings
 from deal_core.errors import DatasetError, UsageError
-from deal_core.trainer.settings import SourceSettings
 
 
 @pytest.fixture

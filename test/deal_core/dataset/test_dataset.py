@@ -19,10 +19,10 @@ from deal_core.dataset.check import check_dataset
 from deal_core.dataset.dataset import Dataset, FrameRecord
 from deal_core.dataset.depth_maps import DepthMapsWriter
 from deal_core.dataset.open import open_dataset
+from deal_core.dataset.settings import SourceSettings
 from deal_core.dataset.writer import DatasetWriter
 from deal_core.errors import DatasetError, DealError, UsageError
 from deal_core.structures import CameraIntrinsics, ClassList, RgbdPair, TagMarker, TagState
-from deal_core.trainer.settings import SourceSettings
 
 CLASSES = ClassList(("mug", "drill"), ((1, 2, 3), (4, 5, 6)))
 MUG, NEITHER = TagState(("mug",)), TagState(marker=TagMarker.COMPLETE)

@@ -21,7 +21,7 @@ from deal_core.dataset.check import check_recording
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.extract import Extraction, ExtractOptions, extract_recording
 from deal_core.errors import DatasetError, DealError, RecordingError, UsageError
-from deal_core.recording.tagged_frames import Skip
+from deal_core.recording.tags import Skip
 from deal_core.recording.writer import RecordingWriter
 from deal_core.structures import CameraIntrinsics, ClassList, RgbdPair, TagMarker, TagState
 

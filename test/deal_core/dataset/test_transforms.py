@@ -19,9 +19,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from deal_core.dataset.rand_augment import FILL
+from deal_core.dataset.settings import DataSettings
 from deal_core.dataset.transforms import TensorSample, TrainTransform, resize_sample, to_tensors
 from deal_core.structures import Sample
-from deal_core.trainer.settings import DataSettings
 
 HEIGHT, WIDTH = 48, 64
 STEP = 3  # grey levels a pixel

@@ -15,9 +15,9 @@ from PIL import Image
 from deal_core.dataset.check import check_source
 from deal_core.dataset.depth_maps import DepthMapsWriter
 from deal_core.dataset.open import open_dataset
+from deal_core.dataset.settings import SourceSettings
 from deal_core.dataset.voc import VOC_CLASSES, open_voc
 from deal_core.errors import DatasetError, UsageError
-from deal_core.trainer.settings import SourceSettings
 
 
 @pytest.fixture

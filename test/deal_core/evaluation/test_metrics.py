@@ -12,20 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from deal_core.errors import EvaluationError
-from deal_core.evaluation.metrics import (
-    EVALUATION_FILE,
-    BoundaryScore,
-    ConfusionMatrix,
-    EvaluationResult,
-    MaskEvaluator,
-    SweepCurve,
-    ThresholdSweep,
-    contour,
-    predict_mask,
-    summarise_seeds,
-    threshold_bins,
-    threshold_grid,
-)
+from deal_core.evaluation.metrics import BoundaryScore, ConfusionMatrix, MaskEvaluator, contour
+from deal_core.evaluation.result import EVALUATION_FILE, EvaluationResult
+from deal_core.evaluation.seeds import summarise_seeds
+from deal_core.evaluation.sweep import SweepCurve, ThresholdSweep
+from deal_core.masks.decide import predict_mask, threshold_bins, threshold_grid
 from deal_core.structures import ClassList
 
 K = 3

@@ -13,7 +13,8 @@ from helpers.paths import PROJECT
 from deal_core.errors import ConfigError, DatasetError, UsageError
 from deal_core.experiments.definitions import BENCHMARKS, cam_recipe, synthetic_scenes
 from deal_core.experiments.plan import ExperimentOptions, Plan, check_data, claim_folder, make_plan
-from deal_core.trainer.settings import TrainSettings, load_settings
+from deal_core.settings_file import load_settings
+from deal_core.trainer.settings import TrainSettings
 
 PRESETS = PROJECT / "config" / "experiments"
 

@@ -16,15 +16,17 @@ from pathlib import Path
 import pytest
 from helpers.paths import PROJECT
 
-from deal_core.evaluation.metrics import EvaluationResult, MaskScore
+from deal_core.evaluation.metrics import MaskScore
+from deal_core.evaluation.result import EvaluationResult
 from deal_core.experiments.definitions import BENCHMARKS, Variant
 from deal_core.experiments.plan import Evaluation, Plan, Run
 from deal_core.experiments.run import Machine, RunFailure, RunStatus, epochs_done, is_evaluated, is_trained, run_plan
 from deal_core.experiments.table import collect_rows
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import ModelInfo, Threshold, save_model
+from deal_core.settings_file import dump_settings
 from deal_core.structures import ClassList
-from deal_core.trainer.settings import TrainSettings, dump_settings
+from deal_core.trainer.settings import TrainSettings
 
 SEEDS = (11, 42)
 CLASSES = ClassList(("cup", "fork"))

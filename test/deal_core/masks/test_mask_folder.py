@@ -15,12 +15,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from deal_core.dataset.dataset import Dataset
-from deal_core.drawing import read_pictures
 from deal_core.errors import DatasetError, UsageError
-from deal_core.masks.mask_folder import evaluate_masks, pseudo_mask, read_cam, recorded_threshold, write_cams
+from deal_core.evaluation.evaluate import evaluate_masks, evaluate_model
+from deal_core.evaluation.picture_folder import read_pictures
+from deal_core.masks.decide import pseudo_mask
+from deal_core.masks.mask_folder import read_cam, recorded_threshold, write_cams
 from deal_core.masks.refine.crf import CrfSettings
 from deal_core.masks.refine.walk import WalkSettings
-from deal_core.masks.score_dataset import CamSettings, evaluate_model, score_frames
+from deal_core.masks.score_dataset import CamSettings, score_frames
 from deal_core.models.model_file import LoadedModel, Threshold
 from deal_core.structures import ClassList
 

@@ -16,15 +16,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deal_core.dataset.dataset import Dataset
+from deal_core.dataset.dataset import Dataset, evenly_spread
 from deal_core.errors import ConfigError, DatasetError, ModelFileError, UsageError
+from deal_core.evaluation.evaluate import evaluate_model
 from deal_core.masks import score_dataset
 from deal_core.masks.mask_folder import write_cams
 from deal_core.masks.refine.crf import CrfSettings
 from deal_core.masks.refine.par import ParSettings
 from deal_core.masks.refine.refinement import RefineSettings, refine_scores
 from deal_core.masks.refine.walk import WalkSettings
-from deal_core.masks.score_dataset import CamSettings, choose_threshold, evaluate_model, evenly_spread, score_frames
+from deal_core.masks.score_dataset import CamSettings, choose_threshold, score_frames
 from deal_core.masks.threshold_rules import create_rule
 from deal_core.models.model_file import LoadedModel, Threshold
 from deal_core.structures import ClassList

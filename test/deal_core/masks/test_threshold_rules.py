@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from deal_core.errors import ConfigError, EvaluationError
-from deal_core.evaluation.metrics import ThresholdSweep, threshold_grid, winning_class
+from deal_core.evaluation.sweep import ThresholdSweep
+from deal_core.masks.decide import threshold_grid, winning_class
 from deal_core.masks.threshold_rules import RULES, DepthEdgesRule, DepthReliefRule, OtsuRule, create_rule
 
 HEIGHT, WIDTH = 60, 80

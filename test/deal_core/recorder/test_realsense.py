@@ -25,7 +25,7 @@ from deal_core.recorder.pair_recorder import PairRecorder, RecorderSettings  # n
 from deal_core.recorder.realsense import RealSense, StreamRequest  # noqa: E402
 from deal_core.recording.image_messages import MessageDecoder  # noqa: E402
 from deal_core.recording.reader import open_recording  # noqa: E402
-from deal_core.recording.tagged_frames import read_session  # noqa: E402
+from deal_core.recording.tags import read_session  # noqa: E402
 from deal_core.structures import CameraIntrinsics, ClassList, TagState  # noqa: E402
 
 CLASSES = ClassList(("mug", "kettle"))

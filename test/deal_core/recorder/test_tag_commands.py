@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deal_core.errors import UsageError
 from deal_core.recorder.tag_commands import TagTrack, check_class_names, parse_tags
-from deal_core.recording.tagged_frames import Skip, TagSpan
+from deal_core.recording.tags import Skip, TagSpan
 from deal_core.structures import ClassList, TagMarker, TagState
 
 CLASSES = ClassList(("mug", "drill", "red box"))

@@ -10,8 +10,9 @@ import pytest
 
 from deal_core.dataset.dataset import Dataset, FrameRecord
 from deal_core.errors import DatasetError, ModelFileError, UsageError
-from deal_core.masks.mask_folder import evaluate_masks, write_cams
-from deal_core.masks.score_dataset import CamSettings, evaluate_model
+from deal_core.evaluation.evaluate import evaluate_masks, evaluate_model
+from deal_core.masks.mask_folder import write_cams
+from deal_core.masks.score_dataset import CamSettings
 from deal_core.models.model_file import LoadedModel, save_model
 from deal_core.report.compare import (
     Candidate,

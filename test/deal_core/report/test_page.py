@@ -10,9 +10,12 @@ from subprocess import run as run_process
 import numpy as np
 import pytest
 
-from deal_core.drawing import PictureWriter
 from deal_core.errors import EvaluationError
-from deal_core.evaluation.metrics import EvaluationResult, MaskEvaluator, ThresholdSweep, predict_mask
+from deal_core.evaluation.metrics import MaskEvaluator
+from deal_core.evaluation.picture_folder import PictureWriter
+from deal_core.evaluation.result import EvaluationResult
+from deal_core.evaluation.sweep import ThresholdSweep
+from deal_core.masks.decide import predict_mask
 from deal_core.report.charts import Line, line_chart, smooth
 from deal_core.report.page import read_history, read_run, render_report, write_report
 from deal_core.structures import ClassList

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deal_core.drawing import PictureWriter
-from deal_core.evaluation.metrics import EvaluationResult, FrameScore, MaskEvaluator
+from deal_core.evaluation.metrics import FrameScore, MaskEvaluator
+from deal_core.evaluation.picture_folder import PictureWriter
+from deal_core.evaluation.result import EvaluationResult
 from deal_core.report.page import read_run, write_report
 from deal_core.structures import ClassList
 

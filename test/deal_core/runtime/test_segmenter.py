@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deal_core.dataset.transforms import resize_image
+from deal_core.devices import resolve_device
 from deal_core.errors import ModelFileError, UsageError
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import ModelInfo, Threshold, load_model, save_model
@@ -18,7 +19,7 @@ from deal_core.models.output import CamOutput
 from deal_core.runtime.backends.choice import Precision
 from deal_core.runtime.backends.open import Opened
 from deal_core.runtime.backends.torch_backend import TorchBackend
-from deal_core.runtime.segmenter import Segmenter, resolve_device
+from deal_core.runtime.segmenter import Segmenter
 from deal_core.structures import ClassList
 
 CLASSES = ClassList(("mug", "drill", "box"))

@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from deal_core.dataset.dataset import Dataset
+from deal_core.dataset.settings import DataSettings
 from deal_core.dataset.transforms import TensorSample, resize_sample, to_tensors
 from deal_core.errors import ConfigError, DatasetError, EvaluationError, ModelFileError, UsageError
 from deal_core.losses.tags import tag_loss
@@ -37,19 +38,14 @@ from deal_core.masks.score_dataset import CamSettings, score_frames
 from deal_core.masks.threshold_rules import create_rule
 from deal_core.models.cam_net import CamNet
 from deal_core.models.model_file import ModelInfo, Threshold, load_model
+from deal_core.settings_file import load_settings
 from deal_core.trainer import cam_training
-from deal_core.trainer.cam_training import (
-    BatchOrder,
-    Progress,
-    cached_size,
-    create_optimizer,
-    learning_rate_factor,
-    schedule_position,
-    train,
-    weight_at,
-)
+from deal_core.trainer.cam_training import train
+from deal_core.trainer.loop import Progress
 from deal_core.trainer.objective import LossWeights, Objective
-from deal_core.trainer.settings import DataSettings, DealSettings, OptimizerSettings, TrainSettings, load_settings
+from deal_core.trainer.schedule import create_optimizer, learning_rate_factor, schedule_position, weight_at
+from deal_core.trainer.settings import DealSettings, OptimizerSettings, TrainSettings
+from deal_core.trainer.views import BatchOrder, cached_size
 
 WORKER = HELPERS / "training_process.py"
 STEPS = 9  # three epochs of three steps: nine of the twelve frames are trained on

@@ -13,19 +13,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deal_core.dataset.dataset import Dataset
+from deal_core.dataset.dataset import Dataset, with_masks
 from deal_core.dataset.depth_maps import DepthMaps, DepthMapsWriter
+from deal_core.dataset.settings import DataSettings
 from deal_core.dataset.transforms import TrainTransform
 from deal_core.errors import ConfigError, DatasetError, UsageError
+from deal_core.evaluation.evaluate import evaluate_model
 from deal_core.masks.mask_folder import write_cams
-from deal_core.masks.score_dataset import CamSettings, evaluate_model, score_frames, with_masks
+from deal_core.masks.score_dataset import CamSettings, score_frames
 from deal_core.models.model_file import LoadedModel, load_model, read_info
 from deal_core.runtime.segmenter import Segmenter
+from deal_core.settings_file import load_settings
 from deal_core.structures import ClassList
 from deal_core.trainer import distillation
-from deal_core.trainer.cam_training import Progress, train
+from deal_core.trainer.cam_training import train
 from deal_core.trainer.distillation import distill
-from deal_core.trainer.settings import DataSettings, DistillSettings, TrainSettings, load_settings
+from deal_core.trainer.loop import Progress
+from deal_core.trainer.settings import DistillSettings, TrainSettings
 
 MakeSettings = Callable[..., DistillSettings]
 RGBD = ("model.arguments={encoder: test_resnet, inputs: rgbd}",)

@@ -14,8 +14,9 @@ from deal_core.errors import ConfigError
 from deal_core.losses.feature_similarity import feature_similarity_loss
 from deal_core.losses.tags import tag_loss
 from deal_core.models.factory import create_model
+from deal_core.settings_file import load_settings
 from deal_core.trainer.objective import LossWeights, Objective
-from deal_core.trainer.settings import TrainSettings, load_settings
+from deal_core.trainer.settings import TrainSettings
 
 NAN = float("nan")
 NETWORKS: dict[str, dict[str, Any]] = {

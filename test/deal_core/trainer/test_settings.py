@@ -13,18 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from deal_core.dataset.settings import DataSettings
 from deal_core.errors import ConfigError, UsageError
 from deal_core.models.cam_net import CamNet
 from deal_core.models.segmenter import SegmenterNet
-from deal_core.trainer.settings import (
-    DataSettings,
-    DealSettings,
-    DistillSettings,
-    RunSettings,
-    TrainSettings,
-    dump_settings,
-    load_settings,
-)
+from deal_core.settings_file import dump_settings, load_settings
+from deal_core.trainer.settings import DealSettings, DistillSettings, RunSettings, TrainSettings
 
 REQUIRED = ["data.path=kitchen", "output=runs/kitchen"]
 

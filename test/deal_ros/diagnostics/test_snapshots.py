@@ -14,7 +14,6 @@ from builtin_interfaces.msg import Time
 
 from deal_ros.diagnostics.judge import assess, final_counts
 from deal_ros.diagnostics.snapshots import (
-    InputSnapshot,
     Level,
     LifecycleSnapshot,
     Limits,
@@ -26,6 +25,7 @@ from deal_ros.diagnostics.snapshots import (
     WorkSnapshot,
     to_message,
 )
+from deal_ros.input.image_input import InputSnapshot
 from deal_ros.input.stamps import StampCounts
 from deal_ros.input.synchronizer import SyncCounts
 from deal_ros.node.worker import WorkerCounts

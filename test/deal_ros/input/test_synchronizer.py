@@ -14,6 +14,7 @@ from sensor_msgs.msg import Image
 
 from deal_ros.input import optional_libraries
 from deal_ros.input.conversions import stamp_from_ns
+from deal_ros.input.create_synchronizer import create_synchronizer
 from deal_ros.input.optional_libraries import OptionalLibrary
 from deal_ros.input.synchronizer import (
     ColorOnly,
@@ -23,7 +24,6 @@ from deal_ros.input.synchronizer import (
     SyncCounts,
     Synchronizer,
     SyncLimits,
-    create_synchronizer,
 )
 
 MS = 1_000_000

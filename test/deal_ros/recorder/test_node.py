@@ -28,7 +28,7 @@ from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.extract import ExtractOptions, extract_recording
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import open_recording
-from deal_core.recording.tagged_frames import read_session
+from deal_core.recording.tags import read_session
 from deal_core.recording.writer import TAGS_TOPIC
 from deal_core.structures import CameraIntrinsics, ClassList
 from deal_ros.node.process import NodeProcess, node_process

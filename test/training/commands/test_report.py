@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from deal_core.errors import EvaluationError
-from deal_core.evaluation.metrics import EvaluationResult, MaskEvaluator
+from deal_core.evaluation.metrics import MaskEvaluator
+from deal_core.evaluation.result import EvaluationResult
 from deal_core.structures import ClassList
 from training.cli import app
 

@@ -41,7 +41,8 @@ def config(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def trained(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a complete training; tests may add files to it, and change none."""
-    from deal_core.trainer.settings import TrainSettings, load_settings
+    from deal_core.settings_file import load_settings
+    from deal_core.trainer.settings import TrainSettings
     from training.commands.train import run_training
 
     output = tmp_path_factory.mktemp("runs") / "tiny"

@@ -1,0 +1,242 @@
+"""Pictures of evaluated frames, in a folder with a list."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deal_core.drawing import _mean, depth_edge_picture, depth_picture, heat_overlay, mask_overlay, write_png
+from deal_core.errors import EvaluationError
+from deal_core.evaluation.metrics import FrameScore
+from deal_core.masks.decide import winning_class
+from deal_core.structures import BoolArray, ClassList, Float32Array, Sample, UInt8Array
+
+if TYPE_CHECKING:
+    pass
+
+
+PICTURE_FOLDER = "pictures"
+
+
+PICTURE_LIST = "pictures.json"
+
+
+PICTURE_FORMAT = "deal-pictures"
+
+
+PICTURE_VERSION = 1
+
+
+PARTS = ("image", "depth", "edges", "cam", "prediction", "truth")
+"""The kinds of picture of one frame, in reading order."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The pictures of one frame in a run's folder.
+
+    Args:
+        key: the frame's name.
+        iou: its mIoU; nan where nothing is labelled.
+        files: part (one of `PARTS`) to PNG file; parts that were not available are missing.
+    """
+
+    key: str
+    iou: float
+    files: Mapping[str, Path]
+
+
+def choose_frames(frames: Sequence[FrameScore], count: int = 12) -> tuple[str, ...]:
+    """Return the keys of the frames worth showing, worst first.
+
+    Half are the worst; the others are spread evenly over the rest, up to the best one, so that a reader also
+    sees typical and good ones. Frames without a figure (nan) are left out; of equal ones, the first key comes first.
+    """
+    ranked = sorted((f for f in frames if not math.isnan(f.iou)), key=lambda f: (f.iou, f.key))
+    worst = ranked[: min((count + 1) // 2, len(ranked))]
+    rest = ranked[len(worst) :]
+    number = min(count - len(worst), len(rest))
+    spread = [rest[round(i)] for i in np.linspace(0, len(rest) - 1, number + 1)[1:]]
+    return tuple(frame.key for frame in [*worst, *spread])
+
+
+def worst_frames(per_run: Sequence[Sequence[FrameScore]], count: int) -> tuple[str, ...]:
+    """Return the keys of the frames on which runs fare worst: on the average, and each of them in turn.
+
+    The worst on the average comes first, then the worst of each run, then the second worst on the average and so on;
+    no frame comes twice. Frames without a figure (nan) come last.
+
+    Args:
+        per_run: the figures of each run, not necessarily of the same frames.
+        count: how many; fewer where there are no more.
+
+    Example:
+        >>> ours, theirs = [FrameScore("a", 0.2), FrameScore("b", 0.3)], [FrameScore("a", 0.9), FrameScore("b", 0.7)]
+        >>> worst_frames([ours, theirs], 2)
+        ('b', 'a')
+    """
+    keys = list(dict.fromkeys(score.key for scores in per_run for score in scores))
+    figures = [{score.key: score.iou for score in scores} for scores in per_run]
+    average = {key: _mean([of_run.get(key, math.nan) for of_run in figures]) for key in keys}
+    orders = [
+        [key for key, _ in sorted(of.items(), key=lambda entry: (math.isnan(entry[1]), entry[1]))]
+        for of in (average, *figures)
+    ]
+    chosen: dict[str, None] = {}
+    for place in range(len(keys)):
+        chosen.update(dict.fromkeys(order[place] for order in orders if place < len(order)))
+    return tuple(chosen)[:count]
+
+
+class PictureWriter:
+    """Writes pictures of frames into `<run>/pictures`: `<n>_<part>.png` and pictures.json.
+
+    A context manager. The pictures of an earlier evaluation are replaced when it ends well; when it does not,
+    they stay and nothing of this one is left behind. Entering raises EvaluationError where the folder is another's.
+
+    Args:
+        run: the run's folder, made if missing.
+        classes: names and colours of the masks.
+
+    Example:
+        with PictureWriter(run, classes) as pictures:
+            pictures.add("kitchen/12", 0.41, image=image, prediction=prediction, truth=mask, depth=depth)
+    """
+
+    def __init__(self, run: Path, classes: ClassList) -> None:
+        self.classes = classes
+        self._folder = run / PICTURE_FOLDER
+        self._temporary = run / f".{PICTURE_FOLDER}.{os.getpid()}.tmp"
+        self._entries: list[dict[str, Any]] = []
+
+    def __enter__(self) -> PictureWriter:
+        if self._folder.exists() and not (self._folder / PICTURE_LIST).is_file():
+            raise EvaluationError(
+                f"{self._folder} would be replaced, and holds no {PICTURE_LIST}, so no evaluation made it: choose "
+                "another run folder"
+            )
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def add(
+        self,
+        key: str,
+        iou: float,
+        *,
+        image: UInt8Array,
+        prediction: UInt8Array,
+        truth: UInt8Array | None = None,
+        depth: Float32Array | None = None,
+        depth_valid: BoolArray | None = None,
+        scores: npt.NDArray[Any] | None = None,
+        tags: npt.NDArray[Any] | None = None,
+    ) -> None:
+        """Write the pictures of one frame; all arrays of one height and width.
+
+        Args:
+            key: the frame's name.
+            iou: its mIoU, shown beside it.
+            image: (H, W, 3) uint8 RGB.
+            prediction: (H, W) ids.
+            truth: (H, W) ids, 255 unlabelled.
+            depth: (H, W) metres; its edges are shown too, see `depth_edge_picture`.
+            depth_valid: (H, W) bool; finite and positive depth when left out.
+            scores: (K, H, W) CAM in [0, 1]; the strongest present class is shown as heat.
+            tags: (K,) which classes of `scores` are present; all when left out.
+
+        Raises:
+            ValueError: an array has another height or width than the image.
+        """
+        given = {"prediction": prediction, "truth": truth, "depth": depth, "depth_valid": depth_valid}
+        for what, array in (*given.items(), ("scores", None if scores is None else scores[0])):
+            if array is not None and array.shape != image.shape[:2]:
+                raise ValueError(f"expected the {what} in the image's size {image.shape[:2]}, found {array.shape}")
+        parts = {"image": image, "prediction": mask_overlay(image, prediction, self.classes)}
+        if truth is not None:
+            parts["truth"] = mask_overlay(image, truth, self.classes)
+        if depth is not None:
+            parts["depth"] = depth_picture(depth, depth_valid)
+            parts["edges"] = depth_edge_picture(depth, depth_valid)
+        if scores is not None:
+            parts["cam"] = heat_overlay(image, winning_class(scores, tags)[0])
+        index, files = len(self._entries), {}
+        for part in PARTS:
+            if part in parts:
+                files[part] = f"{index}_{part}.png"
+                write_png(self._temporary / files[part], parts[part])
+        self._entries.append({"key": key, "iou": iou if math.isfinite(iou) else None, "files": files})
+
+    def add_sample(
+        self, sample: Sample, iou: float, prediction: UInt8Array, scores: npt.NDArray[Any] | None = None
+    ) -> None:
+        """Write the pictures of a frame of a dataset; arguments as `add`."""
+        has_depth = sample.depth_valid.any()
+        self.add(
+            sample.key,
+            iou,
+            image=sample.image,
+            prediction=prediction,
+            truth=sample.mask,
+            depth=sample.depth if has_depth else None,
+            depth_valid=sample.depth_valid if has_depth else None,
+            scores=scores,
+        )
+
+    def _finish(self) -> None:
+        listing = {"format": PICTURE_FORMAT, "version": PICTURE_VERSION, "pictures": self._entries}
+        (self._temporary / PICTURE_LIST).write_text(json.dumps(listing, indent=1) + "\n", "utf-8")
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._temporary.replace(self._folder)
+
+
+def read_pictures(run: Path) -> tuple[Picture, ...]:
+    """Return the pictures in a run's folder, worst first; none where none were written.
+
+    Raises:
+        EvaluationError: the list cannot be read, names a file outside the folder, or a file is missing.
+    """
+    folder = run / PICTURE_FOLDER
+    listing = folder / PICTURE_LIST
+    if not listing.is_file():
+        return ()
+    try:
+        value = json.loads(listing.read_text("utf-8"))
+        if (value.get("format"), value.get("version")) != (PICTURE_FORMAT, PICTURE_VERSION):
+            raise ValueError(f"expected the format '{PICTURE_FORMAT}' of version {PICTURE_VERSION}")
+        pictures = [_read_entry(folder, entry) for entry in value["pictures"]]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        kind = f"no key {error}" if isinstance(error, KeyError) else str(error)
+        raise EvaluationError(f"{listing}: {kind}. Write it again with `deal evaluate`") from None
+    return tuple(sorted(pictures, key=lambda p: (math.isnan(p.iou), p.iou)))
+
+
+def _read_entry(folder: Path, entry: Mapping[str, Any]) -> Picture:
+    files = {}
+    for part, name in entry["files"].items():
+        if part not in PARTS or Path(name).name != name:
+            raise ValueError(f"expected a picture of {', '.join(PARTS)} in {folder}, found {part}: {name!r}")
+        if not (folder / name).is_file():
+            raise ValueError(f"the picture {name} is missing")
+        files[part] = folder / name
+    iou = entry["iou"]
+    return Picture(str(entry["key"]), math.nan if iou is None else float(iou), files)

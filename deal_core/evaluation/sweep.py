@@ -1,0 +1,133 @@
+"""The mIoU at every background threshold, from one pass over the images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deal_core.evaluation.metrics import (
+    ConfusionMatrix,
+    checked_mask,
+    checked_num_classes,
+    iou_of_confusions,
+    mean_of_known,
+    require_same,
+    require_same_shape,
+)
+from deal_core.masks.decide import threshold_bins, threshold_grid, winning_class
+from deal_core.structures import UNLABELLED, Float64Array, Int64Array
+
+if TYPE_CHECKING:
+    from deal_core.structures import Array
+
+
+@dataclass(frozen=True, eq=False)
+class SweepCurve:
+    """mIoU at every threshold.
+
+    Args:
+        thresholds: (T,) background scores, ascending.
+        miou: (T,) in [0, 1].
+    """
+
+    thresholds: Float64Array
+    miou: Float64Array
+
+
+@dataclass(frozen=True)
+class ThresholdChoice:
+    """A background threshold and the mIoU it gives."""
+
+    threshold: float
+    miou: float
+
+
+class ThresholdSweep:
+    """The mIoU at every background threshold, from one pass over the images.
+
+    At threshold t a pixel is background if and only if its best present class scores at most t, so a histogram
+    of (true class, winning class, score bin) holds the confusion matrix of every threshold. The bins are the
+    thresholds themselves: the result equals that of one pass a threshold, to the last pixel.
+
+    Args:
+        num_classes: K foreground classes.
+        bins: thresholds are 0, 1/bins, ..., 1.
+
+    Example:
+        >>> sweep = ThresholdSweep(1)
+        >>> sweep.update(np.array([[[0.1, 0.3, 0.9]]]), None, np.array([[0, 0, 1]]))
+        >>> sweep.best()
+        ThresholdChoice(threshold=0.3, miou=1.0)
+    """
+
+    def __init__(self, num_classes: int, *, bins: int = 100) -> None:
+        self.num_classes = checked_num_classes(num_classes)
+        self.thresholds = threshold_grid(bins)
+        self.counts: Int64Array = np.zeros((num_classes + 1, num_classes, bins + 2), np.int64)
+
+    def update(self, scores: Array, tags: Array | None, mask: Array) -> None:
+        """Count one image.
+
+        Args:
+            scores: (K, H, W) in [0, 1].
+            tags: (K,) as in `winning_class`, or None.
+            mask: (H, W) ids 0..K, 255 ignored.
+
+        Raises:
+            ValueError: shapes that differ, scores outside [0, 1], or an unknown id.
+        """
+        best, ids = winning_class(scores, tags)
+        truth = checked_mask(mask, self.num_classes, "mask")
+        require_same_shape(best.shape, truth.shape)
+        if len(scores) != self.num_classes:
+            raise ValueError(f"expected scores of {self.num_classes} classes, found {len(scores)}")
+        known = truth != UNLABELLED
+        bins = threshold_bins(best[known], self.thresholds)
+        winner = ids[known].astype(np.int64) - 1
+        flat = (truth[known].astype(np.int64) * self.num_classes + winner) * self.counts.shape[2] + bins
+        self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def merge(self, other: ThresholdSweep) -> None:
+        """Add the counts of another sweep over the same classes and thresholds."""
+        require_same(self.counts.shape, other.counts.shape, "classes and bins")
+        self.counts += other.counts
+
+    def curve(self) -> SweepCurve:
+        """Return the mIoU of every threshold."""
+        return SweepCurve(self.thresholds.copy(), mean_of_known(iou_of_confusions(self._confusions())))
+
+    def best(self) -> ThresholdChoice:
+        """Return the threshold of highest mIoU, the lowest one of several equal ones.
+
+        Raises:
+            ValueError: no labelled pixel was counted.
+        """
+        miou = self.curve().miou
+        if np.isnan(miou).all():
+            raise ValueError("no labelled pixel was counted: there is no best threshold")
+        index = int(np.nanargmax(miou))
+        return ThresholdChoice(float(self.thresholds[index]), float(miou[index]))
+
+    def confusion_at(self, threshold: float) -> ConfusionMatrix:
+        """Return the confusion matrix at one of the swept thresholds.
+
+        Raises:
+            ValueError: the threshold is not on the grid.
+        """
+        index = int(np.abs(self.thresholds - threshold).argmin())
+        if not math.isclose(self.thresholds[index], threshold, abs_tol=1e-9):
+            step = 1.0 / (len(self.thresholds) - 1)
+            raise ValueError(f"expected a threshold on the grid of step {step:g}, found {threshold}")
+        matrix = ConfusionMatrix(self.num_classes)
+        matrix.counts[:, :-1] = self._confusions()[index]
+        return matrix
+
+    def _confusions(self) -> Int64Array:
+        """Return (T, K + 1, K + 1): the confusion matrix of every threshold."""
+        above = self.counts[:, :, ::-1].cumsum(axis=2)[:, :, ::-1][:, :, 1:]  # of bin > i, at i = 0..bins
+        foreground = above.transpose(2, 0, 1)
+        background = self.counts.sum(axis=(1, 2)) - foreground.sum(axis=2)
+        return np.concatenate([background[:, :, None], foreground], axis=2)

@@ -1,0 +1,143 @@
+"""Tags in a recording: what was said to be visible, and when."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from deal_core.class_json import classes_from_json
+from deal_core.errors import DealError, RecordingError
+from deal_core.recording.image_messages import MessageDecoder
+from deal_core.recording.reader import Recording
+from deal_core.recording.writer import SESSION_TOPIC, TAGS_TOPIC
+from deal_core.structures import ClassList, TagMarker, TagState
+
+GUARD, DISCARDED = "guard", "discard"
+"""Who said that a span is to be ignored, where it was the recorder itself, or the operator afterwards."""
+
+
+class Skip(str, Enum):
+    """Why a pair gave no frame."""
+
+    IGNORED = "the operator marked it to be ignored"
+    AMBIGUOUS = "within the guard time around a change of tags"
+    DISCARDED = "the operator discarded it while recording"
+    UNTAGGED = "before the first tags"
+    BAD_TAGS = "its tags cannot be read"
+    BAD_COLOR = "its colour image cannot be decoded"
+    BAD_DEPTH = "its depth image cannot be decoded"
+    SIZE_CHANGED = "its size differs from the first frame's"
+    REPEATED = "its stamp was there before"
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether something is wrong with the recording, as opposed to left out on purpose."""
+        return self not in (Skip.IGNORED, Skip.AMBIGUOUS, Skip.DISCARDED, Skip.UNTAGGED)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the recorder said about a recording; `classes` is None where no recorder of ours wrote it."""
+
+    classes: ClassList | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TagSpan:
+    """Tags that hold from a stamp until the next span.
+
+    Args:
+        stamp_ns: on the clock of the images.
+        tags: None where the message cannot be used.
+        source: who said so, as in "keyboard".
+    """
+
+    stamp_ns: int
+    tags: TagState | None
+    source: str = ""
+
+    @property
+    def skip(self) -> Skip | None:
+        """Why pairs under these tags give no frames; None if they do."""
+        if self.tags is None:
+            return Skip.BAD_TAGS
+        if self.tags.marker is not TagMarker.IGNORE:
+            return None
+        return {GUARD: Skip.AMBIGUOUS, DISCARDED: Skip.DISCARDED}.get(self.source, Skip.IGNORED)
+
+
+class TagTimeline:
+    """The tags of a recording over time; each tags message starts a segment.
+
+    Args:
+        spans: in any order; of two with one stamp the later in the sequence holds.
+        problems: what was wrong with tags messages, one sentence each.
+    """
+
+    def __init__(self, spans: Sequence[TagSpan], problems: Sequence[str] = ()) -> None:
+        by_stamp = {span.stamp_ns: span for span in spans}
+        self.spans = [by_stamp[stamp] for stamp in sorted(by_stamp)]
+        self.problems = tuple(problems)
+        self._stamps = [span.stamp_ns for span in self.spans]
+
+    @classmethod
+    def constant(cls, tags: TagState) -> TagTimeline:
+        """Return a timeline with one state for the whole recording."""
+        return cls([TagSpan(-(2**63), tags)])
+
+    def names(self) -> list[str]:
+        """Return all class names that occur, sorted."""
+        states = [span.tags for span in self.spans if span.tags is not None]
+        return sorted({name for tags in states for name in (*tags.present, *tags.absent)})
+
+    def segment(self, stamp_ns: int) -> int:
+        """Return the index of the span that holds at a stamp; -1 before the first."""
+        return bisect_right(self._stamps, stamp_ns) - 1
+
+
+def read_session(recording: Recording, decoder: MessageDecoder) -> Session:
+    """Return the session message, or an empty session where there is none.
+
+    Raises:
+        RecordingError: the message cannot be read, or there are several with different classes.
+    """
+    sessions = []
+    for message in recording.messages([SESSION_TOPIC]):
+        try:
+            facts = json.loads(decoder.text(message.data))
+            sessions.append(Session(classes_from_json(facts.pop("classes")), facts))
+        except (DealError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise RecordingError(f"{recording.path}: {SESSION_TOPIC} cannot be read: {error}") from error
+    if len({session.classes for session in sessions}) > 1:
+        raise RecordingError(
+            f"{recording.path} holds several {SESSION_TOPIC} messages with different classes: record again"
+        )
+    return sessions[0] if sessions else Session()
+
+
+def read_tags(recording: Recording, decoder: MessageDecoder, classes: ClassList | None) -> TagTimeline:
+    """Return the recorded tags; a message that cannot be used makes its span one without tags.
+
+    Few and small, they are read before the images, because tags may be recorded after the images they hold for.
+    Without a class list, every name is accepted.
+    """
+    spans, problems = [], []
+    for message in recording.messages([TAGS_TOPIC]):
+        stamp_ns = message.log_time_ns
+        try:
+            content = json.loads(decoder.text(message.data))
+            stamp_ns = int(content["stamp_ns"])
+            tags = TagState.from_json(content)
+            if classes is not None:
+                tags.vector(classes)
+            spans.append(TagSpan(stamp_ns, tags, str(content.get("source", ""))))
+        except (DealError, ValueError, KeyError, AttributeError, TypeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            problems.append(f"{TAGS_TOPIC} at {stamp_ns} ns cannot be used: {reason}")
+            spans.append(TagSpan(stamp_ns, None))
+    return TagTimeline(spans, problems)

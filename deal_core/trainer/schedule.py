@@ -1,0 +1,71 @@
+"""Learning rates and weights of losses over a training, and the optimiser."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from deal_core.trainer.run_folder import TrainState
+from deal_core.trainer.settings import LossSettings, OptimizerSettings, RunSettings
+
+
+def schedule_position(settings: RunSettings, state: TrainState) -> float:
+    """Return the position in [0, 1) of the training that the learning rate is that of."""
+    if settings.optimizer.every == "step":
+        return state.step / state.total_steps
+    epoch = state.step * settings.epochs // state.total_steps
+    return max(epoch - (settings.optimizer.every == "epoch_late"), 0) / settings.epochs
+
+
+def learning_rate_factor(settings: OptimizerSettings, position: float) -> float:
+    """Return the factor on the learning rate at `position` in [0, 1) of the training."""
+    lowest, start = (value / settings.learning_rate for value in (settings.floor, settings.warmup_from))
+    if position < settings.warmup:
+        offset = 0.0 if start > 0 else 1e-3  # a step at a rate of 0 would be lost
+        return start + (1 - start) * (position + offset) / (settings.warmup + offset)
+    after = position
+    if settings.warmup_first:
+        after = (position - settings.warmup) / (1 - settings.warmup) if settings.warmup < 1 else 0.0
+    if settings.schedule == "constant":
+        return 1.0
+    fall = (
+        0.5 * (1 + math.cos(math.pi * after)) if settings.schedule == "cosine" else (1 - after) ** settings.poly_power
+    )
+    return lowest + (1 - lowest) * fall
+
+
+def weight_at(settings: LossSettings, position: float) -> float:
+    """Return the weight of an added loss at `position` in [0, 1) of the training."""
+    if position < settings.start:
+        return 0.0
+    if settings.warmup == 0:
+        return settings.weight
+    return settings.weight * min(1.0, (position - settings.start) / settings.warmup)
+
+
+def create_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimizer:
+    """Return the optimiser, with groups of parameters by part of the network, decay and factor on the learning rate.
+
+    Decay is on weights of two or more dimensions only, unless `decay_all`. Parameters of a backbone whose factor is 0
+    are switched to need no gradient.
+    """
+    backbone = {id(p) for p in network.backbone.parameters()} if isinstance(network.backbone, nn.Module) else set()
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        in_backbone = id(parameter) in backbone
+        if in_backbone and settings.backbone_factor == 0:
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
+            factor = settings.backbone_factor if in_backbone else settings.head_factor
+            factor *= settings.bias_factor if name.endswith("bias") else 1.0
+            groups.setdefault((factor, settings.decay_all or parameter.ndim > 1), []).append(parameter)
+    listed = [
+        {"params": chosen, "weight_decay": settings.weight_decay if decays else 0.0, "factor": factor}
+        for (factor, decays), chosen in groups.items()
+    ]
+    if settings.name == "sgd":
+        momentum = settings.momentum
+        return SGD(listed, lr=settings.learning_rate, momentum=momentum, nesterov=settings.nesterov and momentum > 0)
+    return AdamW(listed, lr=settings.learning_rate)

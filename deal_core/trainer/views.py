@@ -1,0 +1,131 @@
+"""Frames to train on, their random views, and the order of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import default_collate
+
+from deal_core.dataset.settings import DataSettings
+from deal_core.dataset.transforms import TensorSample, TrainTransform, resize_sample, to_tensors
+from deal_core.errors import DealError
+from deal_core.structures import Sample
+from deal_core.trainer.settings import RunSettings
+
+
+class Frames(Protocol):
+    """Frames to train on; those of a `Dataset` are some."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, frame: int) -> Sample:
+        """Read one; raises `DatasetError`."""
+
+
+class Views(TorchDataset["TensorSample | DealError"]):
+    """Random views of frames; an item is (frame, seed of the view).
+
+    A frame that cannot be read is handed over as the error: raised in a worker, it would arrive with the worker's
+    traceback for a message.
+    """
+
+    def __init__(self, frames: Frames, settings: RunSettings, *, with_mask: bool = False) -> None:
+        self._frames = frames
+        self._settings = settings.data
+        self._transform = TrainTransform(settings.data, with_mask=with_mask)
+        self._cache: dict[int, Sample] | None = {} if settings.data.cache else None
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, item: tuple[int, int]) -> TensorSample | DealError:
+        frame, seed = item
+        try:
+            return self._transform(self._load(frame), seed)
+        except DealError as error:
+            return error
+
+    def _load(self, frame: int) -> Sample:
+        if self._cache is None:
+            return self._frames.load(frame)
+        if frame not in self._cache:
+            sample = self._frames.load(frame)
+            size = cached_size(sample.image.shape[:2], self._settings)
+            self._cache[frame] = sample if size is None else resize_sample(sample, size)
+        return self._cache[frame]
+
+
+def cached_size(size: tuple[int, ...], settings: DataSettings) -> tuple[int, int] | None:
+    """Return the (height, width) at which an image of `size` is kept in memory; None if it is not made smaller.
+
+    Where all of the image is seen, that of the network. Crops are enlarged to that, so what they are cut from keeps its
+    own shape and is twice as fine; of a canvas, it is as large as it can come to lie there.
+    """
+    height, width = size
+    like_height, like_width = settings.image_size
+    if settings.crop == "resized" and settings.crop_scale == (1.0, 1.0):
+        return settings.image_size if height > like_height else None
+    if settings.crop == "canvas":
+        factor = settings.long_side[1] / max(size)
+    else:
+        factor = max(2 * like_height / height, 2 * like_width / width)
+    return (round(height * factor), round(width * factor)) if factor < 1 else None
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """The batches of one process from `start` to `stop` (steps), each a list of (frame, seed of its view).
+
+    A function of the seed alone: what a step sees depends neither on the number of processes nor on whether the
+    run was interrupted before it.
+    """
+
+    frames: int
+    batch_size: int
+    seed: int
+    start: int
+    stop: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        steps_per_epoch = self.frames // self.batch_size
+        for step in range(self.start, self.stop):
+            epoch, within = divmod(step, steps_per_epoch)
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.frames)
+            chosen = order[within * self.batch_size : (within + 1) * self.batch_size]
+            views = np.random.default_rng([self.seed, epoch, within]).integers(2**31, size=self.batch_size)
+            pairs = list(zip(chosen.tolist(), views.tolist(), strict=True))
+            yield pairs[self.rank :: self.world_size]
+
+
+def plain_batches(
+    frames: Frames, settings: RunSettings, device: torch.device, *, with_mask: bool = False
+) -> Iterator[TensorSample]:
+    """Yield the frames as they are, at the size of the network."""
+    for start in range(0, len(frames), settings.batch_size):
+        samples = [frames.load(i) for i in range(start, min(start + settings.batch_size, len(frames)))]
+        sized = [resize_sample(sample, settings.data.image_size) for sample in samples]
+        yield _collate([to_tensors(sample, with_mask=with_mask) for sample in sized]).map(lambda t: t.to(device))
+
+
+def collate_or_error(samples: list[TensorSample | DealError]) -> TensorSample | DealError:
+    """Return a batch of the views, or the first error among them."""
+    views = [sample for sample in samples if isinstance(sample, TensorSample)]
+    failed = [sample for sample in samples if isinstance(sample, DealError)]
+    return failed[0] if failed else _collate(views)
+
+
+def _collate(samples: list[TensorSample]) -> TensorSample:
+    tensors = [default_collate([getattr(s, name) for s in samples]) for name in ("image", "depth", "valid", "tags")]
+    masks = [sample.mask for sample in samples if sample.mask is not None]
+    image, depth, valid, tags = tensors
+    return TensorSample(image, depth, valid, tags, default_collate(masks) if masks else None)
