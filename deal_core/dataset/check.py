@@ -18,8 +18,7 @@ from deal_core.dataset.dataset import (
     recording_names,
 )
 from deal_core.dataset.depth_maps import DepthMaps
-from deal_core.dataset.ground_truth import GroundTruth
-from deal_core.dataset.image_files import first_few
+from deal_core.dataset.image_files import GroundTruth, first_few
 from deal_core.dataset.open import open_dataset
 from deal_core.dataset.settings import SourceSettings
 from deal_core.errors import DatasetError, RecordingError, UsageError

@@ -23,7 +23,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import yaml
 
-from deal_core.class_json import classes_from_json
 from deal_core.dataset.depth_maps import DepthMaps
 from deal_core.dataset.image_files import check_ids, check_image, first_few, inside, read_color, read_image
 from deal_core.errors import DatasetError, DealError, UsageError, nearest_hint
@@ -35,6 +34,7 @@ from deal_core.structures import (
     Sample,
     TagState,
     UInt8Array,
+    classes_from_json,
     depth_to_metres,
 )
 

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from deal_core.class_json import classes_to_json, require_same_classes
 from deal_core.dataset.dataset import RECORDINGS, SOURCE_FILE
-from deal_core.dataset.ground_truth import GroundTruth
+from deal_core.dataset.image_files import GroundTruth
 from deal_core.dataset.writer import DatasetWriter, check_recording_name
 from deal_core.errors import RecordingError, UsageError
 from deal_core.recording.image_messages import MessageDecoder
@@ -21,7 +20,7 @@ from deal_core.recording.tagged_frames import FrameReader, explain_no_pairs, fit
 from deal_core.recording.tags import Session, TagTimeline, read_session, read_tags
 from deal_core.recording.topics import find_topics
 from deal_core.recording.writer import GROUND_TRUTH, TAGS_TOPIC
-from deal_core.structures import ClassList, TagState
+from deal_core.structures import ClassList, TagState, classes_to_json, require_same_classes
 
 _LAYOUT = 1  # counts up when the same recording would give other files
 

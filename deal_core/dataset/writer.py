@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from deal_core.class_json import classes_to_json, require_same_classes
 from deal_core.dataset.dataset import (
     CAMERA_FILE,
     DATASET_FILE,
@@ -31,7 +30,15 @@ from deal_core.dataset.dataset import (
 from deal_core.dataset.image_files import PNG_FLAGS, check_image
 from deal_core.errors import DatasetError, UsageError
 from deal_core.files import replacing
-from deal_core.structures import CameraIntrinsics, ClassList, RgbdPair, TagState, UInt8Array
+from deal_core.structures import (
+    CameraIntrinsics,
+    ClassList,
+    RgbdPair,
+    TagState,
+    UInt8Array,
+    classes_to_json,
+    require_same_classes,
+)
 
 
 class DatasetWriter:

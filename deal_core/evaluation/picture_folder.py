@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from deal_core.drawing import _mean, depth_edge_picture, depth_picture, heat_overlay, mask_overlay, write_png
+from deal_core.drawing import depth_edge_picture, depth_picture, heat_overlay, mask_overlay, write_png
 from deal_core.errors import EvaluationError
 from deal_core.evaluation.metrics import FrameScore
 from deal_core.masks.decide import winning_class
@@ -240,3 +240,9 @@ def _read_entry(folder: Path, entry: Mapping[str, Any]) -> Picture:
         files[part] = folder / name
     iou = entry["iou"]
     return Picture(str(entry["key"]), math.nan if iou is None else float(iou), files)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean of the values that are numbers; nan where none is."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

@@ -18,11 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from deal_core.class_json import classes_from_json, classes_to_json
 from deal_core.errors import ConfigError, DatasetError, ModelFileError
 from deal_core.files import replacing
 from deal_core.models.factory import create_model, is_segmenter, uses_depth
-from deal_core.structures import ClassList
+from deal_core.structures import ClassList, classes_from_json, classes_to_json
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "deal"

@@ -20,12 +20,10 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel
 
-from deal_core.class_json import classes_to_json
 from deal_core.recorder.controls import RecorderControls
 from deal_core.recorder.pair_recorder import LatestImages, PairRecorder
-from deal_core.recording.image_encodings import ImageFormatError, to_depth_m
-from deal_core.recording.rare_encodings import any_to_rgb
-from deal_core.structures import TagMarker
+from deal_core.recording.image_encodings import ImageFormatError, any_to_rgb, to_depth_m
+from deal_core.structures import TagMarker, classes_to_json
 from deal_core.web.server import new_app
 from deal_core.web.thumbnail import thumbnail_jpeg
 

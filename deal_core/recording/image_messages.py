@@ -15,10 +15,10 @@ from deal_core.recording.image_encodings import (
     DEPTH_ENCODINGS,
     RARE_ENCODINGS,
     ImageFormatError,
+    any_to_rgb,
     decode_image,
     to_depth_mm,
 )
-from deal_core.recording.rare_encodings import any_to_rgb
 from deal_core.structures import CameraIntrinsics, UInt8Array, UInt16Array, metres_to_depth
 
 IMAGE = "sensor_msgs/msg/Image"

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from zlib import crc32
 
 from deal_core.errors import RecordingError
-from deal_core.recording.mcap_format import (
+from deal_core.recording.mcap_writer import (
     CHANNEL,
     CHUNK,
     CHUNK_INDEX,

@@ -17,28 +17,18 @@ from pathlib import Path
 from types import TracebackType
 from zlib import crc32
 
-from deal_core.recording.mcap_format import (
-    CHANNEL,
-    CHUNK,
-    CHUNK_INDEX,
-    DATA_END,
-    FOOTER,
-    HEADER,
-    MAGIC,
-    MESSAGE,
-    MESSAGE_HEAD,
-    MESSAGE_INDEX,
-    METADATA,
-    METADATA_INDEX,
-    RECORD,
-    SCHEMA,
-    STATISTICS,
-    SUMMARY_OFFSET,
-)
 from deal_core.recording.stored_message import StoredChannel, StoredMessage
 
 Buffer = bytes | memoryview
 """What can be written without a copy: one-dimensional, of bytes."""
+
+MAGIC = b"\x89MCAP0\r\n"
+HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX = range(0x01, 0x09)
+STATISTICS, METADATA, METADATA_INDEX, SUMMARY_OFFSET, DATA_END = 0x0B, 0x0C, 0x0D, 0x0E, 0x0F
+RECORD = struct.Struct("<BQ")
+"""Kind and length of the content that follows."""
+MESSAGE_HEAD = struct.Struct("<HIQQ")
+"""Channel, sequence, log time and publish time of a message, before its data."""
 
 _LARGE_BYTES = 64 * 1024  # smaller parts are cheaper to join than to write one by one
 _CHUNK_BYTES = 256 * 1024  # a reader unpacks one chunk at a time; a colour image is larger alone

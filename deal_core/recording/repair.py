@@ -12,12 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deal_core.errors import RecordingError, UsageError
-from deal_core.recording.bag_metadata import finish_bag
 from deal_core.recording.mcap_writer import McapWriter
 from deal_core.recording.reader import bag_files, open_recording, scan_file
 from deal_core.recording.sqlite_salvage import copy_with_journal, journal
 from deal_core.recording.stored_message import Damage, StoredChannel, StoredMessage
-from deal_core.recording.writer import GROUND_TRUTH
+from deal_core.recording.writer import GROUND_TRUTH, finish_bag
 
 _OF_THE_BAG = re.compile(r"^metadata\.yaml$|\.(mcap|db3)(\.zstd|-wal|-shm|-journal)?$")
 # What is left under a temporary name by who was killed: `kitchen_1.partial` by a recorder, `.kitchen_1.4711.tmp` else.

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from deal_core.class_json import classes_from_json
 from deal_core.errors import DealError, RecordingError
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import Recording
 from deal_core.recording.writer import SESSION_TOPIC, TAGS_TOPIC
-from deal_core.structures import ClassList, TagMarker, TagState
+from deal_core.structures import ClassList, TagMarker, TagState, classes_from_json
 
 GUARD, DISCARDED = "guard", "discard"
 """Who said that a span is to be ignored, where it was the recorder itself, or the operator afterwards."""

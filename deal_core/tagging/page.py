@@ -11,9 +11,9 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel
 
-from deal_core.class_json import classes_to_json
 from deal_core.dataset.dataset import FolderLoader
 from deal_core.errors import DatasetError
+from deal_core.structures import classes_to_json
 from deal_core.tagging.store import Change, TagStore
 from deal_core.web.server import new_app
 from deal_core.web.thumbnail import thumbnail_jpeg

@@ -11,9 +11,8 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from deal_core.recording.image_encodings import RawImage, decode_image, to_depth_m, to_depth_mm
+from deal_core.recording.image_encodings import RawImage, any_to_rgb, decode_image, to_depth_m, to_depth_mm
 from deal_core.recording.image_messages import camera_of, compressed_to_depth_mm, compressed_to_rgb
-from deal_core.recording.rare_encodings import any_to_rgb
 from deal_core.runtime.camera_rays import CameraModelError
 from deal_core.structures import (
     BoolArray,

@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from deal_core.recording.image_encodings import RARE_ENCODINGS
-from deal_core.recording.rare_encodings import RareConverter, RosbagsConverter, inconvertible
+from deal_core.recording.image_encodings import RARE_ENCODINGS, RareConverter, RosbagsConverter, inconvertible
 from deal_core.structures import UInt8Array
 from deal_ros.input import optional_libraries
 

@@ -35,7 +35,7 @@ from deal_core.recorder.terminal_keys import TerminalKeys
 from deal_core.recording.image_messages import camera_of
 from deal_core.recording.writer import check_unused
 from deal_core.structures import ClassList, TagMarker, TagState
-from deal_core.web.extra import check_installed
+from deal_core.web import check_installed
 from deal_ros.diagnostics.snapshots import to_message
 from deal_ros.input.conversions import image_to_raw
 from deal_ros.input.image_input import CAMERA_INFO_TOPIC, COLOR_TOPIC, DEPTH_TOPIC, FOLLOW_PERIOD_S, ImageInput

@@ -12,7 +12,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
-from deal_core.result_images import color_overlay, confidence_image
+from deal_core.drawing import color_overlay, confidence_image
 from deal_core.runtime.camera_rays import CameraModelError
 from deal_core.runtime.labelled_points import labelled_points
 from deal_core.runtime.objects import find_objects
@@ -21,7 +21,7 @@ from deal_core.structures import CameraIntrinsics, ClassList, Float32Array, UInt
 from deal_ros.input.conversions import array_to_image, info_to_camera, points_to_cloud, rgb_to_jpeg
 from deal_ros.input.qos import compressed_qos, mask_qos, view_qos
 from deal_ros.segmentation.object_messages import DETECTIONS, detections, markers
-from deal_ros.segmentation.output_options import OutputOptions
+from deal_ros.segmentation.parameters import OutputOptions
 from deal_ros.segmentation.rate_limit import RateLimit
 
 

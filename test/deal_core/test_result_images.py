@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deal_core import result_images
-from deal_core.result_images import color_overlay, confidence_image
+from deal_core.drawing import color_overlay, confidence_image
 from deal_core.structures import ClassList
 
 PALETTE = ClassList(("mug", "drill"), ((255, 0, 0), (0, 200, 100))).palette()

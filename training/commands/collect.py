@@ -177,7 +177,7 @@ def _page(
     host: str, port: int, token: str, say: Callable[[str], object]
 ) -> Iterator[Callable[[RecorderControls], None]]:
     """Say the page's address; give what shows the page there from then on."""
-    from deal_core.web.extra import check_installed
+    from deal_core.web import check_installed
 
     check_installed()
     from deal_core.recorder.live_page import create_live_app

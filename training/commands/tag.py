@@ -72,7 +72,7 @@ def tag(
 
 
 def _serve(store: TagStore, host: str, port: int, token: str) -> None:
-    from deal_core.web.extra import check_installed
+    from deal_core.web import check_installed
     from training.support.console import console
 
     check_installed()

@@ -7,8 +7,14 @@ import itertools
 import numpy as np
 import pytest
 
-from deal_core.recording.image_encodings import RARE_ENCODINGS, ImageFormatError, decode_image
-from deal_core.recording.rare_encodings import RareConverter, RosbagsConverter, any_to_rgb
+from deal_core.recording.image_encodings import (
+    RARE_ENCODINGS,
+    ImageFormatError,
+    RareConverter,
+    RosbagsConverter,
+    any_to_rgb,
+    decode_image,
+)
 from deal_ros.input import optional_libraries
 from deal_ros.input.cv_bridge_converter import BridgeConverter
 

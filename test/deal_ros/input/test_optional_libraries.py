@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deal_core.recording.image_encodings import ImageFormatError
-from deal_core.recording.rare_encodings import RosbagsConverter
+from deal_core.recording.image_encodings import ImageFormatError, RosbagsConverter
 from deal_ros.input import optional_libraries
 from deal_ros.input.cv_bridge_converter import BridgeConverter, rare_converters
 

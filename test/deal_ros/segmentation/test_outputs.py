@@ -18,15 +18,15 @@ from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from deal_core.drawing import color_overlay
 from deal_core.errors import UsageError
-from deal_core.result_images import color_overlay
 from deal_core.runtime.labelled_points import POINT, labelled_points
 from deal_core.runtime.segmenter import Segmentation
 from deal_core.structures import CameraIntrinsics, ClassList
 from deal_ros.input.conversions import camera_to_info, color_to_rgb, image_to_mask, stamp_from_ns
 from deal_ros.segmentation import object_messages, outputs
-from deal_ros.segmentation.output_options import OutputOptions
 from deal_ros.segmentation.outputs import FrameInputs, Outputs
+from deal_ros.segmentation.parameters import OutputOptions
 
 CLASSES = ClassList(("mug", "drill"), ((255, 0, 0), (0, 51, 255)))
 CAMERA = CameraIntrinsics(64, 48, 60.0, 60.0, 31.5, 23.5)
