@@ -16,7 +16,7 @@ from deal_core.masks.decide import decide
 from deal_core.runtime.backends.choice import BackendName as BackendName
 from deal_core.runtime.backends.choice import Precision as Precision
 from deal_core.runtime.backends.choice import Wanted
-from deal_core.runtime.backends.open import Opened, open_backend
+from deal_core.runtime.open_backend import Opened, open_backend
 from deal_core.structures import ClassList, Float32Array, UInt8Array
 
 

@@ -19,8 +19,8 @@ from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.runtime import quantisation
 from deal_core.runtime.backends.choice import Wanted
 from deal_core.runtime.backends.onnxruntime_backend import open_session
-from deal_core.runtime.backends.open import open_backend
 from deal_core.runtime.onnx_export import OPSET, Exported, export_onnx, read_onnx
+from deal_core.runtime.open_backend import open_backend
 from deal_core.runtime.quantisation import Quantised, quantise
 from deal_core.runtime.segmenter import Segmenter
 

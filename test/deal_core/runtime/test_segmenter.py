@@ -17,8 +17,8 @@ from deal_core.models.factory import create_model
 from deal_core.models.model_file import ModelInfo, Threshold, load_model, save_model
 from deal_core.models.output import CamOutput
 from deal_core.runtime.backends.choice import Precision
-from deal_core.runtime.backends.open import Opened
 from deal_core.runtime.backends.torch_backend import TorchBackend
+from deal_core.runtime.open_backend import Opened
 from deal_core.runtime.segmenter import Segmenter
 from deal_core.structures import ClassList
 

@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from deal_core.errors import BackendError, UsageError
-from deal_core.runtime.backends import open as opening
+from deal_core.models.factory import create_model
+from deal_core.models.model_file import ModelInfo, Threshold, save_model
+from deal_core.runtime import open_backend as module
 from deal_core.runtime.backends import tensorrt_backend
 from deal_core.runtime.backends.cache import keep
 from deal_core.runtime.backends.choice import Here, Wanted
-from deal_core.runtime.backends.open import open_backend, scaled_size
 from deal_core.runtime.backends.tensorrt_backend import engine_key, engine_precision, load_engine
+from deal_core.runtime.open_backend import open_backend, scaled_size
 from deal_core.runtime.segmenter import Segmenter
+from deal_core.structures import ClassList
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra export)")
 pytest.importorskip("onnx", reason="onnx is not installed (extra export)")
@@ -23,6 +26,20 @@ pytest.importorskip("onnx", reason="onnx is not installed (extra export)")
 
 def image(seed: int = 0, size: tuple[int, int] = (48, 64)) -> torch.Tensor:
     return torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(4)
+    arguments = {"backbone": "test_resnet", "width": 16}
+    network = create_model("cam_net", 3, **arguments)
+    with torch.no_grad():
+        network.classifier.weight *= 30
+        network.classifier.bias += torch.tensor([3.0, 1.0, 2.0])
+    path = tmp_path_factory.mktemp("models") / "model.safetensors"
+    classes = ClassList(("mug", "drill", "box"))
+    save_model(path, network, ModelInfo("cam_net", arguments, classes, (48, 64), Threshold(0.5, "otsu")))
+    return path
 
 
 def test_onnxruntime_scores_are_those_of_torch_and_come_from_the_cache_next_time(
@@ -54,7 +71,7 @@ def test_a_back_end_that_fails_is_passed_over_when_nobody_named_it(
 
 
 def test_nothing_but_torch_is_needed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "look_here", lambda: Here(gpu=False, installed=()))
+    monkeypatch.setattr(module, "look_here", lambda: Here(gpu=False, installed=()))
     opened = open_backend(model, Wanted(), tmp_path / "never_made")
     assert opened.backend.name == "torch" and not (tmp_path / "never_made").exists()
 
