@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deal_core import result_images
 from deal_core.drawing import color_overlay, confidence_image
 from deal_core.structures import ClassList
 
