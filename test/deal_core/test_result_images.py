@@ -44,4 +44,4 @@ def test_confidence_fills_a_byte() -> None:
 
 
 def test_example() -> None:
-    assert doctest.testmod(result_images).failed == 0
+    assert doctest.testmod(drawing).failed == 0
