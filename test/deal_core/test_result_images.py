@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deal_core import drawing
 from deal_core.drawing import color_overlay, confidence_image
 from deal_core.structures import ClassList
 
