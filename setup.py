@@ -9,7 +9,7 @@ TOP_FOLDERS = ("deal_core", "deal_ros", "training")
 
 # What the model, the bags and the command line need. A robot that only runs the node needs no more.
 CORE = [
-    "lazy_loader>=0.4",  # names of a room are imported when they are first used
+    "lazy-loader>=0.4",  # names of a room are imported when they are first used
     "numpy>=1.26",
     "opencv-python-headless>=4.8",
     "packaging>=23",
