@@ -36,6 +36,7 @@ from deal_core.structures import (
     UInt8Array,
     classes_from_json,
     depth_to_metres,
+    valid_depth,
 )
 
 FORMAT, VERSION = "deal-dataset", 1
@@ -197,7 +198,7 @@ class Dataset:
         return Sample(
             image=image,
             depth=depth,
-            depth_valid=depth > 0,
+            depth_valid=valid_depth(depth),
             tags=record.tags.vector(self.classes),
             key=record.key,
             mask=self._mask(record, size),
