@@ -18,11 +18,10 @@ import yaml
 from deal_core.dataset.dataset import (
     CAMERA_FILE,
     DATASET_FILE,
-    FORMAT,
     FRAMES_FILE,
     RECORDINGS,
     SOURCE_FILE,
-    VERSION,
+    DatasetHeader,
     read_classes,
 )
 from deal_core.dataset.image_files import PNG_FLAGS, check_image
@@ -92,15 +91,16 @@ class DatasetWriter:
         file = self.path / DATASET_FILE
         if file.exists():
             return
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "classes": classes_to_json(self.classes),
-            "depth_unit": "mm",
-            "provenance": "made by `deal extract`; each recording's source.json says from what",
-        }
+        header = DatasetHeader(
+            format="deal-dataset",
+            version=1,
+            classes=classes_to_json(self.classes),
+            depth_unit="mm",
+            provenance="made by `deal extract`; each recording's source.json says from what",
+        )
         with replacing(file) as temporary:
-            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            text = yaml.safe_dump(header.model_dump(), sort_keys=False, allow_unicode=True)
+            temporary.write_text(text, encoding="utf-8")
 
 
 class RecordingFolder:
