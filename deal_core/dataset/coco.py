@@ -6,7 +6,7 @@
 
 The category ids run from 1 to 90, ten of which never occur. Masks and class lists follow one of two conventions:
 `contiguous` counts the 80 categories from 1 to 80; `category` keeps the ids and has 90 classes, of which ten are
-never seen. Masks of one convention mean nothing in the other; `convert_ids` translates them.
+never seen. Masks of one convention mean nothing in the other.
 """
 
 from __future__ import annotations
@@ -29,10 +29,6 @@ from deal_core.errors import DatasetError, UsageError
 from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, Float32Array, TagMarker, TagState, UInt8Array
 
 ClassIds = Literal["contiguous", "category"]
-COCO_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-"""The category ids from 1 to 90 that no annotation has."""
-COCO_CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in COCO_UNUSED_IDS)
-"""The other 80; a category's place, from 1, is its contiguous id."""
 
 _ADVICE = "unpack the COCO archives again"
 
@@ -81,29 +77,6 @@ def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguo
     return Dataset(root, classes, [frame for frame, _ in frames], CocoLoader(dict(_packed(frames))), notes=notes)
 
 
-def convert_ids(mask: npt.NDArray[np.uint8], to: ClassIds) -> UInt8Array:
-    """Return a COCO mask of one convention in the other.
-
-    Args:
-        mask: ids, 0 background, 255 unlabelled, the rest of the convention that is not `to`.
-        to: the wanted convention.
-
-    Raises:
-        DatasetError: an id that the mask's convention does not have, so that it is not of that convention.
-    """
-    contiguous, category = np.arange(1, len(COCO_CATEGORY_IDS) + 1), np.array(COCO_CATEGORY_IDS)
-    known, wanted = (category, contiguous) if to == "contiguous" else (contiguous, category)
-    table = np.full(256, -1, np.int16)
-    table[[BACKGROUND, UNLABELLED]] = BACKGROUND, UNLABELLED
-    table[known] = wanted
-    result = table[mask]
-    if (result < 0).any():
-        found = int(mask[result < 0].min())
-        expected = "COCO category ids" if to == "contiguous" else "contiguous COCO ids, 1 to 80"
-        raise DatasetError(f"expected a mask of {expected}, found id {found}: is it of the other convention already?")
-    return result.astype(np.uint8)
-
-
 @dataclass(frozen=True)
 class CocoLoader:
     """Reads images, and draws masks.
@@ -133,8 +106,8 @@ class CocoLoader:
         wrong = [i for i in np.unique(mask).tolist() if i not in known]
         if wrong:
             raise DatasetError(
-                f"mask {frame.mask} holds id {wrong[0]}, which none of the image's annotations has: it may be of the "
-                "other convention; set class_ids, or convert the masks with deal_core.dataset.coco.convert_ids"
+                f"mask {frame.mask} holds id {wrong[0]}, which none of the image's annotations has: its ids may follow "
+                "the other convention; set class_ids to it (contiguous or category)"
             )
         return mask
 
