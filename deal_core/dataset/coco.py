@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deal_core.dataset.dataset import Dataset, FrameRecord
-from deal_core.dataset.image_files import first_few, inside, read_color
+from deal_core.dataset.image_files import first_few, inside, read_color, require_files
 from deal_core.dataset.voc import read_palette_mask
 from deal_core.errors import DatasetError, UsageError
 from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, Float32Array, TagMarker, TagState, UInt8Array
@@ -52,7 +52,7 @@ def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguo
     root, split = Path(path), split or "train2014"
     file = _annotation_file(root, split)
     content = _read_annotations(file)
-    classes, mask_ids = _classes(file, content["categories"], class_ids)
+    classes, mask_ids = _coco_classes(file, content["categories"], class_ids)
     annotations: defaultdict[int, list[_Annotation]] = defaultdict(list)
     for entry in content["annotations"]:
         image, annotation = _annotation(file, entry, mask_ids)
@@ -60,7 +60,9 @@ def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguo
     folder = _image_folder(root, split)
     masks = root / "masks" / split
     frames = [
-        _frame(file, folder, masks if masks.is_dir() else None, split, image, annotations.pop(image["id"]), classes)
+        _coco_frame(
+            file, folder, masks if masks.is_dir() else None, split, image, annotations.pop(image["id"]), classes
+        )
         for image in content["images"]
         if image["id"] in annotations
     ]
@@ -69,7 +71,7 @@ def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguo
         raise DatasetError(f"{file}: {len(orphans)} image ids of annotations are no image's: {first_few(orphans)}")
     if not frames:
         raise DatasetError(f"{file} holds no image with annotations")
-    _require_images(folder, frames)
+    require_files([frame.color for frame, _ in frames], folder, "images", _ADVICE)
     without = len(content["images"]) - len(frames)
     notes = [f"{without} of {len(content['images'])} images have no annotation and are left out"] if without else []
     if masks.is_dir():
@@ -182,7 +184,7 @@ def _read_annotations(file: Path) -> dict[str, list[dict[str, Any]]]:
     return dict(content)
 
 
-def _classes(
+def _coco_classes(
     file: Path, categories: Sequence[Mapping[str, Any]], class_ids: ClassIds
 ) -> tuple[ClassList, dict[int, int]]:
     """Return the classes, and the mask id of each category id."""
@@ -216,7 +218,7 @@ def _image_folder(root: Path, split: str) -> Path:
     raise DatasetError(f"{root} has no images of {split}: expected them in {folders[0]} or {folders[1]}")
 
 
-def _frame(
+def _coco_frame(
     file: Path,
     folder: Path,
     masks: Path | None,
@@ -243,15 +245,6 @@ def _frame(
         name=color.stem,
     )
     return frame, annotations
-
-
-def _require_images(folder: Path, frames: Sequence[tuple[FrameRecord, Any]]) -> None:
-    # One listing of the folder instead of a question for each of 80,000 files.
-    present = {file.name for file in folder.iterdir()}
-    colors = [frame.color for frame, _ in frames]
-    missing = [c.name for c in colors if (c.name not in present if c.parent == folder else not c.is_file())]
-    if missing:
-        raise DatasetError(f"{folder} lacks {len(missing)} of {len(frames)} images: {first_few(missing)}; {_ADVICE}")
 
 
 def _packed(frames: Sequence[tuple[FrameRecord, list[_Annotation]]]) -> list[tuple[str, bytes]]:

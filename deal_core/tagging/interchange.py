@@ -60,7 +60,7 @@ class Imported:
     strangers: tuple[str, ...]
 
 
-def read_tags(path: Path, form: TagFormat, root: Path, frames: Sequence[FrameRecord], classes: ClassList) -> Imported:
+def import_tags(path: Path, form: TagFormat, root: Path, frames: Sequence[FrameRecord], classes: ClassList) -> Imported:
     """Read a file of tags (of VOC: a folder).
 
     Args:
@@ -90,7 +90,7 @@ def read_tags(path: Path, form: TagFormat, root: Path, frames: Sequence[FrameRec
     return Imported(changes, len(reader.found), tuple(reader.strangers))
 
 
-def write_tags(
+def export_tags(
     path: Path,
     form: TagFormat,
     root: Path,
