@@ -33,7 +33,6 @@ bench: setup ## run the scripts in benchmarks/
 params: setup ## write the nodes' parameter schemas and tables anew
 	@$(BIN)/python -m deal_ros.parameter_docs
 
-# All but crf, which needs a compiler where there is no wheel.
 EXTRAS := --extra train --extra realsense --extra depth --extra export --extra tag --extra view --extra dev
 PIN := compile --universal --no-emit-index-url --python-version 3.10 --custom-compile-command "make pins"
 pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the newest)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from deal_core.drawing import depth_edge_picture, depth_picture, heat_overlay, mask_overlay, write_png
 from deal_core.errors import EvaluationError
 from deal_core.evaluation.metrics import FrameScore
+from deal_core.files import replacing_folder
 from deal_core.masks.decide import winning_class
 from deal_core.structures import BoolArray, ClassList, Float32Array, Sample, UInt8Array
 
@@ -116,7 +116,6 @@ class PictureWriter:
     def __init__(self, run: Path, classes: ClassList) -> None:
         self.classes = classes
         self._folder = run / PICTURE_FOLDER
-        self._temporary = run / f".{PICTURE_FOLDER}.{os.getpid()}.tmp"
         self._entries: list[dict[str, Any]] = []
 
     def __enter__(self) -> PictureWriter:
@@ -125,18 +124,14 @@ class PictureWriter:
                 f"{self._folder} would be replaced, and holds no {PICTURE_LIST}, so no evaluation made it: choose "
                 "another run folder"
             )
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary.mkdir(parents=True)
+        self._writing = self._write_folder()
+        self._writing.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        self._writing.__exit__(kind, error, trace)
 
     def add(
         self,
@@ -202,11 +197,12 @@ class PictureWriter:
             scores=scores,
         )
 
-    def _finish(self) -> None:
-        listing = {"format": PICTURE_FORMAT, "version": PICTURE_VERSION, "pictures": self._entries}
-        (self._temporary / PICTURE_LIST).write_text(json.dumps(listing, indent=1) + "\n", "utf-8")
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._temporary.replace(self._folder)
+    @contextmanager
+    def _write_folder(self) -> Iterator[None]:
+        with replacing_folder(self._folder, overwrite=True) as self._temporary:
+            yield
+            listing = {"format": PICTURE_FORMAT, "version": PICTURE_VERSION, "pictures": self._entries}
+            (self._temporary / PICTURE_LIST).write_text(json.dumps(listing, indent=1) + "\n", "utf-8")
 
 
 def read_pictures(run: Path) -> tuple[Picture, ...]:

@@ -229,6 +229,7 @@ def _read_description(out: Path) -> dict[str, Any] | None:
         values = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("expected an object")
+        values.get("refine", {}).pop("backend", None)  # version 0.1.0 had two for the CRF, with equal results
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:

@@ -46,7 +46,7 @@ def tag(
     """
     from deal_core.dataset.dataset import Dataset
     from deal_core.errors import UsageError
-    from deal_core.tagging.interchange import TagFormat, read_tags, write_tags
+    from deal_core.tagging.interchange import TagFormat, export_tags, import_tags
     from deal_core.tagging.store import TagStore, states_of
     from training.support.console import console
 
@@ -56,14 +56,14 @@ def tag(
     if export is not None:  # a dataset that is read only, or being tagged, can be exported
         opened = Dataset.open(dataset)
         states = states_of([frame.tags for frame in opened.frames], opened.classes)
-        write_tags(export, kind, dataset, opened.frames, states, opened.classes)
+        export_tags(export, kind, dataset, opened.frames, states, opened.classes)
         console().print(f"{export}: the tags of {len(opened)} frames", markup=False)
         return
     with TagStore(dataset) as store:
         if import_ is None:
             _serve(store, host, port, token)
             return
-        read = read_tags(import_, kind, store.path, store.frames, store.classes)
+        read = import_tags(import_, kind, store.path, store.frames, store.classes)
         store.edit(read.changes)
         said = f"{import_}: the tags of {read.frames} frames are in {dataset}"
         if read.strangers:
