@@ -21,7 +21,7 @@ from deal_core.errors import ConfigError
 from deal_core.evaluation.metrics import MaskEvaluator, MaskScore
 from deal_core.evaluation.result import score_to_json
 from deal_core.losses.clipping import clipped_cross_entropy
-from deal_core.masks.decide import predict_mask
+from deal_core.masks.decide import predict_mask, strongest_channel
 from deal_core.masks.mask_folder import check_masks, read_mask
 from deal_core.masks.refine.background import ARGMAX_THRESHOLD
 from deal_core.masks.score_dataset import CamSettings, score_frames
@@ -219,7 +219,7 @@ def watch(
             logits, mask = _logits_and_mask(network, batch)
             is_known = mask != UNLABELLED
             losses += float(F.cross_entropy(logits.float(), mask.long(), ignore_index=UNLABELLED, reduction="sum"))
-            right += int(((logits.argmax(1) == mask) & is_known).sum())
+            right += int(((strongest_channel(logits) == mask) & is_known).sum())
             known += int(is_known.sum())
     return {"held_out_loss": losses / max(known, 1), "held_out_agreement": right / max(known, 1)}
 
