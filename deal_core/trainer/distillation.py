@@ -17,13 +17,14 @@ from torch.optim import Optimizer
 from deal_core.dataset.dataset import Dataset, with_masks
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError
+from deal_core.evaluation.evaluate import add_up, count_mask
 from deal_core.evaluation.metrics import MaskEvaluator, MaskScore
 from deal_core.evaluation.result import score_to_json
 from deal_core.losses.clipping import clipped_cross_entropy
 from deal_core.masks.decide import predict_mask, strongest_channel
 from deal_core.masks.mask_folder import check_masks, read_mask
 from deal_core.masks.refine.background import ARGMAX_THRESHOLD
-from deal_core.masks.score_dataset import CamSettings, score_frames
+from deal_core.masks.score_dataset import CamSettings, ScoredFrame, score_frames
 from deal_core.models.factory import is_segmenter, uses_depth
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.models.output import SegmenterOutput
@@ -256,16 +257,16 @@ def _scores(
 ) -> tuple[MaskScore | None, MaskScore | None]:
     """Return how the segmenter, as on the robot, agrees with the held-out masks, and with those that were drawn."""
     classes, threshold = model.info.classes, model.info.threshold
-    ours, drawn = MaskEvaluator(len(classes)), MaskEvaluator(len(classes))
-    for frame in score_frames(model, held_out.dataset, settings):
-        found, labelled = predict_mask(frame.scores, None, threshold.value), held_out.with_mask(frame.sample)
-        for masks, truth in ((ours, labelled.mask), (drawn, frame.sample.mask)):
-            if truth is not None:
-                masks.update(found, truth, frame.sample.key)
+
+    def count(frame: ScoredFrame) -> tuple[MaskEvaluator, MaskEvaluator]:
+        found, key = predict_mask(frame.scores, None, threshold.value), frame.sample.key
+        ours, drawn = held_out.with_mask(frame.sample).mask, frame.sample.mask
+        return count_mask(found, ours, key, len(classes)), count_mask(found, drawn, key, len(classes))
 
     def score(masks: MaskEvaluator) -> MaskScore | None:
-        if not masks.confusion.counts.any():
-            return None
-        return masks.score(classes, rule=threshold.rule, threshold=threshold.value)
+        is_empty = not masks.confusion.counts.any()
+        return None if is_empty else masks.score(classes, rule=threshold.rule, threshold=threshold.value)
 
+    totals = MaskEvaluator(len(classes)), MaskEvaluator(len(classes))
+    ours, drawn = add_up(totals, map(count, score_frames(model, held_out.dataset, settings)))
     return score(ours), score(drawn)
