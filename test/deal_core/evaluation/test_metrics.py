@@ -371,9 +371,10 @@ def test_nan_never_reaches_the_file(tmp_path):
     [
         ("{", "line 1"),
         ("[]", "not a readable evaluation"),
-        ('{"format": "other"}', "expected the format 'deal-evaluation', found 'other'"),
-        ('{"format": "deal-evaluation", "version": 99}', "expected version 1, found 99"),
-        ('{"format": "deal-evaluation", "version": 1}', "no key 'curve'"),
+        ("3", "not a readable evaluation: expected a JSON object, found 3"),
+        ('{"format": "other"}', "'format': expected 'deal-evaluation', found 'other'"),
+        ('{"format": "deal-evaluation", "version": 99}', "'version': expected 1, found 99"),
+        ('{"format": "deal-evaluation", "version": 1}', "'name' is missing"),
     ],
 )
 def test_a_file_that_is_no_evaluation_is_named(tmp_path, content, message):
@@ -381,6 +382,32 @@ def test_a_file_that_is_no_evaluation_is_named(tmp_path, content, message):
     with pytest.raises(EvaluationError, match=re.escape(message)) as error:
         EvaluationResult.read(tmp_path)
     assert str(tmp_path / EVALUATION_FILE) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *((("auto", "miou"), value) for value in ("nan", "0.5", True, [])),
+        *((("auto", "threshold"), value) for value in ("0.5", float("nan"), float("inf"), [])),
+        *((("num_frames",), value) for value in ("3", 3.5, None, True)),
+        *((("curve", "miou"), value) for value in (None, 0.5, ["nan"])),
+        *((("per_frame", 0, "key"), value) for value in (None, 3)),
+        *((("oracle", "per_class", 1, "iou"), value) for value in ("nan", {})),
+        *((("classes",), value) for value in ([], [{"color": [1, 2, 3]}], "mug", [{"name": 3}])),
+        *((("details", "seed"), value) for value in (None, [11])),
+    ],
+)
+def test_a_wrong_value_in_an_evaluation_is_named(tmp_path, place, value):
+    content = example_result().to_json()
+    inside = content
+    for key in place[:-1]:
+        inside = inside[key]
+    inside[place[-1]] = value
+    (tmp_path / EVALUATION_FILE).write_text(json.dumps(content))
+    with pytest.raises(EvaluationError, match="not a readable evaluation: ") as error:
+        EvaluationResult.read(tmp_path)
+    assert str(tmp_path / EVALUATION_FILE) in str(error.value)
+    assert str(place[-1]) in str(error.value) or place == ("classes",)
 
 
 def test_a_folder_without_evaluation_says_which_command_writes_it(tmp_path):
