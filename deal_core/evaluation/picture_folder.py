@@ -9,34 +9,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, Field, Strict, ValidationError
 
 from deal_core.drawing import depth_edge_picture, depth_picture, heat_overlay, mask_overlay, write_png
-from deal_core.errors import EvaluationError
+from deal_core.errors import EvaluationError, explain_invalid
 from deal_core.evaluation.metrics import FrameScore
 from deal_core.files import replacing_folder
 from deal_core.masks.decide import winning_class
 from deal_core.structures import BoolArray, ClassList, Float32Array, Sample, UInt8Array
 
-if TYPE_CHECKING:
-    pass
-
-
 PICTURE_FOLDER = "pictures"
-
-
 PICTURE_LIST = "pictures.json"
-
-
 PICTURE_FORMAT = "deal-pictures"
-
-
 PICTURE_VERSION = 1
-
-
 PARTS = ("image", "depth", "edges", "cam", "prediction", "truth")
 """The kinds of picture of one frame, in reading order."""
 
@@ -216,26 +205,34 @@ def read_pictures(run: Path) -> tuple[Picture, ...]:
     if not listing.is_file():
         return ()
     try:
-        value = json.loads(listing.read_text("utf-8"))
-        if (value.get("format"), value.get("version")) != (PICTURE_FORMAT, PICTURE_VERSION):
-            raise ValueError(f"expected the format '{PICTURE_FORMAT}' of version {PICTURE_VERSION}")
-        pictures = [_read_entry(folder, entry) for entry in value["pictures"]]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        kind = f"no key {error}" if isinstance(error, KeyError) else str(error)
-        raise EvaluationError(f"{listing}: {kind}. Write it again with `deal evaluate`") from None
+        found = _Listing.model_validate_json(listing.read_text("utf-8"))
+        pictures = [_read_entry(folder, entry) for entry in found.pictures]
+    except (OSError, ValueError) as error:
+        reason = explain_invalid(error) if isinstance(error, ValidationError) else error
+        raise EvaluationError(f"{listing}: {reason}. Write it again with `deal evaluate`") from None
     return tuple(sorted(pictures, key=lambda p: (math.isnan(p.iou), p.iou)))
 
 
-def _read_entry(folder: Path, entry: Mapping[str, Any]) -> Picture:
-    files = {}
-    for part, name in entry["files"].items():
+class _Entry(BaseModel):
+    key: str
+    iou: Annotated[float, Strict(), Field(allow_inf_nan=False)] | None
+    files: dict[str, str]
+
+
+class _Listing(BaseModel):
+    format: Literal["deal-pictures"]
+    version: Literal[1]
+    pictures: list[_Entry]
+
+
+def _read_entry(folder: Path, entry: _Entry) -> Picture:
+    for part, name in entry.files.items():
         if part not in PARTS or Path(name).name != name:
             raise ValueError(f"expected a picture of {', '.join(PARTS)} in {folder}, found {part}: {name!r}")
         if not (folder / name).is_file():
             raise ValueError(f"the picture {name} is missing")
-        files[part] = folder / name
-    iou = entry["iou"]
-    return Picture(str(entry["key"]), math.nan if iou is None else float(iou), files)
+    files = {part: folder / name for part, name in entry.files.items()}
+    return Picture(entry.key, math.nan if entry.iou is None else entry.iou, files)
 
 
 def _mean(values: Sequence[float]) -> float:

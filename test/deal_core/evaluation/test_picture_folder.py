@@ -82,11 +82,15 @@ def test_another_size_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v.update(format="x"), "expected the format 'deal-pictures'"),
-        (lambda v: v.pop("pictures"), "no key 'pictures'"),
+        (lambda v: v.update(format="x"), "'format': expected 'deal-pictures', found 'x'"),
+        (lambda v: v.pop("pictures"), "'pictures' is missing"),
         (lambda v: v["pictures"][0]["files"].update(image="../../secret.png"), "secret.png"),
         (lambda v: v["pictures"][0]["files"].update(image="9_image.png"), "9_image.png is missing"),
         (lambda v: v["pictures"][0]["files"].update(colour="0_image.png"), "found colour"),
+        (lambda v: v["pictures"][0].update(iou="nan"), "'pictures.0.iou'"),
+        (lambda v: v["pictures"][0].update(key=3), "'pictures.0.key'"),
+        (lambda v: v.update(pictures={}), "'pictures'"),
+        (lambda v: v.update(version=2), "'version': expected 1, found 2"),
     ],
 )
 def test_a_damaged_list_is_named(tmp_path, change, message):
