@@ -10,7 +10,7 @@ from helpers.paths import PROJECT
 
 from training.cli import app
 
-DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -38,7 +38,7 @@ def test_every_command_in_the_documents_parses(line: str) -> None:
 
 
 def test_the_training_loop_of_the_loss_document_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (snippet,) = blocks(PROJECT / "docs" / "loss.md", "python")
+    (snippet,) = blocks(PROJECT / "docs" / "explanation" / "loss.md", "python")
     scope: dict[str, object] = {}
     exec(compile(snippet, "docs/loss.md", "exec"), scope)
     assert "flat CAM:" in capsys.readouterr().out
@@ -46,7 +46,7 @@ def test_the_training_loop_of_the_loss_document_runs(capsys: pytest.CaptureFixtu
 
 
 def test_the_snippet_of_the_document_on_isl_and_fsl_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (snippet,) = blocks(PROJECT / "docs" / "isl_fsl.md", "python")
+    (snippet,) = blocks(PROJECT / "docs" / "explanation" / "isl_fsl.md", "python")
     scope: dict[str, object] = {}
     exec(compile(snippet, "docs/isl_fsl.md", "exec"), scope)
     assert "FSL:" in capsys.readouterr().out

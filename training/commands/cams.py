@@ -77,7 +77,9 @@ RefineOption = Annotated[
 ]
 RefineOptions = Annotated[
     list[str] | None,
-    typer.Option("--refine-option", help="key=value of the refinement, may be repeated; docs/pseudo_masks.md."),
+    typer.Option(
+        "--refine-option", help="key=value of the refinement, may be repeated; docs/explanation/pseudo_masks.md."
+    ),
 ]
 ThresholdRuleOption = Annotated[
     str | None,
