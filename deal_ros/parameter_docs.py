@@ -41,7 +41,7 @@ class DocumentedNode:
 
 DOCUMENTED = (
     DocumentedNode("segmentation", SegmentationParameters, "reference/segmentation_node.md"),
-    DocumentedNode("recorder", RecorderParameters, "how_to/record.md"),
+    DocumentedNode("recorder", RecorderParameters, "reference/recorder_node.md"),
     DocumentedNode("synthetic_camera", SyntheticCameraParameters, "reference/synthetic_camera.md"),
 )
 
