@@ -22,10 +22,11 @@ test: setup ## run the tests
 	@requirements/install.sh tests
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -p timeout -p hypothesispytest --hypothesis-profile=ci $(ARGS)
 
-lint: setup docs ## check style, types and the site of the documents
+lint: setup ## check style, types and the site of the documents
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory docs
 
 # A broken link, a missing anchor and a public name without a docstring are errors. The variable silences a notice of the
 # theme's authors about their next program.
