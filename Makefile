@@ -28,10 +28,10 @@ lint: setup ## check style, types and the site of the documents
 	@$(BIN)/mypy
 	@$(MAKE) --no-print-directory docs
 
-# A broken link, a missing anchor and a public name without a docstring are errors. The variable silences a notice of the
-# theme's authors about their next program.
+# A broken link, a missing anchor and a public name without a docstring are errors, which --quiet would hide. The variable
+# silences a notice of the theme's authors about their next program.
 docs: setup ## build the site of the documents into site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "site/index.html"
 
 bench: setup ## run the scripts in benchmarks/

@@ -125,6 +125,7 @@ def test_every_file_that_contributing_names_is_there() -> None:
 
 @pytest.mark.slow
 @pytest.mark.ros
+@pytest.mark.timeout(600)
 def test_the_commands_of_the_tutorial_run_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deal: Callable[..., Any]
 ) -> None:
@@ -136,16 +137,15 @@ def test_the_commands_of_the_tutorial_run_in_order(
     page = DOCS / "tutorial.md"
     for line in commands_in(page):
         arguments = shlex.split(re.sub(r"--scenes \d+", "--scenes 3", line), comments=True)[1:]
-        few = ["epochs=1"] if arguments[0] in ("train", "distill") else []
+        few = ["epochs=1", "batch_size=4"] if arguments[0] in ("train", "distill") else []
         done = deal(*arguments, *few)
         assert done.returncode == 0, f"{line}: {done.stderr}"
     assert Path("report.html").is_file()
-    node, replay = ("\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()[i] for i in (-2, -1))
+    node, replay = (shlex.split(block.replace("\\\n", " ")) for block in blocks(page, "sh")[-2:])
     binaries = Path(sys.executable).parent
-    running = subprocess.Popen([binaries / shlex.split(node)[0], *shlex.split(node)[1:]])
+    running = subprocess.Popen([binaries / node[0], *node[1:]])
     try:
-        words = shlex.split(replay)
-        subprocess.run([binaries / words[0], *words[1:]], check=True, timeout=120)
+        subprocess.run([binaries / replay[0], *replay[1:], "--ready-timeout", "200"], check=True)
     finally:
         running.terminate()
         running.wait(30)
@@ -170,20 +170,42 @@ class Loaded(HTMLParser):
             self.addresses += [given[name] or "" for name in ("src", "href", "data", "srcset") if name in given]
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build_site(*options: str | Path) -> subprocess.CompletedProcess[str]:
     pytest.importorskip("mkdocs", reason="mkdocs is not installed here (the extra docs)")
-    folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+    # As `make docs` does: with --quiet, a warning would not fail the build.
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", *options],
         cwd=PROJECT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = build_site("--site-dir", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+def test_a_broken_link_and_a_missing_anchor_fail_the_build(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "index.md").write_text("# Home\n\n[a](nowhere.md) [b](#lost)\n")
+    settings = tmp_path / "mkdocs.yml"
+    settings.write_text(
+        f"INHERIT: {PROJECT / 'mkdocs.yml'}\ndocs_dir: docs\nsite_dir: site\nnav: [index.md]\n"
+        "hooks: []\nplugins: []\nwatch: []\n"
+    )
+    done = build_site("--config-file", settings)
+    assert done.returncode == 1 and "nowhere.md" in done.stderr and "#lost" in done.stderr, done.stderr
+
+
+def test_make_docs_builds_as_these_tests_do() -> None:
+    assert "mkdocs build --strict\n" in (PROJECT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_the_site_loads_nothing_from_another_host(site: Path) -> None:
