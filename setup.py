@@ -66,6 +66,8 @@ EXTRAS = {
     # `colcon build` as on a robot, where colcon comes with apt: this one brings an empy that apt's ROS cannot build
     # messages with.
     "colcon": ["colcon-ros"],
+    # `make docs`: the site of the documents.
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=1.16"],
     "dev": [
         "pytest>=8",
         "pytest-timeout",

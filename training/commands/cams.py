@@ -77,7 +77,7 @@ RefineOption = Annotated[
 ]
 RefineOptions = Annotated[
     list[str] | None,
-    typer.Option("--refine-option", help="key=value of the refinement, may be repeated; docs/pseudo_masks.md."),
+    typer.Option("--refine-option", help="key=value of the refinement, may be repeated; docs/how_to/pseudo_masks.md."),
 ]
 ThresholdRuleOption = Annotated[
     str | None,
