@@ -174,7 +174,7 @@ def _machine(jobs: int | None, options: ExperimentOptions) -> Machine:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(asked) if asked.isdigit() and int(asked) > 0 else max(cores // jobs, 1)
-    return Machine((sys.executable, "-m", "training.cli"), jobs, threads, tuple(gpus))
+    return Machine((sys.executable, "-m", "deal_ros"), jobs, threads, tuple(gpus))
 
 
 def _run(plan: Plan, machine: Machine, *, quiet: bool) -> tuple[RunFailure, ...]:

@@ -28,7 +28,7 @@ def train(
 
     The run folder gets settings.yaml, history.jsonl, tensorboard/, checkpoint.pt and, at the end,
     model.safetensors. The same command again goes on where an interrupted run stopped. Several GPUs or processes:
-    torchrun --nproc-per-node 2 -m training.cli train ...
+    torchrun --nproc-per-node 2 -m deal_ros train ...
 
     Example: deal train config/train.yaml data.path=kitchen output=runs/kitchen
     """
