@@ -109,7 +109,7 @@ def test_int8_and_its_frames_go_together(model: Path, tiny_dataset: Path, tmp_pa
         run("export", model, "--out", out, "--precision", "int8")
     with pytest.raises(UsageError, match="go together"):
         run("export", model, "--out", out, "--calibrate", tiny_dataset)
-    with pytest.raises(UsageError, match="name its dataset"):
+    with pytest.raises(UsageError, match="add --calibrate"):
         run("export", model, "--out", out, "--frames", 5)
     with pytest.raises(ModelFileError, match=r"the model is for the classes a, b, but .* has"):
         run("export", model, "--out", out, "--precision", "int8", "--calibrate", tiny_dataset)

@@ -70,5 +70,5 @@ def test_depth_goes_to_a_model_that_uses_it(model: Path, rgbd_model: Path, tmp_p
     cv2.imwrite(str(depths / "two.png"), np.full((8, 8), 400, np.uint16))
     with pytest.raises(DatasetError, match=r"two\.png: expected uint16 of the colour image's size \(32, 32\)"):
         run(rgbd_model, images, "--depth", depths, "--out", tmp_path / "masks")
-    with pytest.raises(UsageError, match="sees colour alone"):
+    with pytest.raises(UsageError, match="does not use depth"):
         run(model, images, "--depth", depths, "--out", tmp_path / "masks")

@@ -71,10 +71,10 @@ def test_train_evaluate_cams_report(deal: Deal, config: Path, tiny_dataset: Path
 
     cams = tmp_path / "cams"
     done = deal("cams", model, tiny_dataset, "--out", cams, "--scales", "0.5,1", "--device", "cpu")
-    assert done.returncode == 0 and "12 frames written, 0 were there already" in done.stderr
+    assert done.returncode == 0 and "12 frames written, 0 existed already" in done.stderr
     assert len(list(cams.rglob("*.npz"))) == len(list(cams.rglob("*.png"))) == 12
     done = deal("cams", model, tiny_dataset, "--out", cams, "--scales", "0.5,1", "--device", "cpu")
-    assert done.returncode == 0 and "0 frames written, 12 were there already" in done.stderr
+    assert done.returncode == 0 and "0 frames written, 12 existed already" in done.stderr
 
     masks = tmp_path / "masks"
     refined = ("--refine", "walk", "--refine-option", "steps=20", "--device", "cpu")
