@@ -114,7 +114,8 @@ class ScoreOptions:
     refine_options: Annotated[
         list[str] | None,
         typer.Option(
-            "--refine-option", help="Setting of the refinement as key=value; may be repeated. See docs/pseudo_masks.md."
+            "--refine-option",
+            help="Setting of the refinement as key=value; may be repeated. See docs/how_to/pseudo_masks.md.",
         ),
     ] = None
     device: DeviceOption = "auto"
