@@ -9,6 +9,7 @@ TOP_FOLDERS = ("deal_core", "deal_ros", "training")
 
 # What the model, the bags and the command line need. A robot that only runs the node needs no more.
 CORE = [
+    "lazy-loader>=0.4",  # names of a room are imported when they are first used
     "numpy>=1.26",
     "opencv-python-headless>=4.8",
     "packaging>=23",
@@ -92,7 +93,7 @@ setup(
     maintainer_email="maintainers@users.noreply.github.com",
     python_requires=">=3.10",
     packages=find_packages(include=[f"{top}{inside}" for top in TOP_FOLDERS for inside in ("", ".*")]),
-    package_data={"": ["py.typed", "*.html", "common.*"]},
+    package_data={"": ["py.typed", "*.pyi", "*.html", "common.*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

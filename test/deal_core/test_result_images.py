@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deal_core import result_images
+from deal_core import drawing
 from deal_core.drawing import color_overlay, confidence_image
 from deal_core.structures import ClassList
 
@@ -45,4 +45,4 @@ def test_confidence_fills_a_byte() -> None:
 
 
 def test_example() -> None:
-    assert doctest.testmod(result_images).failed == 0
+    assert doctest.testmod(drawing).failed == 0
