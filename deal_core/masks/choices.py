@@ -10,6 +10,3 @@ ImageSize = Literal["model", "image"]
 
 Normalisation = Literal["max", "min_max"]
 """How a class activation map becomes a score: divided by its maximum, or stretched from its minimum to its maximum."""
-
-Refinement = Literal["none", "par", "crf", "walk", "regions"]
-"""Refinement of class scores, by the name of its settings."""

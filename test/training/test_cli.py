@@ -200,7 +200,7 @@ def test_bash_completes_commands_options_and_choices(
 def test_benchmarks_and_refinements_of_the_options_are_those_of_the_library() -> None:
     from deal_core.experiments.choices import BenchmarkName
     from deal_core.experiments.definitions import BENCHMARKS
-    from deal_core.masks.choices import Refinement
+    from deal_core.masks.refine.choices import Refinement
     from deal_core.masks.refine.refinement import refinement_settings
 
     assert set(BENCHMARKS) == set(get_args(BenchmarkName))

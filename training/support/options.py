@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from deal_core.dataset.choices import ClassIds, Layout
-from deal_core.masks.choices import ImageSize, Normalisation, Refinement, TagSource
+from deal_core.masks.choices import ImageSize, Normalisation, TagSource
+from deal_core.masks.refine.choices import Refinement
 
 if TYPE_CHECKING:
     from deal_core.dataset.dataset import Dataset

@@ -11,8 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from deal_core.errors import ConfigError, nearest_hint
-from deal_core.masks.choices import Refinement
 from deal_core.masks.refine.background import background_power, with_background, without_background
+from deal_core.masks.refine.choices import Refinement
 from deal_core.masks.refine.crf import CrfSettings, crf_preset, dense_crf
 from deal_core.masks.refine.par import ParSettings, pixel_adaptive_refinement
 from deal_core.masks.refine.plane import dominant_plane
