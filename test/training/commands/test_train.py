@@ -159,7 +159,7 @@ def test_evaluate_prints_a_table_and_writes_where_it_is_told(
         (["evaluate", "{model}", "{dataset}", "--split", "train"], 2, "no splits"),
         (["evaluate", "{model}", "{tmp}", "--as", "voc"], 1, "{tmp}"),
         (["evaluate", "{tmp}", "{dataset}"], 1, "holds no cams.json"),
-        (["evaluate", "{tmp}", "{dataset}", "--refine", "crf"], 2, "made already"),
+        (["evaluate", "{tmp}", "{dataset}", "--refine", "crf"], 2, "a folder of finished masks"),
         (["report", "{tmp}"], 1, "deal evaluate"),
     ],
 )
