@@ -24,7 +24,7 @@ CORE = [
     "timm>=1.0.9",
     "torch>=2.4",
     "torchvision>=0.19",
-    "typer>=0.16",
+    "typer>=0.19",
 ]
 # Platforms with wheels; elsewhere an extra leaves out what it cannot have, and `deal doctor` says what is missing.
 LINUX_X86_64 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -110,7 +110,7 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            "deal = training.cli:main",
+            "deal = deal_ros.__main__:main",
             "segmentation_node = deal_ros.segmentation.main:main",
             "recorder_node = deal_ros.recorder.main:main",
             "replay_node = deal_ros.replay.main:main",

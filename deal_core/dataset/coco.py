@@ -17,18 +17,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from deal_core.dataset.choices import ClassIds
 from deal_core.dataset.dataset import Dataset, FrameRecord
 from deal_core.dataset.image_files import first_few, inside, read_color, require_files
 from deal_core.dataset.voc import read_palette_mask
 from deal_core.errors import DatasetError, UsageError
 from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, Float32Array, TagMarker, TagState, UInt8Array
-
-ClassIds = Literal["contiguous", "category"]
 
 _ADVICE = "unpack the COCO archives again"
 

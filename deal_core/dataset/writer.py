@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import yaml
 
+from deal_core.dataset.choices import ColorFormat
 from deal_core.dataset.dataset import (
     CAMERA_FILE,
     DATASET_FILE,
@@ -60,7 +61,7 @@ class DatasetWriter:
             raise DatasetError(f"{self.path} exists and is no dataset: it has no {DATASET_FILE}; choose another folder")
 
     def recording(
-        self, name: str, *, overwrite: bool = False, color_format: str = "png", jpeg_quality: int = 95
+        self, name: str, *, overwrite: bool = False, color_format: ColorFormat = "png", jpeg_quality: int = 95
     ) -> RecordingFolder:
         """Return the folder for one recording, to be used as a context manager.
 
@@ -75,7 +76,7 @@ class DatasetWriter:
             UsageError: a name that is no plain folder name, or an unknown colour format.
         """
         check_recording_name(name)
-        if color_format not in ("png", "jpeg") or not 1 <= jpeg_quality <= 100:
+        if color_format not in get_args(ColorFormat) or not 1 <= jpeg_quality <= 100:
             raise UsageError(
                 f"expected colour as png, or jpeg with a quality of 1 to 100, found {color_format} {jpeg_quality}"
             )

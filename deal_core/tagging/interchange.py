@@ -18,7 +18,6 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -31,18 +30,10 @@ from deal_core.dataset.image_files import first_few
 from deal_core.errors import DatasetError, UsageError, nearest_hint
 from deal_core.files import replacing, replacing_folder
 from deal_core.structures import ClassList
+from deal_core.tagging.choices import TagFormat
 from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN, Change
 
 _VOC_LIST = "trainval"
-
-
-class TagFormat(str, Enum):
-    """Files that tags are read from and written to."""
-
-    CSV = "csv"
-    COCO = "coco"
-    VOC = "voc"
-    LABELSTUDIO = "labelstudio"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as arrays
 from deal_core.dataset.dataset import FrameRecord
 from deal_core.errors import DatasetError, UsageError
 from deal_core.structures import ClassList, TagState
-from deal_core.tagging.interchange import Imported, TagFormat, export_tags, import_tags
+from deal_core.tagging.choices import TagFormat
+from deal_core.tagging.interchange import Imported, export_tags, import_tags
 from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN
 
 ROOT = Path("kitchen")
