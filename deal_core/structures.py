@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
@@ -230,6 +230,19 @@ class CameraIntrinsics:
     frame_id: str = "camera_color_optical_frame"
     # Where pydantic reads one from a file, a key that is not above is an error.
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def resized(self, width: int, height: int) -> CameraIntrinsics:
+        """Return the intrinsics after resizing the image to (height, width); the centre of pixel (0, 0) is (0, 0)."""
+        x, y = width / self.width, height / self.height
+        return replace(
+            self,
+            width=width,
+            height=height,
+            fx=self.fx * x,
+            fy=self.fy * y,
+            cx=(self.cx + 0.5) * x - 0.5,
+            cy=(self.cy + 0.5) * y - 0.5,
+        )
 
 
 @dataclass(frozen=True, eq=False)
