@@ -78,9 +78,8 @@ def test_what_cannot_be_made_is_refused() -> None:
         create_model("segmenter", 2, encoder="test_resnet", weights="nowhere.safetensors")
 
 
+@pytest.mark.real_weights
 def test_weights_of_the_encoder_are_loaded() -> None:
-    if not MOBILENET.is_file():
-        pytest.skip(f"the weights are not on this machine: {MOBILENET} does not exist")
     net = create_model("segmenter", 2, encoder="mobilenetv2_100", weights=str(MOBILENET))
     stem = load_file(MOBILENET)["conv_stem.weight"]
     assert torch.equal(net.backbone.get_parameter("model.conv_stem.weight"), stem)

@@ -150,13 +150,13 @@ def test_the_executable_says_what_is_wrong(
     arguments: list[str],
     code: int,
     said: str,
-    real_recording: Path,
+    tiny_recording: Path,
     new_domain: Callable[[], int],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ROS_DOMAIN_ID", str(new_domain()))
-    assert main(["replay_node", *(a.format(recording=real_recording) for a in arguments)]) == code
+    assert main(["replay_node", *(a.format(recording=tiny_recording) for a in arguments)]) == code
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error
 
