@@ -167,6 +167,7 @@ def test_a_run_without_pictures_has_none(tmp_path):
     assert read_pictures(tmp_path) == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [60_000, 120_000])
 def test_summary_figure_keeps_to_its_size(tmp_path, limit):
     image, mask, depth, _ = scene()

@@ -55,7 +55,9 @@ def read_real_frames(folder: Path) -> RealFrames:
     for index, file in enumerate(colors):
         color, depth, mask = _read_frame(file)
         if mask.max() > len(names):
-            raise LayoutError(f"{_beside(file, 'label')}: expected ids up to {len(names)}, the classes, found {mask.max()}")
+            raise LayoutError(
+                f"{_beside(file, 'label')}: expected ids up to {len(names)}, the classes, found {mask.max()}"
+            )
         if pairs and color.shape != pairs[0].color.shape:
             raise LayoutError(f"{file}: expected the size of {colors[0].name}, found {_size(color)}")
         stamp_ns = _BEGIN_NS + index * _PERIOD_NS

@@ -165,6 +165,7 @@ def test_depth_follows_the_image_through_scales_and_mirrors() -> None:
         assert torch.allclose(multi_scale_scores(net, images, depth, size=(8, 16)), flipped, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_torch_and_onnxruntime_give_the_same_masks(tmp_path: Path) -> None:
     torch.manual_seed(1)
     arguments = {"encoder": "test_resnet"}
@@ -189,6 +190,7 @@ def test_torch_and_onnxruntime_give_the_same_masks(tmp_path: Path) -> None:
     assert (logits.argmax(1)[0].numpy() == ours.mask).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_torch_and_onnxruntime_see_the_same_depth(rgbd_model: Path, tmp_path: Path) -> None:
     loaded = load_model(rgbd_model)
     net, exported = loaded.network, export_onnx(loaded)

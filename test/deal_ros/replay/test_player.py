@@ -34,6 +34,7 @@ def totals(result: ReplayResult, *keys: str) -> list[int]:
     return [int(result.diagnostics.values[key]) for key in keys]
 
 
+@pytest.mark.slow
 def test_masks_carry_the_recorded_stamps_and_the_nodes_account_follows(pair_node: Any) -> None:
     masks: dict[int, np.ndarray] = {}
     sent = pairs(3)
@@ -72,6 +73,7 @@ def test_a_pair_that_the_node_refuses_is_lost_and_not_waited_for(pair_node: Any)
     assert result.diagnostics is not None and "unaligned_depth" in result.diagnostics.values["last_error"]
 
 
+@pytest.mark.slow
 def test_at_a_rate_what_is_not_answered_was_dropped(pair_node: Any) -> None:
     before = replay(pairs(1), lambda stamp_ns, mask: None, domain_id=pair_node.domain)
     options = ReplayOptions(rate_hz=50)
@@ -82,6 +84,7 @@ def test_at_a_rate_what_is_not_answered_was_dropped(pair_node: Any) -> None:
     assert (len(after.answered), len(after.lost), 0) == (published, busy, failed)
 
 
+@pytest.mark.slow
 def test_recorded_stamps_are_kept_when_asked_for(pair_node: Any) -> None:
     options = ReplayOptions(restamp=False)
     result = replay(pairs(2), lambda stamp_ns, mask: None, domain_id=pair_node.domain, options=options)
@@ -96,6 +99,7 @@ def test_without_a_node_it_says_what_is_missing(new_domain: Callable[[], int]) -
         replay(pairs(1), lambda *_: None, domain_id=new_domain(), is_alive=lambda: False)
 
 
+@pytest.mark.slow
 def test_a_node_that_reads_other_topics_is_named(pair_node: Any) -> None:
     options = ReplayOptions(color_topic="/elsewhere/image_raw", ready_timeout_s=3)
     with pytest.raises(ReplayError, match="nobody subscribes to /elsewhere/image_raw; it reads /camera/camera/color"):
