@@ -17,10 +17,13 @@ demo: setup ## record, train, evaluate and run, on synthetic images
 	@$(BIN)/deal demo $(ARGS)
 
 # Plugins are named, not found: an apt ROS brings some that do not fit this pytest. Hypothesis draws the same examples
-# every time; `.venv/bin/pytest` draws new ones.
+# every time; `.venv/bin/pytest` draws new ones. A worker for each core, up to four, takes tests from the others when it
+# has none left; ARGS="-n 0" runs all in one process, as a debugger needs it.
+PLUGINS := -p timeout -p hypothesispytest -p xdist
 test: setup ## run the tests
 	@requirements/install.sh tests
-	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -p timeout -p hypothesispytest --hypothesis-profile=ci $(ARGS)
+	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest $(PLUGINS) --hypothesis-profile=ci \
+	    -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: setup ## check style, types and the site of the documents
 	@$(BIN)/ruff check .

@@ -71,6 +71,7 @@ EXTRAS = {
     "dev": [
         "pytest>=8",
         "pytest-timeout",
+        "pytest-xdist>=3.5",
         "hypothesis>=6.100",
         "mcap>=1.2",  # the reference reader, against which recordings are tested
         "mypy>=1.11",

@@ -105,6 +105,7 @@ def test_an_empty_file_and_keys_that_are_no_words(tmp_path: Path) -> None:
         load_settings(TrainSettings, file)
 
 
+@pytest.mark.slow
 @given(
     st.floats(0, 1e6),
     st.none() | st.tuples(st.integers(3, 999), st.integers(3, 999)),

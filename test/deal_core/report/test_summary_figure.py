@@ -8,6 +8,7 @@ from PIL import Image
 from deal_core.report.summary_figure import SummaryFrame, SummaryRun, summary_figure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [60_000, 120_000])
 def test_summary_figure_keeps_to_its_size(tmp_path, limit):
     image, mask, depth, _ = scene()

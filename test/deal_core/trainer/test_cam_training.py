@@ -64,6 +64,7 @@ def test_the_edge_loss_changes_the_network(make_settings: MakeSettings) -> None:
     assert all("loss_deal" in line for line in history(runs[0].output) if "loss" in line)
 
 
+@pytest.mark.slow
 def test_the_loss_goes_down_where_there_is_something_to_learn(make_settings: MakeSettings) -> None:
     settings = make_settings(
         *("epochs=25", "data.color_jitter=0", "data.crop_scale=[1, 1]", "data.validation_fraction=0"),

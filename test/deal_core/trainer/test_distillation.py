@@ -63,6 +63,7 @@ def make_settings(tiny_dataset: Path, tmp_path: Path) -> MakeSettings:
     return make
 
 
+@pytest.mark.slow
 def test_learns_drawn_masks_and_runs_everywhere(make_settings: MakeSettings, dataset: Dataset) -> None:
     settings = make_settings("epochs=15", "data.validation_fraction=0.1", "data.color_jitter=0", "data.cache=true")
     result = distill(settings)
@@ -83,6 +84,7 @@ def test_learns_drawn_masks_and_runs_everywhere(make_settings: MakeSettings, dat
     assert sample.mask is not None and (found["torch"] == sample.mask).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_pseudo_masks_are_what_is_learned_and_a_stopped_run_goes_on(
     make_settings: MakeSettings, masks: Path, dataset: Dataset
 ) -> None:
@@ -99,6 +101,7 @@ def test_pseudo_masks_are_what_is_learned_and_a_stopped_run_goes_on(
     assert result.agreement is not None and result.drawn is not None and result.agreement != result.drawn
 
 
+@pytest.mark.slow
 def test_large_losses_are_cut_only_after_the_start(make_settings: MakeSettings) -> None:
     settings = make_settings("epochs=6", "clip.below=9", "clip.start=0.5")  # below 9 from the first step
     steps = distill(settings).steps
@@ -153,6 +156,7 @@ def apart_by_depth(tmp_path: Path) -> Path:
     return tmp_path / "dataset"
 
 
+@pytest.mark.slow
 def test_what_only_depth_tells_apart_is_learned_with_depth_alone(
     make_settings: MakeSettings, apart_by_depth: Path
 ) -> None:
@@ -176,6 +180,7 @@ def test_what_only_depth_tells_apart_is_learned_with_depth_alone(
     assert failing.auto.miou < 0.6 and failing.details["depth"] == "none"
 
 
+@pytest.mark.slow
 def test_a_report_tells_how_a_network_of_depth_does_without(make_settings: MakeSettings, dataset: Dataset) -> None:
     result = distill(make_settings("data.validation_fraction=0.1", *RGBD))
     assert result.agreement and result.agreement_without_depth and result.drawn_without_depth

@@ -65,6 +65,7 @@ def test_the_same_settings_give_the_same_run_and_another_seed_another(make_setti
     assert history(other.output) != history(first.output)
 
 
+@pytest.mark.slow
 def test_loading_in_other_processes_or_from_memory_changes_nothing(make_settings: MakeSettings) -> None:
     plain = make_settings("data.image_size=[48, 64]")
     train(plain)
@@ -87,6 +88,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(
     assert_same_run(settings.output, reference(make_settings, "checkpoint_every=2"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -116,6 +118,7 @@ def test_a_finished_run_is_left_as_it_is(make_settings: MakeSettings) -> None:
     assert ((settings.output / "model.safetensors").read_bytes(), history(settings.output)) == before
 
 
+@pytest.mark.slow
 def test_killed_while_it_trains_a_run_ends_in_the_same_bits(make_settings: MakeSettings, tmp_path: Path) -> None:
     """The process gets no chance to tidy up: a real SIGKILL at whatever it does."""
     settings = make_settings("epochs=40", "checkpoint_every=7")

@@ -186,6 +186,7 @@ def tags_of(recording: Path) -> list[dict[str, Any]]:
         return [json.loads(MessageDecoder().text(m.data)) for m in found.messages([TAGS_TOPIC])]
 
 
+@pytest.mark.slow
 def test_what_people_say_by_any_way_is_what_the_dataset_holds(record: Callable[..., Operator], tmp_path: Path) -> None:
     kitchen = record(tags="mug", note="the blue one")
     kitchen.film_until_recording()
@@ -249,6 +250,7 @@ def test_what_people_say_by_any_way_is_what_the_dataset_holds(record: Callable[.
     assert second.errors == [] and second.pairs == len(again)
 
 
+@pytest.mark.slow
 def test_the_file_is_one_that_other_tools_read(record: Callable[..., Operator]) -> None:
     reader = pytest.importorskip("mcap.reader", reason="needs the package mcap, of the extra dev")
     from rosbags.highlevel import AnyReader
@@ -271,6 +273,7 @@ def test_the_file_is_one_that_other_tools_read(record: Callable[..., Operator]) 
     assert listed == found
 
 
+@pytest.mark.slow
 def test_the_page_says_the_same_as_a_service(record: Callable[..., Operator]) -> None:
     pytest.importorskip("fastapi", reason="fastapi is not installed (extra tag)")
     kitchen = record(page=True, page_port=0)
@@ -312,6 +315,7 @@ def test_the_page_says_the_same_as_a_service(record: Callable[..., Operator]) ->
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no pseudo-terminals")
 def test_keys_set_tags_start_stop_undo_and_quit(
     new_domain: Callable[[], int], new_camera: Callable[..., Any], tmp_path: Path
@@ -378,6 +382,7 @@ def test_keys_set_tags_start_stop_undo_and_quit(
     assert check_recording(output).errors == [] == check_recording(output.with_name("kitchen_2")).errors
 
 
+@pytest.mark.slow
 def test_loss_shows_in_diagnostics_and_in_the_exit_code(record: Callable[..., Operator]) -> None:
     kitchen = record(max_loss=0.1, sync_queue=2)
     kitchen.film_until_recording()
@@ -393,6 +398,7 @@ def test_loss_shows_in_diagnostics_and_in_the_exit_code(record: Callable[..., Op
     assert check_recording(kitchen.output).errors == []
 
 
+@pytest.mark.slow
 def test_a_camera_without_aligned_depth_ends_the_node_and_nothing_is_left(record: Callable[..., Operator]) -> None:
     from deal_ros.input.conversions import array_to_image
 

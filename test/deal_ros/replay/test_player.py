@@ -39,6 +39,7 @@ def leaving_node(start_node: Callable[..., Any], pair_node: Any) -> Any:
     return start_node(depth_mode="off", max_age_ms=0)
 
 
+@pytest.mark.slow
 def test_masks_carry_the_recorded_stamps_and_the_nodes_account_follows(pair_node: Any) -> None:
     masks: dict[int, np.ndarray] = {}
     sent = pairs(3)
@@ -77,6 +78,7 @@ def test_a_pair_that_the_node_refuses_is_lost_and_not_waited_for(pair_node: Any)
     assert result.diagnostics is not None and "unaligned_depth" in result.diagnostics.values["last_error"]
 
 
+@pytest.mark.slow
 def test_at_a_rate_what_is_not_answered_was_dropped(pair_node: Any) -> None:
     before = replay(pairs(1), lambda stamp_ns, mask: None, domain_id=pair_node.domain)
     options = ReplayOptions(rate_hz=50)
@@ -87,6 +89,7 @@ def test_at_a_rate_what_is_not_answered_was_dropped(pair_node: Any) -> None:
     assert (len(after.answered), len(after.lost), 0) == (published, busy, failed)
 
 
+@pytest.mark.slow
 def test_recorded_stamps_are_kept_when_asked_for(pair_node: Any) -> None:
     options = ReplayOptions(restamp=False)
     result = replay(pairs(2), lambda stamp_ns, mask: None, domain_id=pair_node.domain, options=options)
@@ -101,6 +104,7 @@ def test_without_a_node_it_says_what_is_missing(new_domain: Callable[[], int]) -
         replay(pairs(1), lambda *_: None, domain_id=new_domain(), is_alive=lambda: False)
 
 
+@pytest.mark.slow
 def test_a_node_that_reads_other_topics_is_named(pair_node: Any) -> None:
     said = ""
     for timeout_s in (0.5, 1, 2, 4, 8, 16):  # discovery takes longer on a busy machine

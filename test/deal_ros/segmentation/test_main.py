@@ -177,6 +177,7 @@ def test_depth_without_any_measurement_is_segmented_and_reported(camera: Any) ->
     camera.check_balance()
 
 
+@pytest.mark.slow
 def test_colour_without_depth_is_counted_with_its_cause(camera: Any) -> None:
     before = camera.check_balance()
     start = time.time_ns()
@@ -200,17 +201,20 @@ def test_a_frame_from_the_past_is_dropped_as_old(camera: Any) -> None:
     assert camera.check_balance()["published"] == before["published"] + 1
 
 
+@pytest.mark.slow
 def test_a_recording_is_answered_pair_by_pair(
-    pair_node: Any, camera: Any, real_recording: Path, tmp_path: Path
+    pair_node: Any, camera: Any, real_recording: Path, real_frames: Any, tmp_path: Path
 ) -> None:
-    """The ten real frames, through the executable: ten masks, named by the recorded stamps."""
+    """The real frames, through the executable: a mask for each, named by the recorded stamps."""
     out = tmp_path / "masks"
     command = [sys.executable, "-m", "deal_ros.replay.main", str(real_recording), "--out", str(out), "--json"]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(pair_node.domain)}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert finished.returncode == 0, finished.stderr
     result = json.loads(finished.stdout)
-    assert len(result["sent"]) == 10 and result["answered"] == result["sent"] and result["lost"] == []
+    assert (
+        len(result["sent"]) == len(real_frames.pairs) and result["answered"] == result["sent"] and result["lost"] == []
+    )
     assert sorted(p.name for p in out.iterdir()) == sorted(f"{stamp}.png" for stamp in result["sent"])
     assert result["labels"] == {"0": "background", "1": "mug", "2": "drill", "3": "box"}
     camera.check_balance()
@@ -235,6 +239,7 @@ def test_the_masks_of_real_frames_are_the_networks(
     assert result.diagnostics is not None and result.diagnostics.values["depth_encoding"] == "16UC1"
 
 
+@pytest.mark.slow
 def test_a_best_effort_camera_is_followed(pair_node: Any, camera: Any, new_camera: Callable[..., Any]) -> None:
     blunt = new_camera(pair_node.domain, reliability="best_effort")
     blunt.wait(lambda: blunt.values.get("color_node_requests") == "best_effort", "the node to ask for best effort")
@@ -278,6 +283,7 @@ def truncated_start(
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_truncated_model_file_is_one_clear_line(truncated_start: TruncatedStart | None) -> None:
     if truncated_start is None:
         pytest.skip(f"the package is not installed with its console scripts: {SCRIPT} does not exist")

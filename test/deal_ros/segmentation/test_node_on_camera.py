@@ -57,6 +57,7 @@ def wait_masks(client: Client, count: int = 3) -> None:
     client.wait(lambda: int(client.values.get("published", 0)) >= before + count, "masks")
 
 
+@pytest.mark.slow
 def test_a_manager_takes_the_node_through_its_states(client: Client, running: Any) -> None:
     assert client.state() == "unconfigured"
     assert client.change_state("configure") == "inactive"
@@ -93,6 +94,7 @@ def test_a_broken_file_is_not_loaded_and_the_old_model_goes_on(active: Client, m
     wait_masks(active)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

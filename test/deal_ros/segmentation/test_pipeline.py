@@ -322,6 +322,7 @@ def test_the_last_frame_has_its_mask_while_the_next_is_worked_on_and_none_where_
     assert rig.pipeline.last.frame.stamp_ns == 3 and rig.pipeline.last.result is None
 
 
+@pytest.mark.slow
 def test_ten_thousand_pairs_leave_no_memory_behind(new_rig: Callable[..., Rig]) -> None:
     """With whatever goes wrong among them; what a pair weighs, 100 kB, would show after a hundred of them."""
 

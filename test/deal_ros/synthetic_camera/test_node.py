@@ -181,6 +181,7 @@ def test_topics_messages_and_their_agreement_are_those_of_a_realsense(viewer: Vi
         )
 
 
+@pytest.mark.slow
 def test_the_rate_is_kept(viewer: Viewer) -> None:
     begun, before = viewer.report()
     while (after := viewer.report())[1]["ticks"] < before["ticks"] + 60:
@@ -189,6 +190,7 @@ def test_the_rate_is_kept(viewer: Viewer) -> None:
     assert 20 < due / (after[0] - begun) < 45
 
 
+@pytest.mark.slow
 def test_the_camera_accounts_for_every_image_it_sends_or_loses(viewer: Viewer) -> None:
     before = viewer.pause()
     viewer.forget()

@@ -142,6 +142,7 @@ def test_the_page_is_there_until_it_ends_the_recording(deal: Deal, plugged: Plug
         ask("/state")
 
 
+@pytest.mark.slow
 def test_what_was_recorded_until_the_camera_fell_silent_is_kept(deal: Deal, plugged: Plugged, tmp_path: Path) -> None:
     plugged.pairs = 40
     done = deal("collect", tmp_path / "kitchen", *COMMAND, "--max-loss", "1")

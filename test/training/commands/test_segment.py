@@ -18,6 +18,7 @@ def run(*arguments: object) -> None:
         raise result.exception
 
 
+@pytest.mark.slow
 def test_masks_equal_the_segmenter(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
@@ -53,6 +54,7 @@ def test_what_is_no_image_is_named(model: Path, tmp_path: Path) -> None:
         run(model, model, "--out", tmp_path / "masks")
 
 
+@pytest.mark.slow
 def test_depth_goes_to_a_model_that_uses_it(model: Path, rgbd_model: Path, tmp_path: Path) -> None:
     images, depths = tmp_path / "images", tmp_path / "depths"
     rng = np.random.default_rng(0)

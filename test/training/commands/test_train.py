@@ -50,6 +50,7 @@ def trained(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_train_evaluate_cams_report(deal: Deal, config: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "[tiny]"
     done = deal("train", config, f"output={run}", "--json")
@@ -198,6 +199,7 @@ def test_a_dataset_of_other_classes_or_without_masks_exits_with_1(
     assert not (tmp_path / "run").exists() and not (tmp_path / "cams").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_goes_on(config: Path, deal: Deal, tmp_path: Path) -> None:
     """As a terminal sends it: to the process and its loading workers alike."""
     run = tmp_path / "run"
