@@ -82,7 +82,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One training and its evaluations.
 
     Args:
@@ -123,7 +123,7 @@ class Plan:
 
     benchmark: Benchmark
     out: Path
-    runs: tuple[Run, ...]
+    runs: tuple[PlannedRun, ...]
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -151,7 +151,7 @@ def make_plan(options: ExperimentOptions) -> Plan:
     wanted = {"train", *(["full_train"] if options.full_train else []), *(["val"] if options.val else [])}
     parts = {name: benchmark.parts[name] for name in names if name in wanted}
 
-    def run(model: str, variant: Variant, seed: int) -> Run:
+    def run(model: str, variant: Variant, seed: int) -> PlannedRun:
         taken = depth if not benchmark.has_depth or variant.estimated_depth else None
         trained_on = benchmark.trained_on
         overrides = (
@@ -172,7 +172,7 @@ def make_plan(options: ExperimentOptions) -> Plan:
         if options.scales:
             recipe = replace(recipe, scales=options.scales)
         evaluations = [_evaluation(name, part, settings, recipe) for name, part in parts.items()]
-        return Run(model, variant, preset, overrides, settings, tuple(evaluations))
+        return PlannedRun(model, variant, preset, overrides, settings, tuple(evaluations))
 
     runs = [run(model, variant, seed) for seed in seeds for model in models for variant in variants]
     return Plan(benchmark, out, tuple(runs))
