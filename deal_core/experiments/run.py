@@ -245,7 +245,7 @@ def _lock(folder: Path) -> int | None:
 
 
 class _Made(BaseModel):
-    """The content of made.json: SHA-256 of the model file, and what `deal evaluate` was told."""
+    """The content of made.json: SHA-256 of the model file, and the arguments of `deal evaluate`."""
 
     model: str
     arguments: list[str]

@@ -1,4 +1,4 @@
-"""What came out: a row for each network, variant and part, with mean and spread over the seeds beside the paper's."""
+"""The results: a row for each network, variant and part, with mean and spread over the seeds beside the paper's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a model file and what was asked for to a back end that runs."""
+"""A running back end from a model file and the options."""
 
 from __future__ import annotations
 

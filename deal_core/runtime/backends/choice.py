@@ -1,4 +1,4 @@
-"""Which back end: what was asked for, what is here, and a sentence why."""
+"""The choice of a back end, by the options and by what this machine has, with a reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INSTALL_HINT = "pip install 'deal_ros[export]'"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a person asked for.
+    """The options of a person.
 
     Args:
         backend: "auto", "torch", "onnxruntime" or "tensorrt".
