@@ -63,11 +63,11 @@ EXTRAS = {
     "tag": ["fastapi>=0.115", "uvicorn>=0.30"],
     # `deal view`: the rerun viewer.
     "view": ["rerun-sdk>=0.39"],
-    # The CRF of the field, compiled, beside the project's own; its results are equal.
-    "crf": ["pydensecrf2>=1.1"],
     # `colcon build` as on a robot, where colcon comes with apt: this one brings an empy that apt's ROS cannot build
     # messages with.
     "colcon": ["colcon-ros"],
+    # `make docs`: the site of the documents.
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=1.16"],
     "dev": [
         "pytest>=8",
         "pytest-timeout",

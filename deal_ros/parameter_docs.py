@@ -40,9 +40,9 @@ class DocumentedNode:
 
 
 DOCUMENTED = (
-    DocumentedNode("segmentation", SegmentationParameters, "node.md"),
-    DocumentedNode("recorder", RecorderParameters, "recording.md"),
-    DocumentedNode("synthetic_camera", SyntheticCameraParameters, "synthetic_camera.md"),
+    DocumentedNode("segmentation", SegmentationParameters, "reference/segmentation_node.md"),
+    DocumentedNode("recorder", RecorderParameters, "reference/recorder_node.md"),
+    DocumentedNode("synthetic_camera", SyntheticCameraParameters, "reference/synthetic_camera.md"),
 )
 
 

@@ -16,7 +16,7 @@ RUN apt-get update \
 
 WORKDIR /ws/src/deal_ros
 COPY . .
-# The environment sees the ROS of apt, so the wheels of ROS stay out (see docs/install.md).
+# The environment sees the ROS of apt, so the wheels of ROS stay out (see docs/how_to/install.md).
 RUN source /opt/ros/jazzy/setup.bash && make setup
 
 WORKDIR /ws

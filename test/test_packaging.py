@@ -162,7 +162,6 @@ def test_pins_fit_what_setup_py_asks_for(setup_arguments, name, minor, machine):
     chosen = {pin.name.lower(): pin for pin in pins(name) if applies(pin)}
     assert len(chosen) == sum(map(applies, pins(name))), "two versions of one package"
     extras = dict(setup_arguments["extras_require"])
-    del extras["crf"]  # needs a compiler where there is no wheel: set up by who wants it
     if name == "apt-ros.txt":
         del extras["ros"], extras["colcon"]
     wanted = map(

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +22,7 @@ import yaml
 from rclpy.serialization import serialize_message
 
 from deal_core.errors import DealError
+from deal_core.files import replacing_folder
 from deal_core.recording.image_encodings import ImageFormatError
 from deal_ros.diagnostics.snapshots import Status
 from deal_ros.input.conversions import color_to_rgb, image_to_depth_mm, image_to_mask
@@ -52,14 +51,8 @@ def save_snapshot(
     parent = Path(parameters.snapshot_dir).expanduser().absolute()
     final = parent / f"{taken:%Y-%m-%d_%H-%M-%S_%f}"
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=parent))
-        try:
-            _write(temporary, last, parameters, statuses)
-            temporary.chmod(0o755)
-            temporary.rename(final)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with replacing_folder(final) as folder:
+            _write(folder, last, parameters, statuses)
     except OSError as error:
         raise SnapshotError(
             f"parameter 'snapshot_dir': cannot write to {parent} ({error.strerror or error}); set it to another folder"

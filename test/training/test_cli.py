@@ -35,7 +35,7 @@ def all_examples() -> list[tuple[str, str]]:
     for name, command in COMMANDS.items():
         module = sys.modules[command.callback.__module__]
         found += [(f"deal {name}", e) for e in examples_in(f"{command.help}\n\n{module.__doc__}")]
-    for file in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]:
+    for file in [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]:
         blocks = re.findall(r"```(?:bash|sh|console)?\n(.*?)```", file.read_text(), flags=re.DOTALL)
         found += [(file.name, e) for block in blocks for e in examples_in(block)]
     return found

@@ -35,7 +35,7 @@ def tag(
     """
     from deal_core.dataset.dataset import Dataset
     from deal_core.errors import UsageError
-    from deal_core.tagging.interchange import read_tags, write_tags
+    from deal_core.tagging.interchange import export_tags, import_tags
     from deal_core.tagging.store import TagStore, states_of
     from training.support.console import console
 
@@ -44,14 +44,14 @@ def tag(
     if export is not None:  # needs no lock: a dataset that is read-only, or being tagged, can be exported
         opened = Dataset.open(dataset)
         states = states_of([frame.tags for frame in opened.frames], opened.classes)
-        write_tags(export, form, dataset, opened.frames, states, opened.classes)
+        export_tags(export, form, dataset, opened.frames, states, opened.classes)
         console().print(f"{export}: the tags of {len(opened)} frames", markup=False)
         return
     with TagStore(dataset) as store:
         if import_ is None:
             _serve(store, page)
             return
-        read = read_tags(import_, form, store.path, store.frames, store.classes)
+        read = import_tags(import_, form, store.path, store.frames, store.classes)
         store.edit(read.changes)
         said = f"{import_}: the tags of {read.frames} frames are in {dataset}"
         if read.strangers:

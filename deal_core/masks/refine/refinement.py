@@ -113,7 +113,6 @@ def refine_scores(
 
     Raises:
         ValueError: shapes or types that do not fit, or depth missing where the affinity needs it.
-        UsageError: the CRF's backend is not installed.
     """
     present = scores.amax((1, 2)) > 0
     if settings is None or not present.any():
