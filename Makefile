@@ -17,10 +17,13 @@ demo: setup ## record, train, evaluate and run, on synthetic images
 	@$(BIN)/deal demo $(ARGS)
 
 # Plugins are named, not found: an apt ROS brings some that do not fit this pytest. Hypothesis draws the same examples
-# every time; `.venv/bin/pytest` draws new ones.
+# every time; `.venv/bin/pytest` draws new ones. A worker for each core, up to four, takes tests from the others when it
+# has none left; ARGS="-n 0" runs all in one process, as a debugger needs it.
+PLUGINS := -p timeout -p hypothesispytest -p xdist
 test: setup ## run the tests
 	@requirements/install.sh tests
-	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -p timeout -p hypothesispytest --hypothesis-profile=ci $(ARGS)
+	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest $(PLUGINS) --hypothesis-profile=ci \
+	    -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: setup ## check style, types and the site of the documents
 	@$(BIN)/ruff check .
@@ -40,7 +43,6 @@ bench: setup ## run the scripts in benchmarks/
 params: setup ## write the nodes' parameter schemas and tables anew
 	@$(BIN)/python -m deal_ros.parameter_docs
 
-# All but crf, which needs a compiler where there is no wheel.
 EXTRAS := --extra train --extra realsense --extra depth --extra export --extra tag --extra view --extra docs --extra dev
 PIN := compile --universal --no-emit-index-url --python-version 3.10 --custom-compile-command "make pins"
 pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the newest)

@@ -24,7 +24,7 @@ CORE = [
     "timm>=1.0.9",
     "torch>=2.4",
     "torchvision>=0.19",
-    "typer>=0.16",
+    "typer>=0.19",
 ]
 # Platforms with wheels; elsewhere an extra leaves out what it cannot have, and `deal doctor` says what is missing.
 LINUX_X86_64 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -63,8 +63,6 @@ EXTRAS = {
     "tag": ["fastapi>=0.115", "uvicorn>=0.30"],
     # `deal view`: the rerun viewer.
     "view": ["rerun-sdk>=0.39"],
-    # The CRF of the field, compiled, beside the project's own; its results are equal.
-    "crf": ["pydensecrf2>=1.1"],
     # `colcon build` as on a robot, where colcon comes with apt: this one brings an empy that apt's ROS cannot build
     # messages with.
     "colcon": ["colcon-ros"],
@@ -73,6 +71,7 @@ EXTRAS = {
     "dev": [
         "pytest>=8",
         "pytest-timeout",
+        "pytest-xdist>=3.5",
         "hypothesis>=6.100",
         "mcap>=1.2",  # the reference reader, against which recordings are tested
         "mypy>=1.11",
@@ -112,7 +111,7 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            "deal = training.cli:main",
+            "deal = deal_ros.__main__:main",
             "segmentation_node = deal_ros.segmentation.main:main",
             "recorder_node = deal_ros.recorder.main:main",
             "replay_node = deal_ros.replay.main:main",

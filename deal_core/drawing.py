@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from deal_core.structures import BACKGROUND, UNLABELLED, BoolArray, ClassList, Float32Array, UInt8Array
+from deal_core.structures import BACKGROUND, UNLABELLED, BoolArray, ClassList, Float32Array, UInt8Array, valid_depth
 
 if TYPE_CHECKING:
     pass
@@ -24,8 +24,7 @@ def depth_picture(depth: Float32Array, valid: BoolArray | None = None) -> UInt8A
 
     The colours span the middle 96 % of the measured depths of this image.
     """
-    measured = np.isfinite(depth) & (depth > 0)
-    known = measured if valid is None else measured & valid
+    known = valid_depth(depth, valid)
     picture = np.zeros((*depth.shape, 3), np.uint8)
     if known.any():
         near, far = np.percentile(depth[known], [2, 98])
@@ -43,8 +42,7 @@ def depth_edge_picture(depth: Float32Array, valid: BoolArray | None = None) -> U
 
     from deal_core.losses.depth_edge import depth_edges
 
-    measured = np.isfinite(depth) & (depth > 0)
-    known = measured if valid is None else measured & valid
+    known = valid_depth(depth, valid)
     height, width = depth.shape
     edges = depth_edges(
         torch.from_numpy(np.ascontiguousarray(depth, np.float32))[None, None],

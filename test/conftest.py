@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from helpers.paths import SHARED
+from helpers.paths import FRAMES_VARIABLE, MOBILENET, REAL_FRAMES, WEIGHTS_VARIABLE
 
 # Before numpy and torch load, and inherited by the processes that tests start: with a thread for each core, small
 # tensors spend their time waiting for one another, the more so when several processes share the cores.
@@ -24,14 +24,40 @@ import pytest
 hypothesis.settings.register_profile("deal", deadline=None)
 hypothesis.settings.load_profile("deal")
 
+if TYPE_CHECKING:
+    from helpers.real_frames import RealFrames
+
+
+def _set_ros_domain() -> None:
+    """Give each pytest-xdist worker, and all processes that its tests start, a ROS domain of its own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.environ["ROS_DOMAIN_ID"] = str(int(os.environ.get("ROS_DOMAIN_ID") or 90) + worker)
+
+
+_set_ros_domain()
+
 COLOR = "/camera/camera/color/image_raw"
 DEPTH = "/camera/camera/aligned_depth_to_color/image_raw"
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 STRING, CAMERA_INFO = "std_msgs/msg/String", "sensor_msgs/msg/CameraInfo"
 
 
+# What a machine may lack: the marker of the tests that need it, what they are called, and where it is.
+LACKING = {
+    "real_frames": ("real frames", f"no folder {REAL_FRAMES}; {FRAMES_VARIABLE}=DIR names another", REAL_FRAMES),
+    "real_weights": ("real weights", f"no file {MOBILENET}; {WEIGHTS_VARIABLE}=FILE names another", MOBILENET),
+}
+LACKING = {marker: (name, reason) for marker, (name, reason, path) in LACKING.items() if not path.exists()}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none."""
+    """Mark the tests of real frames; skip what needs something that is not on this machine."""
+    for item in items:
+        if "real_frames" in getattr(item, "fixturenames", ()):
+            item.add_marker("real_frames")
+        for marker, (_, reason) in LACKING.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not on_gpu:
         return
@@ -40,6 +66,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="there is no GPU on this machine"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many tests were left out for what, so that a green run tells what it has not seen."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    for marker, (name, reason) in LACKING.items():
+        if left_out := sum(marker in report.keywords for report in skipped):
+            terminalreporter.write_line(f"{name}: {left_out} tests left out: {reason}")
 
 
 @dataclass(frozen=True)
@@ -67,16 +101,6 @@ def deal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return run
 
 
-@dataclass(frozen=True)
-class RealFrames:
-    """Ten real frames of one tabletop: pairs in millimetres, drawn masks, classes and camera."""
-
-    pairs: list[Any]
-    masks: list[np.ndarray]
-    classes: Any
-    camera: Any
-
-
 @pytest.fixture(scope="session", autouse=True)
 def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The user's cache folder, for this process and those it starts: one of the tests' own."""
@@ -90,36 +114,24 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def real_frames() -> RealFrames:
-    import cv2
+    """Up to ten real frames of one scene."""
+    from helpers.real_frames import read_real_frames
 
-    from deal_core.structures import CameraIntrinsics, ClassList, RgbdPair
-
-    folder = SHARED / "data" / "ycb_video"
-    if not folder.is_dir():
-        pytest.skip(f"the real frames are not on this machine: {folder} does not exist")
-    names = (folder / "image_sets" / "classes.txt").read_text().split()
-    pairs, masks = [], []
-    for index, file in enumerate(sorted((folder / "data" / "0000").glob("*-color.png"))):
-        depth = cv2.imread(str(file).replace("-color", "-depth"), cv2.IMREAD_UNCHANGED)
-        color = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
-        # Stored in tenths of millimetres.
-        pairs.append(RgbdPair(1_700_000_000_000_000_000 + index * 33_333_333, color, (depth // 10).astype(np.uint16)))
-        masks.append(cv2.imread(str(file).replace("-color", "-label"), cv2.IMREAD_UNCHANGED))
-    camera = CameraIntrinsics(640, 480, 1066.778, 1067.487, 312.9869, 241.3109)
-    return RealFrames(pairs, masks, ClassList(tuple(names)), camera)
+    return read_real_frames(REAL_FRAMES)
 
 
 @pytest.fixture(scope="session")
 def real_recording(real_frames: RealFrames, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recording of the ten real frames with complete tags and ground truth; read only."""
+    """A recording of the real frames with complete tags and ground truth; read only."""
     from deal_core.recording.writer import RecordingWriter
     from deal_core.structures import TagMarker, TagState
 
     path = tmp_path_factory.mktemp("recordings") / "tabletop"
-    visible = tuple(real_frames.classes.names[i - 1] for i in np.unique(real_frames.masks[0]) if i)
     with RecordingWriter(path, real_frames.classes, real_frames.camera, session={"camera": "Asus"}) as writer:
-        writer.write_tags(real_frames.pairs[0].stamp_ns, TagState(visible, marker=TagMarker.COMPLETE), "test")
-        for pair, mask in zip(real_frames.pairs, real_frames.masks, strict=True):
+        tagged: list[str] | None = None
+        for index, (pair, mask) in enumerate(zip(real_frames.pairs, real_frames.masks, strict=True)):
+            if tagged != (tagged := real_frames.visible(index)):
+                writer.write_tags(pair.stamp_ns, TagState(tuple(tagged), marker=TagMarker.COMPLETE), "test")
             writer.write_pair(pair)
             writer.write_ground_truth(pair.stamp_ns, mask)
     return path

@@ -18,14 +18,15 @@ import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from deal_core.dataset.depth_maps import DepthMaps
 from deal_core.dataset.image_files import check_ids, check_image, first_few, inside, read_color, read_image
-from deal_core.errors import DatasetError, DealError, UsageError, nearest_hint
+from deal_core.errors import DatasetError, DealError, UsageError, explain_invalid, nearest_hint
 from deal_core.structures import (
     CameraIntrinsics,
     ClassList,
@@ -36,9 +37,9 @@ from deal_core.structures import (
     UInt8Array,
     classes_from_json,
     depth_to_metres,
+    valid_depth,
 )
 
-FORMAT, VERSION = "deal-dataset", 1
 DATASET_FILE, FRAMES_FILE, CAMERA_FILE, SOURCE_FILE = "dataset.yaml", "frames.jsonl", "camera.json", "source.json"
 RECORDINGS = "recordings"
 _ADVICE = "extract the recording again with --overwrite, or remove its folder"
@@ -197,7 +198,7 @@ class Dataset:
         return Sample(
             image=image,
             depth=depth,
-            depth_valid=depth > 0,
+            depth_valid=valid_depth(depth),
             tags=record.tags.vector(self.classes),
             key=record.key,
             mask=self._mask(record, size),
@@ -235,10 +236,11 @@ class Dataset:
         if not file.exists():
             return None
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            return CameraIntrinsics(**{**values, "distortion": tuple(values["distortion"])})
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return TypeAdapter(CameraIntrinsics).validate_json(file.read_bytes())
+        except OSError as error:
             raise DatasetError(f"{file} cannot be read ({error}): extract the recording again") from None
+        except ValidationError as error:
+            raise DatasetError(f"{file}: {explain_invalid(error)}; extract the recording again") from None
 
     def subset(
         self,
@@ -344,16 +346,37 @@ def read_classes(path: Path) -> ClassList:
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DatasetError(f"{file} cannot be read: {error}") from None
-    expected = {"format": FORMAT, "version": VERSION, "depth_unit": "mm"}
-    if not isinstance(content, dict):
-        raise DatasetError(f"{file}: expected a mapping with {', '.join(expected)} and classes, found {content!r}")
-    for key, value in expected.items():
-        if content.get(key) != value:
-            raise DatasetError(f"{file}: expected {key}: {value}, found {content.get(key)!r}")
     try:
-        return classes_from_json(content.get("classes"))
+        return classes_from_json(DatasetHeader.model_validate(content).classes)
+    except ValidationError as error:
+        raise DatasetError(f"{file}: {explain_invalid(error, 'a mapping')}") from None
     except DatasetError as error:
         raise DatasetError(f"{file}: {error}") from None
+
+
+class DatasetHeader(BaseModel):
+    """What dataset.yaml says."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: Literal["deal-dataset"]
+    version: Literal[1]
+    classes: Any = None
+    depth_unit: Literal["mm"]
+    provenance: Any = None
+
+
+class _FrameLine(BaseModel):
+    """A line of frames.jsonl."""
+
+    model_config = ConfigDict(strict=True)
+
+    stamp_ns: int
+    color: str
+    depth: str
+    tags: dict[str, Any]
+    segment: int
+    mask: str | None = None
 
 
 def recording_names(path: Path) -> list[str]:
@@ -395,22 +418,17 @@ def read_frames(path: Path, recording: str, classes: ClassList) -> Iterator[Fram
 
 def _parse_frame(folder: Path, recording: str, line: str) -> FrameRecord:
     try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise DatasetError(f"expected a JSON object, found {line.strip()[:80]!r} ({error})") from None
-    if not isinstance(values, dict):
-        raise DatasetError(f"expected a JSON object, found {line.strip()[:80]!r}")
-    for key, kind in (("stamp_ns", int), ("segment", int), ("tags", dict), ("color", str), ("depth", str)):
-        if type(values.get(key)) is not kind:
-            raise DatasetError(f"expected '{key}' as {kind.__name__}, found {values.get(key)!r}")
+        values = _FrameLine.model_validate_json(line)
+    except ValidationError as error:
+        raise DatasetError(explain_invalid(error)) from None
     return FrameRecord(
         recording=recording,
-        stamp_ns=values["stamp_ns"],
-        color=inside(folder, values["color"]),
-        depth=inside(folder, values["depth"]),
-        mask=None if values.get("mask") is None else inside(folder, values["mask"]),
-        tags=TagState.from_json(values["tags"]),
-        segment=values["segment"],
+        stamp_ns=values.stamp_ns,
+        color=inside(folder, values.color),
+        depth=inside(folder, values.depth),
+        mask=None if values.mask is None else inside(folder, values.mask),
+        tags=TagState.from_json(values.tags),
+        segment=values.segment,
     )
 
 

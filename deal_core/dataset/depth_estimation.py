@@ -9,20 +9,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
+from deal_core.dataset.choices import DepthPrecision
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.depth_maps import DepthMapsWriter
 from deal_core.devices import resolve_device
 from deal_core.errors import ModelFileError, UsageError
 from deal_core.structures import DepthKind, Float32Array, UInt8Array
-
-DepthPrecision = Literal["float32", "float16", "bfloat16"]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # What transformers raises for a model that is not there, of another kind, or damaged.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from deal_core.dataset.choices import ColorFormat
 from deal_core.dataset.dataset import RECORDINGS, SOURCE_FILE
 from deal_core.dataset.image_files import GroundTruth
 from deal_core.dataset.writer import DatasetWriter, check_recording_name
@@ -44,7 +45,7 @@ class ExtractOptions:
     color_topic: str | None = None
     depth_topic: str | None = None
     slop_ns: int = 0
-    color_format: str = "png"
+    color_format: ColorFormat = "png"
     jpeg_quality: int = 95
     overwrite: bool = False
 

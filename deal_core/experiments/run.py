@@ -40,7 +40,7 @@ class Machine:
     """What the processes may use.
 
     Args:
-        command: how `deal` is started, such as `python -m training.cli`.
+        command: how `deal` is started, such as `python -m deal_ros`.
         jobs: runs at once.
         threads: of each process.
         gpus: names as in CUDA_VISIBLE_DEVICES, dealt out one by one; when empty, nobody is told which to take.

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deal_core.structures import DepthKind
+from deal_core.structures import DepthKind, valid_depth
 
 CamValue = Literal["relu_max", "min_max", "sigmoid", "none"]
 CamEdge = Literal["max", "bound"]
@@ -169,8 +169,7 @@ def depth_edges(
     _check_option("depth_edge", edge, DepthEdge)
     _check_option("depth_slope", slope, DepthSlope)
     _check_option("depth_kind", kind, DepthKind)
-    measured = torch.isfinite(depth) & (depth > 0)
-    valid = measured if valid is None else valid & measured
+    valid = valid_depth(depth, valid)
     depth = depth.where(valid, 0.0)
     if value == "inverse_min_max" and kind == "metric":
         depth = depth.where(valid, 1.0).reciprocal()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from deal_core.dataset.dataset import Dataset, evenly_spread
 from deal_core.dataset.transforms import resize_sample, to_tensors
 from deal_core.devices import resolve_device
 from deal_core.errors import ModelFileError, UsageError
-from deal_core.masks.class_scores import Normalisation, multi_scale_scores
+from deal_core.masks.choices import ImageSize, Normalisation, TagSource
+from deal_core.masks.class_scores import multi_scale_scores
 from deal_core.masks.refine.background import ARGMAX_THRESHOLD
 from deal_core.masks.refine.refinement import (
     RefineSettings,
@@ -27,9 +27,6 @@ from deal_core.masks.refine.refinement import (
 from deal_core.masks.threshold_rules import create_rule
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.structures import Float32Array, Sample
-
-TagSource = Literal["given", "predicted"]
-ImageSize = Literal["model", "image"]
 
 THRESHOLD_FRAMES = 500
 """A rule that chooses a threshold looks at no more."""

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from deal_core.errors import ConfigError, EvaluationError, nearest_hint
 from deal_core.masks.decide import threshold_bins, threshold_grid, to_numpy, winning_class
-from deal_core.structures import BoolArray, DepthKind, Float64Array, Int64Array
+from deal_core.structures import BoolArray, DepthKind, Float64Array, Int64Array, valid_depth
 
 if TYPE_CHECKING:
     from deal_core.structures import Array
@@ -390,7 +390,7 @@ def _score_and_depth(
         raise ValueError(f"the rule '{rule}' needs depth; without it use 'otsu'")
     best, _ = winning_class(scores, tags)
     values = to_numpy(depth)
-    measured = np.isfinite(values) & (values > 0)
+    measured = valid_depth(values)
     if depth_valid is not None:
         valid = to_numpy(depth_valid).astype(np.bool_)
         if valid.shape != values.shape:

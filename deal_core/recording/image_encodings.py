@@ -17,7 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from deal_core.errors import DealError
-from deal_core.structures import BoolArray, Float32Array, UInt8Array, UInt16Array, depth_to_metres, metres_to_depth
+from deal_core.structures import (
+    BoolArray,
+    Float32Array,
+    UInt8Array,
+    UInt16Array,
+    depth_to_metres,
+    metres_to_depth,
+    valid_depth,
+)
 
 
 class ImageFormatError(DealError):
@@ -213,7 +221,7 @@ def to_depth_m(pixels: npt.NDArray[Any], encoding: str) -> tuple[Float32Array, B
     """
     if not _is_metres(encoding):
         return depth_to_metres(pixels)
-    valid = np.isfinite(pixels) & (pixels > 0)
+    valid = valid_depth(pixels)
     return np.where(valid, pixels, np.float32(0)), valid
 
 

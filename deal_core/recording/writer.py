@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from deal_core.errors import RecordingError
+from deal_core.files import replacing_folder
 from deal_core.recording.image_encodings import RawImage
 from deal_core.recording.mcap_writer import Buffer, McapWriter
 from deal_core.recording.stored_message import StoredChannel
@@ -62,6 +63,7 @@ class RecordingWriter:
         camera: intrinsics of the colour camera, whose size every image must have; None where they are not known.
         session: more facts for the session message (device, profiles, tool), plain JSON values.
         survives: keep what is there if the block fails or the process is killed.
+        overwrite: replace what is at `path`, once the new recording is complete; not with `survives`.
 
     Attributes:
         pairs_written: pairs taken.
@@ -84,6 +86,7 @@ class RecordingWriter:
         *,
         session: Mapping[str, Any] | None = None,
         survives: bool = False,
+        overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
         self.classes = classes
@@ -91,31 +94,32 @@ class RecordingWriter:
         self.pairs_written = self.pairs_on_file = 0
         self._session = _session_json(self.path, classes, session or {})
         self._survives = survives
+        self._overwrite = overwrite
         self._stamps: set[int] = set()
         self._masks: set[int] = set()
         self._bag: _Bag | None = None
 
     def __enter__(self) -> RecordingWriter:
-        check_unused(self.path, survives=self._survives)
-        self._bag = _Bag(self.path, survives=self._survives)
+        if not self._overwrite:
+            check_unused(self.path, survives=self._survives)
+        self._writing = self._write_bag()
+        try:
+            self._writing.__enter__()
+        except OSError as error:
+            raise RecordingError(
+                f"{self.path} cannot be written ({error.strerror}): choose a folder that this user may write to"
+            ) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        bag, self._bag = self._open_bag(), None
         try:
-            if kind is None:
-                self._publish(bag)
-            elif self._survives:
-                with suppress(RecordingError):
-                    bag.flush(sync=True)
-                    self._note_file(bag)
-        finally:
-            if self._survives and self.pairs_on_file:
-                bag.abort()
-            else:
-                bag.remove()
+            self._writing.__exit__(kind, error, trace)
+        except OSError as failure:
+            raise RecordingError(
+                f"{self.path} cannot be put in place: {failure.strerror}; another program may have made it meanwhile"
+            ) from failure
 
     def write_tags(self, stamp_ns: int, tags: TagState, source: str, *, log_time_ns: int | None = None) -> None:
         """Write the tags that hold from `stamp_ns` until the next ones; they start a new segment.
@@ -237,7 +241,38 @@ class RecordingWriter:
     def _note_file(self, bag: _Bag) -> None:
         self.pairs_on_file = bag.pairs_on_file
 
-    def _publish(self, bag: _Bag) -> None:
+    @contextmanager
+    def _write_bag(self) -> Iterator[None]:
+        place = self._partial_folder() if self._survives else replacing_folder(self.path, overwrite=self._overwrite)
+        with place as folder:
+            self._bag = bag = _Bag(self.path, folder)
+            try:
+                yield
+                self._finish(bag)
+            except BaseException:
+                if self._survives:
+                    with suppress(RecordingError):
+                        bag.flush(sync=True)
+                        self._note_file(bag)
+                raise
+            finally:
+                bag.abort()
+                self._bag = None
+
+    @contextmanager
+    def _partial_folder(self) -> Iterator[Path]:
+        """Yield a folder that becomes the recording if the block ends well, and stays if it holds a pair."""
+        folder = partial_folder(self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+        try:
+            yield folder
+            os.rename(folder, self.path)
+        finally:
+            if not self.pairs_on_file:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _finish(self, bag: _Bag) -> None:
         bag.flush(sync=self._survives)
         self._note_file(bag)
         if not self.pairs_on_file:
@@ -245,12 +280,6 @@ class RecordingWriter:
         if unknown := self._masks - self._stamps:
             raise RecordingError(f"{self.path}: there is a mask for stamp {min(unknown)} ns but no pair")
         bag.close()
-        try:
-            os.rename(bag.folder, self.path)
-        except OSError as error:
-            raise RecordingError(
-                f"{self.path} cannot be put in place: {error.strerror}; another program may have made it meanwhile"
-            ) from error
 
     def _open_bag(self) -> _Bag:
         if self._bag is None:
@@ -284,17 +313,10 @@ def message_types() -> Any:
 class _Bag:
     """The rosbag2 folder under its temporary name."""
 
-    def __init__(self, path: Path, *, survives: bool) -> None:
+    def __init__(self, path: Path, folder: Path) -> None:
         self._path = path
-        self.folder = partial_folder(path) if survives else path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.folder.mkdir()
-            self._mcap = McapWriter(self.folder / f"{path.name}_0.mcap")
-        except OSError as error:
-            raise RecordingError(
-                f"{path} cannot be written ({error.strerror}): choose a folder that this user may write to"
-            ) from error
+        self.folder = folder
+        self._mcap = McapWriter(folder / f"{path.name}_0.mcap")
         self._types = message_types()
         self._channels: dict[str, int] = {}
         self._heads: dict[tuple[Any, ...], bytes] = {}
@@ -361,10 +383,6 @@ class _Bag:
 
     def abort(self) -> None:
         self._mcap.abort()
-
-    def remove(self) -> None:
-        self._mcap.abort()
-        shutil.rmtree(self.folder, ignore_errors=True)  # renamed already where all went well
 
     def _write(self, topic: str, kind: str, log_time_ns: int, parts: list[Buffer]) -> None:
         if topic not in self._channels:

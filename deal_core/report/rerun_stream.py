@@ -29,10 +29,11 @@ import rerun.blueprint as rrb
 from deal_core.dataset.dataset import Dataset, FrameRecord
 from deal_core.drawing import depth_edge_picture, heat_overlay
 from deal_core.errors import UsageError
+from deal_core.evaluation.evaluate import PredictedFrame
 from deal_core.evaluation.metrics import ConfusionMatrix
 from deal_core.masks.mask_folder import cam_paths, check_masks, read_cam
 from deal_core.masks.score_dataset import CamSettings
-from deal_core.report.compare import Candidate, PredictedFrame, check_candidate, predict_frames
+from deal_core.report.compare import Candidate, check_candidate, predict_frames
 from deal_core.structures import UNLABELLED, CameraIntrinsics, ClassList, Sample, UInt8Array, metres_to_depth
 
 APPLICATION = "deal view"

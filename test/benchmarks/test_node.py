@@ -15,6 +15,7 @@ pytestmark = pytest.mark.ros
 NODE = load_script("node")
 
 
+@pytest.mark.slow
 def test_the_parts_make_up_the_overhead_and_every_pair_is_accounted_for(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -14,6 +14,7 @@ pytest.importorskip("onnx", reason="onnx is not installed (extra export)")
 RUNTIME = load_script("runtime")
 
 
+@pytest.mark.slow
 def test_rows_are_measured_beside_the_first_or_skipped_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

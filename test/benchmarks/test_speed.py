@@ -20,6 +20,7 @@ def test_package_and_straightforward_formulation_agree(name: str) -> None:
         assert torch.allclose(first, second, rtol=1e-3, atol=1e-3 * scale + 1e-12)
 
 
+@pytest.mark.slow
 def test_the_script_measures_each_variant_apart_and_writes_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def test_no_module_names_ros_in_an_import(file: Path) -> None:
     assert not imported & {"argparse", "typer", "click"}, "deal_core does not read the command line"
 
 
+@pytest.mark.slow
 def test_every_module_imports_where_ros_is_missing() -> None:
     names = " ".join(name_of(file) for file in MODULES)
     finished = subprocess.run(

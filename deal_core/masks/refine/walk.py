@@ -19,7 +19,7 @@ from torch import Tensor
 from deal_core.errors import ConfigError
 from deal_core.masks.refine.inputs import check_inputs
 from deal_core.masks.refine.plane import PlaneUse
-from deal_core.structures import BoolArray, DepthKind, Float32Array, UInt8Array
+from deal_core.structures import BoolArray, DepthKind, Float32Array, UInt8Array, valid_depth
 
 WalkAffinity = Literal["depth", "colour"]
 _Index = tuple[Any, slice, slice]  # an ellipsis, rows, columns
@@ -272,8 +272,7 @@ def _depth_cells(
     The median of what was measured in a cell: a mean of two depths is the depth of nothing, and would lay a stair
     across each edge. Holes take the depth of the nearest cell that has one.
     """
-    measured = np.isfinite(depth) & (depth > 0)
-    known = np.where(measured if valid is None else measured & valid, depth, np.nan)
+    known = np.where(valid_depth(depth, valid), depth, np.nan)
     height, width = (n * _SAMPLES_A_CELL for n in grid)
     samples = cv2.resize(known, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     blocks = samples.reshape(grid[0], _SAMPLES_A_CELL, grid[1], _SAMPLES_A_CELL).transpose(0, 2, 1, 3)
@@ -303,5 +302,8 @@ def _central_difference(maps: Tensor, axis: int) -> Tensor:
 def _median(maps: Tensor) -> Tensor:
     """Return the median over the window around each cell of (h, w); the border is continued outwards."""
     side = _SLOPE_WINDOW // 2
-    padded = F.pad(maps[None, None], (side, side, side, side), mode="replicate")
-    return F.unfold(padded, _SLOPE_WINDOW)[0].median(0).values.reshape(maps.shape)
+    padded = np.pad(maps.cpu().numpy(), side, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (_SLOPE_WINDOW, _SLOPE_WINDOW))
+    middle = _SLOPE_WINDOW**2 // 2  # a partition takes a fifth of the time that PyTorch's median does
+    found = np.partition(windows.reshape(*maps.shape, -1), middle, axis=-1)[..., middle]
+    return torch.from_numpy(found).to(maps.device)

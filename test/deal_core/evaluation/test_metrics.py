@@ -126,6 +126,12 @@ def test_predict_mask_is_the_definition(values, present, threshold):
     np.testing.assert_array_equal(predict_mask(values, present, threshold), slow_prediction(values, present, threshold))
 
 
+def confusion_at(sweep, index):
+    """The confusion matrix at one threshold, from the histogram of a sweep: bins up to it are background."""
+    background, foreground = sweep.counts[:, :, : index + 1].sum((1, 2)), sweep.counts[:, :, index + 1 :].sum(2)
+    return np.concatenate([background[:, None], foreground], axis=1)
+
+
 @settings(max_examples=40)
 @given(st.lists(st.tuples(scores, tags, masks), min_size=1, max_size=3))
 def test_sweep_equals_one_evaluation_a_threshold(images):
@@ -138,7 +144,7 @@ def test_sweep_equals_one_evaluation_a_threshold(images):
         slow = ConfusionMatrix(K)
         for values, present, truth in images:
             slow.update(predict_mask(values, present, float(threshold)), truth)
-        np.testing.assert_array_equal(sweep.confusion_at(float(threshold)).counts, slow.counts)
+        np.testing.assert_array_equal(confusion_at(sweep, index), slow.counts[:, :-1])
         np.testing.assert_array_equal(curve.miou[index], slow.miou())
 
 
@@ -155,9 +161,7 @@ def test_best_is_the_lowest_of_the_best_thresholds():
     best = sweep.best()
     assert best.threshold == 0.2
     assert best.miou == 1.0
-    assert sweep.confusion_at(0.2).miou() == 1.0
-    with pytest.raises(ValueError, match=re.escape("step 0.1, found 0.25")):
-        sweep.confusion_at(0.25)
+    assert sweep.thresholds[2] == 0.2 and sweep.curve().miou[2] == 1.0
 
 
 def test_no_present_class_is_background_at_every_threshold():
@@ -367,9 +371,10 @@ def test_nan_never_reaches_the_file(tmp_path):
     [
         ("{", "line 1"),
         ("[]", "not a readable evaluation"),
-        ('{"format": "other"}', "expected the format 'deal-evaluation', found 'other'"),
-        ('{"format": "deal-evaluation", "version": 99}', "expected version 1, found 99"),
-        ('{"format": "deal-evaluation", "version": 1}', "no key 'curve'"),
+        ("3", "not a readable evaluation: expected a JSON object, found 3"),
+        ('{"format": "other"}', "'format': expected 'deal-evaluation', found 'other'"),
+        ('{"format": "deal-evaluation", "version": 99}', "'version': expected 1, found 99"),
+        ('{"format": "deal-evaluation", "version": 1}', "'name' is missing"),
     ],
 )
 def test_a_file_that_is_no_evaluation_is_named(tmp_path, content, message):
@@ -377,6 +382,32 @@ def test_a_file_that_is_no_evaluation_is_named(tmp_path, content, message):
     with pytest.raises(EvaluationError, match=re.escape(message)) as error:
         EvaluationResult.read(tmp_path)
     assert str(tmp_path / EVALUATION_FILE) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *((("auto", "miou"), value) for value in ("nan", "0.5", True, [])),
+        *((("auto", "threshold"), value) for value in ("0.5", float("nan"), float("inf"), [])),
+        *((("num_frames",), value) for value in ("3", 3.5, None, True)),
+        *((("curve", "miou"), value) for value in (None, 0.5, ["nan"])),
+        *((("per_frame", 0, "key"), value) for value in (None, 3)),
+        *((("oracle", "per_class", 1, "iou"), value) for value in ("nan", {})),
+        *((("classes",), value) for value in ([], [{"color": [1, 2, 3]}], "mug", [{"name": 3}])),
+        *((("details", "seed"), value) for value in (None, [11])),
+    ],
+)
+def test_a_wrong_value_in_an_evaluation_is_named(tmp_path, place, value):
+    content = example_result().to_json()
+    inside = content
+    for key in place[:-1]:
+        inside = inside[key]
+    inside[place[-1]] = value
+    (tmp_path / EVALUATION_FILE).write_text(json.dumps(content))
+    with pytest.raises(EvaluationError, match="not a readable evaluation: ") as error:
+        EvaluationResult.read(tmp_path)
+    assert str(tmp_path / EVALUATION_FILE) in str(error.value)
+    assert str(place[-1]) in str(error.value) or place == ("classes",)
 
 
 def test_a_folder_without_evaluation_says_which_command_writes_it(tmp_path):

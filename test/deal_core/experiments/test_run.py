@@ -214,6 +214,7 @@ with open(sys.argv[1], "rb") as file:
 """
 
 
+@pytest.mark.slow
 def test_a_command_that_is_killed_leaves_no_run_made_twice(lab: Laboratory, tmp_path: Path) -> None:
     """Its trainer lives on and holds the run; the next command waits for it and goes on from what it made."""
     import pickle

@@ -68,6 +68,7 @@ def test_markdown_and_json_hold_every_row(rows: list[Row], tmp_path: Path) -> No
     assert stored["rows"][1]["gain"]["std"] == pytest.approx(math.sqrt(7) / 100)
 
 
+@pytest.mark.slow
 def test_the_figure_shows_each_bar_and_the_papers_mark(rows: list[Row], tmp_path: Path) -> None:
     with_paper = cv2.imread(str(draw_figure(rows, "VOC", tmp_path / "a.png")))
     without = [Row(r.model, r.variant, r.part, r.seeds, r.figures, r.gains) for r in rows]

@@ -19,7 +19,7 @@ from deal_core.errors import DatasetError, UsageError
 from deal_core.evaluation.evaluate import evaluate_masks, evaluate_model
 from deal_core.evaluation.picture_folder import read_pictures
 from deal_core.masks.decide import pseudo_mask
-from deal_core.masks.mask_folder import read_cam, recorded_threshold, write_cams
+from deal_core.masks.mask_folder import check_masks, read_cam, recorded_threshold, write_cams
 from deal_core.masks.refine.crf import CrfSettings
 from deal_core.masks.refine.walk import WalkSettings
 from deal_core.masks.score_dataset import CamSettings, score_frames
@@ -209,6 +209,34 @@ def test_a_folder_with_cams_of_another_model_or_settings_is_refused(
     (tmp_path / "cams.json").write_text("{")
     with pytest.raises(DatasetError, match=r"cams\.json cannot be read"):
         next(write_cams(model, dataset, tmp_path, GIVEN))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("threshold", value) for value in ("nan", "0.3", 2, -0.1, float("nan"), [], True)),
+        *(("classes", value) for value in ("mug", [1], {}, [None])),
+        *(("model", 7), ("threshold_rule", 0.3), ("scales", 1), ("refine", "crf"), ("ignore_band", ["a"])),
+    ],
+)
+def test_a_description_with_a_wrong_value_names_its_file_and_key(
+    dataset: Dataset, tmp_path: Path, key: str, value: object
+) -> None:
+    content = {"model": "0", "classes": list(dataset.classes.names), "threshold": 0.3, "threshold_rule": "otsu"}
+    file = tmp_path / "cams.json"
+    file.write_text(json.dumps(content))
+    assert recorded_threshold(tmp_path, "otsu") == Threshold(0.3, "otsu")
+    file.write_text(json.dumps({**content, key: value}))
+    for read in (lambda: recorded_threshold(tmp_path, "otsu"), lambda: check_masks(tmp_path, dataset)):
+        with pytest.raises(DatasetError, match=f"{file} cannot be read.*{key}.*found"):
+            read()
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", '"cams"', "", "\xff"])
+def test_a_description_that_is_no_object_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "cams.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"cams\.json cannot be read"):
+        recorded_threshold(tmp_path, "otsu")
 
 
 def test_frames_without_any_class(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:

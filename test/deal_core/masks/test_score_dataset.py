@@ -346,9 +346,7 @@ def test_frames_evenly_spread(dataset: Dataset) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    "refine", [None, ParSettings(iterations=2), CrfSettings(backend="torch"), WalkSettings(steps=2)]
-)
+@pytest.mark.parametrize("refine", [None, ParSettings(iterations=2), CrfSettings(), WalkSettings(steps=2)])
 def test_on_the_gpu_scores_are_nearly_those_of_the_cpu(
     model: LoadedModel, dataset: Dataset, refine: RefineSettings | None
 ) -> None:

@@ -219,7 +219,7 @@ def test_a_damaged_file_leaves_the_backbone_as_it_was(tmp_path: Path) -> None:
     assert all(torch.equal(t, before[n]) for n, t in net.backbone.state_dict().items())
 
 
-@pytest.mark.skipif(not MOBILENET.is_file(), reason=f"real weights are not on this machine: {MOBILENET}")
+@pytest.mark.real_weights
 def test_real_mobilenet_weights() -> None:
     from safetensors.torch import load_file
 

@@ -493,7 +493,7 @@ def test_weights_of_resnet38_are_loaded_by_their_names(tmp_path: Path, monkeypat
         Seam(2, weights=str(file))
 
 
-@pytest.mark.skipif(not MOBILENET.is_file(), reason=f"real weights are not on this machine: {MOBILENET}")
+@pytest.mark.real_weights
 def test_real_mobilenet_weights() -> None:
     half = (0.5, 0.5, 0.5)
     net = tiny_net(

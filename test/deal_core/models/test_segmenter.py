@@ -78,9 +78,8 @@ def test_what_cannot_be_made_is_refused() -> None:
         create_model("segmenter", 2, encoder="test_resnet", weights="nowhere.safetensors")
 
 
+@pytest.mark.real_weights
 def test_weights_of_the_encoder_are_loaded() -> None:
-    if not MOBILENET.is_file():
-        pytest.skip(f"the weights are not on this machine: {MOBILENET} does not exist")
     net = create_model("segmenter", 2, encoder="mobilenetv2_100", weights=str(MOBILENET))
     stem = load_file(MOBILENET)["conv_stem.weight"]
     assert torch.equal(net.backbone.get_parameter("model.conv_stem.weight"), stem)
@@ -166,6 +165,7 @@ def test_depth_follows_the_image_through_scales_and_mirrors() -> None:
         assert torch.allclose(multi_scale_scores(net, images, depth, size=(8, 16)), flipped, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_torch_and_onnxruntime_give_the_same_masks(tmp_path: Path) -> None:
     torch.manual_seed(1)
     arguments = {"encoder": "test_resnet"}
@@ -190,6 +190,7 @@ def test_torch_and_onnxruntime_give_the_same_masks(tmp_path: Path) -> None:
     assert (logits.argmax(1)[0].numpy() == ours.mask).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_torch_and_onnxruntime_see_the_same_depth(rgbd_model: Path, tmp_path: Path) -> None:
     loaded = load_model(rgbd_model)
     net, exported = loaded.network, export_onnx(loaded)

@@ -149,6 +149,7 @@ def tab(browser: Any) -> Iterator[Tab]:
     shown.close_tabs()
 
 
+@pytest.mark.slow
 def test_what_is_tapped_is_recorded_as_if_by_key(kitchen: Kitchen, tab: Tab) -> None:
     tab.open(kitchen.door.address)
     assert tab.states() == [-1] * 12 and tab.text("name") == "kitchen"

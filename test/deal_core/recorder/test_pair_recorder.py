@@ -450,6 +450,7 @@ for i in range(1, 100_000):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_recording_is_there_and_readable(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path / "kitchen")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parent, HELPERS.parent)))}
@@ -486,6 +487,7 @@ print(json.dumps(asdict(rig.recorder.stop())))
 """
 
 
+@pytest.mark.slow
 def test_where_the_system_takes_no_more_everything_before_is_kept(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FILLED, str(tmp_path / "kitchen")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parent, HELPERS.parent)))}

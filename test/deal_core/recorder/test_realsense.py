@@ -245,6 +245,7 @@ def file_of_the_sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_file_of_the_sdk_is_recorded_whole_however_slow_the_disk(file_of_the_sdk: Path, tmp_path: Path) -> None:
     with RealSense.of_file(file_of_the_sdk) as source:
         done = collect_pairs(

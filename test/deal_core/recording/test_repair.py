@@ -118,6 +118,7 @@ def decompress(data: bytes, form: str) -> bytes:
     return DECOMPRESSORS[form](bytes(data), 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_cut_anywhere_gives_exactly_the_complete_messages(

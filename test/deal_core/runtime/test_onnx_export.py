@@ -62,6 +62,7 @@ def test_any_batch_gives_what_torch_gives(exported: Exported, loaded: LoadedMode
         np.testing.assert_allclose(tags, expected[1].numpy(), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_every_decoder_gives_what_torch_gives_for_any_batch(decoder: str, loaded: LoadedModel) -> None:
     torch.manual_seed(2)

@@ -42,6 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_onnxruntime_scores_are_those_of_torch_and_come_from_the_cache_next_time(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +97,7 @@ def test_a_size_out_of_range_is_refused(side: int) -> None:
         scaled_size((48, 64), side)
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_done_without(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -105,6 +107,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     assert f"{tmp_path / 'cache'}" in caplog.text and "cannot be written" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_segmenter_runs_at_another_size_on_each_back_end(model: Path, tmp_path: Path) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     masks = []

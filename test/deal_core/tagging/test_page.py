@@ -122,6 +122,7 @@ def test_what_a_finger_or_mouse_says_is_on_disk(page: Page, make_dataset: MakeDa
     assert (on_disk(path) == expected).all()
 
 
+@pytest.mark.slow
 def test_two_tabs_are_merged_and_told(page: Page, make_dataset: MakeDataset) -> None:
     path = make_dataset(4)
     page.start(path)
@@ -144,6 +145,7 @@ def test_two_tabs_are_merged_and_told(page: Page, make_dataset: MakeDataset) -> 
     page.until(lambda: page.run("states[0]") == [PRESENT, UNKNOWN, PRESENT])  # it asks what others did
 
 
+@pytest.mark.slow
 def test_edits_outlive_a_server_that_is_killed(page: Page, make_dataset: MakeDataset) -> None:
     path = make_dataset(4)
     page.start(path)
@@ -161,6 +163,7 @@ def test_edits_outlive_a_server_that_is_killed(page: Page, make_dataset: MakeDat
     assert on_disk(path)[0].tolist() == [PRESENT, PRESENT, UNKNOWN]
 
 
+@pytest.mark.slow
 def test_ten_thousand_frames_stay_few_elements(page: Page, make_dataset: MakeDataset) -> None:
     path = make_dataset(10_000)
     page.start(path)

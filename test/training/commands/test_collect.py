@@ -142,6 +142,7 @@ def test_the_page_is_there_until_it_ends_the_recording(deal: Deal, plugged: Plug
         ask("/state")
 
 
+@pytest.mark.slow
 def test_what_was_recorded_until_the_camera_fell_silent_is_kept(deal: Deal, plugged: Plugged, tmp_path: Path) -> None:
     plugged.pairs = 40
     done = deal("collect", tmp_path / "kitchen", *COMMAND, "--max-loss", "1")
@@ -227,7 +228,7 @@ def test_a_read_only_folder_is_named(deal: Deal, plugged: Plugged, read_only: Pa
         (("--classes", ","), "--classes"),
         (("--tags", "mugg"), "Did you mean 'mug'"),
         (("--filters", "temporl"), "Did you mean 'temporal'"),
-        (("--serial", "1", "--from", "a.db3"), "give one of them"),
+        (("--serial", "1", "--from", "a.db3"), "use one of them"),
         (("--port", "9000"), "add --page, or leave them out"),
         (("--page", "--host", "no.such.host.invalid"), "--host no.such.host.invalid: expected an address"),
     ],

@@ -117,6 +117,7 @@ def machine(tmp_path: Path) -> MadeUpMachine:
     return made_up
 
 
+@pytest.mark.slow
 def test_on_this_machine_the_exit_code_is_what_the_demo_lacks(tmp_path):
     report = MadeUpMachine(tmp_path).report()
     assert report.code == bool(report.lacks["demo"])

@@ -28,16 +28,20 @@ def run(*arguments: object) -> str:
     return result.output
 
 
-def segmenter_file(dataset: Path, folder: Path, **arguments: object) -> Path:
-    """Write a segmenter with random weights for the classes of a dataset."""
+def segmenter_file(dataset: Path, folder: Path, *, sees: int | None = None, **arguments: object) -> Path:
+    """Write a segmenter with random weights for the classes of a dataset; it gives each pixel the class `sees`."""
     classes = Dataset.open(dataset).classes
     torch.manual_seed(5)
     network = create_model("segmenter", len(classes), **arguments)
+    if sees is not None:
+        with torch.no_grad():
+            network.network.segmentation_head[0].bias[sees] += 100
     info = ModelInfo("segmenter", arguments, classes, (48, 64), Threshold(0.5, "argmax"))
     save_model(folder / "model.safetensors", network, info)
     return folder / "model.safetensors"
 
 
+@pytest.mark.slow
 def test_an_exported_model_segments(model: Path, tmp_path: Path) -> None:
     said = run("export", model, "--out", tmp_path / "big.onnx", "--input-size", 96)
     assert "opset 18, 96x128, differs from PyTorch" in " ".join(said.split())
@@ -55,16 +59,20 @@ def test_places_that_cannot_be_written_are_told(model: Path, tmp_path: Path) -> 
     assert model.is_file()
 
 
+@pytest.mark.slow
 def test_int8_is_learnt_from_the_frames_of_a_dataset(tiny_dataset: Path, tmp_path: Path) -> None:
-    model, out = segmenter_file(tiny_dataset, tmp_path, encoder="test_resnet"), tmp_path / "int8.onnx"
+    # Where random weights nearly tie, the pixel's class hangs on how this CPU multiplies bytes.
+    model, out = segmenter_file(tiny_dataset, tmp_path, sees=1, encoder="test_resnet"), tmp_path / "int8.onnx"
     said = run("export", model, "--out", out, "--precision", "int8", "--calibrate", tiny_dataset, "--frames", 5)
-    assert "opset 18, 48x64, int8; on 5 frames" in " ".join(said.split())
+    said = " ".join(said.split())
+    assert "opset 18, 48x64, int8; on 5 frames" in said and said.count("100.0%") == 2
     color = next(tiny_dataset.glob("recordings/*/color"))
     said = run("segment", out, color, "--out", tmp_path / "masks")
     assert "by onnxruntime on cpu, int8" in " ".join(said.split())
     assert len(list((tmp_path / "masks").glob("*_overlay.png"))) == len(list(color.iterdir()))
 
 
+@pytest.mark.slow
 def test_an_onnx_file_is_evaluated_as_the_robot_runs_it(tiny_dataset: Path, tmp_path: Path) -> None:
     model = segmenter_file(tiny_dataset, tmp_path, encoder="test_resnet", inputs="rgbd", depth_dropout=0.0)
     onnx, out = tmp_path / "robot.onnx", tmp_path / "robot"
@@ -91,12 +99,13 @@ def test_an_onnx_file_is_evaluated_as_the_robot_runs_it(tiny_dataset: Path, tmp_
     assert len(set(miou.values())) == 2, "depth makes no difference"
 
 
+@pytest.mark.slow
 def test_options_of_scores_are_not_of_an_onnx_file(tiny_dataset: Path, tmp_path: Path) -> None:
     onnx = tmp_path / "robot.onnx"
     run("export", segmenter_file(tiny_dataset, tmp_path, encoder="test_resnet"), "--out", onnx)
     with pytest.raises(UsageError, match=r"robot\.onnx is evaluated as the robot runs it"):
         run("evaluate", onnx, tiny_dataset, "--out", tmp_path, "--refine", "crf")
-    with pytest.raises(UsageError, match=r"say with --out"):
+    with pytest.raises(UsageError, match=r"has no run folder: give a folder .* with --out"):
         run("evaluate", onnx, tiny_dataset)
     with pytest.raises(UsageError, match="sees colour alone"):
         run("evaluate", onnx, tiny_dataset, "--out", tmp_path, "--depth-fails")
@@ -109,7 +118,7 @@ def test_int8_and_its_frames_go_together(model: Path, tiny_dataset: Path, tmp_pa
         run("export", model, "--out", out, "--precision", "int8")
     with pytest.raises(UsageError, match="go together"):
         run("export", model, "--out", out, "--calibrate", tiny_dataset)
-    with pytest.raises(UsageError, match="name its dataset"):
+    with pytest.raises(UsageError, match="add --calibrate"):
         run("export", model, "--out", out, "--frames", 5)
     with pytest.raises(ModelFileError, match=r"the model is for the classes a, b, but .* has"):
         run("export", model, "--out", out, "--precision", "int8", "--calibrate", tiny_dataset)

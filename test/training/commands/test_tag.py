@@ -47,7 +47,7 @@ def serve(dataset: Path) -> Iterator[Callable[..., str]]:
     for process in started:
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=WAIT_S)[1]
-        assert process.returncode == 0 and "every tag is saved" in said, said
+        assert process.returncode == 0 and "all tags are saved" in said, said
 
 
 def ask(address: str, **headers: str) -> tuple[int, str, Any]:

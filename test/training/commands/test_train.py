@@ -50,6 +50,7 @@ def trained(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_train_evaluate_cams_report(deal: Deal, config: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "[tiny]"
     done = deal("train", config, f"output={run}", "--json")
@@ -71,10 +72,10 @@ def test_train_evaluate_cams_report(deal: Deal, config: Path, tiny_dataset: Path
 
     cams = tmp_path / "cams"
     done = deal("cams", model, tiny_dataset, "--out", cams, "--scales", "0.5,1", "--device", "cpu")
-    assert done.returncode == 0 and "12 frames written, 0 were there already" in done.stderr
+    assert done.returncode == 0 and "12 frames written, 0 existed already" in done.stderr
     assert len(list(cams.rglob("*.npz"))) == len(list(cams.rglob("*.png"))) == 12
     done = deal("cams", model, tiny_dataset, "--out", cams, "--scales", "0.5,1", "--device", "cpu")
-    assert done.returncode == 0 and "0 frames written, 12 were there already" in done.stderr
+    assert done.returncode == 0 and "0 frames written, 12 existed already" in done.stderr
 
     masks = tmp_path / "masks"
     refined = ("--refine", "walk", "--refine-option", "steps=20", "--device", "cpu")
@@ -159,7 +160,7 @@ def test_evaluate_prints_a_table_and_writes_where_it_is_told(
         (["evaluate", "{model}", "{dataset}", "--split", "train"], 2, "no splits"),
         (["evaluate", "{model}", "{tmp}", "--as", "voc"], 1, "{tmp}"),
         (["evaluate", "{tmp}", "{dataset}"], 1, "holds no cams.json"),
-        (["evaluate", "{tmp}", "{dataset}", "--refine", "crf"], 2, "made already"),
+        (["evaluate", "{tmp}", "{dataset}", "--refine", "crf"], 2, "a folder of finished masks"),
         (["report", "{tmp}"], 1, "deal evaluate"),
     ],
 )
@@ -198,6 +199,7 @@ def test_a_dataset_of_other_classes_or_without_masks_exits_with_1(
     assert not (tmp_path / "run").exists() and not (tmp_path / "cams").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_goes_on(config: Path, deal: Deal, tmp_path: Path) -> None:
     """As a terminal sends it: to the process and its loading workers alike."""
     run = tmp_path / "run"

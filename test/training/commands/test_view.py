@@ -95,6 +95,7 @@ def test_a_disk_that_fills_up_is_told(deal: Deal, tiny_dataset: Path, tmp_path: 
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.slow
 def test_a_page_is_served_until_it_is_ended(tiny_dataset: Path) -> None:
     pytest.importorskip("rerun", reason="rerun-sdk is not installed (extra view)")
     port = _two_free_ports()

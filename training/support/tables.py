@@ -1,4 +1,4 @@
-"""How the reports on recordings and datasets look on a terminal."""
+"""Reports and scores as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from deal_core.dataset.check import DatasetReport
+    from deal_core.evaluation.metrics import MaskScore
     from deal_core.recording.repair import Repair
     from deal_core.recording.report import Gaps, RecordingReport, TagBalance
 
 
 def summary_line(report: RecordingReport) -> str:
-    """Return one line: frames, and what became of the rest."""
+    """Return one line: the number of frames, and the skipped and unpaired messages by cause."""
     parts = [f"{report.frames} frames from {report.pairs} pairs"]
     parts += [f"{n} skipped ({cause})" for cause, n in report.skipped.items()]
     parts += [f"{n} unpaired ({cause})" for cause, n in report.unpaired.items()]
@@ -22,7 +23,7 @@ def summary_line(report: RecordingReport) -> str:
 
 
 def print_recording(report: RecordingReport) -> None:
-    """Print a recording's report on stdout."""
+    """Print the report on a recording to stdout."""
     from rich.console import Console
 
     out = Console(highlight=False, soft_wrap=True)
@@ -54,13 +55,18 @@ def print_recording(report: RecordingReport) -> None:
 
 
 def print_repair(repair: Repair, pairs: int) -> None:
-    """Say what was saved of a damaged recording, and what was lost, with the pairs that are whole."""
+    """Print what was saved of a damaged recording and what was lost.
+
+    Args:
+        repair: the result of the repair.
+        pairs: number of complete pairs in the repaired recording.
+    """
     from training.support.console import console
 
     said = console()
     total = sum(repair.messages.values())
     if repair.out is None:
-        said.print(f"{escaped(repair.path)} is whole, {total} messages: nothing to repair")
+        said.print(f"{escaped(repair.path)} is complete, {total} messages: nothing to repair")
         return
     for problem in repair.problems:
         said.print(f"[yellow]was damaged:[/yellow] {escaped(problem)}")
@@ -69,13 +75,13 @@ def print_repair(repair: Repair, pairs: int) -> None:
         "bytes": repair.lost_bytes,
         "damaged chunks": repair.broken_chunks,
     }
-    lost = ", ".join(f"{n} {what}" for what, n in known.items() if n) or "nothing that is known of"
-    said.print(f"saved: {total} messages, {pairs} whole pairs; lost: {lost}")
-    said.print(f"[green]repaired:[/green] {escaped(repair.out)} ({escaped(repair.path)} is left as it was)")
+    lost = ", ".join(f"{n} {what}" for what, n in known.items() if n) or "nothing known"
+    said.print(f"saved: {total} messages, {pairs} complete pairs; lost: {lost}")
+    said.print(f"[green]repaired:[/green] {escaped(repair.out)} ({escaped(repair.path)} is unchanged)")
 
 
 def print_dataset(report: DatasetReport) -> None:
-    """Print a dataset's report on stdout."""
+    """Print the report on a dataset to stdout."""
     from rich.console import Console
 
     out = Console(highlight=False, soft_wrap=True)
@@ -93,8 +99,23 @@ def print_dataset(report: DatasetReport) -> None:
     _print_findings(report.notes, report.errors)
 
 
+def score_table(title: str, scores: Mapping[str, MaskScore]) -> Table:
+    """Return a table of IoU in percent: a row for each class and their mean, a column for each score."""
+    from rich.table import Table
+
+    table = Table(title=escaped(title))
+    table.add_column("IoU, %")
+    for name in scores:
+        table.add_column(escaped(name), justify="right")
+    for of_class in zip(*(score.classes for score in scores.values()), strict=True):
+        table.add_row(escaped(of_class[0].name), *(f"{100 * one.iou:.1f}" for one in of_class))
+    table.add_section()
+    table.add_row("mean", *(f"{100 * score.miou:.1f}" for score in scores.values()), style="bold")
+    return table
+
+
 def escaped(text: str) -> str:
-    """Return text that rich prints as it is."""
+    """Return the text with the brackets that rich would read as markup escaped."""
     from rich.markup import escape
 
     return escape(text)
@@ -131,4 +152,4 @@ def _gaps(gaps: Gaps) -> str:
 
 
 def _depth(share: float, without: int) -> str:
-    return f"{share:.0%}" + (f", {without} frames without any" if without else "")
+    return f"{share:.0%}" + (f", {without} frames without depth" if without else "")
