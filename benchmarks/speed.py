@@ -364,7 +364,7 @@ def deal_loss(sizes: Sizes) -> Work:
     cams = smooth(2, sizes.classes, sizes.cells).requires_grad_()
     depth, tags = torch.rand(2, 1, sizes.pixels, sizes.pixels) + 0.5, some_tags(sizes)
     side = sizes.pixels // 4
-    criterion = DepthEdgeAlignmentLoss((side, side))
+    criterion = DepthEdgeAlignmentLoss(size=(side, side))
 
     def plain() -> Tensor:
         small = F.interpolate(depth, (side, side), mode="bicubic", antialias=True)

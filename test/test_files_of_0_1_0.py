@@ -72,7 +72,7 @@ def test_settings_files_of_0_1_0_are_read(run: Deal, files: Path) -> None:
 
 def test_scores_and_masks_of_a_model_file_are_the_same(run: Deal, files: Path) -> None:
     options = ("cam_run/model.safetensors", "dataset", "--refine", "par", "--device", "cpu")
-    assert "0 frames written, 6 were there already" in run("cams", *options, "--out", "masks")
+    assert "0 frames written, 6 existed already" in run("cams", *options, "--out", "masks")
     run("cams", *options, "--out", "anew")
     for file in sorted((files / "masks" / "recording").glob("*.npz")):
         theirs, ours = np.load(file), np.load(files / "anew" / "recording" / file.name)

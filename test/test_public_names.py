@@ -12,7 +12,7 @@ from helpers.paths import PROJECT
 
 PUBLIC = {
     "deal_core.losses": (
-        "DepthEdgeAlignmentLoss FeatureSimilarityLoss ImportanceSamplingLoss clipped_cross_entropy "
+        "DepthEdgeAlignmentLoss DepthEdgeOptions FeatureSimilarityLoss ImportanceSamplingLoss clipped_cross_entropy "
         "depth_edge_alignment_loss equivariant_cross_regularization_loss equivariant_regularization_loss "
         "feature_similarity_loss importance_sampling_loss tag_loss"
     ),

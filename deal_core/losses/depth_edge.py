@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +29,55 @@ CamEdge = Literal["max", "bound"]
 DepthValue = Literal["min_max", "inverse_min_max", "none"]
 DepthEdge = Literal["bound", "max"]
 DepthSlope = Literal["keep", "remove"]
+_CHOICES = {
+    "cam_value": CamValue,
+    "cam_edge": CamEdge,
+    "depth_value": DepthValue,
+    "depth_edge": DepthEdge,
+    "depth_slope": DepthSlope,
+    "depth_kind": DepthKind,
+}
 
 SOBEL_BOUND = math.sqrt(20.0)
 """The largest Sobel magnitude that a 3x3 patch with values in [0, 1] can have."""
+
+
+@dataclass(frozen=True)
+class DepthEdgeOptions:
+    """How CAM and depth become edges in [0, 1], and where these are compared.
+
+    Args:
+        size: (H', W') at which edges are compared; half of the depth's size when left out.
+        mu: where g changes sign: an edge strength of sigmoid(-mu), 0.076 for 2.5, separates edge from no edge.
+        cam_value: CAM before the Sobel filter: ReLU divided by the maximum of each map, min-max of each map,
+            sigmoid, or as it is.
+        cam_edge: Sobel magnitude of the CAM divided by its own maximum a map, or by `SOBEL_BOUND`.
+        depth_value: depth before the Sobel filter: min-max over the valid pixels of each image, the same for
+            inverse depth, or as it is. Depth of kind "inverse" is not inverted again.
+        depth_edge: Sobel magnitude of the depth divided by `SOBEL_BOUND`, or by its own maximum an image.
+        depth_slope: "remove" subtracts the median slope of each image, that of the surface that fills most of it,
+            before the magnitude is taken. Inverse depth of a plane is linear in the image, so with
+            `depth_value="inverse_min_max"` a table seen at any angle makes no edges.
+        depth_gain: factor on the edge strength of the depth, which is then cut off at 1.
+        depth_kind: "metric", or "inverse" for relative inverse depth of any scale, as Depth Anything estimates it.
+
+    Raises:
+        ValueError: an option is unknown.
+    """
+
+    size: tuple[int, int] | None = None
+    mu: float = 2.5
+    cam_value: CamValue = "relu_max"
+    cam_edge: CamEdge = "max"
+    depth_value: DepthValue = "min_max"
+    depth_edge: DepthEdge = "bound"
+    depth_slope: DepthSlope = "keep"
+    depth_gain: float = 1.0
+    depth_kind: DepthKind = "metric"
+
+    def __post_init__(self) -> None:
+        for name in _CHOICES:
+            _check_option(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -62,20 +108,7 @@ class AlignmentTerms:
 
 
 def depth_edge_alignment_loss(
-    cams: Tensor,
-    depth: Tensor,
-    tags: Tensor,
-    *,
-    valid: Tensor | None = None,
-    size: tuple[int, int] | None = None,
-    mu: float = 2.5,
-    cam_value: CamValue = "relu_max",
-    cam_edge: CamEdge = "max",
-    depth_value: DepthValue = "min_max",
-    depth_edge: DepthEdge = "bound",
-    depth_slope: DepthSlope = "keep",
-    depth_gain: float = 1.0,
-    depth_kind: DepthKind = "metric",
+    cams: Tensor, depth: Tensor, tags: Tensor, *, valid: Tensor | None = None, **options: Any
 ) -> Tensor:
     """Return the Depth Edge Alignment Loss, a scalar in [-1, 1] (arXiv 2509.17702).
 
@@ -86,32 +119,18 @@ def depth_edge_alignment_loss(
             contributes 0.
         valid: (B, 1, H, W) bool, where depth was measured; finite and positive depth when left out. An image
             without a valid pixel contributes 0.
-        size: (H', W') at which edges are compared; half of the depth's size when left out.
-        mu: where g changes sign: an edge strength of sigmoid(-mu), 0.076 for 2.5, separates edge from no edge.
-        cam_value: CAM before the Sobel filter: ReLU divided by the maximum of each map, min-max of each map,
-            sigmoid, or as it is.
-        cam_edge: Sobel magnitude of the CAM divided by its own maximum a map, or by `SOBEL_BOUND`.
-        depth_value: depth before the Sobel filter: min-max over the valid pixels of each image, the same for
-            inverse depth, or as it is. What is inverse already is never inverted again.
-        depth_edge: Sobel magnitude of the depth divided by `SOBEL_BOUND`, or by its own maximum an image.
-        depth_slope: "remove" subtracts the median slope of each image, that of the surface that fills most of it,
-            before the magnitude is taken. Inverse depth of a plane is linear in the image, so with
-            `depth_value="inverse_min_max"` a table seen at any angle makes no edges at all.
-        depth_gain: factor on the edge strength of the depth, which is then cut off at 1.
-        depth_kind: "metric", or "inverse" for relative inverse depth of any scale, as Depth Anything estimates it.
+        **options: the fields of `DepthEdgeOptions`.
 
     Raises:
         ValueError: a shape does not fit the others, or an option is unknown.
+        TypeError: an option that `DepthEdgeOptions` does not have.
 
     >>> cams = torch.rand(2, 3, 8, 8, requires_grad=True)
     >>> depth, tags = torch.rand(2, 1, 32, 32) + 0.5, torch.tensor([[1.0, 0.0, float("nan")], [0.0, 1.0, 1.0]])
     >>> depth_edge_alignment_loss(cams, depth, tags).shape
     torch.Size([])
     """
-    criterion = DepthEdgeAlignmentLoss(
-        size, mu, cam_value, cam_edge, depth_value, depth_edge, depth_slope, depth_gain, depth_kind
-    )
-    return criterion(cams, depth, tags, valid)
+    return DepthEdgeAlignmentLoss(**options)(cams, depth, tags, valid)  # type: ignore[no-any-return]
 
 
 def edge_sign(strength: Tensor, mu: float = 2.5) -> Tensor:
@@ -131,8 +150,8 @@ def cam_edges(cams: Tensor, *, size: tuple[int, int], value: CamValue = "relu_ma
     Divided by its own maximum, a map without any edge has strength 1 everywhere: it is the limit of ever weaker
     slopes, all of whose pixels are as steep as their steepest. A CAM so gains nothing by becoming flat.
     """
-    _check_option("cam_value", value, CamValue)
-    _check_option("cam_edge", edge, CamEdge)
+    _check_option("cam_value", value)
+    _check_option("cam_edge", edge)
     if tuple(cams.shape[-2:]) != tuple(size):
         cams = F.interpolate(cams, size, mode="bilinear", align_corners=False)
     if value == "relu_max":
@@ -165,10 +184,10 @@ def depth_edges(
     on; what is computed from a filled pixel gets weight 0. A cell of the smaller grid is valid where at least
     half of its area was measured.
     """
-    _check_option("depth_value", value, DepthValue)
-    _check_option("depth_edge", edge, DepthEdge)
-    _check_option("depth_slope", slope, DepthSlope)
-    _check_option("depth_kind", kind, DepthKind)
+    _check_option("depth_value", value)
+    _check_option("depth_edge", edge)
+    _check_option("depth_slope", slope)
+    _check_option("depth_kind", kind)
     valid = valid_depth(depth, valid)
     depth = depth.where(valid, 0.0)
     if value == "inverse_min_max" and kind == "metric":
@@ -210,7 +229,14 @@ def sobel(maps: Tensor) -> tuple[Tensor, Tensor]:
 class DepthEdgeAlignmentLoss(nn.Module):
     """Depth Edge Alignment Loss (Schmidt, Belagiannis, Nalpantidis; arXiv 2509.17702).
 
-    Holds the options of `depth_edge_alignment_loss`; has no parameters and no state.
+    Has no parameters and no state.
+
+    Args:
+        **options: the fields of `DepthEdgeOptions`.
+
+    Raises:
+        ValueError: an option is unknown.
+        TypeError: an option that `DepthEdgeOptions` does not have.
 
     >>> criterion = DepthEdgeAlignmentLoss(size=(16, 16))
     >>> cams = torch.randn(2, 4, 8, 8, requires_grad=True)
@@ -219,29 +245,9 @@ class DepthEdgeAlignmentLoss(nn.Module):
     True
     """
 
-    def __init__(
-        self,
-        size: tuple[int, int] | None = None,
-        mu: float = 2.5,
-        cam_value: CamValue = "relu_max",
-        cam_edge: CamEdge = "max",
-        depth_value: DepthValue = "min_max",
-        depth_edge: DepthEdge = "bound",
-        depth_slope: DepthSlope = "keep",
-        depth_gain: float = 1.0,
-        depth_kind: DepthKind = "metric",
-    ) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
-        _check_option("cam_value", cam_value, CamValue)
-        _check_option("cam_edge", cam_edge, CamEdge)
-        _check_option("depth_value", depth_value, DepthValue)
-        _check_option("depth_edge", depth_edge, DepthEdge)
-        _check_option("depth_slope", depth_slope, DepthSlope)
-        _check_option("depth_kind", depth_kind, DepthKind)
-        self.size, self.mu = size, mu
-        self.cam_value, self.cam_edge = cam_value, cam_edge
-        self.depth_value, self.depth_edge = depth_value, depth_edge
-        self.depth_slope, self.depth_gain, self.depth_kind = depth_slope, depth_gain, depth_kind
+        self.options = DepthEdgeOptions(**options)
 
     def forward(self, cams: Tensor, depth: Tensor, tags: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return the scalar loss; shapes as in `depth_edge_alignment_loss`."""
@@ -250,7 +256,8 @@ class DepthEdgeAlignmentLoss(nn.Module):
     def terms(self, cams: Tensor, depth: Tensor, tags: Tensor, valid: Tensor | None = None) -> AlignmentTerms:
         """Return the loss and what a flat CAM would score on the same batch; shapes as in the function."""
         _check_shapes(cams, depth, tags, valid)
-        size = self.size or (max(depth.shape[-2] // 2, 1), max(depth.shape[-1] // 2, 1))
+        options = self.options
+        size = options.size or (max(depth.shape[-2] // 2, 1), max(depth.shape[-1] // 2, 1))
         # Edges of low-precision maps are quantisation noise: under autocast, too, the arithmetic stays in float32.
         with torch.autocast(device_type=cams.device.type, enabled=False):
             dtype = torch.promote_types(cams.dtype, torch.float32)
@@ -258,25 +265,25 @@ class DepthEdgeAlignmentLoss(nn.Module):
                 depth.to(dtype),
                 valid,
                 size=size,
-                value=self.depth_value,
-                edge=self.depth_edge,
-                slope=self.depth_slope,
-                gain=self.depth_gain,
-                kind=self.depth_kind,
+                value=options.depth_value,
+                edge=options.depth_edge,
+                slope=options.depth_slope,
+                gain=options.depth_gain,
+                kind=options.depth_kind,
             )
-            target = edge_sign(edges.strength, self.mu) * edges.weight
+            target = edge_sign(edges.strength, options.mu) * edges.weight
             present = (tags == 1).to(dtype)
             share = present / present.sum(1, keepdim=True).clamp_min(1)
             # Classes that no image of the batch shows weigh nothing: their edges need not be computed.
             used = _used_classes(present)
             cams, share = cams[:, used], share[:, used]
-            strength = cam_edges(cams.to(dtype), size=size, value=self.cam_value, edge=self.cam_edge)
-            agreement = (edge_sign(strength, self.mu) * target).mean(dim=(-2, -1))
+            strength = cam_edges(cams.to(dtype), size=size, value=options.cam_value, edge=options.cam_edge)
+            agreement = (edge_sign(strength, options.mu) * target).mean(dim=(-2, -1))
             loss = -(share * agreement).sum(1).mean()
             without_edges = cam_edges(
-                torch.zeros_like(cams[:1, :1]), size=size, value=self.cam_value, edge=self.cam_edge
+                torch.zeros_like(cams[:1, :1]), size=size, value=options.cam_value, edge=options.cam_edge
             )
-            flat_agreement = (edge_sign(without_edges.to(dtype), self.mu) * target).mean(dim=(-2, -1))
+            flat_agreement = (edge_sign(without_edges.to(dtype), options.mu) * target).mean(dim=(-2, -1))
             flat = -(flat_agreement * share.sum(1, keepdim=True)).mean().detach()
         return AlignmentTerms(loss, flat)
 
@@ -337,7 +344,7 @@ def _check_shapes(cams: Tensor, depth: Tensor, tags: Tensor, valid: Tensor | Non
         raise ValueError(f"expected valid as bool {tuple(depth.shape)}, got {valid.dtype} {tuple(valid.shape)}")
 
 
-def _check_option(name: str, value: str, choices: object) -> None:
-    known = get_args(choices)
+def _check_option(name: str, value: str) -> None:
+    known = get_args(_CHOICES[name])
     if value not in known:
         raise ValueError(f"expected {name} to be one of {', '.join(known)}, got '{value}'")

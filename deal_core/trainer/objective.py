@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 from deal_core.dataset.transforms import TensorSample
-from deal_core.losses.depth_edge import DepthEdgeAlignmentLoss
+from deal_core.losses.depth_edge import DepthEdgeAlignmentLoss, DepthEdgeOptions
 from deal_core.losses.feature_similarity import feature_similarity_loss
 from deal_core.losses.importance_sampling import importance_sampling_loss
 from deal_core.losses.tags import tag_loss
@@ -91,14 +91,8 @@ def alignment_loss(
     settings: DealSettings, image_size: tuple[int, int], depth_kind: DepthKind = "metric"
 ) -> DepthEdgeAlignmentLoss:
     """Return the edge loss as the settings describe it."""
-    return DepthEdgeAlignmentLoss(
-        size=settings.size or (image_size[0] // 4, image_size[1] // 4),
-        mu=settings.mu,
-        cam_value=settings.cam_value,
-        cam_edge=settings.cam_edge,
-        depth_value=settings.depth_value,
-        depth_edge=settings.depth_edge,
-        depth_slope=settings.depth_slope,
-        depth_gain=settings.depth_gain,
-        depth_kind=depth_kind,
-    )
+    given = {
+        field.name: getattr(settings, field.name) for field in fields(DepthEdgeOptions) if hasattr(settings, field.name)
+    }
+    size = settings.size or (image_size[0] // 4, image_size[1] // 4)
+    return DepthEdgeAlignmentLoss(**{**given, "size": size, "depth_kind": depth_kind})

@@ -123,7 +123,7 @@ def test_watching_gives_the_losses_of_the_held_out_frames(make_settings: MakeSet
     net.eval()
     losses, edges, right = [], [], []
     alignment = alignment_loss(settings.deal, (32, 48))
-    assert alignment.size == (8, 12)
+    assert alignment.options.size == (8, 12)
     with torch.no_grad():
         for i in range(len(frames)):
             one = to_tensors(resize_sample(frames.load(i), (32, 48)))
