@@ -274,7 +274,7 @@ def test_a_rosbag2_is_a_recording_already(file_of_the_sdk: Path, tmp_path: Path)
     for path, message in (
         (tmp_path, "deal extract"),
         (tmp_path / "robot.mcap", "does not exist"),
-        (junk, "no file of RealSense's tools"),
+        (junk, "was not recorded by RealSense's tools"),
     ):
         with pytest.raises(RecordingError, match=message):
             RealSense.of_file(path)
