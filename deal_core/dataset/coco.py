@@ -67,7 +67,7 @@ def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguo
     ]
     if annotations:
         orphans = [str(image) for image in annotations]
-        raise DatasetError(f"{file}: {len(orphans)} image ids of annotations are no image's: {first_few(orphans)}")
+        raise DatasetError(f"{file}: {len(orphans)} image ids of annotations belong to no image: {first_few(orphans)}")
     if not frames:
         raise DatasetError(f"{file} holds no image with annotations")
     require_files([frame.color for frame, _ in frames], folder, "images", _ADVICE)

@@ -8,7 +8,7 @@ The project's own layout is one folder, its recordings as folders in it, plain f
     recordings/<name>/camera.json   intrinsics, where known
     recordings/<name>/source.json   where it comes from and what was left out
 
-A recording is added or removed as a folder; nothing else changes. `source.py` opens other layouts.
+A recording is added or removed as a folder; nothing else changes. `open.py` opens other layouts.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class FrameRecord:
         stamp_ns: of the colour image, nanoseconds; the image's number where a layout has no time.
         color: file of the colour image.
         depth: file of the depth image, None without one.
-        mask: file or folder that the mask is read from, None where nobody drew one.
+        mask: file or folder that the mask is read from, None without a mask.
         tags: which classes are visible.
         segment: frames of one recording with one number belong to one scene.
         name: unique in the recording; the stamp when left out.
@@ -91,7 +91,7 @@ class FrameLoader(Protocol):
         """Return (H, W) metres, 0 where invalid; None without a depth image."""
 
     def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
-        """Return (H, W) class ids, 255 where nobody labelled; None without a mask."""
+        """Return (H, W) class ids, 255 where unlabelled; None without a mask."""
 
 
 class Split(NamedTuple):
@@ -283,7 +283,7 @@ class Dataset:
         ordered = sorted(ranks, key=lambda key: (ranks[key], key))
         held = {key for key in ordered if ranks[key] < fraction}
         if fraction > 0 and ordered:
-            # The first comes to the held-out side at the latest, and the last stays on the other.
+            # At least the first is held out, and at least the last is trained on.
             held = (held or {ordered[0]}) - {ordered[-1]}
         return Split(
             self.subset(predicate=lambda f: (f.recording, f.segment) not in held),
@@ -321,7 +321,7 @@ class FolderLoader:
         return depth_to_metres(depth_mm)[0]
 
     def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
-        """Return (H, W) class ids, or None where nobody drew a mask."""
+        """Return (H, W) class ids, or None without a mask."""
         return None if frame.mask is None else read_image(self._own(frame, frame.mask), "mask image", _ADVICE)
 
     def _own(self, frame: FrameRecord, file: Path) -> Path:
@@ -329,6 +329,18 @@ class FolderLoader:
         if not file.resolve().is_relative_to(folder.resolve()):
             raise DatasetError(f"{file} is a link that leaves {folder}: put the image itself there")
         return file
+
+
+class DatasetHeader(BaseModel):
+    """What dataset.yaml says."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: Literal["deal-dataset"]
+    version: Literal[1]
+    classes: Any = None
+    depth_unit: Literal["mm"]
+    provenance: Any = None
 
 
 def read_classes(path: Path) -> ClassList:
@@ -352,31 +364,6 @@ def read_classes(path: Path) -> ClassList:
         raise DatasetError(f"{file}: {explain_invalid(error, 'a mapping')}") from None
     except DatasetError as error:
         raise DatasetError(f"{file}: {error}") from None
-
-
-class DatasetHeader(BaseModel):
-    """What dataset.yaml says."""
-
-    model_config = ConfigDict(strict=True)
-
-    format: Literal["deal-dataset"]
-    version: Literal[1]
-    classes: Any = None
-    depth_unit: Literal["mm"]
-    provenance: Any = None
-
-
-class _FrameLine(BaseModel):
-    """A line of frames.jsonl."""
-
-    model_config = ConfigDict(strict=True)
-
-    stamp_ns: int
-    color: str
-    depth: str
-    tags: dict[str, Any]
-    segment: int
-    mask: str | None = None
 
 
 def recording_names(path: Path) -> list[str]:
@@ -416,6 +403,39 @@ def read_frames(path: Path, recording: str, classes: ClassList) -> Iterator[Fram
         raise DatasetError(f"{file} cannot be read: {error}") from None
 
 
+def evenly_spread(dataset: Dataset, count: int) -> Dataset:
+    """Return `count` frames of the dataset, evenly spread over it; all where it has no more."""
+    if len(dataset) <= count:
+        return dataset
+    chosen = {dataset.frames[i * len(dataset) // count].key for i in range(count)}
+    return dataset.subset(predicate=lambda frame: frame.key in chosen)
+
+
+def with_masks(dataset: Dataset) -> Dataset:
+    """Return the frames that have a mask to compare with.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    masked = dataset.subset(predicate=lambda frame: frame.mask is not None)
+    if not len(masked):
+        raise DatasetError(f"{dataset.path}: no frame has a mask to compare with; masks/ is empty in every recording")
+    return masked
+
+
+class _FrameLine(BaseModel):
+    """A line of frames.jsonl."""
+
+    model_config = ConfigDict(strict=True)
+
+    stamp_ns: int
+    color: str
+    depth: str
+    tags: dict[str, Any]
+    segment: int
+    mask: str | None = None
+
+
 def _parse_frame(folder: Path, recording: str, line: str) -> FrameRecord:
     try:
         values = _FrameLine.model_validate_json(line)
@@ -436,23 +456,3 @@ def _rank(segment: tuple[str, int], seed: int) -> float:
     """Return a number in [0, 1) that a segment keeps whatever else is in the dataset."""
     digest = hashlib.sha256(json.dumps([seed, *segment]).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def evenly_spread(dataset: Dataset, count: int) -> Dataset:
-    """Return `count` frames of the dataset, evenly spread over it; all where it has no more."""
-    if len(dataset) <= count:
-        return dataset
-    chosen = {dataset.frames[i * len(dataset) // count].key for i in range(count)}
-    return dataset.subset(predicate=lambda frame: frame.key in chosen)
-
-
-def with_masks(dataset: Dataset) -> Dataset:
-    """Return the frames that have a mask to compare with.
-
-    Raises:
-        DatasetError: there is none.
-    """
-    masked = dataset.subset(predicate=lambda frame: frame.mask is not None)
-    if not len(masked):
-        raise DatasetError(f"{dataset.path}: no frame has a mask to compare with; masks/ is empty in every recording")
-    return masked

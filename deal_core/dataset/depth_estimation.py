@@ -158,7 +158,7 @@ def _from_hub(name: str) -> tuple[Any, Any]:
         return _load(transformers, name, local_files_only=False)
     except _REFUSALS as error:
         raise ModelFileError(
-            f"the depth model '{name}' is neither a folder here nor to be had from the Hugging Face hub: check the "
+            f"the depth model '{name}' is neither a folder here nor available from the Hugging Face hub: check the "
             f"name and the connection, or copy the model's folder here and give its path ({_first_line(error)})"
         ) from error
 

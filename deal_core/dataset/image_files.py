@@ -110,23 +110,6 @@ def first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def _decode(file: Path, what: str, advice: str, flags: int) -> npt.NDArray[Any]:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"the {what} {file} cannot be read ({error.strerror}): {advice}") from None
-    pixels = None
-    # OpenCV fills the missing rows of a file that was cut, so look for the end that a complete one has.
-    if b"IEND" in data[-64:] or b"\xff\xd9" in data[-64:]:
-        try:
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except cv2.error:
-            pixels = None
-    if pixels is None:
-        raise DatasetError(f"the {what} {file} is damaged ({len(data)} bytes): {advice}")
-    return np.asarray(pixels)
-
-
 class GroundTruth:
     """Masks in a folder as `<stamp_ns>.png`, uint8 class ids; a mask that cannot be used is left out.
 
@@ -166,3 +149,20 @@ class GroundTruth:
         """Return, after the last frame, what a person should know."""
         rest = len(list(self._folder.glob("*.png"))) - self.used - len(self.problems)
         return [f"{rest} drawn masks belong to no frame"] if rest > 0 else []
+
+
+def _decode(file: Path, what: str, advice: str, flags: int) -> npt.NDArray[Any]:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"the {what} {file} cannot be read ({error.strerror}): {advice}") from None
+    pixels = None
+    # OpenCV fills the missing rows of a file that was cut, so look for the end that a complete one has.
+    if b"IEND" in data[-64:] or b"\xff\xd9" in data[-64:]:
+        try:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error:
+            pixels = None
+    if pixels is None:
+        raise DatasetError(f"the {what} {file} is damaged ({len(data)} bytes): {advice}")
+    return np.asarray(pixels)

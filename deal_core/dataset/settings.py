@@ -34,7 +34,7 @@ class SourceSettings(Settings):
     recordings: tuple[str, ...] = ()
     """Which recordings (of a deal dataset) or sequences (of BOP); all when empty."""
     depth: Path | None = None
-    """Folder of depth maps made by `deal depth`, in place of the sensor's; VOC and COCO have no other."""
+    """Folder of depth maps made by `deal depth`, in place of the sensor's; VOC and COCO have none of their own."""
     class_ids: ClassIds = "contiguous"
     """Of COCO: 80 classes without gaps, or one for each category id 1 to 90."""
 

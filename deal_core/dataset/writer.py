@@ -150,7 +150,7 @@ class RecordingFolder:
             pair: colour and depth.
             tags: of the dataset's classes.
             segment: frames with one number belong to one scene.
-            mask: (H, W) class ids, if somebody drew them.
+            mask: (H, W) class ids, where they were drawn.
 
         Raises:
             DatasetError: a stamp that was written before, images that do not fit each other, or a full disk.
@@ -195,7 +195,7 @@ class RecordingFolder:
 
 
 def check_recording_name(name: str) -> None:
-    """Refuse a name that is not that of one visible folder.
+    """Refuse a name that cannot be the name of one visible folder.
 
     Raises:
         UsageError: it is empty, hidden, or holds a separator.

@@ -1,4 +1,4 @@
-"""What the paper's table is made of: the benchmarks, the variants, and how CAMs are made for each network."""
+"""The parts of the paper's table: the benchmarks, the variants, and how CAMs are made for each network."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 r"""The Depth Edge Alignment Loss (DEAL), arXiv 2509.17702.
 
-Class activation maps of the tags that are present are asked to have their edges where the depth map has its
+The class activation maps of present tags should have their edges where the depth map has its
 edges, and none where it has none:
 
 .. math::
@@ -49,7 +49,7 @@ class DepthEdges:
 
 @dataclass(frozen=True)
 class AlignmentTerms:
-    """The loss and what is needed to read it.
+    """The loss and the values that explain it.
 
     Args:
         loss: scalar in [-1, 1].

@@ -65,7 +65,7 @@ def write_cams(
         DatasetError: as `score_frames`; or the folder holds CAMs of another model or other settings, or cannot be
             written.
         ModelFileError: as `score_frames`.
-        UsageError: as `score_frames`; or an ignore band that is none.
+        UsageError: as `score_frames`; or an ignore band that is not two rising thresholds in [0, 1].
     """
     settings = settings or CamSettings()
     if ignore_band and not 0 <= ignore_band[0] <= ignore_band[1] <= 1:

@@ -45,10 +45,10 @@ class CamSettings:
         batch_size: images at once; those at their own size go one by one.
         size: what a scale of 1 is: the "model" file's input size, or the "image" as it is, as papers have it.
         normalise: of each class map, see `deal_core.masks.class_scores.normalise`.
-        refine: refinement of the scores; None is none.
-        depth_fails: keep depth from a network that uses it, as where the sensor fails.
+        refine: refinement of the scores; None leaves them as they are.
+        depth_fails: give no depth to a network that uses it, as if the sensor had failed.
 
-    A segmenter says itself what is there: `tags` and `normalise` are for CAM networks.
+    `tags` and `normalise` are for CAM networks; a segmenter predicts which classes are present.
     """
 
     tags: TagSource = "given"
@@ -121,7 +121,7 @@ def choose_threshold(
         dataset: the frames.
         settings: how scores are made.
         rule: a name that `deal_core.masks.threshold_rules.create_rule` knows.
-        advance: told the number of frames done.
+        advance: called with the number of frames done.
 
     Raises:
         ConfigError: an unknown rule.
@@ -151,7 +151,7 @@ def check_use(model: ModelInfo, dataset: Dataset, settings: CamSettings) -> None
     Raises:
         ModelFileError: classes or their order differ from the dataset's; the message shows both.
         UsageError: the refinement needs depth and the dataset has none, the network uses metres and the dataset's
-            depth is not in metres, or depth shall be kept from a network that does not use it.
+            depth is not in metres, or `depth_fails` is set for a network that does not use depth.
     """
     if model.classes.names != dataset.classes.names:
         raise ModelFileError(

@@ -25,7 +25,7 @@ _TEMPORARY = re.compile(r"^\.(?P<hidden>.+)\.[^.]+\.tmp$|^(?P<partial>.+)\.parti
 
 @dataclass(frozen=True)
 class Repair:
-    """What became of a damaged recording; plain values, so that it is its own JSON.
+    """The outcome of a repair; plain values, so that it is its own JSON.
 
     Attributes:
         path: the damaged recording, which is left as it is.

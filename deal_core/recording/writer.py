@@ -40,8 +40,8 @@ SUMMARY_TOPIC, SUMMARY_FILE = "/deal/summary", "summary.json"
 GROUND_TRUTH = "ground_truth"
 """Folder beside the bag's file with drawn masks, `<stamp_ns>.png`, for evaluation only."""
 
-_IMAGE, _INFO, _STRING = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo", "std_msgs/msg/String"
 MAX_STAMP_NS = 2**31 * 10**9  # builtin_interfaces/Time counts seconds in 31 bits
+_IMAGE, _INFO, _STRING = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo", "std_msgs/msg/String"
 
 
 class RecordingWriter:
@@ -310,6 +310,29 @@ def message_types() -> Any:
     return get_typestore(Stores.ROS2_HUMBLE)
 
 
+def finish_bag(writer: McapWriter, *, ros_distro: str = "", custom_data: Mapping[str, str] | None = None) -> None:
+    """Write what is buffered and the file's index, close it, and write metadata.yaml beside it.
+
+    Version 8 is what Humble to the newest distribution read: from 9 on, QoS is a list where Humble expects a string.
+
+    Args:
+        writer: of the folder's only file.
+        ros_distro: where the messages come from.
+        custom_data: as of `ros2 bag record --custom-data`.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    import yaml
+
+    writer.flush()
+    metadata = _bag_metadata(writer, ros_distro, custom_data)
+    writer.write_metadata("rosbag2", {"serialized_metadata": yaml.safe_dump(metadata, sort_keys=False)})
+    writer.close()
+    text = yaml.safe_dump({"rosbag2_bagfile_information": metadata}, sort_keys=False)
+    (writer.path.parent / "metadata.yaml").write_text(text, encoding="utf-8")
+
+
 class _Bag:
     """The rosbag2 folder under its temporary name."""
 
@@ -466,29 +489,6 @@ def _check_array(path: Path, name: str, image: object, shape: tuple[int, ...], d
     if not isinstance(image, np.ndarray) or image.shape != shape or image.dtype != dtype:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise RecordingError(f"{path}: expected {name} as {np.dtype(dtype).name} {shape}, found {found}")
-
-
-def finish_bag(writer: McapWriter, *, ros_distro: str = "", custom_data: Mapping[str, str] | None = None) -> None:
-    """Write what is buffered and the file's index, close it, and write metadata.yaml beside it.
-
-    Version 8 is what Humble to the newest distribution read: from 9 on, QoS is a list where Humble expects a string.
-
-    Args:
-        writer: of the folder's only file.
-        ros_distro: where the messages come from.
-        custom_data: as of `ros2 bag record --custom-data`.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    import yaml
-
-    writer.flush()
-    metadata = _bag_metadata(writer, ros_distro, custom_data)
-    writer.write_metadata("rosbag2", {"serialized_metadata": yaml.safe_dump(metadata, sort_keys=False)})
-    writer.close()
-    text = yaml.safe_dump({"rosbag2_bagfile_information": metadata}, sort_keys=False)
-    (writer.path.parent / "metadata.yaml").write_text(text, encoding="utf-8")
 
 
 def _bag_metadata(writer: McapWriter, ros_distro: str, custom_data: Mapping[str, str] | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Models and pseudo masks on the same frames: against drawn masks or, where nobody drew any, against each other."""
+"""Models and pseudo masks on the same frames: against drawn masks or, where there are none, against each other."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ Everything of one camera lies under one entity, so that the viewer's 3D view has
     world/camera/image, depth, edges
     world/camera/cam/<name>             strongest class, over the greyed image
     world/camera/truth                  class ids
-    world/camera/pseudo/<name>          class ids, 255 where nobody decided
+    world/camera/pseudo/<name>          class ids, 255 where undecided
     world/camera/prediction/<name>      class ids
     frame                               segment, tags and name, as text
     iou/<name>                          mIoU of the frame, where there is a truth
@@ -106,7 +106,7 @@ def send_frames(
         dataset: the frames of one recording.
         layers: what to show of them.
         settings: how models make scores.
-        advance: told the number of frames done.
+        advance: called with the number of frames done.
 
     Raises:
         UsageError, DatasetError, ModelFileError: as `check_layers`; or a file is missing or damaged.

@@ -1,4 +1,4 @@
-"""Where each pixel of a camera looks: the lens undone, so that depth becomes points.
+"""The ray of each pixel of a camera, without the distortion of the lens, so that depth becomes points.
 
 Example:
     >>> camera = CameraIntrinsics(width=4, height=2, fx=2.0, fy=2.0, cx=1.0, cy=0.0)

@@ -63,7 +63,7 @@ class SyntheticConfig:
     classes_per_scene: tuple[int, int] = (1, 3)
     """Different classes on a table."""
     prints_per_scene: tuple[int, int] = (1, 3)
-    """Flat printed pictures on a table: edges of colour that are none of depth."""
+    """Flat printed pictures on a table: edges of colour without an edge of depth."""
     horizontal_fov_deg: float = 38.0
     """The colour camera's horizontal angle of view, 20 to 90."""
     distance_m: tuple[float, float] = (0.60, 0.80)

@@ -42,7 +42,7 @@ class Imported:
 
     Attributes:
         changes: states of classes in frames of the dataset.
-        frames: how many frames of the dataset the file speaks of.
+        frames: how many frames of the dataset the file names.
         strangers: names of frames that are not in the dataset.
     """
 
@@ -279,7 +279,7 @@ def _read_voc(reader: _Reader) -> None:
 
 def _write_voc(path: Path, frames: Sequence[FrameRecord], states: npt.NDArray[np.int8], classes: ClassList) -> None:
     if bad := [name for name in classes.names if "/" in name or "\0" in name]:
-        raise UsageError(f"class '{bad[0]}' cannot be a file of VOC: choose another format, which keeps any name")
+        raise UsageError(f"class '{bad[0]}' cannot be the name of a file, as VOC needs: choose another format")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DatasetError(f"{path} exists: lists of VOC are written to a new folder; choose another name")
     values = {PRESENT: " 1", ABSENT: "-1", UNKNOWN: " 0"}

@@ -18,7 +18,7 @@ from training.support.options import parse_scales, split_list
 
 if TYPE_CHECKING:
     from deal_core.experiments.plan import ExperimentOptions, Plan
-    from deal_core.experiments.run import Machine, RunFailure
+    from deal_core.experiments.run import Resources, RunFailure
     from deal_core.experiments.table import Row
     from deal_core.synthetic.recording import SyntheticConfig, SyntheticFrame
 
@@ -177,7 +177,7 @@ def _parse_seeds(text: str) -> list[int]:
         raise UsageError(f"--seeds: expected whole numbers separated by commas, like 11,42, found '{text}'") from None
 
 
-def _machine(jobs: int | None, options: ExperimentOptions) -> Machine:
+def _machine(jobs: int | None, options: ExperimentOptions) -> Resources:
     """Divide processor cores and GPUs among the runs.
 
     OMP_NUM_THREADS, if set, is the number of threads of each run. Where the settings name a device, GPUs are not
@@ -188,7 +188,7 @@ def _machine(jobs: int | None, options: ExperimentOptions) -> Machine:
 
     import torch
 
-    from deal_core.experiments.run import Machine
+    from deal_core.experiments.run import Resources
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
@@ -199,10 +199,10 @@ def _machine(jobs: int | None, options: ExperimentOptions) -> Machine:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(asked) if asked.isdigit() and int(asked) > 0 else max(cores // jobs, 1)
-    return Machine((sys.executable, "-m", "deal_ros"), jobs, threads, tuple(gpus))
+    return Resources((sys.executable, "-m", "deal_ros"), jobs, threads, tuple(gpus))
 
 
-def _run(plan: Plan, machine: Machine, *, quiet: bool) -> tuple[RunFailure, ...]:
+def _run(plan: Plan, machine: Resources, *, quiet: bool) -> tuple[RunFailure, ...]:
     """Run the plan with a progress bar for all runs and one for each active run."""
     from deal_core.experiments.run import RunStatus, run_plan
     from training.support.console import progress

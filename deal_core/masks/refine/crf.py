@@ -21,7 +21,7 @@ _SMALLEST_PROBABILITY = 1e-8
 
 @dataclass(frozen=True)
 class CrfSettings:
-    """Kernels of the CRF, named as in the field. The defaults are those of SEAM (and AffinityNet).
+    """Kernels of the CRF, named as in the field. The defaults follow SEAM (and AffinityNet).
 
     Args:
         iterations: of the mean field.

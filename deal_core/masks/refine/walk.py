@@ -1,7 +1,7 @@
 """A random walk that spreads scores within surfaces: over cells of one colour, and not across a step in depth.
 
-The walk is that of AffinityNet (Ahn and Kwak 2018). Its affinities come from colour and depth, which need no
-training; those of a trained network fit in as well, through `feature_affinity`.
+The walk follows AffinityNet (Ahn and Kwak 2018). Its affinities come from colour and depth, which need no training;
+affinities of a trained network can be used as well, see `feature_affinity`.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def walk_on_surfaces(
         image: (H, W, 3) uint8 RGB.
         scores: (C, H, W) not negative, background included.
         settings: of the walk.
-        depth: (H, W) of `depth_kind`; used by the affinity "depth". Where there is none, as in a hole, it is that
-            of the nearest pixel that has one; in an image without any, colour alone decides.
+        depth: (H, W) of `depth_kind`; used by the affinity "depth". A pixel without
+            depth takes the depth of the nearest pixel that has one; in an image without depth, colour alone decides.
         depth_valid: (H, W) bool, where depth was measured; finite and positive depth when left out.
         depth_kind: metres, or relative inverse depth.
 
@@ -211,7 +211,7 @@ def random_walk(scores: Tensor, affinity: GridAffinity, *, steps: int, restart: 
 def feature_affinity(features: Tensor, *, radius: int, scale: float, power: float = 1.0) -> GridAffinity:
     """Return exp(-(mean_c |f_i - f_j| / scale)^power) of cells nearer than `radius`, from features (C, h, w).
 
-    AffinityNet's affinity to the power of beta is that of its features with a scale of 1 / beta.
+    AffinityNet's affinity to the power of beta equals the affinity of its features at a scale of 1 / beta.
     """
 
     def affinity(here: Tensor, there: Tensor) -> Tensor:
@@ -293,7 +293,7 @@ def _depth_cells(
 
 
 def _central_difference(maps: Tensor, axis: int) -> Tensor:
-    """Return half the difference of the neighbours along an axis of (h, w); at the border, that of the only one."""
+    """Return half the difference of both neighbours along an axis of (h, w); at the border, to the only neighbour."""
     if maps.shape[axis] == 1:
         return torch.zeros_like(maps)
     return torch.gradient(maps, dim=axis)[0]

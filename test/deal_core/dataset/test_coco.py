@@ -172,7 +172,7 @@ def test_masks_made_elsewhere_are_read_in_one_convention_only(root: Path, class_
         (lambda c: c["annotations"][0].pop("image_id"), "entry 0 of annotations has no image_id"),
         (lambda c: c["images"].append(7), "entry 5 of images has no id"),
         (lambda c: c["annotations"][0].update(category_id=12), "category id 12, which is not among its categories"),
-        (lambda c: c["annotations"][0].update(image_id=77), "1 image ids of annotations are no image's: 77"),
+        (lambda c: c["annotations"][0].update(image_id=77), "1 image ids of annotations belong to no image: 77"),
         (lambda c: c["annotations"].clear(), "holds no image with annotations"),
         (lambda c: c["categories"].append({"id": 1, "name": "twice"}), "unique ids from 1 on"),
         (lambda c: c["categories"].append({"id": 2, "name": "person"}), "class names must be unique"),

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import torch.nn.functional as F
+from helpers import scores as small
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -137,3 +138,16 @@ def test_scores_are_left_as_they_were() -> None:
     decide(scores, (4, 5), 0.5)
     pseudo_mask(scores, None, (0.2, 0.6))
     np.testing.assert_array_equal(scores, before)
+
+
+@given(small.scores, small.tags, st.sampled_from([0.0, 0.01, 0.29, 0.3, 0.57, 1.0]))
+def test_predict_mask_is_the_definition(values: np.ndarray, present: np.ndarray | None, threshold: float) -> None:
+    expected = small.slow_prediction(values, present, threshold)
+    np.testing.assert_array_equal(predict_mask(values, present, threshold), expected)
+
+
+@given(npst.arrays(np.float32, 20, elements=st.floats(0, 1, width=32)), st.integers(1, 130))
+def test_bins_hold_exactly_the_thresholds_below(values: np.ndarray, bins: int) -> None:
+    grid = threshold_grid(bins)
+    for value, found in zip(values.tolist(), threshold_bins(values, grid).tolist(), strict=True):
+        assert found == sum(value > t for t in grid)

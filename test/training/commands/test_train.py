@@ -152,7 +152,7 @@ def test_evaluate_prints_a_table_and_writes_where_it_is_told(
                 "--threshold-rule",
                 "otsu",
             ],
-            *(2, "use either"),
+            *(2, "use one of them"),
         ),
         (["cams", "{model}", "{dataset}", "--out", "{tmp}/x", "--threshold-rule", "ostu"], 2, "Did you mean 'otsu'"),
         (["cams", "{model}", "{dataset}", "--out", "{tmp}/x", "--refine-option", "steps=3"], 2, "none was chosen"),
