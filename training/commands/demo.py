@@ -56,7 +56,7 @@ def demo(
         console().print(step, style="bold", markup=False)
 
     started = time.monotonic()
-    folder = _fresh_folder(out)
+    folder = fresh_folder(out)
     say("1/7 record: synthetic tabletops, tags and depth as a RealSense would give")
     recordings = _record(folder / "recordings", scenes, seed)
     say("2/7 extract: recordings into a dataset")
@@ -373,7 +373,7 @@ def _print_summary(results: Mapping[str, EvaluationResult], node: NodeResult) ->
         )
 
 
-def _fresh_folder(out: Path) -> Path:
+def fresh_folder(out: Path) -> Path:
     """Make the folder; replace the one of an earlier demo, and nothing else."""
     import shutil
 
