@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Every node and command would compile torch anew, which takes longer than their work.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench params pins clean distclean
+.PHONY: help setup demo test lint docs bench params pins clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,10 +25,17 @@ test: setup ## run the tests
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest $(PLUGINS) --hypothesis-profile=ci \
 	    -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
-lint: setup ## check style and types
+lint: setup ## check style, types and the site of the documents
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory docs
+
+# A broken link, a missing anchor and a public name without a docstring are errors, which --quiet would hide. The variable
+# silences a notice of the theme's authors about their next program.
+docs: setup ## build the site of the documents into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "site/index.html"
 
 bench: setup ## run the scripts in benchmarks/
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit; done
@@ -36,8 +43,7 @@ bench: setup ## run the scripts in benchmarks/
 params: setup ## write the nodes' parameter schemas and tables anew
 	@$(BIN)/python -m deal_ros.parameter_docs
 
-# All but crf, which needs a compiler where there is no wheel.
-EXTRAS := --extra train --extra realsense --extra depth --extra export --extra tag --extra view --extra dev
+EXTRAS := --extra train --extra realsense --extra depth --extra export --extra tag --extra view --extra docs --extra dev
 PIN := compile --universal --no-emit-index-url --python-version 3.10 --custom-compile-command "make pins"
 pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the newest)
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/apt-ros.txt \
@@ -46,7 +52,7 @@ pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the ne
 	    --extra ros --extra colcon $(EXTRAS) --constraint requirements/apt-ros.txt
 
 clean: ## remove caches and what builds and demos leave
-	@rm -rf build install log demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	@rm -rf build install log site demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 distclean: clean ## remove .venv and uv, too

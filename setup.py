@@ -9,6 +9,7 @@ TOP_FOLDERS = ("deal_core", "deal_ros", "training")
 
 # What the model, the bags and the command line need. A robot that only runs the node needs no more.
 CORE = [
+    "lazy-loader>=0.4",  # names of a room are imported when they are first used
     "numpy>=1.26",
     "opencv-python-headless>=4.8",
     "packaging>=23",
@@ -23,7 +24,7 @@ CORE = [
     "timm>=1.0.9",
     "torch>=2.4",
     "torchvision>=0.19",
-    "typer>=0.16",
+    "typer>=0.19",
 ]
 # Platforms with wheels; elsewhere an extra leaves out what it cannot have, and `deal doctor` says what is missing.
 LINUX_X86_64 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -62,11 +63,11 @@ EXTRAS = {
     "tag": ["fastapi>=0.115", "uvicorn>=0.30"],
     # `deal view`: the rerun viewer.
     "view": ["rerun-sdk>=0.39"],
-    # The CRF of the field, compiled, beside the project's own; its results are equal.
-    "crf": ["pydensecrf2>=1.1"],
     # `colcon build` as on a robot, where colcon comes with apt: this one brings an empy that apt's ROS cannot build
     # messages with.
     "colcon": ["colcon-ros"],
+    # `make docs`: the site of the documents.
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=1.16"],
     "dev": [
         "pytest>=8",
         "pytest-timeout",
@@ -93,7 +94,7 @@ setup(
     maintainer_email="maintainers@users.noreply.github.com",
     python_requires=">=3.10",
     packages=find_packages(include=[f"{top}{inside}" for top in TOP_FOLDERS for inside in ("", ".*")]),
-    package_data={"": ["py.typed", "*.html", "common.*"]},
+    package_data={"": ["py.typed", "*.pyi", "*.html", "common.*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
@@ -110,7 +111,7 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            "deal = training.cli:main",
+            "deal = deal_ros.__main__:main",
             "segmentation_node = deal_ros.segmentation.main:main",
             "recorder_node = deal_ros.recorder.main:main",
             "replay_node = deal_ros.replay.main:main",

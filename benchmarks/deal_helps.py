@@ -100,7 +100,7 @@ def train(dataset: Path, out: Path, variant: Variant, seed: int, epochs: int) ->
     common = [f"data.path={dataset}", "data.recordings=[train]", f"output={folder}", f"seed={seed}", f"epochs={epochs}"]
     config = Path(__file__).parent.parent / "config" / "demo.yaml"
     if not (folder / "model.safetensors").exists():
-        command = [sys.executable, "-m", "training.cli", "train", str(config), *common, *variant.overrides, "--json"]
+        command = [sys.executable, "-m", "deal_ros", "train", str(config), *common, *variant.overrides, "--json"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
         print(f"trained {folder.name}", file=sys.stderr)
     return folder / "model.safetensors"

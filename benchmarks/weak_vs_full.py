@@ -214,7 +214,7 @@ class Bench:
         return folder
 
     def _deal(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "training.cli", *arguments]
+        command = [sys.executable, "-m", "deal_ros", *arguments]
         with self._slots:
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -10,6 +10,27 @@ import torch
 from deal_core.errors import UsageError
 
 _MIB = 2**20
+_DEVICE_TYPES = ("cpu", "cuda", "mps")
+
+
+def resolve_device(device: str) -> str:
+    """Return the device to use; "auto" is the first GPU where there is one, else the CPU.
+
+    Raises:
+        UsageError: the device is unknown or not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        if torch.device(device).type not in _DEVICE_TYPES:
+            raise RuntimeError(f"not one of {', '.join(_DEVICE_TYPES)}")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"device '{device}' cannot be used here ({reason}); expected auto, cpu, cuda or cuda:N"
+        ) from None
+    return device
 
 
 @dataclass(frozen=True)
@@ -18,7 +39,7 @@ class GpuMemory:
 
     Args:
         reserved: by PyTorch in this process.
-        free: for anybody.
+        free: for any process.
         total: of the GPU.
     """
 
@@ -43,26 +64,3 @@ def release_gpu_memory() -> None:
     gc.collect()  # a network's modules refer to each other in circles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-_DEVICE_TYPES = ("cpu", "cuda", "mps")
-
-
-def resolve_device(device: str) -> str:
-    """Return the device to use; "auto" is the first GPU where there is one, else the CPU.
-
-    Raises:
-        UsageError: the device is unknown or not there.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        if torch.device(device).type not in _DEVICE_TYPES:
-            raise RuntimeError(f"not one of {', '.join(_DEVICE_TYPES)}")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"device '{device}' cannot be used here ({reason}); expected auto, cpu, cuda or cuda:N"
-        ) from None
-    return device

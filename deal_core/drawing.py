@@ -1,22 +1,15 @@
-"""Arrays to pictures a person can judge: depth, edges, CAM heat and mask overlays, of single frames and side by side.
-
-`deal evaluate` writes a handful of frames into a run's folder with `PictureWriter`, chosen by `choose_frames`;
-the report shows them. `summary_figure` makes the one picture of a README.
-"""
+"""Arrays to pictures a person can judge: depth, edges, CAM heat, mask overlays and confidence."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from deal_core.structures import BACKGROUND, UNLABELLED, BoolArray, ClassList, Float32Array, UInt8Array
-
-if TYPE_CHECKING:
-    pass
+from deal_core.structures import BACKGROUND, UNLABELLED, BoolArray, ClassList, Float32Array, UInt8Array, valid_depth
 
 
 def depth_picture(depth: Float32Array, valid: BoolArray | None = None) -> UInt8Array:
@@ -24,8 +17,7 @@ def depth_picture(depth: Float32Array, valid: BoolArray | None = None) -> UInt8A
 
     The colours span the middle 96 % of the measured depths of this image.
     """
-    measured = np.isfinite(depth) & (depth > 0)
-    known = measured if valid is None else measured & valid
+    known = valid_depth(depth, valid)
     picture = np.zeros((*depth.shape, 3), np.uint8)
     if known.any():
         near, far = np.percentile(depth[known], [2, 98])
@@ -43,8 +35,7 @@ def depth_edge_picture(depth: Float32Array, valid: BoolArray | None = None) -> U
 
     from deal_core.losses.depth_edge import depth_edges
 
-    measured = np.isfinite(depth) & (depth > 0)
-    known = measured if valid is None else measured & valid
+    known = valid_depth(depth, valid)
     height, width = depth.shape
     edges = depth_edges(
         torch.from_numpy(np.ascontiguousarray(depth, np.float32))[None, None],
@@ -86,6 +77,26 @@ def mask_overlay(image: UInt8Array, mask: UInt8Array, classes: ClassList) -> UIn
     return np.rint(picture).clip(0, 255).astype(np.uint8)
 
 
+def color_overlay(rgb: UInt8Array, mask: UInt8Array, palette: UInt8Array, alpha: float) -> UInt8Array:
+    """Return the image with its mask in colour: background as it is, classes tinted, unlabelled pixels greyed.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        mask: (H, W) uint8 class ids.
+        palette: (256, 3) RGB of every id, as `ClassList.palette` gives it.
+        alpha: opacity of the colours, 0 (the image alone) to 1 (the colours alone).
+    """
+    colors = cv2.LUT(cv2.merge([mask, mask, mask]), palette[None])
+    tinted = cv2.addWeighted(rgb, 1 - alpha, colors, alpha, 0)
+    # Background is 0: the mask itself says which pixels to replace.
+    return np.asarray(cv2.copyTo(tinted, mask, rgb.copy()), np.uint8)
+
+
+def confidence_image(confidence: Float32Array) -> UInt8Array:
+    """Return a confidence (H, W) in [0, 1] as (H, W) uint8, rounded, 255 for 1."""
+    return np.asarray(cv2.convertScaleAbs(confidence, alpha=255), np.uint8)
+
+
 def write_png(path: Path, picture: UInt8Array) -> None:
     """Write an RGB picture (H, W, 3) as PNG."""
     done, data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR))
@@ -113,23 +124,3 @@ def _outline(mask: UInt8Array) -> BoolArray:
     edge[1:] |= down
     edge[:-1] |= down
     return edge
-
-
-def color_overlay(rgb: UInt8Array, mask: UInt8Array, palette: UInt8Array, alpha: float) -> UInt8Array:
-    """Return the image with its mask in colour: background as it is, classes tinted, unlabelled pixels greyed.
-
-    Args:
-        rgb: (H, W, 3) uint8.
-        mask: (H, W) uint8 class ids.
-        palette: (256, 3) RGB of every id, as `ClassList.palette` gives it.
-        alpha: opacity of the colours, 0 (the image alone) to 1 (the colours alone).
-    """
-    colors = cv2.LUT(cv2.merge([mask, mask, mask]), palette[None])
-    tinted = cv2.addWeighted(rgb, 1 - alpha, colors, alpha, 0)
-    # Background is 0: the mask itself says which pixels to replace.
-    return np.asarray(cv2.copyTo(tinted, mask, rgb.copy()), np.uint8)
-
-
-def confidence_image(confidence: Float32Array) -> UInt8Array:
-    """Return a confidence (H, W) in [0, 1] as (H, W) uint8, rounded, 255 for 1."""
-    return np.asarray(cv2.convertScaleAbs(confidence, alpha=255), np.uint8)

@@ -5,8 +5,14 @@ line prints the message alone and exits with 1 (2 for `UsageError`); anything el
 traceback.
 """
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class DealError(Exception):
@@ -45,3 +51,22 @@ def nearest_hint(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the known name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def explain_invalid(error: ValidationError, whole: str = "a JSON object") -> str:
+    """Return the first thing that is wrong with a file's content: the key, what was expected and what was found.
+
+    Args:
+        error: of the pydantic model that describes the content.
+        whole: what the content is as a whole.
+    """
+    problem = error.errors()[0]
+    key, found = ".".join(str(part) for part in problem["loc"]), repr(problem["input"])
+    found = found if len(found) <= 80 else f"{found[:80]}…"
+    if not key:
+        return f"expected {whole}, found {found} ({problem['msg']})"
+    if problem["type"] == "missing":
+        return f"'{key}' is missing"
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key '{key}', found {found}"
+    return f"'{key}': {problem['msg'].replace('Input should be', 'expected')}, found {found}"

@@ -1,4 +1,4 @@
-"""Python in a process of its own: for libraries that may print a page, or take the interpreter down with them."""
+"""Python in a process of its own, for libraries that may print a lot or crash the interpreter."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _TIMEOUT_S = 180.0
 
 @dataclass(frozen=True)
 class Trial:
-    """How a piece of Python went.
+    """The outcome of a piece of Python.
 
     Args:
         output: the last line it printed.
-        error: why it failed, in one line; empty where it did not.
+        error: why it failed, in one line; empty if it succeeded.
     """
 
     output: str

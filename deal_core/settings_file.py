@@ -12,31 +12,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from deal_core.errors import ConfigError, nearest_hint
 
 
-def _refuse_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("expected a number")
-    return value
-
-
-def refuse_falling(bounds: tuple[float, float]) -> tuple[float, float]:
-    """Return (smallest, largest); raise ValueError if they are the other way round."""
-    if bounds[0] > bounds[1]:
-        raise ValueError("expected the smaller value first")
-    return bounds
-
-
-# YAML reads yes and on as true, and true would pass for 1.
-Whole = Annotated[int, BeforeValidator(_refuse_bool)]
-Number = Annotated[float, BeforeValidator(_refuse_bool)]
-Fraction = Annotated[Number, Field(ge=0, le=1)]
-Positive = Annotated[Number, Field(gt=0)]
-PositiveFraction = Annotated[Number, Field(gt=0, le=1)]
-NotNegative = Annotated[Number, Field(ge=0)]
-PositiveWhole = Annotated[Whole, Field(ge=1)]
-Size = tuple[Annotated[Whole, Field(ge=16)], Annotated[Whole, Field(ge=16)]]
-EdgeSize = tuple[Annotated[Whole, Field(ge=3)], Annotated[Whole, Field(ge=3)]]
-
-
 class Settings(BaseModel):
     """Base of all settings: immutable, and an unknown key is an error."""
 
@@ -75,6 +50,31 @@ def dump_settings(settings: Settings) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
+def _refuse_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+# YAML reads yes and on as true, and true would pass for 1.
+Whole = Annotated[int, BeforeValidator(_refuse_bool)]
+Number = Annotated[float, BeforeValidator(_refuse_bool)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Positive = Annotated[Number, Field(gt=0)]
+PositiveFraction = Annotated[Number, Field(gt=0, le=1)]
+NotNegative = Annotated[Number, Field(ge=0)]
+PositiveWhole = Annotated[Whole, Field(ge=1)]
+Size = tuple[Annotated[Whole, Field(ge=16)], Annotated[Whole, Field(ge=16)]]
+EdgeSize = tuple[Annotated[Whole, Field(ge=3)], Annotated[Whole, Field(ge=3)]]
+
+
+def refuse_falling(bounds: tuple[float, float]) -> tuple[float, float]:
+    """Return (smallest, largest); raise ValueError if they are the other way round."""
+    if bounds[0] > bounds[1]:
+        raise ValueError("expected the smaller value first")
+    return bounds
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
@@ -90,7 +90,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a mapping that gives a key twice, of which YAML would silently take the last."""
+    """Refuses a mapping that gives a key twice; YAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BACKGROUND = 0
 """Mask value of everything that belongs to no class."""
 UNLABELLED = 255
-"""Mask value of pixels that nobody has labelled; ignored wherever masks are compared."""
+"""Mask value of unlabelled pixels; ignored wherever masks are compared."""
 MAX_CLASSES = 254
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -91,6 +91,40 @@ class ClassList:
         return table
 
 
+def classes_to_json(classes: ClassList) -> list[dict[str, Any]]:
+    """Return `[{"name": "mug", "color": [255, 0, 0]}, …]`."""
+    return [{"name": name, "color": list(color)} for name, color in zip(classes.names, classes.colors, strict=True)]
+
+
+def classes_from_json(value: Any) -> ClassList:
+    """Read the form of `classes_to_json`; all colours may be left out.
+
+    Raises:
+        DatasetError: another form, or classes that `ClassList` refuses.
+    """
+    try:
+        names = tuple(entry["name"] for entry in value)
+        colors = tuple(tuple(entry["color"]) for entry in value if "color" in entry)
+        return ClassList(names, colors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f'expected classes like [{{"name": "mug", "color": [255, 0, 0]}}], found {value!r} ({error})'
+        ) from None
+
+
+def require_same_classes(found: ClassList, where: str, expected: ClassList, expected_where: str) -> None:
+    """Refuse classes with other names or another order, on which masks and tags depend; colours may differ.
+
+    Raises:
+        DatasetError: the names or their order differ.
+    """
+    if found.names != expected.names:
+        raise DatasetError(
+            f"the classes of {where} are [{', '.join(found.names)}], the classes of {expected_where} are "
+            f"[{', '.join(expected.names)}]: names and order must be the same"
+        )
+
+
 def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
     """Return `count` RGB colours, evenly spread in hue, alternating in brightness."""
     colors = []
@@ -113,7 +147,7 @@ class TagMarker(str, Enum):
 
 @dataclass(frozen=True)
 class TagState:
-    """Image-level tags as a person gives them: which classes are visible, and how sure the rest is.
+    """Image-level tags as a person gives them: which classes are visible, and what is known of the others.
 
     Raises:
         UsageError: a class is both present and absent.
@@ -171,6 +205,16 @@ class TagState:
             ) from None
 
 
+def tag_counts(tags: Sequence[Float32Array] | Iterable[Float32Array], num_classes: int) -> Mapping[str, list[int]]:
+    """Count, per class, in how many images it is present, absent and unknown."""
+    present, absent, unknown = (np.zeros(num_classes, np.int64) for _ in range(3))
+    for vector in tags:
+        present += vector == 1
+        absent += vector == 0
+        unknown += np.isnan(vector)
+    return {"present": present.tolist(), "absent": absent.tolist(), "unknown": unknown.tolist()}
+
+
 @dataclass(frozen=True)
 class CameraIntrinsics:
     """A pinhole camera as in sensor_msgs/CameraInfo; lengths in pixels, z forward, x right, y down."""
@@ -184,6 +228,21 @@ class CameraIntrinsics:
     distortion: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
     distortion_model: str = "plumb_bob"
     frame_id: str = "camera_color_optical_frame"
+    # Where pydantic reads one from a file, a key that is not above is an error.
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def resized(self, width: int, height: int) -> CameraIntrinsics:
+        """Return the intrinsics after resizing the image to (height, width); the centre of pixel (0, 0) is (0, 0)."""
+        x, y = width / self.width, height / self.height
+        return replace(
+            self,
+            width=width,
+            height=height,
+            fx=self.fx * x,
+            fy=self.fy * y,
+            cx=(self.cx + 0.5) * x - 0.5,
+            cy=(self.cy + 0.5) * y - 0.5,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,10 +267,10 @@ class Sample:
     Args:
         image: (H, W, 3) uint8 RGB.
         depth: (H, W) float32 of the dataset's `depth_kind`; 0 where invalid.
-        depth_valid: (H, W) bool, where depth was measured or estimated.
+        depth_valid: (H, W) bool, see `valid_depth`.
         tags: (K,) float32 in {1 present, 0 absent, nan unknown}.
         key: `<recording>/<name>`, unique in a dataset.
-        mask: (H, W) uint8 class ids (0 background, 255 ignore), for evaluation only; None where nobody drew one.
+        mask: (H, W) uint8 class ids (0 background, 255 ignore), for evaluation only; None without a mask.
     """
 
     image: UInt8Array
@@ -222,58 +281,34 @@ class Sample:
     mask: UInt8Array | None = None
 
 
+@overload
+def valid_depth(depth: npt.NDArray[Any], given: BoolArray | None = None) -> BoolArray: ...
+@overload
+def valid_depth(depth: torch.Tensor, given: torch.Tensor | None = None) -> torch.Tensor: ...
+def valid_depth(depth: Any, given: Any = None) -> Any:
+    """Return where depth is valid: finite and above 0, whatever its unit.
+
+    Args:
+        depth: of any shape, a numpy array or a tensor.
+        given: bool of the same shape; what is False there is not valid either.
+
+    Example:
+        >>> valid_depth(np.array([0.5, 0.0, -1.0, np.nan, np.inf])).tolist()
+        [True, False, False, False, False]
+    """
+    valid = (depth > 0) & (depth < float("inf"))  # nan fails both comparisons
+    return valid if given is None else valid & given
+
+
 def depth_to_metres(depth_mm: UInt16Array) -> tuple[Float32Array, BoolArray]:
     """Return depth in metres (float32) and where it is valid, from millimetres with 0 = invalid."""
-    return depth_mm.astype(np.float32) / np.float32(1000.0), depth_mm > 0
+    metres = depth_mm.astype(np.float32) / np.float32(1000.0)
+    return metres, valid_depth(metres)
 
 
 def metres_to_depth(depth_m: npt.NDArray[np.floating[Any]]) -> UInt16Array:
     """Return millimetres (uint16, 0 = invalid) from metres; nan, infinite, negative or beyond 65.535 m is 0."""
     with np.errstate(invalid="ignore"):
         millimetres = np.rint(np.asarray(depth_m, np.float64) * 1000.0)
-        usable = np.isfinite(millimetres) & (millimetres > 0) & (millimetres <= 65535)
-    return np.where(usable, millimetres, 0).astype(np.uint16)
-
-
-def tag_counts(tags: Sequence[Float32Array] | Iterable[Float32Array], num_classes: int) -> Mapping[str, list[int]]:
-    """Count, per class, in how many images it is present, absent and unknown."""
-    present, absent, unknown = (np.zeros(num_classes, np.int64) for _ in range(3))
-    for vector in tags:
-        present += vector == 1
-        absent += vector == 0
-        unknown += np.isnan(vector)
-    return {"present": present.tolist(), "absent": absent.tolist(), "unknown": unknown.tolist()}
-
-
-def classes_to_json(classes: ClassList) -> list[dict[str, Any]]:
-    """Return `[{"name": "mug", "color": [255, 0, 0]}, …]`."""
-    return [{"name": name, "color": list(color)} for name, color in zip(classes.names, classes.colors, strict=True)]
-
-
-def classes_from_json(value: Any) -> ClassList:
-    """Read the form of `classes_to_json`; all colours may be left out.
-
-    Raises:
-        DatasetError: another form, or classes that `ClassList` refuses.
-    """
-    try:
-        names = tuple(entry["name"] for entry in value)
-        colors = tuple(tuple(entry["color"]) for entry in value if "color" in entry)
-        return ClassList(names, colors)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(
-            f'expected classes like [{{"name": "mug", "color": [255, 0, 0]}}], found {value!r} ({error})'
-        ) from None
-
-
-def require_same_classes(found: ClassList, where: str, expected: ClassList, expected_where: str) -> None:
-    """Refuse classes of other names or order, since masks and tags count on both; colours may differ.
-
-    Raises:
-        DatasetError: the names or their order differ.
-    """
-    if found.names != expected.names:
-        raise DatasetError(
-            f"the classes of {where} are [{', '.join(found.names)}], those of {expected_where} are "
-            f"[{', '.join(expected.names)}]: names and order must be the same"
-        )
+        storable = valid_depth(millimetres) & (millimetres <= 65535)
+    return np.where(storable, millimetres, 0).astype(np.uint16)

@@ -1,1 +1,1 @@
-"""The ROS 2 side: messages to arrays and back, one worker, nodes. Holds no mathematics."""
+"""The ROS 2 nodes: parameters, subscriptions, message conversion, publishers. The mathematics is in `deal_core`."""

@@ -1,4 +1,4 @@
-"""JSON schemas and tables of the nodes' parameters, made from the dataclasses that check them.
+"""Generate JSON schemas and documentation tables of the nodes' parameters from their dataclasses.
 
 Example:
     python -m deal_ros.parameter_docs      # writes config/schema/*.json and the tables in docs/
@@ -7,6 +7,7 @@ Example:
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import re
@@ -26,12 +27,12 @@ _TABLE = re.compile(r"(<!-- parameters: begin[^\n]*-->\n).*?(<!-- parameters: en
 
 @dataclass(frozen=True)
 class DocumentedNode:
-    """Where the parameters of a node are described.
+    """A node and the files that describe its parameters.
 
     Args:
-        name: stem of its files, as in `config/<name>.param.yaml` and `config/schema/<name>.schema.json`.
-        kind: its parameters.
-        page: the page in `docs/` with the table.
+        name: stem of the files `config/<name>.param.yaml` and `config/schema/<name>.schema.json`.
+        kind: dataclass of the parameters.
+        page: page in `docs/` with the table.
     """
 
     name: str
@@ -40,9 +41,9 @@ class DocumentedNode:
 
 
 DOCUMENTED = (
-    DocumentedNode("segmentation", SegmentationParameters, "node.md"),
-    DocumentedNode("recorder", RecorderParameters, "recording.md"),
-    DocumentedNode("synthetic_camera", SyntheticCameraParameters, "synthetic_camera.md"),
+    DocumentedNode("segmentation", SegmentationParameters, "reference/segmentation_node.md"),
+    DocumentedNode("recorder", RecorderParameters, "reference/recorder_node.md"),
+    DocumentedNode("synthetic_camera", SyntheticCameraParameters, "reference/synthetic_camera.md"),
 )
 
 
@@ -50,7 +51,7 @@ def json_schema(node: DocumentedNode) -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of a node's parameter file: any node name, then `ros__parameters`."""
     parameters = {
         "type": "object",
-        "properties": {field.name: _property(field) for field in dataclasses.fields(node.kind)},
+        "properties": {field.name: _property(field) for field in _fields(node.kind)},
         "additionalProperties": False,
     }
     return {
@@ -66,10 +67,10 @@ def json_schema(node: DocumentedNode) -> dict[str, Any]:
     }
 
 
-def markdown_table(kind: type[ParameterSet]) -> str:
-    """Return the table of a node's parameters for people."""
+def parameter_table(kind: type[ParameterSet]) -> str:
+    """Return the Markdown table of a node's parameters."""
     rows = ["| parameter | default | takes | live | |", "|---|---|---|---|---|"]
-    for field in dataclasses.fields(kind):
+    for field in _fields(kind):
         default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
         shown = "" if default == "" else f"`{str(default).lower() if isinstance(default, bool) else default}`"
         live = "yes" if field.metadata["live"] else ""
@@ -78,28 +79,28 @@ def markdown_table(kind: type[ParameterSet]) -> str:
 
 
 def with_table(page: str, kind: type[ParameterSet]) -> str:
-    """Return a page of the docs with the table between its marks made anew.
+    """Return a page of the docs with an updated table between its markers.
 
     Raises:
-        ValueError: the page has no marks.
+        ValueError: the page has no markers.
     """
     if not _TABLE.search(page):
         raise ValueError("expected <!-- parameters: begin --> and <!-- parameters: end --> in the page")
-    return _TABLE.sub(lambda found: f"{found[1]}\n{markdown_table(kind)}\n{found[2]}", page)
+    return _TABLE.sub(lambda found: f"{found[1]}\n{parameter_table(kind)}\n{found[2]}", page)
 
 
 def schema_text(node: DocumentedNode) -> str:
-    """Return the schema as its file has it."""
+    """Return the content of the schema file."""
     return json.dumps(json_schema(node), indent=2) + "\n"
 
 
 def schema_file(root: Path, node: DocumentedNode) -> Path:
-    """Return the place of a node's schema in the project."""
+    """Return the path of a node's schema in the project."""
     return root / "config" / "schema" / f"{node.name}.schema.json"
 
 
 def main() -> None:
-    """Write the schemas and the tables of the project this module lies in."""
+    """Write the schemas and the tables of the project that contains this module."""
     root = Path(__file__).resolve().parents[1]
     for node in DOCUMENTED:
         page = root / "docs" / node.page
@@ -113,15 +114,21 @@ def main() -> None:
                 temporary.write_text(text, encoding="utf-8")
 
 
+def _fields(kind: type[ParameterSet]) -> list[dataclasses.Field[Any]]:
+    """Return the fields of a dataclass, its own before those of its base classes."""
+    own = inspect.get_annotations(kind)
+    return sorted(dataclasses.fields(kind), key=lambda field: field.name not in own)
+
+
 def _property(field: dataclasses.Field[Any]) -> dict[str, Any]:
     limits = field.metadata
     found: dict[str, Any] = {"description": limits["description"]}
     if isinstance(field.default, tuple):
-        # A list that is empty has no type for rcl's parser: text, split at its commas, does instead.
+        # rcl's parser cannot infer the type of an empty list, so the default is text, split at commas.
         return {**found, "type": ["string", "array"], "items": {"type": "string"}, "default": ",".join(field.default)}
     found |= {"type": _JSON_TYPES[type(field.default)], "default": field.default}
     if limits["choices"]:
-        # YAML 1.1, which ROS reads, takes `off` for false.
+        # YAML 1.1, which ROS uses, parses `off` as false.
         off = [False] if "off" in limits["choices"] else []
         found |= {"enum": [*limits["choices"], *off]}
         if off:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Source ROS and the workspace, then run the command. ROS' own files use unset variables.
+# Source ROS and the workspace, then run the command. No `set -u`: the setup files of ROS use unset variables.
 set -eo pipefail
 source "/opt/ros/$ROS_DISTRO/setup.bash"
 source /ws/install/setup.bash

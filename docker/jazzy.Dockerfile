@@ -1,12 +1,12 @@
-# The nodes on ROS 2 Jazzy, with the RealSense driver. From the project's folder:
+# Image with the nodes on ROS 2 Jazzy and the RealSense driver. Run from the project's folder:
 #   docker build -f docker/jazzy.Dockerfile -t deal:jazzy .
 #   docker run --rm -it --network=host --ipc=host --shm-size=512m --gpus all -v "$PWD:/data" deal:jazzy \
 #       ros2 launch deal_ros segmentation.launch.py model:=/data/model.safetensors
-# --ipc=host: images go through shared memory, between containers too. A camera needs --device=/dev/bus/usb.
+# --ipc=host lets images pass through shared memory, also between containers. A camera needs --device=/dev/bus/usb.
 FROM ros:jazzy-ros-base
 
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# Versions of apt packages are those of the ROS distribution's snapshot.
+# The snapshot of the ROS distribution determines the versions of apt packages.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends \
@@ -16,7 +16,7 @@ RUN apt-get update \
 
 WORKDIR /ws/src/deal_ros
 COPY . .
-# The environment sees the ROS of apt, so the wheels of ROS stay out (see docs/install.md).
+# The virtual environment uses the ROS packages from apt, not the ROS wheels (see docs/how_to/install.md).
 RUN source /opt/ros/jazzy/setup.bash && make setup
 
 WORKDIR /ws

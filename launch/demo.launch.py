@@ -1,26 +1,26 @@
-"""A synthetic camera, the segmentation node on it, and RViz: everything but the hardware.
+"""Launch a synthetic camera, the segmentation node and RViz, to try the project without a camera.
 
 ros2 launch deal_ros demo.launch.py model:=demo_output/deal/model.safetensors
 """
 
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.actions import IncludeLaunchDescription, OpaqueFunction
 from launch.launch_context import LaunchContext
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from deal_ros.node.launching import in_share, rviz_switch, transport, value
+from deal_ros.node.launching import argument, in_share, rviz_switch, transport, value
 from launch import LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Return the camera, and the launch file of the node."""
+    """Return the actions: camera, and launch file of the node."""
     return LaunchDescription(
         [
-            DeclareLaunchArgument("model", description="Model file (.safetensors), as `make demo` trains one."),
-            DeclareLaunchArgument("profile", default_value="640x480x30", description="Width, height, images a second."),
+            argument("model", "Path of the model file (.safetensors), for example of `make demo`.", None),
+            argument("profile", "Width, height and rate of the camera.", "640x480x30"),
             rviz_switch(True),
-            DeclareLaunchArgument("dds_profile", default_value="auto", description="As in segmentation.launch.py."),
+            argument("dds_profile", "Fast DDS profile; see segmentation.launch.py.", "auto"),
             transport(),
             OpaqueFunction(function=_camera),
             IncludeLaunchDescription(

@@ -1,42 +1,40 @@
-"""The recorder on a RealSense's topics: whole pairs of colour and depth, with what is visible.
+"""Launch the recorder with a RealSense: it records pairs of colour and depth with tags.
 
 ros2 launch deal_ros record.launch.py output:=recordings/kitchen_1 classes:=mug,drill,box tags:=mug,drill
 ros2 launch deal_ros record.launch.py output:=recordings/kitchen_2 classes:=kitchen/dataset.yaml start_camera:=true
 """
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import OpaqueFunction
 from launch.launch_context import LaunchContext
 from launch_ros.actions import Node
 
-from deal_ros.node.launching import camera_arguments, camera_driver, deal_node, node_arguments, transport
+from deal_ros.node.launching import argument, camera_arguments, camera_driver, deal_node, node_arguments, transport
 from launch import LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Return the arguments, the transport, the camera if wanted, and the node."""
+    """Return the actions: arguments, DDS transport, camera driver and node."""
     return LaunchDescription(
         [
-            DeclareLaunchArgument("output", description="Folder of the recording; it must not exist."),
-            DeclareLaunchArgument(
-                "classes", description="All classes that tags may name, with commas; or a dataset.yaml."
+            argument("output", "Folder of the recording; it must not exist.", None),
+            argument(
+                "classes",
+                "All classes that tags may name, separated by commas, or the path of a dataset.yaml.",
+                None,
             ),
-            DeclareLaunchArgument("tags", default_value="", description="What is visible at the start, with commas."),
-            DeclareLaunchArgument(
+            argument("tags", "Classes visible at the start, separated by commas. Empty: as in params_file."),
+            argument(
                 "marker",
-                default_value="",
-                description="complete: the other classes are absent; partial: they are unknown; ignore. "
-                "Empty: from params_file.",
+                "complete: all other classes are absent; partial: they are unknown; ignore: pairs get no labels. "
+                "Empty: as in params_file.",
             ),
-            DeclareLaunchArgument(
+            argument(
                 "page",
-                default_value="",
-                description="true: a web page with the camera's picture and a button for each class. Empty: from "
-                "params_file.",
+                "true: serve a web page with the camera image and a button for each class. Empty: as in params_file.",
             ),
-            DeclareLaunchArgument(
+            argument(
                 "page_host",
-                default_value="",
-                description="Address of the page; 0.0.0.0 lets a phone in. Empty: from params_file.",
+                "Host address of the page; 0.0.0.0 admits other devices such as a phone. Empty: as in params_file.",
             ),
             *node_arguments("recorder.param.yaml"),
             *camera_arguments(),

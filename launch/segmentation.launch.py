@@ -1,14 +1,15 @@
-"""The segmentation node on a RealSense's topics.
+"""Launch the segmentation node with a RealSense.
 
 ros2 launch deal_ros segmentation.launch.py model:=model.safetensors
 ros2 launch deal_ros segmentation.launch.py model:=model.safetensors start_camera:=true rviz:=true
 """
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import OpaqueFunction
 from launch.launch_context import LaunchContext
 from launch_ros.actions import Node
 
 from deal_ros.node.launching import (
+    argument,
     camera_arguments,
     camera_driver,
     deal_node,
@@ -22,19 +23,16 @@ from launch import LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Return the arguments, the transport, the camera if wanted, the node, and RViz if wanted."""
+    """Return the actions: arguments, DDS transport, camera driver, node and RViz."""
     return LaunchDescription(
         [
-            DeclareLaunchArgument("model", description="Model file (.safetensors)."),
-            DeclareLaunchArgument(
+            argument("model", "Path of the model file (.safetensors).", None),
+            argument(
                 "backend",
-                default_value="",
-                description="auto, torch, onnxruntime or tensorrt; empty: from params_file.",
+                "Library that runs the network: auto, torch, onnxruntime or tensorrt. Empty: as in params_file.",
             ),
-            DeclareLaunchArgument(
-                "device", default_value="", description="auto, cpu, cuda or cuda:N; empty: from params_file."
-            ),
-            switch("autostart", True, "Configure and activate at once; false: wait for a lifecycle manager."),
+            argument("device", "Device that runs the network: auto, cpu, cuda or cuda:N. Empty: as in params_file."),
+            switch("autostart", True, "Configure and activate the node at the start; false: wait for a manager."),
             rviz_switch(False),
             *node_arguments("segmentation.param.yaml"),
             *camera_arguments(),

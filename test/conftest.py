@@ -27,6 +27,15 @@ hypothesis.settings.load_profile("deal")
 if TYPE_CHECKING:
     from helpers.real_frames import RealFrames
 
+
+def _set_ros_domain() -> None:
+    """Give each pytest-xdist worker, and all processes that its tests start, a ROS domain of its own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.environ["ROS_DOMAIN_ID"] = str(int(os.environ.get("ROS_DOMAIN_ID") or 90) + worker)
+
+
+_set_ros_domain()
+
 COLOR = "/camera/camera/color/image_raw"
 DEPTH = "/camera/camera/aligned_depth_to_color/image_raw"
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.checkout import copy_sources, write_other_training
 from helpers.paths import PROJECT
 
 if importlib.util.find_spec("colcon_ros") is None:
@@ -18,20 +18,12 @@ if importlib.util.find_spec("colcon_ros") is None:
         allow_module_level=True,
     )
 
-ROOMS = ("config", "deal_core", "deal_ros", "launch", "resource", "training")
-FILES = ("package.xml", "setup.py", "setup.cfg", "pyproject.toml")
-
 
 @pytest.fixture(scope="module", params=["plain", "--symlink-install"])
 def workspace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clean workspace, built."""
     folder = tmp_path_factory.mktemp("workspace")
-    source = folder / "src" / "deal_ros"
-    source.mkdir(parents=True)
-    for name in ROOMS:
-        shutil.copytree(PROJECT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in FILES:
-        shutil.copy(PROJECT / name, source)
+    copy_sources(folder / "src" / "deal_ros")
     options = [] if request.param == "plain" else [request.param]
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "AMENT_PREFIX_PATH")}
     built = subprocess.run(
@@ -85,3 +77,23 @@ def test_a_sourced_workspace_finds_package_and_command(workspace: Path) -> None:
     lines = found.stdout.splitlines()
     assert Path(lines[0]) == workspace / "install" / "deal_ros" / "share" / "deal_ros"
     assert "deal [OPTIONS] COMMAND" in found.stdout
+
+
+def test_another_package_called_training_does_not_hide_the_command(workspace: Path, tmp_path: Path) -> None:
+    other = write_other_training(tmp_path / "other", "package")
+    prefix = workspace / "install" / "deal_ros"
+    (packages,) = prefix.glob("lib/python*/site-packages")
+    # `--symlink-install` leaves a link file there; where it leads is what a sourced workspace adds to PYTHONPATH.
+    build = workspace / "build" / "deal_ros"
+    places = [str(other), str(packages), *([str(build)] if (packages / "deal-ros.egg-link").exists() else [])]
+    done = subprocess.run(
+        [prefix / "lib" / "deal_ros" / "deal", "--help"],
+        cwd=other,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "deal [OPTIONS] COMMAND" in done.stdout

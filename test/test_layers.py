@@ -11,7 +11,8 @@ from helpers.paths import PROJECT
 
 # From the top down; rooms of one floor do not import each other. A room is a folder or a module of this name.
 FLOORS = (
-    ("training.cli", "training.__main__"),
+    ("deal_ros.__main__",),  # starts the command line from beside itself
+    ("training.cli",),
     ("training.commands",),
     ("training.support", "training"),
     ("deal_ros.parameter_docs",),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ast
 import configparser
+import os
 import re
 import runpy
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import setuptools
+from helpers.checkout import copy_sources, write_other_training
 from helpers.paths import PROJECT
 from packaging.requirements import Requirement
 
@@ -84,11 +87,12 @@ def test_every_file_ros_looks_for_is_installed_where_it_looks(setup_arguments):
 
 
 def test_every_file_a_package_reads_is_installed_with_it(setup_arguments):
-    for package in ("deal_core", "deal_ros", "training"):
-        folder = PROJECT / package
-        kept = {file for pattern in setup_arguments["package_data"][package] for file in folder.glob(pattern)}
-        there = {file for file in folder.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
-        assert kept == there
+    data = setup_arguments["package_data"]
+    for package in setup_arguments["packages"]:
+        folder = PROJECT / package.replace(".", "/")
+        kept = {file for pattern in data[""] + data.get(package, []) for file in folder.glob(pattern)}
+        there = {file for file in folder.iterdir() if file.is_file() and file.suffix not in (".py", ".pyc")}
+        assert kept == there, package
 
 
 def test_package_xml_says_the_same_as_setup_py(setup_arguments):
@@ -158,7 +162,6 @@ def test_pins_fit_what_setup_py_asks_for(setup_arguments, name, minor, machine):
     chosen = {pin.name.lower(): pin for pin in pins(name) if applies(pin)}
     assert len(chosen) == sum(map(applies, pins(name))), "two versions of one package"
     extras = dict(setup_arguments["extras_require"])
-    del extras["crf"]  # needs a compiler where there is no wheel: set up by who wants it
     if name == "apt-ros.txt":
         del extras["ros"], extras["colcon"]
     wanted = map(
@@ -197,3 +200,74 @@ def test_help_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, cwd=PROJECT, check=False)
     assert done.returncode == 0, done.stderr
     assert not HEAVY & {name.partition(".")[0] for name in done.stdout.split()}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel's packages, and the script `deal` as an installer writes it."""
+    folder = tmp_path_factory.mktemp("installed")
+    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    source = copy_sources(folder / "source")
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(folder)], cwd=source, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+    site = folder / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    scripts = configparser.ConfigParser()
+    scripts.read(next(site.glob("*.dist-info")) / "entry_points.txt")
+    module, _, name = scripts["console_scripts"]["deal"].partition(":")
+    (site / "bin").mkdir()
+    script = f"#!{sys.executable}\nimport sys\nfrom {module} import {name}\nsys.exit({name}())\n"
+    (site / "bin" / "deal").write_text(script)
+    return site
+
+
+def run_installed(
+    installed: Path, *words: str | Path, folder: Path, path: tuple[Path, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder, where the installed packages are found after those of `path`."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*path, installed)))}
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+
+
+WHICH = """
+import sys
+from deal_ros.__main__ import main
+try:
+    main()
+finally:
+    print(sys.modules["training.cli"].__file__)
+"""
+
+
+@pytest.mark.parametrize("kind", ["package", "module", "namespace"])
+def test_something_else_called_training_does_not_hide_the_command(installed: Path, tmp_path: Path, kind: str) -> None:
+    other = write_other_training(tmp_path / "other", kind)
+    script = installed / "bin" / "deal"
+    # Earlier on PYTHONPATH, and in the working folder, which is first for -m and -c.
+    for words in ([script], ["-m", "deal_ros"]):
+        done = run_installed(installed, *words, "--help", folder=other, path=(other,))
+        assert done.returncode == 0, done.stderr
+        assert "deal [OPTIONS] COMMAND" in done.stdout
+    done = run_installed(installed, "-c", WHICH, "--help", folder=other, path=(other,))
+    assert done.stdout.splitlines()[-1] == str(installed / "training" / "cli.py")
+
+
+def test_the_command_works_beside_another_package_called_training(installed: Path, tmp_path: Path) -> None:
+    other = write_other_training(tmp_path / "other", "package")
+    small = ("--scenes", "1", "--frames-per-scene", "2", "--size", "64x48")
+    script = installed / "bin" / "deal"
+    done = run_installed(installed, script, "synth", "recording", *small, folder=other, path=(other,))
+    assert done.returncode == 0, done.stderr
+    done = run_installed(installed, script, "check", "recording", "--json", folder=other, path=(other,))
+    assert done.returncode == 0, done.stderr

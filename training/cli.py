@@ -1,12 +1,13 @@
-"""The `deal` command.
+"""The `deal` command line.
 
-Command modules import nothing heavy at their top, so that `deal --help` answers at once; each pulls in torch,
-OpenCV and the rest inside the function that needs them.
+Command modules import nothing heavy at their top, so that `deal --help` answers at once: each imports torch, OpenCV
+and the rest inside the function that needs them.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -28,39 +29,42 @@ from training.commands.synth import synth
 from training.commands.tag import tag
 from training.commands.train import train
 from training.commands.view import view
-from training.support.console import console
+from training.support.options import spread_options
+
+_COMMANDS = (
+    *(cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, report, segment),
+    *(synth, tag, train, view),
+)
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="deal",
     help="Semantic segmentation from image-level tags and depth: record, train, run.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command()(cams)
-app.command()(check)
-app.command()(collect)
-app.command()(demo)
-app.command()(depth)
-app.command()(distill)
-app.command()(doctor)
-app.command()(evaluate)
-app.command()(experiments)
-app.command()(export)
-app.command()(extract)
-app.command()(report)
-app.command()(segment)
-app.command()(synth)
-app.command()(tag)
-app.command()(train)
-app.command()(view)
+for _command in _COMMANDS:
+    app.command()(spread_options(_command))
 
-_INTERRUPTED = 130
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"deal {_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _deal(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
-    """Run the command line; a person's error is one sentence and exit code 1, wrong use 2, Ctrl-C 130."""
+    """Run the command line. Exit code of an error that the user can correct: 1; of wrong use: 2; of Ctrl-C: 130."""
     try:
         app(prog_name="deal")
     except UsageError as error:
@@ -69,17 +73,32 @@ def main() -> None:
         _fail(error, 1)
     except SystemExit as end:
         if end.code == _INTERRUPTED:  # typer turns Ctrl-C into this
-            console().print("interrupted: nothing half-written was kept", style="yellow")
+            from training.support.console import console
+
+            console().print("interrupted: no half-written files are left", style="yellow")
         raise
 
 
+def _version() -> str:
+    """Return the version of the installed distribution, or of the checkout that holds this file."""
+    import re
+    from importlib.metadata import PackageNotFoundError, version
+    from pathlib import Path
+
+    try:
+        return version("deal_ros")
+    except PackageNotFoundError:
+        description = Path(__file__).resolve().parents[1] / "package.xml"
+        found = re.search("<version>(.*)</version>", description.read_text(encoding="utf-8"))
+        return found[1] if found else "unknown"
+
+
 def _fail(error: DealError, code: int) -> None:
-    console().print(f"[red]error:[/red] {_escape(str(error))}")
+    from training.support.console import console
+    from training.support.tables import escaped
+
+    console().print(f"[red]error:[/red] {escaped(str(error))}")
     sys.exit(code)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from deal_core.dataset.dataset import Dataset, FrameRecord
-from deal_core.dataset.image_files import check_image, first_few, read_color, read_image
+from deal_core.dataset.image_files import check_image, read_color, read_image, require_files
 from deal_core.errors import DatasetError, UsageError
 from deal_core.structures import ClassList, Float32Array, TagMarker, TagState, UInt8Array
 
@@ -60,11 +60,11 @@ def open_bop(path: Path | str, split: str = "") -> Dataset:
     listed = [entry for sequence in sequences for entry in _read_sequence(sequence)]
     if not listed:
         raise DatasetError(f"{sequences[0].parent} holds no image that scene_gt.json lists")
-    classes = _classes(root, {o.object_id for entry in listed for o in entry.objects})
-    _require([entry.color for entry in listed], root, "images")
-    _require([entry.depth for entry in listed if entry.depth], root, "depth images")
-    _require([thing.mask for entry in listed if entry.masks for thing in entry.objects], root, "masks")
-    frames = [_frame(entry, classes) for entry in listed]
+    classes = _bop_classes(root, {o.object_id for entry in listed for o in entry.objects})
+    require_files([entry.color for entry in listed], root, "images", _ADVICE)
+    require_files([entry.depth for entry in listed if entry.depth], root, "depth images", _ADVICE)
+    require_files([thing.mask for entry in listed if entry.masks for thing in entry.objects], root, "masks", _ADVICE)
+    frames = [_bop_frame(entry, classes) for entry in listed]
     loader = BopLoader({f.key: (entry.objects, entry.depth_scale) for f, entry in zip(frames, listed, strict=True)})
     return Dataset(root, classes, frames, loader)
 
@@ -206,7 +206,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _classes(root: Path, seen: set[int]) -> ClassList:
+def _bop_classes(root: Path, seen: set[int]) -> ClassList:
     if root.resolve().name == "hope":
         names: Sequence[str] = HOPE_NAMES
         source = "HOPE"
@@ -227,14 +227,7 @@ def _classes(root: Path, seen: set[int]) -> ClassList:
     return ClassList(tuple(names))
 
 
-def _require(files: Sequence[Path], root: Path, what: str) -> None:
-    present = {folder: {file.name for file in folder.iterdir()} for folder in {file.parent for file in files}}
-    missing = [str(file.relative_to(root)) for file in files if file.name not in present[file.parent]]
-    if missing:
-        raise DatasetError(f"{root} lacks {len(missing)} of {len(files)} {what}: {first_few(missing)}; {_ADVICE}")
-
-
-def _frame(entry: _Image, classes: ClassList) -> FrameRecord:
+def _bop_frame(entry: _Image, classes: ClassList) -> FrameRecord:
     visible = {thing.object_id for thing in entry.objects if thing.visible >= MIN_VISIBLE}
     return FrameRecord(
         recording=entry.sequence,

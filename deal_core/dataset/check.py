@@ -1,4 +1,4 @@
-"""Look through a recording or a dataset and say what is in it and what is wrong with it."""
+"""Check a recording or a dataset: what is in it, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class DatasetReport:
 
 
 def is_dataset(path: Path) -> bool:
-    """Say whether a path is a dataset folder, as opposed to a recording."""
+    """Return whether a path is a dataset folder, as opposed to a recording."""
     return (path / DATASET_FILE).is_file()
 
 
@@ -103,7 +103,7 @@ def check_recording(
     on_start: Callable[[int], None] | None = None,
     on_frame: Callable[[], None] | None = None,
 ) -> RecordingReport:
-    """Decode all of a recording and report on it; what is wrong stands in `errors` instead of being raised.
+    """Decode all of a recording and report on it; what is wrong is in `errors` instead of being raised.
 
     Args:
         path: a recording of any kind, damaged or not.
@@ -138,7 +138,7 @@ def check_dataset(
 ) -> DatasetReport:
     """Load every frame of a dataset of the project's own layout and report on it.
 
-    All that is wrong stands in `errors`; a recording whose list is damaged does not keep the others from being read.
+    Everything that is wrong is in `errors`; a recording whose list is damaged does not keep the others from being read.
 
     Args:
         path: a dataset folder.
@@ -176,7 +176,7 @@ def check_source(
     on_start: Callable[[int], None] | None = None,
     on_frame: Callable[[], None] | None = None,
 ) -> DatasetReport:
-    """Load every frame of a dataset of an official layout and report on it; all that is wrong stands in `errors`.
+    """Load every frame of a dataset of an official layout and report on it; everything that is wrong is in `errors`.
 
     Args:
         source: any but the project's own layout, which `check_dataset` reads.

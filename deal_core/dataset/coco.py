@@ -6,7 +6,7 @@
 
 The category ids run from 1 to 90, ten of which never occur. Masks and class lists follow one of two conventions:
 `contiguous` counts the 80 categories from 1 to 80; `category` keeps the ids and has 90 classes, of which ten are
-never seen. Masks of one convention mean nothing in the other; `convert_ids` translates them.
+never seen. Masks of one convention mean nothing in the other.
 """
 
 from __future__ import annotations
@@ -17,22 +17,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from deal_core.dataset.choices import ClassIds
 from deal_core.dataset.dataset import Dataset, FrameRecord
-from deal_core.dataset.image_files import first_few, inside, read_color
+from deal_core.dataset.image_files import first_few, inside, read_color, require_files
 from deal_core.dataset.voc import read_palette_mask
 from deal_core.errors import DatasetError, UsageError
 from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, Float32Array, TagMarker, TagState, UInt8Array
-
-ClassIds = Literal["contiguous", "category"]
-COCO_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-"""The category ids from 1 to 90 that no annotation has."""
-COCO_CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in COCO_UNUSED_IDS)
-"""The other 80; a category's place, from 1, is its contiguous id."""
 
 _ADVICE = "unpack the COCO archives again"
 
@@ -56,7 +51,7 @@ def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguo
     root, split = Path(path), split or "train2014"
     file = _annotation_file(root, split)
     content = _read_annotations(file)
-    classes, mask_ids = _classes(file, content["categories"], class_ids)
+    classes, mask_ids = _coco_classes(file, content["categories"], class_ids)
     annotations: defaultdict[int, list[_Annotation]] = defaultdict(list)
     for entry in content["annotations"]:
         image, annotation = _annotation(file, entry, mask_ids)
@@ -64,44 +59,23 @@ def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguo
     folder = _image_folder(root, split)
     masks = root / "masks" / split
     frames = [
-        _frame(file, folder, masks if masks.is_dir() else None, split, image, annotations.pop(image["id"]), classes)
+        _coco_frame(
+            file, folder, masks if masks.is_dir() else None, split, image, annotations.pop(image["id"]), classes
+        )
         for image in content["images"]
         if image["id"] in annotations
     ]
     if annotations:
         orphans = [str(image) for image in annotations]
-        raise DatasetError(f"{file}: {len(orphans)} image ids of annotations are no image's: {first_few(orphans)}")
+        raise DatasetError(f"{file}: {len(orphans)} image ids of annotations belong to no image: {first_few(orphans)}")
     if not frames:
         raise DatasetError(f"{file} holds no image with annotations")
-    _require_images(folder, frames)
+    require_files([frame.color for frame, _ in frames], folder, "images", _ADVICE)
     without = len(content["images"]) - len(frames)
     notes = [f"{without} of {len(content['images'])} images have no annotation and are left out"] if without else []
     if masks.is_dir():
         notes.append(f"masks are read from {masks}, not drawn from the annotations")
     return Dataset(root, classes, [frame for frame, _ in frames], CocoLoader(dict(_packed(frames))), notes=notes)
-
-
-def convert_ids(mask: npt.NDArray[np.uint8], to: ClassIds) -> UInt8Array:
-    """Return a COCO mask of one convention in the other.
-
-    Args:
-        mask: ids, 0 background, 255 unlabelled, the rest of the convention that is not `to`.
-        to: the wanted convention.
-
-    Raises:
-        DatasetError: an id that the mask's convention does not have, so that it is not of that convention.
-    """
-    contiguous, category = np.arange(1, len(COCO_CATEGORY_IDS) + 1), np.array(COCO_CATEGORY_IDS)
-    known, wanted = (category, contiguous) if to == "contiguous" else (contiguous, category)
-    table = np.full(256, -1, np.int16)
-    table[[BACKGROUND, UNLABELLED]] = BACKGROUND, UNLABELLED
-    table[known] = wanted
-    result = table[mask]
-    if (result < 0).any():
-        found = int(mask[result < 0].min())
-        expected = "COCO category ids" if to == "contiguous" else "contiguous COCO ids, 1 to 80"
-        raise DatasetError(f"expected a mask of {expected}, found id {found}: is it of the other convention already?")
-    return result.astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -133,8 +107,8 @@ class CocoLoader:
         wrong = [i for i in np.unique(mask).tolist() if i not in known]
         if wrong:
             raise DatasetError(
-                f"mask {frame.mask} holds id {wrong[0]}, which none of the image's annotations has: it may be of the "
-                "other convention; set class_ids, or convert the masks with deal_core.dataset.coco.convert_ids"
+                f"mask {frame.mask} holds id {wrong[0]}, which none of the image's annotations has: its ids may follow "
+                "the other convention; set class_ids to it (contiguous or category)"
             )
         return mask
 
@@ -209,7 +183,7 @@ def _read_annotations(file: Path) -> dict[str, list[dict[str, Any]]]:
     return dict(content)
 
 
-def _classes(
+def _coco_classes(
     file: Path, categories: Sequence[Mapping[str, Any]], class_ids: ClassIds
 ) -> tuple[ClassList, dict[int, int]]:
     """Return the classes, and the mask id of each category id."""
@@ -243,7 +217,7 @@ def _image_folder(root: Path, split: str) -> Path:
     raise DatasetError(f"{root} has no images of {split}: expected them in {folders[0]} or {folders[1]}")
 
 
-def _frame(
+def _coco_frame(
     file: Path,
     folder: Path,
     masks: Path | None,
@@ -270,15 +244,6 @@ def _frame(
         name=color.stem,
     )
     return frame, annotations
-
-
-def _require_images(folder: Path, frames: Sequence[tuple[FrameRecord, Any]]) -> None:
-    # One listing of the folder instead of a question for each of 80,000 files.
-    present = {file.name for file in folder.iterdir()}
-    colors = [frame.color for frame, _ in frames]
-    missing = [c.name for c in colors if (c.name not in present if c.parent == folder else not c.is_file())]
-    if missing:
-        raise DatasetError(f"{folder} lacks {len(missing)} of {len(frames)} images: {first_few(missing)}; {_ADVICE}")
 
 
 def _packed(frames: Sequence[tuple[FrameRecord, list[_Annotation]]]) -> list[tuple[str, bytes]]:

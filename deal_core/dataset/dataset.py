@@ -8,7 +8,7 @@ The project's own layout is one folder, its recordings as folders in it, plain f
     recordings/<name>/camera.json   intrinsics, where known
     recordings/<name>/source.json   where it comes from and what was left out
 
-A recording is added or removed as a folder; nothing else changes. `source.py` opens other layouts.
+A recording is added or removed as a folder; nothing else changes. `open.py` opens other layouts.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from deal_core.dataset.depth_maps import DepthMaps
 from deal_core.dataset.image_files import check_ids, check_image, first_few, inside, read_color, read_image
-from deal_core.errors import DatasetError, DealError, UsageError, nearest_hint
+from deal_core.errors import DatasetError, DealError, UsageError, explain_invalid, nearest_hint
 from deal_core.structures import (
     CameraIntrinsics,
     ClassList,
@@ -36,9 +37,9 @@ from deal_core.structures import (
     UInt8Array,
     classes_from_json,
     depth_to_metres,
+    valid_depth,
 )
 
-FORMAT, VERSION = "deal-dataset", 1
 DATASET_FILE, FRAMES_FILE, CAMERA_FILE, SOURCE_FILE = "dataset.yaml", "frames.jsonl", "camera.json", "source.json"
 RECORDINGS = "recordings"
 _ADVICE = "extract the recording again with --overwrite, or remove its folder"
@@ -53,7 +54,7 @@ class FrameRecord:
         stamp_ns: of the colour image, nanoseconds; the image's number where a layout has no time.
         color: file of the colour image.
         depth: file of the depth image, None without one.
-        mask: file or folder that the mask is read from, None where nobody drew one.
+        mask: file or folder that the mask is read from, None without a mask.
         tags: which classes are visible.
         segment: frames of one recording with one number belong to one scene.
         name: unique in the recording; the stamp when left out.
@@ -90,7 +91,7 @@ class FrameLoader(Protocol):
         """Return (H, W) metres, 0 where invalid; None without a depth image."""
 
     def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
-        """Return (H, W) class ids, 255 where nobody labelled; None without a mask."""
+        """Return (H, W) class ids, 255 where unlabelled; None without a mask."""
 
 
 class Split(NamedTuple):
@@ -197,7 +198,7 @@ class Dataset:
         return Sample(
             image=image,
             depth=depth,
-            depth_valid=depth > 0,
+            depth_valid=valid_depth(depth),
             tags=record.tags.vector(self.classes),
             key=record.key,
             mask=self._mask(record, size),
@@ -235,10 +236,11 @@ class Dataset:
         if not file.exists():
             return None
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            return CameraIntrinsics(**{**values, "distortion": tuple(values["distortion"])})
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return TypeAdapter(CameraIntrinsics).validate_json(file.read_bytes())
+        except OSError as error:
             raise DatasetError(f"{file} cannot be read ({error}): extract the recording again") from None
+        except ValidationError as error:
+            raise DatasetError(f"{file}: {explain_invalid(error)}; extract the recording again") from None
 
     def subset(
         self,
@@ -281,7 +283,7 @@ class Dataset:
         ordered = sorted(ranks, key=lambda key: (ranks[key], key))
         held = {key for key in ordered if ranks[key] < fraction}
         if fraction > 0 and ordered:
-            # The first comes to the held-out side at the latest, and the last stays on the other.
+            # At least the first is held out, and at least the last is trained on.
             held = (held or {ordered[0]}) - {ordered[-1]}
         return Split(
             self.subset(predicate=lambda f: (f.recording, f.segment) not in held),
@@ -319,7 +321,7 @@ class FolderLoader:
         return depth_to_metres(depth_mm)[0]
 
     def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
-        """Return (H, W) class ids, or None where nobody drew a mask."""
+        """Return (H, W) class ids, or None without a mask."""
         return None if frame.mask is None else read_image(self._own(frame, frame.mask), "mask image", _ADVICE)
 
     def _own(self, frame: FrameRecord, file: Path) -> Path:
@@ -327,6 +329,18 @@ class FolderLoader:
         if not file.resolve().is_relative_to(folder.resolve()):
             raise DatasetError(f"{file} is a link that leaves {folder}: put the image itself there")
         return file
+
+
+class DatasetHeader(BaseModel):
+    """What dataset.yaml says."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: Literal["deal-dataset"]
+    version: Literal[1]
+    classes: Any = None
+    depth_unit: Literal["mm"]
+    provenance: Any = None
 
 
 def read_classes(path: Path) -> ClassList:
@@ -344,14 +358,10 @@ def read_classes(path: Path) -> ClassList:
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DatasetError(f"{file} cannot be read: {error}") from None
-    expected = {"format": FORMAT, "version": VERSION, "depth_unit": "mm"}
-    if not isinstance(content, dict):
-        raise DatasetError(f"{file}: expected a mapping with {', '.join(expected)} and classes, found {content!r}")
-    for key, value in expected.items():
-        if content.get(key) != value:
-            raise DatasetError(f"{file}: expected {key}: {value}, found {content.get(key)!r}")
     try:
-        return classes_from_json(content.get("classes"))
+        return classes_from_json(DatasetHeader.model_validate(content).classes)
+    except ValidationError as error:
+        raise DatasetError(f"{file}: {explain_invalid(error, 'a mapping')}") from None
     except DatasetError as error:
         raise DatasetError(f"{file}: {error}") from None
 
@@ -393,33 +403,6 @@ def read_frames(path: Path, recording: str, classes: ClassList) -> Iterator[Fram
         raise DatasetError(f"{file} cannot be read: {error}") from None
 
 
-def _parse_frame(folder: Path, recording: str, line: str) -> FrameRecord:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise DatasetError(f"expected a JSON object, found {line.strip()[:80]!r} ({error})") from None
-    if not isinstance(values, dict):
-        raise DatasetError(f"expected a JSON object, found {line.strip()[:80]!r}")
-    for key, kind in (("stamp_ns", int), ("segment", int), ("tags", dict), ("color", str), ("depth", str)):
-        if type(values.get(key)) is not kind:
-            raise DatasetError(f"expected '{key}' as {kind.__name__}, found {values.get(key)!r}")
-    return FrameRecord(
-        recording=recording,
-        stamp_ns=values["stamp_ns"],
-        color=inside(folder, values["color"]),
-        depth=inside(folder, values["depth"]),
-        mask=None if values.get("mask") is None else inside(folder, values["mask"]),
-        tags=TagState.from_json(values["tags"]),
-        segment=values["segment"],
-    )
-
-
-def _rank(segment: tuple[str, int], seed: int) -> float:
-    """Return a number in [0, 1) that a segment keeps whatever else is in the dataset."""
-    digest = hashlib.sha256(json.dumps([seed, *segment]).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
 def evenly_spread(dataset: Dataset, count: int) -> Dataset:
     """Return `count` frames of the dataset, evenly spread over it; all where it has no more."""
     if len(dataset) <= count:
@@ -438,3 +421,38 @@ def with_masks(dataset: Dataset) -> Dataset:
     if not len(masked):
         raise DatasetError(f"{dataset.path}: no frame has a mask to compare with; masks/ is empty in every recording")
     return masked
+
+
+class _FrameLine(BaseModel):
+    """A line of frames.jsonl."""
+
+    model_config = ConfigDict(strict=True)
+
+    stamp_ns: int
+    color: str
+    depth: str
+    tags: dict[str, Any]
+    segment: int
+    mask: str | None = None
+
+
+def _parse_frame(folder: Path, recording: str, line: str) -> FrameRecord:
+    try:
+        values = _FrameLine.model_validate_json(line)
+    except ValidationError as error:
+        raise DatasetError(explain_invalid(error)) from None
+    return FrameRecord(
+        recording=recording,
+        stamp_ns=values.stamp_ns,
+        color=inside(folder, values.color),
+        depth=inside(folder, values.depth),
+        mask=None if values.mask is None else inside(folder, values.mask),
+        tags=TagState.from_json(values.tags),
+        segment=values.segment,
+    )
+
+
+def _rank(segment: tuple[str, int], seed: int) -> float:
+    """Return a number in [0, 1) that a segment keeps whatever else is in the dataset."""
+    digest = hashlib.sha256(json.dumps([seed, *segment]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

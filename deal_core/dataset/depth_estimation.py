@@ -9,20 +9,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
+from deal_core.dataset.choices import DepthPrecision
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.depth_maps import DepthMapsWriter
 from deal_core.devices import resolve_device
 from deal_core.errors import ModelFileError, UsageError
 from deal_core.structures import DepthKind, Float32Array, UInt8Array
-
-DepthPrecision = Literal["float32", "float16", "bfloat16"]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # What transformers raises for a model that is not there, of another kind, or damaged.
@@ -159,7 +158,7 @@ def _from_hub(name: str) -> tuple[Any, Any]:
         return _load(transformers, name, local_files_only=False)
     except _REFUSALS as error:
         raise ModelFileError(
-            f"the depth model '{name}' is neither a folder here nor to be had from the Hugging Face hub: check the "
+            f"the depth model '{name}' is neither a folder here nor available from the Hugging Face hub: check the "
             f"name and the connection, or copy the model's folder here and give its path ({_first_line(error)})"
         ) from error
 

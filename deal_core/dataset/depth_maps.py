@@ -9,21 +9,20 @@ The name of an image is its key in the dataset, `<recording>/<name>`.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deal_core.dataset.image_files import PNG_FLAGS, check_image, inside, read_image
-from deal_core.errors import DatasetError, UsageError
+from deal_core.errors import DatasetError, UsageError, explain_invalid
 from deal_core.files import replacing
-from deal_core.structures import DepthKind, Float32Array
+from deal_core.structures import DepthKind, Float32Array, UInt16Array, metres_to_depth
 
-FORMAT, VERSION = "deal-depth", 1
 DEPTH_FILE = "depth.json"
 _LARGEST = 65535
 _ADVICE = "run `deal depth` again, which makes the maps that are missing"
@@ -59,27 +58,16 @@ class DepthMaps:
         folder = Path(folder)
         file = folder / DEPTH_FILE
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            found = _Description.model_validate_json(file.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             raise DatasetError(
                 f"{folder} holds no depth maps: expected {DEPTH_FILE} in it; make them with `deal depth`"
             ) from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise DatasetError(f"{file} cannot be read: {error}") from None
-        if not isinstance(content, dict):
-            raise DatasetError(f"{file}: expected an object with format, version, kind, scale, model, found {content}")
-        for key, value in {"format": FORMAT, "version": VERSION}.items():
-            if content.get(key) != value:
-                raise DatasetError(f"{file}: expected {key} {value}, found {content.get(key)!r}")
-        kind: Any = content.get("kind")
-        scale, model = content.get("scale"), content.get("model")
-        if kind not in get_args(DepthKind):
-            raise DatasetError(f"{file}: expected kind {' or '.join(get_args(DepthKind))}, found {kind!r}")
-        if not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
-            raise DatasetError(f"{file}: expected a positive number as scale, found {scale!r}")
-        if not isinstance(model, str):
-            raise DatasetError(f"{file}: expected the name of a model, found {model!r}")
-        return cls(folder, kind, float(scale), model)
+        except ValidationError as error:
+            raise DatasetError(f"{file}: {explain_invalid(error)}") from None
+        return cls(folder, found.kind, found.scale, found.model)
 
     def path(self, name: str) -> Path:
         """Return the file of an image's map, whether it exists or not."""
@@ -138,9 +126,9 @@ class DepthMapsWriter:
             return
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise DatasetError(f"{folder} exists and holds no depth maps: choose another folder")
-        content = {"format": FORMAT, "version": VERSION, "kind": kind, "scale": scale, "model": model}
+        description = _Description(format="deal-depth", version=1, kind=kind, scale=scale, model=model)
         with replacing(folder / DEPTH_FILE) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(description.model_dump(), indent=2) + "\n", encoding="utf-8")
 
     def has(self, name: str) -> bool:
         """Say whether the map of an image was written before."""
@@ -151,18 +139,18 @@ class DepthMapsWriter:
 
         Args:
             name: of the image, as `<recording>/<name>`.
-            depth: (H, W) of the writer's kind. Invalid is what is not finite; of metric depth also what is not
-                positive or beyond 65.535 m. Inverse depth of 0 or less is valid and infinitely far: it becomes
+            depth: (H, W) of the writer's kind. A metric value is valid if it is finite, above 0 and at most
+                65.535 m. A value of inverse depth is valid if it is finite; 0 or less is infinitely far, and becomes
                 the smallest count.
 
         Raises:
             DatasetError: the file cannot be written.
-            UsageError: `depth` is no map.
+            UsageError: `depth` has another shape.
         """
         if depth.ndim != 2 or not depth.size:
             raise UsageError(f"expected a depth map of shape (H, W), found {depth.shape}")
         file = self.maps.path(name)
-        counts = _counts(depth, self.maps)
+        counts = metres_to_depth(depth) if self.maps.kind == "metric" else _inverse_counts(depth)
         try:
             with replacing(file) as temporary:
                 temporary.write_bytes(cv2.imencode(".png", counts, PNG_FLAGS)[1].data)
@@ -170,14 +158,21 @@ class DepthMapsWriter:
             raise DatasetError(f"{file} cannot be written: {error.strerror}") from error
 
 
-def _counts(depth: npt.NDArray[np.floating[Any]], maps: DepthMaps) -> npt.NDArray[np.uint16]:
+class _Description(BaseModel):
+    """What depth.json says."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: Literal["deal-depth"]
+    version: Literal[1]
+    kind: DepthKind
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    model: str
+
+
+def _inverse_counts(depth: npt.NDArray[np.floating[Any]]) -> UInt16Array:
     values = np.asarray(depth, np.float64)
-    valid = np.isfinite(values)
-    if maps.kind == "metric":
-        with np.errstate(invalid="ignore"):
-            counts = np.rint(values / maps.scale)
-            valid &= (counts >= 1) & (counts <= _LARGEST)
-    else:
-        largest = float(values[valid].max(initial=0.0)) or 1.0
-        counts = np.clip(np.rint(values / largest * _LARGEST), 1, _LARGEST)
-    return np.where(valid, counts, 0).astype(np.uint16)
+    known = np.isfinite(values)
+    largest = float(values[known].max(initial=0.0)) or 1.0
+    counts = np.clip(np.rint(values / largest * _LARGEST), 1, _LARGEST)
+    return np.where(known, counts, 0).astype(np.uint16)

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from deal_core.dataset.choices import ColorFormat
 from deal_core.dataset.dataset import RECORDINGS, SOURCE_FILE
 from deal_core.dataset.image_files import GroundTruth
-from deal_core.dataset.writer import DatasetWriter, check_recording_name
+from deal_core.dataset.writer import DatasetWriter, RecordingFolder, check_recording_name
 from deal_core.errors import RecordingError, UsageError
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import Recording, open_recording
@@ -44,7 +45,7 @@ class ExtractOptions:
     color_topic: str | None = None
     depth_topic: str | None = None
     slop_ns: int = 0
-    color_format: str = "png"
+    color_format: ColorFormat = "png"
     jpeg_quality: int = 95
     overwrite: bool = False
 
@@ -76,7 +77,7 @@ def extract_recording(
     """Add a recording to a dataset folder, which is made if it does not exist.
 
     Frames that the operator marked to be ignored are left out, and so are pairs that cannot be read; both are
-    counted. A drawn mask beside the recording (`ground_truth/<stamp_ns>.png`) goes along for evaluation. An
+    counted. A drawn mask beside the recording (`ground_truth/<stamp_ns>.png`) is copied for evaluation. An
     extraction that was done before, from the same files with the same options, is not repeated.
 
     Args:
@@ -113,16 +114,10 @@ def extract_recording(
         reader = FrameReader(recording, topics, timeline, decoder, slop_ns=options.slop_ns)
         camera = read_camera(recording, decoder, topics)
         masks = GroundTruth(recording.folder / GROUND_TRUTH, classes)
-        frames: Counter[tuple[TagState, int]] = Counter()
         if on_start:
             on_start(topics.color.count)
         with folder:
-            for frame in reader:
-                mask = masks.read(frame.pair.stamp_ns, frame.pair.depth_mm.shape)
-                folder.write(frame.pair, frame.tags, frame.segment, mask)
-                frames[frame.tags, frame.segment] += 1
-                if on_pair:
-                    on_pair()
+            frames = _write_frames(folder, reader, masks, on_pair)
             camera = fit_camera(camera, reader.size)
             report = make_report(
                 recording,
@@ -166,6 +161,20 @@ def _timeline(
     return TagTimeline.constant(options.tags)
 
 
+def _write_frames(
+    folder: RecordingFolder, reader: FrameReader, masks: GroundTruth, on_pair: Callable[[], None] | None
+) -> Counter[tuple[TagState, int]]:
+    """Write all frames with their masks; return the number of frames by tags and segment."""
+    frames: Counter[tuple[TagState, int]] = Counter()
+    for frame in reader:
+        mask = masks.read(frame.pair.stamp_ns, frame.pair.depth_mm.shape)
+        folder.write(frame.pair, frame.tags, frame.segment, mask)
+        frames[frame.tags, frame.segment] += 1
+        if on_pair:
+            on_pair()
+    return frames
+
+
 def _why_no_frames(recording: Recording, reader: FrameReader, report: RecordingReport, slop_ns: int) -> str:
     if not report.pairs:
         return explain_no_pairs(recording, reader.counts, slop_ns)
@@ -203,4 +212,4 @@ def _done_before(dataset: Path, name: str, fingerprint: str) -> RecordingReport 
         source = json.loads((dataset / RECORDINGS / name / SOURCE_FILE).read_text(encoding="utf-8"))
         return RecordingReport.from_json(source["report"]) if source["fingerprint"] == fingerprint else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # there is none, or it is of another tool: then the folder's existence decides
+        return None  # missing, or written by another tool: then the folder's existence decides

@@ -85,26 +85,29 @@ def inside(folder: Path, name: Any) -> Path:
     return folder.joinpath(*parts)
 
 
+def require_files(files: Sequence[Path], root: Path, what: str, advice: str) -> None:
+    """Refuse a dataset that lacks files.
+
+    Args:
+        files: that are expected, below `root`.
+        root: of the dataset.
+        what: they are, as "depth images", for the message.
+        advice: what a person can do, for the message.
+
+    Raises:
+        DatasetError: files are missing; the message counts them and names the first.
+    """
+    # One listing of each folder instead of a question for each of 80,000 files.
+    folders = {file.parent for file in files}
+    present = {folder: {file.name for file in folder.iterdir()} if folder.is_dir() else set() for folder in folders}
+    missing = [str(file.relative_to(root)) for file in files if file.name not in present[file.parent]]
+    if missing:
+        raise DatasetError(f"{root} lacks {len(missing)} of {len(files)} {what}: {first_few(missing)}; {advice}")
+
+
 def first_few(names: Sequence[str]) -> str:
     """Return at most three of the names for a message, and say that there are more."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def _decode(file: Path, what: str, advice: str, flags: int) -> npt.NDArray[Any]:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"the {what} {file} cannot be read ({error.strerror}): {advice}") from None
-    pixels = None
-    # OpenCV fills the missing rows of a file that was cut, so look for the end that a complete one has.
-    if b"IEND" in data[-64:] or b"\xff\xd9" in data[-64:]:
-        try:
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except cv2.error:
-            pixels = None
-    if pixels is None:
-        raise DatasetError(f"the {what} {file} is damaged ({len(data)} bytes): {advice}")
-    return np.asarray(pixels)
 
 
 class GroundTruth:
@@ -146,3 +149,20 @@ class GroundTruth:
         """Return, after the last frame, what a person should know."""
         rest = len(list(self._folder.glob("*.png"))) - self.used - len(self.problems)
         return [f"{rest} drawn masks belong to no frame"] if rest > 0 else []
+
+
+def _decode(file: Path, what: str, advice: str, flags: int) -> npt.NDArray[Any]:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"the {what} {file} cannot be read ({error.strerror}): {advice}") from None
+    pixels = None
+    # OpenCV fills the missing rows of a file that was cut, so look for the end that a complete one has.
+    if b"IEND" in data[-64:] or b"\xff\xd9" in data[-64:]:
+        try:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error:
+            pixels = None
+    if pixels is None:
+        raise DatasetError(f"the {what} {file} is damaged ({len(data)} bytes): {advice}")
+    return np.asarray(pixels)

@@ -15,7 +15,7 @@ def open_dataset(source: SourceSettings) -> Dataset:
     """Read the lists of a dataset; images are read by its `load`.
 
     Args:
-        source: where it lies, its layout, and which part of it to take.
+        source: its path, layout and split.
 
     Raises:
         DatasetError: files are missing or contradict each other; the message names and counts them.

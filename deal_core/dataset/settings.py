@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from deal_core.dataset.choices import ClassIds, Layout
 from deal_core.settings_file import (
     Fraction,
     NotNegative,
@@ -25,7 +26,7 @@ class SourceSettings(Settings):
 
     path: Path
     """The dataset folder."""
-    format: Literal["deal", "voc", "coco", "bop"] = "deal"
+    format: Layout = "deal"
     """Its layout: `deal extract`'s, or the official one of PASCAL VOC, MS COCO or a BOP dataset."""
     split: str = ""
     """Which list of it: train, train_aug, val of VOC; train2014, val2014 of COCO; a folder such as onboarding_static
@@ -33,8 +34,8 @@ class SourceSettings(Settings):
     recordings: tuple[str, ...] = ()
     """Which recordings (of a deal dataset) or sequences (of BOP); all when empty."""
     depth: Path | None = None
-    """Folder of depth maps made by `deal depth`, in place of the sensor's; VOC and COCO have no other."""
-    class_ids: Literal["contiguous", "category"] = "contiguous"
+    """Folder of depth maps made by `deal depth`, in place of the sensor's; VOC and COCO have none of their own."""
+    class_ids: ClassIds = "contiguous"
     """Of COCO: 80 classes without gaps, or one for each category id 1 to 90."""
 
 

@@ -27,7 +27,7 @@ class TensorSample:
         depth: (1, H, W) float32 of the dataset's kind of depth, 0 where invalid.
         valid: (1, H, W) bool.
         tags: (K,) float32 in {1, 0, nan}.
-        mask: (H, W) uint8 ids, 255 where nobody labelled; None where masks are not asked for.
+        mask: (H, W) uint8 ids, 255 where unlabelled; None where masks are not asked for.
     """
 
     image: Tensor
@@ -62,7 +62,7 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
 
 
 def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return an array (H, W) at `size` (height, width), each value that of the nearest pixel."""
+    """Return an array (H, W) at `size` (height, width), by nearest neighbour."""
     return cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
@@ -96,7 +96,7 @@ def to_tensors(sample: Sample, *, with_mask: bool = False) -> TensorSample:
 
     Args:
         sample: the sample.
-        with_mask: whether its mask, which it must have then, comes along.
+        with_mask: return the mask as well; the sample must have one.
     """
     return TensorSample(
         image=image_to_tensor(sample.image),
@@ -115,7 +115,7 @@ class TrainTransform:
 
     Args:
         settings: which changes, how strong.
-        with_mask: whether the mask of samples, which they must have then, comes along.
+        with_mask: return the masks as well; every sample must have one.
     """
 
     def __init__(self, settings: DataSettings, *, with_mask: bool = False) -> None:
@@ -141,7 +141,7 @@ class TrainTransform:
             if float(torch.rand(())) < settings.erase:
                 pixels, depth = _erase_box(pixels, depth)
             valid = depth[1:2] > 0.5
-            # 0, of which there is none, becomes 255.
+            # Labels count from 1, so 0, which is outside the image, becomes 255.
             mask = (depth[2].to(torch.int16) - 1).to(torch.uint8) if self._with_mask else None
             return TensorSample(pixels, depth[:1].where(valid, 0.0), valid, torch.from_numpy(sample.tags), mask)
 

@@ -12,7 +12,6 @@ In VOCdevkit/VOC2012:
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -21,7 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from deal_core.dataset.dataset import Dataset, FrameRecord
-from deal_core.dataset.image_files import check_ids, first_few, inside, read_color
+from deal_core.dataset.image_files import check_ids, first_few, inside, read_color, require_files
 from deal_core.errors import DatasetError, UsageError, nearest_hint
 from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, Float32Array, TagMarker, TagState, UInt8Array
 
@@ -66,8 +65,8 @@ def open_voc(path: Path | str, split: str = "") -> Dataset:
     root = _find_root(Path(path))
     names = _read_list(root, split)
     masks = root / ("SegmentationClassAug" if split == "train_aug" else "SegmentationClass")
-    frames = [_frame(root, masks, name) for name in names]
-    _require([frame.color for frame in frames], root, f"images of the split {split}")
+    frames = [_voc_frame(root, masks, name) for name in names]
+    require_files([frame.color for frame in frames], root, f"images of the split {split}", _ADVICE)
     unknown = [frame.name for frame in frames if frame.mask is None and not _xml(root, frame.name).is_file()]
     if unknown:
         raise DatasetError(
@@ -153,7 +152,7 @@ def _read_list(root: Path, split: str) -> list[str]:
     return names
 
 
-def _frame(root: Path, masks: Path, name: str) -> FrameRecord:
+def _voc_frame(root: Path, masks: Path, name: str) -> FrameRecord:
     mask = masks / f"{name}.png"
     return FrameRecord(
         recording="VOC2012",
@@ -166,12 +165,6 @@ def _frame(root: Path, masks: Path, name: str) -> FrameRecord:
         segment=int.from_bytes(name.encode(), "big"),
         name=name,
     )
-
-
-def _require(files: Sequence[Path], root: Path, what: str) -> None:
-    missing = [str(file.relative_to(root)) for file in files if not file.is_file()]
-    if missing:
-        raise DatasetError(f"{root} lacks {len(missing)} of {len(files)} {what}: {first_few(missing)}; {_ADVICE}")
 
 
 def _xml(root: Path, name: str) -> Path:

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import yaml
 
+from deal_core.dataset.choices import ColorFormat
 from deal_core.dataset.dataset import (
     CAMERA_FILE,
     DATASET_FILE,
-    FORMAT,
     FRAMES_FILE,
     RECORDINGS,
     SOURCE_FILE,
-    VERSION,
+    DatasetHeader,
     read_classes,
 )
 from deal_core.dataset.image_files import PNG_FLAGS, check_image
 from deal_core.errors import DatasetError, UsageError
-from deal_core.files import replacing
+from deal_core.files import replacing, replacing_folder
 from deal_core.structures import (
     CameraIntrinsics,
     ClassList,
@@ -63,7 +61,7 @@ class DatasetWriter:
             raise DatasetError(f"{self.path} exists and is no dataset: it has no {DATASET_FILE}; choose another folder")
 
     def recording(
-        self, name: str, *, overwrite: bool = False, color_format: str = "png", jpeg_quality: int = 95
+        self, name: str, *, overwrite: bool = False, color_format: ColorFormat = "png", jpeg_quality: int = 95
     ) -> RecordingFolder:
         """Return the folder for one recording, to be used as a context manager.
 
@@ -78,7 +76,7 @@ class DatasetWriter:
             UsageError: a name that is no plain folder name, or an unknown colour format.
         """
         check_recording_name(name)
-        if color_format not in ("png", "jpeg") or not 1 <= jpeg_quality <= 100:
+        if color_format not in get_args(ColorFormat) or not 1 <= jpeg_quality <= 100:
             raise UsageError(
                 f"expected colour as png, or jpeg with a quality of 1 to 100, found {color_format} {jpeg_quality}"
             )
@@ -87,56 +85,63 @@ class DatasetWriter:
             raise DatasetError(
                 f"{final} exists already: replace it with --overwrite, or give the new recording another --name"
             )
-        return RecordingFolder(self, final, None if color_format == "png" else jpeg_quality)
+        return RecordingFolder(self, final, None if color_format == "png" else jpeg_quality, overwrite=overwrite)
 
     def write_header(self) -> None:
         """Write dataset.yaml unless it exists."""
         file = self.path / DATASET_FILE
         if file.exists():
             return
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "classes": classes_to_json(self.classes),
-            "depth_unit": "mm",
-            "provenance": "made by `deal extract`; each recording's source.json says from what",
-        }
+        header = DatasetHeader(
+            format="deal-dataset",
+            version=1,
+            classes=classes_to_json(self.classes),
+            depth_unit="mm",
+            provenance="made by `deal extract`; each recording's source.json says from what",
+        )
         with replacing(file) as temporary:
-            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            text = yaml.safe_dump(header.model_dump(), sort_keys=False, allow_unicode=True)
+            temporary.write_text(text, encoding="utf-8")
 
 
 class RecordingFolder:
     """One recording of a dataset under its temporary name; made by `DatasetWriter.recording`."""
 
-    def __init__(self, dataset: DatasetWriter, final: Path, jpeg_quality: int | None) -> None:
+    def __init__(self, dataset: DatasetWriter, final: Path, jpeg_quality: int | None, *, overwrite: bool) -> None:
         self._dataset = dataset
         self._final = final
+        self._overwrite = overwrite
         self._flags = PNG_FLAGS if jpeg_quality is None else (cv2.IMWRITE_JPEG_QUALITY, jpeg_quality)
         self._suffix = ".png" if jpeg_quality is None else ".jpg"
         self._stamps: set[int] = set()
         self.frames_written = 0
 
     def __enter__(self) -> RecordingFolder:
-        self._made = _make_folders(self._final.parent)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{self._final.name}.", dir=self._final.parent))
-        os.chmod(self._folder, 0o755)
-        (self._folder / "color").mkdir()
-        (self._folder / "depth").mkdir()
-        self._list = (self._folder / FRAMES_FILE).open("w", encoding="utf-8")
+        self._writing = self._write_folder()
+        try:
+            self._writing.__enter__()
+        except OSError as error:
+            raise DatasetError(f"{self._final} cannot be made: {error.strerror}") from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._list.close()
         try:
-            if kind is None:
-                self._publish()
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            for folder in reversed(self._made):
-                if not any(folder.iterdir()):
-                    folder.rmdir()
+            self._writing.__exit__(kind, error, trace)
+        except OSError as failure:
+            raise DatasetError(f"{self._final} cannot be put in place: {failure.strerror}") from failure
+
+    @contextmanager
+    def _write_folder(self) -> Iterator[None]:
+        with replacing_folder(self._final, overwrite=self._overwrite) as self._folder:
+            (self._folder / "color").mkdir()
+            (self._folder / "depth").mkdir()
+            with (self._folder / FRAMES_FILE).open("w", encoding="utf-8") as self._list:
+                yield
+            if not self.frames_written:
+                raise DatasetError(f"{self._final}: no frame was written, so nothing is kept")
+            self._dataset.write_header()
 
     def write(self, pair: RgbdPair, tags: TagState, segment: int, mask: UInt8Array | None = None) -> None:
         """Add a frame.
@@ -145,7 +150,7 @@ class RecordingFolder:
             pair: colour and depth.
             tags: of the dataset's classes.
             segment: frames with one number belong to one scene.
-            mask: (H, W) class ids, if somebody drew them.
+            mask: (H, W) class ids, where they were drawn.
 
         Raises:
             DatasetError: a stamp that was written before, images that do not fit each other, or a full disk.
@@ -188,40 +193,12 @@ class RecordingFolder:
         except OSError as error:
             raise DatasetError(f"{self._final / name} cannot be written: {error.strerror}") from error
 
-    def _publish(self) -> None:
-        if not self.frames_written:
-            raise DatasetError(f"{self._final}: no frame was written, so nothing is kept")
-        self._dataset.write_header()
-        old = self._folder.with_name(f"{self._folder.name}.old")
-        if self._final.exists():
-            os.rename(self._final, old)
-        try:
-            os.rename(self._folder, self._final)
-        except OSError as error:
-            if old.exists():
-                os.rename(old, self._final)
-            raise DatasetError(f"{self._final} cannot be put in place: {error.strerror}") from error
-        if old.is_symlink():
-            old.unlink()
-        else:
-            shutil.rmtree(old, ignore_errors=True)
-
 
 def check_recording_name(name: str) -> None:
-    """Refuse a name that is not that of one visible folder.
+    """Refuse a name that cannot be the name of one visible folder.
 
     Raises:
         UsageError: it is empty, hidden, or holds a separator.
     """
     if not name or name.startswith(".") or set(name) & set("/\\\0"):
         raise UsageError(f"'{name}' cannot name a recording: expected a plain folder name, as in kitchen_1")
-
-
-def _make_folders(folder: Path) -> list[Path]:
-    """Make a folder and its parents; return those that did not exist, outermost first."""
-    missing = [f for f in (folder, *folder.parents) if not f.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DatasetError(f"{folder} cannot be made: {error.strerror}") from error
-    return missing[::-1]

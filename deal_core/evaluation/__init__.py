@@ -1,1 +1,5 @@
 """How good masks are: metrics, threshold sweeps, results on disk, and pictures of frames."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""How masks of several makers agree, where nobody drew the truth: each is scored as if the others' were it."""
+"""How masks of several makers agree, for frames without a true mask: each is scored against those of the others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from deal_core.evaluation.metrics import ConfusionMatrix, FrameScore, MaskEvaluator, MaskScore
+from deal_core.evaluation.metrics import ConfusionMatrix, FrameScore, MaskEvaluator, MaskScore, require_same
 from deal_core.structures import UNLABELLED, ClassList, Float64Array, UInt8Array
 
 AGREEMENT = "agreement"
@@ -17,7 +17,7 @@ AGREEMENT = "agreement"
 class AgreementEvaluator:
     """Counts, in one streaming pass, how the masks of R makers agree, each with each.
 
-    A pixel that either of two masks leaves to nobody (255) is left out of their comparison.
+    A pixel that is undecided (255) in either of two masks is left out of their comparison.
 
     Args:
         num_makers: R, at least two.
@@ -65,6 +65,14 @@ class AgreementEvaluator:
             self._pairs[first, second].merge(matrix)
         for maker in range(self.num_makers):
             self.frames[maker].append(FrameScore(key, self._against_others(maker, of_frame).miou()))
+
+    def merge(self, other: AgreementEvaluator) -> None:
+        """Add what another evaluator counted of the same makers; frames stay in the order of the merges."""
+        require_same((self.num_makers, self.num_classes), (other.num_makers, other.num_classes), "makers and classes")
+        for pair, matrix in self._pairs.items():
+            matrix.merge(other._pairs[pair])
+        for ours, theirs in zip(self.frames, other.frames, strict=True):
+            ours.extend(theirs)
 
     def score(self, maker: int, classes: ClassList) -> MaskScore:
         """Return the figures of one maker's masks against those of all others; without boundary F."""

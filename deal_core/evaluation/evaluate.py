@@ -1,22 +1,25 @@
-"""Masks of a model, of a robot or of a folder, compared with the true ones."""
+"""Masks of a model, of a robot or of a folder, compared with the true ones.
+
+An evaluation is a sum: each frame is counted alone, and `add_up` merges the counts. Counts of several processes, each
+with a share of the frames, merge in the same way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from deal_core.dataset.dataset import Dataset, with_masks
 from deal_core.errors import DatasetError
-from deal_core.evaluation.metrics import MaskEvaluator
+from deal_core.evaluation.metrics import FrameScore, MaskEvaluator
 from deal_core.evaluation.picture_folder import PictureWriter, choose_frames
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.evaluation.sweep import ThresholdSweep
 from deal_core.masks.decide import predict_mask
 from deal_core.masks.mask_folder import check_masks, read_mask
-from deal_core.masks.refine.refinement import (
-    refinement_name,
-)
+from deal_core.masks.refine.refinement import refinement_name
 from deal_core.masks.score_dataset import (
     CamSettings,
     ScoredFrame,
@@ -25,27 +28,83 @@ from deal_core.masks.score_dataset import (
     need_depth_for_rule,
     score_frames,
 )
-from deal_core.masks.threshold_rules import create_rule
+from deal_core.masks.threshold_rules import FixedRule, ThresholdRule, create_rule
 from deal_core.models.model_file import LoadedModel, Threshold
 from deal_core.runtime.segmenter import Segmenter
-from deal_core.structures import UNLABELLED, Sample, UInt8Array
+from deal_core.structures import UNLABELLED, ClassList, Float32Array, Sample, UInt8Array
+
+Advance = Callable[[int], None]
+"""Called with the number of steps done."""
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedFrame:
+    """A frame and a predicted mask of it.
+
+    Args:
+        sample: the frame.
+        mask: (H, W) ids, 255 where undecided.
+        scores: (K, H, W) in [0, 1] that the mask was made from; None where there are none.
+    """
+
+    sample: Sample
+    mask: UInt8Array
+    scores: Float32Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Masks that are made already, or that are made of one image after the other.
+    """Masks that exist already, or that are made of one image after the other.
 
     Args:
-        predict: returns the mask of a frame, (H, W) ids, 255 where nobody decided.
-        rule: that chose the threshold.
-        threshold: that the masks are made with; None where nobody noted it.
-        details: what readers of figures shall know of how they are made.
+        predict: returns the mask of a frame, (H, W) ids, 255 where undecided.
+        rule: the name of the rule that chose the threshold.
+        threshold: of the masks; None where it is not known.
+        details: facts about how the masks are made, for readers of the figures.
     """
 
     predict: Callable[[Sample], UInt8Array]
     rule: str
     threshold: float | None
     details: Mapping[str, str]
+
+    def frames(self, dataset: Dataset) -> Iterable[PredictedFrame]:
+        """Yield every frame of a dataset with its mask, in order and in constant memory."""
+        samples = (dataset.load(record) for record in dataset.frames)
+        return (PredictedFrame(sample, self.predict(sample)) for sample in samples)
+
+
+class Counts(Protocol):
+    """Counts over some frames."""
+
+    def merge(self, other: Any) -> None:
+        """Add the counts over other frames."""
+
+
+C = TypeVar("C", bound=tuple[Counts, ...])
+
+
+def add_up(totals: C, frames: Iterable[C], advance: Advance = lambda frames: None) -> C:
+    """Merge the counts of frames into the totals, frame by frame, and return the totals.
+
+    Args:
+        totals: what was counted before; fresh counts at the beginning.
+        frames: the counts of each frame, in the order of the totals.
+        advance: called with the number of frames done.
+    """
+    for done, counts in enumerate(frames, 1):
+        for total, of_frame in zip(totals, counts, strict=True):
+            total.merge(of_frame)
+        advance(done)
+    return totals
+
+
+def count_mask(prediction: UInt8Array, truth: UInt8Array | None, key: str, num_classes: int) -> MaskEvaluator:
+    """Return the counts of one frame; those of no frame where it has no true mask."""
+    counts = MaskEvaluator(num_classes)
+    if truth is not None:
+        counts.update(prediction, truth, key)
+    return counts
 
 
 def evaluate_model(
@@ -58,7 +117,7 @@ def evaluate_model(
     pictures: Path | None = None,
     num_pictures: int = 12,
     show: Collection[str] = (),
-    advance: Callable[[int], None] = lambda frames: None,
+    advance: Advance = lambda frames: None,
 ) -> EvaluationResult:
     """Compare a model's masks with the true ones, with a threshold that saw no masks and the swept one.
 
@@ -72,8 +131,8 @@ def evaluate_model(
         threshold_rule: chooses the threshold anew for these scores; `decision_threshold` when left out.
         pictures: run folder into which pictures of some frames are written, worst first; none when left out.
         num_pictures: how many frames to show.
-        show: the keys of the frames to show instead, as for another run that is to be looked at beside this one.
-        advance: told the number of frames done, 0 to twice their number.
+        show: the keys of the frames to show instead, to compare this run with another in a report.
+        advance: called with the number of frames done, up to twice their number.
 
     Raises:
         DatasetError: no frame has a mask, or none of the masks a labelled pixel.
@@ -85,27 +144,27 @@ def evaluate_model(
     settings = settings or CamSettings()
     check_use(model.info, dataset, settings)
     dataset = with_masks(dataset)
-    rule = create_rule(threshold_rule, depth_kind=dataset.depth_kind) if threshold_rule else None
-    if threshold_rule:
-        need_depth_for_rule(threshold_rule, dataset)
     classes = dataset.classes
-    sweep = ThresholdSweep(len(classes))
-    for done, frame in enumerate(score_frames(model, dataset, settings), 1):
-        sweep.update(frame.scores, frame.tags, mask_of(frame.sample))
-        if rule:
-            rule.update(frame.scores, frame.sample.depth, frame.sample.depth_valid, frame.tags)
-        advance(done)
-    if not sweep.counts.any():
-        raise DatasetError(f"{dataset.path}: the masks hold no labelled pixel, only {UNLABELLED} (ignored)")
-    threshold = Threshold(rule.threshold(), threshold_rule or "") if rule else decision_threshold(model, settings)
+    sweep, threshold = _choose_thresholds(model, dataset, settings, threshold_rule, advance)
     best = sweep.best()
-    auto, oracle = MaskEvaluator(len(classes)), MaskEvaluator(len(classes))
-    for done, frame in enumerate(score_frames(model, dataset, settings), 1):
+
+    def count(frame: ScoredFrame) -> tuple[MaskEvaluator, MaskEvaluator]:
         mask, key = mask_of(frame.sample), frame.sample.key
-        auto.update(predict_mask(frame.scores, frame.tags, threshold.value), mask, key)
-        oracle.update(predict_mask(frame.scores, frame.tags, best.threshold), mask, key)
-        advance(len(dataset) + done)
-    result = EvaluationResult(
+        auto, oracle = (predict_mask(frame.scores, frame.tags, value) for value in (threshold.value, best.threshold))
+        return count_mask(auto, mask, key, len(classes)), count_mask(oracle, mask, key, len(classes))
+
+    def predict(few: Dataset) -> Iterable[PredictedFrame]:
+        return predicted_frames(model, few, settings, threshold.value)
+
+    auto, oracle = add_up(
+        (MaskEvaluator(len(classes)), MaskEvaluator(len(classes))),
+        map(count, score_frames(model, dataset, settings)),
+        lambda done: advance(len(dataset) + done),
+    )
+    if pictures:
+        shown = tuple(show) or choose_frames(auto.frames, num_pictures)
+        draw_frames(pictures, classes, _in_order(shown, dataset, predict), auto.frames)
+    return EvaluationResult(
         name=name,
         dataset=str(dataset.path),
         classes=classes,
@@ -116,20 +175,14 @@ def evaluate_model(
         per_frame=tuple(auto.frames),
         details={**_details(model, settings), "model": model.sha256[:12], **_plain(model.info.training)},
     )
-    if pictures:
-        shown = tuple(show) or choose_frames(auto.frames, num_pictures)
-        few = dataset.subset(predicate=lambda frame: frame.key in shown)
-        scored = {frame.sample.key: frame for frame in score_frames(model, few, settings)}
-        _write_pictures(pictures, result, [scored[key] for key in shown if key in scored], threshold.value)
-    return result
 
 
 def predictions_on_robot(segmenter: Segmenter, dataset: Dataset, *, depth_fails: bool = False) -> Predictions:
-    """Return the masks that the robot will see: one image at a time, without tags.
+    """Return the masks that the robot will make: one image at a time, without tags.
 
     Args:
         segmenter: of any back end and precision.
-        dataset: whose frames shall be looked at.
+        dataset: the frames that will be predicted.
         depth_fails: keep depth from a network that uses it.
 
     Raises:
@@ -150,6 +203,24 @@ def predictions_on_robot(segmenter: Segmenter, dataset: Dataset, *, depth_fails:
     )
 
 
+def predictions_in_folder(folder: Path, dataset: Dataset) -> Predictions:
+    """Return the pseudo masks in a folder that `write_cams` wrote.
+
+    Args:
+        folder: of the pseudo masks.
+        dataset: the frames that will be read.
+
+    Raises:
+        DatasetError: no cams.json, masks for other classes, or not of every frame.
+    """
+    found = check_masks(folder, dataset)
+
+    def read(sample: Sample) -> UInt8Array:
+        return read_mask(folder, sample.key, sample.image.shape[:2], len(dataset.classes))
+
+    return Predictions(read, found.rule, found.threshold, {"masks": str(folder), "model": found.model[:12]})
+
+
 def evaluate_predictions(
     predictions: Predictions,
     dataset: Dataset,
@@ -158,51 +229,127 @@ def evaluate_predictions(
     pictures: Path | None = None,
     num_pictures: int = 12,
     show: Collection[str] = (),
-    advance: Callable[[int], None] = lambda frames: None,
+    advance: Advance = lambda frames: None,
 ) -> EvaluationResult:
-    """Compare masks with the true ones, as they are; a pixel that they leave to nobody (255) counts as wrong.
+    """Compare masks with the true ones, as they are; an undecided pixel (255) counts as wrong.
 
     Args:
         predictions: the masks.
         dataset: frames without a true mask are left out.
         name: of the run, for readers.
-        pictures: as `evaluate_model`, like all that follow.
+        pictures: as `evaluate_model`, like the arguments that follow.
         num_pictures: how many frames to show.
         show: the keys of the frames to show instead.
-        advance: told the number of frames done.
+        advance: called with the number of frames done.
 
     Raises:
         DatasetError: no frame has a mask.
         ModelFileError: a network's scores are not finite.
     """
     dataset = with_masks(dataset)
-    masks = MaskEvaluator(len(dataset.classes))
-    for done, record in enumerate(dataset.frames, 1):
-        sample = dataset.load(record)
-        masks.update(predictions.predict(sample), mask_of(sample), record.key)
-        advance(done)
+    classes = dataset.classes
+
+    def count(frame: PredictedFrame) -> tuple[MaskEvaluator]:
+        return (count_mask(frame.mask, frame.sample.mask, frame.sample.key, len(classes)),)
+
+    (masks,) = add_up((MaskEvaluator(len(classes)),), map(count, predictions.frames(dataset)), advance)
     if pictures:
         shown = tuple(show) or choose_frames(masks.frames, num_pictures)
-        records = {frame.key: frame for frame in dataset.frames}
-        iou = {frame.key: frame.iou for frame in masks.frames}
-        with PictureWriter(pictures, dataset.classes) as writer:
-            for sample in (dataset.load(records[key]) for key in shown if key in records):
-                writer.add_sample(sample, iou[sample.key], predictions.predict(sample))
+        draw_frames(pictures, classes, _in_order(shown, dataset, predictions.frames), masks.frames)
     return EvaluationResult(
         name=name,
         dataset=str(dataset.path),
-        classes=dataset.classes,
+        classes=classes,
         num_frames=len(dataset),
-        auto=masks.score(dataset.classes, rule=predictions.rule, threshold=predictions.threshold),
+        auto=masks.score(classes, rule=predictions.rule, threshold=predictions.threshold),
         per_frame=tuple(masks.frames),
         details=predictions.details,
     )
+
+
+def evaluate_masks(
+    folder: Path,
+    dataset: Dataset,
+    *,
+    name: str,
+    pictures: Path | None = None,
+    num_pictures: int = 12,
+    show: Collection[str] = (),
+    advance: Advance = lambda frames: None,
+) -> EvaluationResult:
+    """Compare the pseudo masks of a folder that `write_cams` wrote with the true ones, as `evaluate_predictions` does.
+
+    Raises:
+        DatasetError: no cams.json, masks for other classes, or one that is missing or damaged.
+    """
+    predictions = predictions_in_folder(folder, with_masks(dataset))
+    return evaluate_predictions(
+        predictions, dataset, name=name, pictures=pictures, num_pictures=num_pictures, show=show, advance=advance
+    )
+
+
+def predicted_frames(
+    model: LoadedModel, dataset: Dataset, settings: CamSettings, threshold: float
+) -> Iterable[PredictedFrame]:
+    """Yield every frame with the model's mask at a threshold, in order and in constant memory."""
+    return (
+        PredictedFrame(frame.sample, predict_mask(frame.scores, frame.tags, threshold), frame.scores)
+        for frame in score_frames(model, dataset, settings)
+    )
+
+
+def draw_frames(run: Path, classes: ClassList, frames: Iterable[PredictedFrame], scores: Sequence[FrameScore]) -> None:
+    """Write the pictures of frames into a run folder.
+
+    Args:
+        run: the run folder.
+        classes: names and colours of the masks.
+        frames: to draw, in the order of the pictures.
+        scores: those of the frames, perhaps among others.
+    """
+    iou = {score.key: score.iou for score in scores}
+    with PictureWriter(run, classes) as pictures:
+        for frame in frames:
+            pictures.add_sample(frame.sample, iou[frame.sample.key], frame.mask, frame.scores)
 
 
 def mask_of(sample: Sample) -> UInt8Array:
     """Return the mask of a frame of `with_masks`."""
     assert sample.mask is not None  # only frames with a mask were asked for
     return sample.mask
+
+
+def _choose_thresholds(
+    model: LoadedModel, dataset: Dataset, settings: CamSettings, threshold_rule: str | None, advance: Advance
+) -> tuple[ThresholdSweep, Threshold]:
+    """Return the figures at every threshold, and the threshold that saw no masks."""
+    own = decision_threshold(model, settings)
+
+    def new_rule() -> ThresholdRule:
+        return create_rule(threshold_rule, dataset.depth_kind) if threshold_rule else FixedRule(own.value)
+
+    def count(frame: ScoredFrame) -> tuple[ThresholdSweep, ThresholdRule]:
+        sweep, rule, sample = ThresholdSweep(len(dataset.classes)), new_rule(), frame.sample
+        sweep.update(frame.scores, frame.tags, mask_of(sample))
+        rule.update(frame.scores, sample.depth, sample.depth_valid, frame.tags)
+        return sweep, rule
+
+    totals = ThresholdSweep(len(dataset.classes)), new_rule()
+    if threshold_rule:
+        need_depth_for_rule(threshold_rule, dataset)
+    sweep, rule = add_up(totals, map(count, score_frames(model, dataset, settings)), advance)
+    if not sweep.counts.any():
+        raise DatasetError(f"{dataset.path}: the masks hold no labelled pixel, only {UNLABELLED} (ignored)")
+    return sweep, Threshold(rule.threshold(), threshold_rule or own.rule)
+
+
+def _in_order(
+    keys: Sequence[str], dataset: Dataset, predict: Callable[[Dataset], Iterable[PredictedFrame]]
+) -> list[PredictedFrame]:
+    """Return the predicted frames of these keys, in the order of the keys; keys of other datasets are left out."""
+    few = dataset.subset(predicate=lambda frame: frame.key in keys)
+    found = {frame.sample.key: frame for frame in predict(few)}
+    return [found[key] for key in keys if key in found]
 
 
 def _details(model: LoadedModel, settings: CamSettings) -> dict[str, str]:
@@ -219,53 +366,6 @@ def _details(model: LoadedModel, settings: CamSettings) -> dict[str, str]:
     }
 
 
-def _write_pictures(run: Path, result: EvaluationResult, frames: Sequence[ScoredFrame], threshold: float) -> None:
-    iou = {score.key: score.iou for score in result.per_frame}
-    with PictureWriter(run, result.classes) as pictures:
-        for frame in frames:
-            prediction = predict_mask(frame.scores, frame.tags, threshold)
-            pictures.add_sample(frame.sample, iou[frame.sample.key], prediction, frame.scores)
-
-
 def _plain(values: object) -> dict[str, str | int | float | bool]:
     items = values.items() if isinstance(values, dict) else ()
     return {str(k): v for k, v in items if isinstance(v, (str, int, float, bool))}
-
-
-def evaluate_masks(
-    folder: Path,
-    dataset: Dataset,
-    *,
-    name: str,
-    pictures: Path | None = None,
-    num_pictures: int = 12,
-    show: Collection[str] = (),
-    advance: Callable[[int], None] = lambda frames: None,
-) -> EvaluationResult:
-    """Compare the pseudo masks of a folder that `write_cams` wrote with the true ones.
-
-    A pixel that the masks leave to nobody (255) counts as wrong.
-
-    Args:
-        folder: of the pseudo masks.
-        dataset: frames without a true mask are left out.
-        name: of the run, for readers.
-        pictures: run folder into which pictures of some frames are written, worst first; none when left out.
-        num_pictures: how many frames to show.
-        show: the keys of the frames to show instead, as for another run that is to be looked at beside this one.
-        advance: told the number of frames done.
-
-    Raises:
-        DatasetError: no cams.json, masks for other classes, or one that is missing or damaged.
-    """
-    dataset = with_masks(dataset)
-    found = check_masks(folder, dataset)
-
-    def read(sample: Sample) -> UInt8Array:
-        return read_mask(folder, sample.key, sample.image.shape[:2], len(dataset.classes))
-
-    details = {"masks": str(folder), "model": str(found.get("model"))[:12]}
-    predictions = Predictions(read, str(found.get("threshold_rule")), found.get("threshold"), details)
-    return evaluate_predictions(
-        predictions, dataset, name=name, pictures=pictures, num_pictures=num_pictures, show=show, advance=advance
-    )

@@ -1,8 +1,8 @@
-"""How good masks are: mIoU over all thresholds in one pass, boundary F, and the file that `deal evaluate` writes.
+"""How good masks are: IoU, precision and recall by class, and boundary F.
 
-Everything is counted while it streams: memory does not grow with the number of images, and two accumulators of
-two ranks merge into the one that had seen all images. Arrays may be numpy or torch (on any device); results are
-numpy.
+All figures come from counts that add up: memory does not grow with the number of images, and the counts of two
+processes merge into those of one process that saw all images. Arrays may be numpy or torch (on any device);
+results are numpy.
 
 A typical evaluation of class activation maps reads the set twice: once to find the thresholds, once to score
 the masks they give.
@@ -42,7 +42,7 @@ BOUNDARY_TOLERANCE = 0.008
 class ConfusionMatrix:
     """Pixel counts of truth against prediction, background included; 255 in the truth is ignored.
 
-    A predicted 255 ("nobody decided", as in pseudo masks with an ignore band) is wrong: a miss for the true
+    A predicted 255 (undecided, as in pseudo masks with an ignore band) is wrong: a miss for the true
     class, whichever it is, and a false alarm for none.
 
     Args:
@@ -199,7 +199,7 @@ class FrameScore:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How one class fared; every figure in [0, 1], or nan where it is not defined (boundary F of background)."""
+    """The figures of one class; every figure in [0, 1], or nan where it is not defined (boundary F of background)."""
 
     name: str
     iou: float
@@ -210,12 +210,12 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class MaskScore:
-    """How the masks of one rule fared on the set.
+    """The figures of masks that were made with the threshold of one rule.
 
     Args:
         rule: `oracle` (threshold swept on the truth), the name of a rule that sees no masks, or `argmax` for a
             network that predicts background itself.
-        threshold: background score; None where there is none.
+        threshold: of the background; None for masks without a threshold.
         miou: mean IoU, background included.
         pixel_accuracy: share of labelled pixels that are right.
         boundary_f: mean boundary F over foreground classes.

@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, Field, Strict, ValidationError
 
 from deal_core.drawing import depth_edge_picture, depth_picture, heat_overlay, mask_overlay, write_png
-from deal_core.errors import EvaluationError
+from deal_core.errors import EvaluationError, explain_invalid
 from deal_core.evaluation.metrics import FrameScore
+from deal_core.files import replacing_folder
 from deal_core.masks.decide import winning_class
 from deal_core.structures import BoolArray, ClassList, Float32Array, Sample, UInt8Array
 
-if TYPE_CHECKING:
-    pass
-
-
 PICTURE_FOLDER = "pictures"
-
-
 PICTURE_LIST = "pictures.json"
-
-
 PICTURE_FORMAT = "deal-pictures"
-
-
 PICTURE_VERSION = 1
-
-
 PARTS = ("image", "depth", "edges", "cam", "prediction", "truth")
 """The kinds of picture of one frame, in reading order."""
 
@@ -116,7 +105,6 @@ class PictureWriter:
     def __init__(self, run: Path, classes: ClassList) -> None:
         self.classes = classes
         self._folder = run / PICTURE_FOLDER
-        self._temporary = run / f".{PICTURE_FOLDER}.{os.getpid()}.tmp"
         self._entries: list[dict[str, Any]] = []
 
     def __enter__(self) -> PictureWriter:
@@ -125,18 +113,14 @@ class PictureWriter:
                 f"{self._folder} would be replaced, and holds no {PICTURE_LIST}, so no evaluation made it: choose "
                 "another run folder"
             )
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary.mkdir(parents=True)
+        self._writing = self._write_folder()
+        self._writing.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        self._writing.__exit__(kind, error, trace)
 
     def add(
         self,
@@ -202,11 +186,12 @@ class PictureWriter:
             scores=scores,
         )
 
-    def _finish(self) -> None:
-        listing = {"format": PICTURE_FORMAT, "version": PICTURE_VERSION, "pictures": self._entries}
-        (self._temporary / PICTURE_LIST).write_text(json.dumps(listing, indent=1) + "\n", "utf-8")
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._temporary.replace(self._folder)
+    @contextmanager
+    def _write_folder(self) -> Iterator[None]:
+        with replacing_folder(self._folder, overwrite=True) as self._temporary:
+            yield
+            listing = {"format": PICTURE_FORMAT, "version": PICTURE_VERSION, "pictures": self._entries}
+            (self._temporary / PICTURE_LIST).write_text(json.dumps(listing, indent=1) + "\n", "utf-8")
 
 
 def read_pictures(run: Path) -> tuple[Picture, ...]:
@@ -220,26 +205,34 @@ def read_pictures(run: Path) -> tuple[Picture, ...]:
     if not listing.is_file():
         return ()
     try:
-        value = json.loads(listing.read_text("utf-8"))
-        if (value.get("format"), value.get("version")) != (PICTURE_FORMAT, PICTURE_VERSION):
-            raise ValueError(f"expected the format '{PICTURE_FORMAT}' of version {PICTURE_VERSION}")
-        pictures = [_read_entry(folder, entry) for entry in value["pictures"]]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        kind = f"no key {error}" if isinstance(error, KeyError) else str(error)
-        raise EvaluationError(f"{listing}: {kind}. Write it again with `deal evaluate`") from None
+        found = _Listing.model_validate_json(listing.read_text("utf-8"))
+        pictures = [_read_entry(folder, entry) for entry in found.pictures]
+    except (OSError, ValueError) as error:
+        reason = explain_invalid(error) if isinstance(error, ValidationError) else error
+        raise EvaluationError(f"{listing}: {reason}. Write it again with `deal evaluate`") from None
     return tuple(sorted(pictures, key=lambda p: (math.isnan(p.iou), p.iou)))
 
 
-def _read_entry(folder: Path, entry: Mapping[str, Any]) -> Picture:
-    files = {}
-    for part, name in entry["files"].items():
+class _Entry(BaseModel):
+    key: str
+    iou: Annotated[float, Strict(), Field(allow_inf_nan=False)] | None
+    files: dict[str, str]
+
+
+class _Listing(BaseModel):
+    format: Literal["deal-pictures"]
+    version: Literal[1]
+    pictures: list[_Entry]
+
+
+def _read_entry(folder: Path, entry: _Entry) -> Picture:
+    for part, name in entry.files.items():
         if part not in PARTS or Path(name).name != name:
             raise ValueError(f"expected a picture of {', '.join(PARTS)} in {folder}, found {part}: {name!r}")
         if not (folder / name).is_file():
             raise ValueError(f"the picture {name} is missing")
-        files[part] = folder / name
-    iou = entry["iou"]
-    return Picture(str(entry["key"]), math.nan if iou is None else float(iou), files)
+    files = {part: folder / name for part, name in entry.files.items()}
+    return Picture(entry.key, math.nan if entry.iou is None else entry.iou, files)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    Strict,
+    ValidationError,
+)
 
-from deal_core.errors import DealError, EvaluationError
+from deal_core.errors import DatasetError, EvaluationError, explain_invalid
 from deal_core.evaluation.metrics import ClassScore, FrameScore, MaskScore
 from deal_core.evaluation.sweep import SweepCurve
 from deal_core.files import replacing
-from deal_core.structures import ClassList, Float64Array
-
-if TYPE_CHECKING:
-    pass
-
+from deal_core.structures import ClassList, classes_from_json, classes_to_json
 
 EVALUATION_FILE = "evaluation.json"
-
-
-EVALUATION_FORMAT = "deal-evaluation"
-
-
-EVALUATION_VERSION = 1
+EVALUATION_FORMAT: Literal["deal-evaluation"] = "deal-evaluation"
+EVALUATION_VERSION: Literal[1] = 1
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
-    """What `deal evaluate` found out about one model on one dataset; lies as evaluation.json in a run's folder.
+    """The figures of one model on one dataset; `deal evaluate` writes them as evaluation.json into a run's folder.
 
     Args:
         name: of the run, as a reader should see it.
@@ -40,9 +42,9 @@ class EvaluationResult:
         classes: names and colours.
         num_frames: images that were compared.
         oracle: with the threshold swept on the truth, as papers report; None for a model without threshold.
-        auto: with the threshold of a rule that sees no masks, or `argmax`; None where it was not asked for.
+        auto: with the threshold of a rule that sees no masks, or `argmax`; None where it was not measured.
         curve: mIoU by threshold; None for a model without threshold.
-        per_frame: the mIoU of every image, with the auto threshold where there is one, else the oracle's.
+        per_frame: the mIoU of every image, at the auto threshold where there is one, else at the oracle's.
         details: anything else worth a line in the report (seed, backbone, model hash, ...).
     """
 
@@ -58,58 +60,44 @@ class EvaluationResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form; figures that are not defined become null."""
-        colors = [list(color) for color in self.classes.colors]
-        return {
-            "format": EVALUATION_FORMAT,
-            "version": EVALUATION_VERSION,
-            "name": self.name,
-            "dataset": self.dataset,
-            "classes": [{"name": name, "color": color} for name, color in zip(self.classes.names, colors, strict=True)],
-            "num_frames": self.num_frames,
-            "oracle": None if self.oracle is None else score_to_json(self.oracle),
-            "auto": None if self.auto is None else score_to_json(self.auto),
-            "curve": None
-            if self.curve is None
-            else {
-                "thresholds": [_number(t) for t in self.curve.thresholds],
-                "miou": [_number(m) for m in self.curve.miou],
-            },
-            "per_frame": [{"key": frame.key, "iou": _number(frame.iou)} for frame in self.per_frame],
-            "details": dict(self.details),
-        }
+        return _EvaluationJson(
+            format=EVALUATION_FORMAT,
+            version=EVALUATION_VERSION,
+            name=self.name,
+            dataset=self.dataset,
+            classes=classes_to_json(self.classes),
+            num_frames=self.num_frames,
+            oracle=None if self.oracle is None else _ScoreJson.model_validate(self.oracle),
+            auto=None if self.auto is None else _ScoreJson.model_validate(self.auto),
+            curve=None if self.curve is None else _CurveJson.model_validate(self.curve),
+            per_frame=[_FrameJson.model_validate(frame) for frame in self.per_frame],
+            details=dict(self.details),
+        ).model_dump(mode="json")
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> EvaluationResult:
+    def from_json(cls, value: Any) -> EvaluationResult:
         """Read the plain form of `to_json`.
 
         Raises:
             EvaluationError: another format or version, a missing key or a value of another type.
         """
         try:
-            if value.get("format") != EVALUATION_FORMAT:
-                raise EvaluationError(f"expected the format '{EVALUATION_FORMAT}', found {value.get('format')!r}")
-            if value["version"] != EVALUATION_VERSION:
-                raise EvaluationError(f"expected version {EVALUATION_VERSION}, found {value['version']!r}")
-            curve = value["curve"]
-            return cls(
-                name=str(value["name"]),
-                dataset=str(value["dataset"]),
-                classes=ClassList(
-                    tuple(entry["name"] for entry in value["classes"]),
-                    tuple(tuple(entry["color"]) for entry in value["classes"]),
-                ),
-                num_frames=int(value["num_frames"]),
-                oracle=_score_from_json(value["oracle"]),
-                auto=_score_from_json(value["auto"]),
-                curve=None if curve is None else SweepCurve(_floats(curve["thresholds"]), _floats(curve["miou"])),
-                per_frame=tuple(FrameScore(str(frame["key"]), _figure(frame["iou"])) for frame in value["per_frame"]),
-                details=dict(value["details"]),
-            )
-        except EvaluationError:
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError, DealError) as error:
-            kind = f"no key {error}" if isinstance(error, KeyError) else str(error)
-            raise EvaluationError(f"not a readable evaluation: {kind}") from None
+            read = _EvaluationJson.model_validate(value)
+            classes = classes_from_json(read.classes)
+        except (ValidationError, DatasetError) as error:
+            reason = explain_invalid(error) if isinstance(error, ValidationError) else error
+            raise EvaluationError(f"not a readable evaluation: {reason}") from None
+        return cls(
+            name=read.name,
+            dataset=read.dataset,
+            classes=classes,
+            num_frames=read.num_frames,
+            oracle=None if read.oracle is None else read.oracle.score(),
+            auto=None if read.auto is None else read.auto.score(),
+            curve=None if read.curve is None else read.curve.curve(),
+            per_frame=tuple(FrameScore(frame.key, frame.iou) for frame in read.per_frame),
+            details=read.details,
+        )
 
     def write(self, folder: Path) -> Path:
         """Write evaluation.json into `folder` (made if missing), under a temporary name first.
@@ -144,55 +132,65 @@ class EvaluationResult:
 
 def score_to_json(score: MaskScore) -> dict[str, Any]:
     """Return the figures as JSON, nan as null."""
-    return {
-        "rule": score.rule,
-        "threshold": score.threshold,
-        "miou": _number(score.miou),
-        "pixel_accuracy": _number(score.pixel_accuracy),
-        "boundary_f": _number(score.boundary_f),
-        "per_class": [
-            {
-                "name": entry.name,
-                "iou": _number(entry.iou),
-                "precision": _number(entry.precision),
-                "recall": _number(entry.recall),
-                "boundary_f": _number(entry.boundary_f),
-            }
-            for entry in score.classes
-        ],
-    }
+    return _ScoreJson.model_validate(score).model_dump(mode="json")
 
 
-def _score_from_json(value: Mapping[str, Any] | None) -> MaskScore | None:
-    if value is None:
-        return None
-    return MaskScore(
-        rule=str(value["rule"]),
-        threshold=None if value["threshold"] is None else float(value["threshold"]),
-        miou=_figure(value["miou"]),
-        pixel_accuracy=_figure(value["pixel_accuracy"]),
-        boundary_f=_figure(value["boundary_f"]),
-        classes=tuple(
-            ClassScore(
-                str(entry["name"]),
-                _figure(entry["iou"]),
-                _figure(entry["precision"]),
-                _figure(entry["recall"]),
-                _figure(entry["boundary_f"]),
-            )
-            for entry in value["per_class"]
-        ),
-    )
+_Figure = Annotated[
+    float,
+    Strict(),
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    PlainSerializer(lambda value: float(value) if math.isfinite(value) else None, return_type=float | None),
+]
+"""A figure that is null in JSON where it is not defined, and nan in Python."""
 
 
-def _number(value: float) -> float | None:
-    """Return a JSON number; JSON has no nan."""
-    return float(value) if math.isfinite(value) else None
+class _Json(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
 
 
-def _figure(value: Any) -> float:
-    return math.nan if value is None else float(value)
+class _ClassJson(_Json):
+    name: str
+    iou: _Figure
+    precision: _Figure
+    recall: _Figure
+    boundary_f: _Figure
 
 
-def _floats(values: Sequence[Any]) -> Float64Array:
-    return np.array([_figure(value) for value in values], np.float64)
+class _ScoreJson(_Json):
+    rule: str
+    threshold: Annotated[float, Strict(), Field(allow_inf_nan=False)] | None
+    miou: _Figure
+    pixel_accuracy: _Figure
+    boundary_f: _Figure
+    per_class: list[_ClassJson] = Field(validation_alias=AliasChoices("per_class", "classes"))
+
+    def score(self) -> MaskScore:
+        classes = tuple(ClassScore(**dict(entry)) for entry in self.per_class)
+        return MaskScore(self.rule, self.threshold, self.miou, self.pixel_accuracy, self.boundary_f, classes)
+
+
+class _CurveJson(_Json):
+    thresholds: list[_Figure]
+    miou: list[_Figure]
+
+    def curve(self) -> SweepCurve:
+        return SweepCurve(np.array(self.thresholds, np.float64), np.array(self.miou, np.float64))
+
+
+class _FrameJson(_Json):
+    key: str
+    iou: _Figure
+
+
+class _EvaluationJson(BaseModel):
+    format: Literal["deal-evaluation"]
+    version: Literal[1]
+    name: str
+    dataset: str
+    classes: list[Any]
+    num_frames: Annotated[int, Strict()]
+    oracle: _ScoreJson | None
+    auto: _ScoreJson | None
+    curve: _CurveJson | None
+    per_frame: list[_FrameJson]
+    details: dict[str, str | int | float | bool]

@@ -20,7 +20,7 @@ class SeedSummary:
     Args:
         values: one figure a seed, in the order given.
         mean: their mean.
-        std: their sample standard deviation (n - 1); nan for a single seed, whose spread nobody knows.
+        std: their sample standard deviation (n - 1); nan for a single seed, which has no spread.
     """
 
     values: tuple[float, ...]

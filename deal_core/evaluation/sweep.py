@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deal_core.evaluation.metrics import (
-    ConfusionMatrix,
     checked_mask,
     checked_num_classes,
     iou_of_confusions,
@@ -110,20 +108,6 @@ class ThresholdSweep:
             raise ValueError("no labelled pixel was counted: there is no best threshold")
         index = int(np.nanargmax(miou))
         return ThresholdChoice(float(self.thresholds[index]), float(miou[index]))
-
-    def confusion_at(self, threshold: float) -> ConfusionMatrix:
-        """Return the confusion matrix at one of the swept thresholds.
-
-        Raises:
-            ValueError: the threshold is not on the grid.
-        """
-        index = int(np.abs(self.thresholds - threshold).argmin())
-        if not math.isclose(self.thresholds[index], threshold, abs_tol=1e-9):
-            step = 1.0 / (len(self.thresholds) - 1)
-            raise ValueError(f"expected a threshold on the grid of step {step:g}, found {threshold}")
-        matrix = ConfusionMatrix(self.num_classes)
-        matrix.counts[:, :-1] = self._confusions()[index]
-        return matrix
 
     def _confusions(self) -> Int64Array:
         """Return (T, K + 1, K + 1): the confusion matrix of every threshold."""

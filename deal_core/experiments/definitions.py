@@ -1,4 +1,4 @@
-"""What the paper's table is made of: the benchmarks, the variants, and how CAMs are made for each network."""
+"""The parts of the paper's table: the benchmarks, the variants, and how CAMs are made for each network."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from deal_core.dataset.choices import Layout
 from deal_core.dataset.extract import ExtractOptions, extract_recording
-from deal_core.masks.class_scores import Normalisation
-from deal_core.masks.score_dataset import ImageSize
+from deal_core.experiments.choices import BenchmarkName
+from deal_core.masks.choices import ImageSize, Normalisation
 from deal_core.synthetic.recording import SyntheticConfig, SyntheticFrame, render_scenes, write_recording
 
 LossName = Literal["deal", "isl", "fsl"]
@@ -75,9 +76,9 @@ class Benchmark:
         has_depth: whether the images come with a sensor's depth.
     """
 
-    name: str
+    name: BenchmarkName
     title: str
-    format: Literal["deal", "voc", "coco", "bop"]
+    format: Layout
     trained_on: Part
     parts: Mapping[str, Part]
     variants: tuple[Variant, ...]

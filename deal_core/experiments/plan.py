@@ -1,4 +1,4 @@
-"""Which runs a table needs: checked as a whole, before the first one starts."""
+"""The runs that a table needs, checked together before the first one starts."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Evaluation:
 
     Args:
         part: train, full_train or val; also the folder within the run's.
-        arguments: what `deal evaluate` is told about the frames and the CAMs.
+        arguments: of `deal evaluate`, about the frames and the CAMs.
         threshold_of: the part whose automatic threshold is taken; None where the arguments or the model give one.
     """
 
@@ -82,7 +82,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One training and its evaluations.
 
     Args:
@@ -123,7 +123,7 @@ class Plan:
 
     benchmark: Benchmark
     out: Path
-    runs: tuple[Run, ...]
+    runs: tuple[PlannedRun, ...]
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -135,9 +135,9 @@ def make_plan(options: ExperimentOptions) -> Plan:
     """Return the runs that the options ask for, each with complete settings.
 
     Raises:
-        UsageError: an unknown benchmark, model or variant, a seed that is none, or options that do not go together.
+        UsageError: an unknown benchmark, model or variant, a bad seed, or options that do not go together.
         ConfigError: a preset or an override that is wrong.
-        DatasetError: the folder of estimated depth is none.
+        DatasetError: the folder of estimated depth is no such folder.
     """
     benchmark = find_benchmark(options.benchmark)
     models = _chosen(options.models or benchmark.default_models, _known_models(options), "model")
@@ -151,7 +151,7 @@ def make_plan(options: ExperimentOptions) -> Plan:
     wanted = {"train", *(["full_train"] if options.full_train else []), *(["val"] if options.val else [])}
     parts = {name: benchmark.parts[name] for name in names if name in wanted}
 
-    def run(model: str, variant: Variant, seed: int) -> Run:
+    def run(model: str, variant: Variant, seed: int) -> PlannedRun:
         taken = depth if not benchmark.has_depth or variant.estimated_depth else None
         trained_on = benchmark.trained_on
         overrides = (
@@ -172,14 +172,14 @@ def make_plan(options: ExperimentOptions) -> Plan:
         if options.scales:
             recipe = replace(recipe, scales=options.scales)
         evaluations = [_evaluation(name, part, settings, recipe) for name, part in parts.items()]
-        return Run(model, variant, preset, overrides, settings, tuple(evaluations))
+        return PlannedRun(model, variant, preset, overrides, settings, tuple(evaluations))
 
     runs = [run(model, variant, seed) for seed in seeds for model in models for variant in variants]
     return Plan(benchmark, out, tuple(runs))
 
 
 def check_data(plan: Plan) -> None:
-    """Read the lists of all that is trained and measured on, so that what is missing is told once, before any run.
+    """Read the lists of all frames to train and measure on, so that missing files are reported once, before any run.
 
     Raises:
         DatasetError: files of the dataset are missing or contradict each other.
@@ -195,13 +195,13 @@ def find_benchmark(name: str) -> Benchmark:
     """Return the benchmark of this name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no benchmark of this name.
     """
     return BENCHMARKS[_chosen([name], BENCHMARKS, "benchmark")[0]]
 
 
 def claim_folder(out: Path, about: dict[str, Any]) -> None:
-    """Make the folder of an experiment, or check that it is that of this one.
+    """Make the folder of an experiment, or check that it belongs to this experiment.
 
     Args:
         out: the folder.
@@ -310,7 +310,7 @@ def _check_weights(variant: Variant, settings: TrainSettings, preset: Path) -> N
 
 
 def _evaluation(name: str, part: Part, settings: TrainSettings, recipe: CamRecipe) -> Evaluation:
-    """Return how a part is measured, as `deal evaluate` is told beyond its defaults.
+    """Return how a part is measured: the arguments of `deal evaluate` that differ from its defaults.
 
     The threshold in the model file is that of default CAMs. For others the same rule chooses it anew, on the training
     images alone.

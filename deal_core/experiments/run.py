@@ -1,7 +1,7 @@
-"""Runs side by side, each step a process of its own: what is there stays, what is missing is made.
+"""Runs side by side, each step in a process of its own: finished steps are kept, missing ones are made.
 
-A run is locked while anything works on it, also by a process that outlived the command that started it. So two
-commands on one folder share the work, and one that was killed is simply given again.
+A run is locked while a process works on it, even after the command that started the process has ended. So two
+commands on one folder share the work, and a command that was killed can simply be started again.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from deal_core.errors import DealError
 from deal_core.evaluation.result import EvaluationResult
-from deal_core.experiments.plan import Evaluation, Plan, Run
+from deal_core.experiments.plan import Evaluation, Plan, PlannedRun
 from deal_core.files import replacing
 from deal_core.models.model_file import read_info
 from deal_core.settings_file import load_settings
@@ -36,14 +38,14 @@ _TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class Machine:
+class Resources:
     """What the processes may use.
 
     Args:
-        command: how `deal` is started, such as `python -m training.cli`.
+        command: how `deal` is started, such as `python -m deal_ros`.
         jobs: runs at once.
         threads: of each process.
-        gpus: names as in CUDA_VISIBLE_DEVICES, dealt out one by one; when empty, nobody is told which to take.
+        gpus: names as in CUDA_VISIBLE_DEVICES, given to the runs in turn; when empty, every process sees all GPUs.
     """
 
     command: tuple[str, ...]
@@ -56,7 +58,7 @@ class Machine:
 class RunStatus:
     """Where a run is: `stage` is `waiting`, `training`, `evaluating <part>`, `done` or `failed`."""
 
-    run: Run
+    run: PlannedRun
     stage: str
     epochs: int = 0
 
@@ -73,7 +75,7 @@ class RunFailure:
         last_lines: the end of it.
     """
 
-    run: Run
+    run: PlannedRun
     stage: str
     code: int
     log: Path
@@ -85,13 +87,13 @@ class RunFailure:
 
 
 def run_plan(
-    plan: Plan, machine: Machine, report: Callable[[RunStatus], None] = lambda status: None
+    plan: Plan, resources: Resources, report: Callable[[RunStatus], None] = lambda status: None
 ) -> tuple[RunFailure, ...]:
-    """Make everything of the plan that is missing; return the runs that failed, the others went on.
+    """Make everything of the plan that is missing; return the runs that failed. The other runs go on after a failure.
 
-    Whatever ends this function, also Ctrl-C, ends the processes that it started; given again, it goes on.
+    Whatever ends this function, also Ctrl-C, ends the processes that it started; a later call goes on.
     """
-    waiting, active, slots = list(plan.runs), list[_Job](), list(range(machine.jobs))
+    waiting, active, slots = list(plan.runs), list[_Job](), list(range(resources.jobs))
     failures: list[RunFailure] = []
     try:
         while waiting or active:
@@ -103,7 +105,7 @@ def run_plan(
                     report(RunStatus(run, "waiting"))
                     continue
                 waiting.remove(run)
-                active.append(_Job(run, machine, slots.pop(0), lock))
+                active.append(_Job(run, resources, slots.pop(0), lock))
             for job in list(active):
                 status = job.advance()
                 report(status)
@@ -120,8 +122,8 @@ def run_plan(
     return tuple(failures)
 
 
-def is_trained(run: Run) -> bool:
-    """Return whether the run's model is there, whole, and of these settings."""
+def is_trained(run: PlannedRun) -> bool:
+    """Return whether the run has a complete model file that was trained with these settings."""
     try:
         read_info(run.model_file)
         there = load_settings(TrainSettings, run.folder / SETTINGS_FILE)
@@ -130,29 +132,29 @@ def is_trained(run: Run) -> bool:
     return there.model_copy(update={"output": run.settings.output}) == run.settings
 
 
-def is_evaluated(run: Run, evaluation: Evaluation) -> bool:
+def is_evaluated(run: PlannedRun, evaluation: Evaluation) -> bool:
     """Return whether the run's model, as it is now, was measured in this way."""
     folder = run.folder / evaluation.part
     try:
         EvaluationResult.read(folder)
-        made = json.loads((folder / MADE_FILE).read_text(encoding="utf-8"))
-        return bool(made == _made_from(run, evaluation))
+        made = _Made.model_validate_json((folder / MADE_FILE).read_text(encoding="utf-8"))
+        return made == _made_from(run, evaluation)
     except (DealError, OSError, ValueError):
         return False
 
 
 class _Job:
-    """A run at work: the steps it still has to take, and the process of the first of them."""
+    """A run at work: its remaining steps, and the process of the first of them."""
 
-    def __init__(self, run: Run, machine: Machine, slot: int, lock: int) -> None:
+    def __init__(self, run: PlannedRun, resources: Resources, slot: int, lock: int) -> None:
         self.run, self.slot = run, slot
         self.failure: RunFailure | None = None
-        self._machine, self._lock = machine, lock
+        self._resources, self._lock = resources, lock
         self._steps: list[Evaluation | None] = [None, *run.evaluations]  # None is the training
         self._process: subprocess.Popen[bytes] | None = None
 
     def advance(self) -> RunStatus:
-        """Look after the process and start the next one where it is time to; return where the run is."""
+        """Check the process, start the next one if it has ended, and return where the run is."""
         if self._process is not None:
             code = self._process.poll()
             if code is None:
@@ -171,7 +173,7 @@ class _Job:
         return self._status()
 
     def end(self) -> None:
-        """End the process, if there is one, and give the run free."""
+        """End the process, if there is one, and release the lock of the run."""
         if self._process is not None:
             self._process.terminate()
             try:
@@ -193,13 +195,13 @@ class _Job:
             folder = run.folder / step.part
             arguments = ["evaluate", str(run.model_file), str(run.settings.data.path), *_arguments(run, step)]
             arguments += ["--out", str(folder), "--name", name]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self._machine.threads)}
-        if self._machine.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self._machine.gpus[self.slot % len(self._machine.gpus)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self._resources.threads)}
+        if self._resources.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._resources.gpus[self.slot % len(self._resources.gpus)]
         with self._log().open("ab") as log:
             # The lock goes along: it holds as long as any process of this run lives.
             self._process = subprocess.Popen(
-                [*self._machine.command, *arguments],
+                [*self._resources.command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -220,7 +222,7 @@ class _Job:
 
 
 def epochs_done(folder: Path) -> int:
-    """Return how many epochs the run in this folder has behind it, by its history."""
+    """Return how many epochs of the run in this folder are done, by its history."""
     try:
         with (folder / HISTORY_FILE).open("rb") as history:
             history.seek(max(history.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
@@ -242,21 +244,28 @@ def _lock(folder: Path) -> int | None:
     return lock
 
 
-def _sign(run: Run, evaluation: Evaluation) -> None:
+class _Made(BaseModel):
+    """The content of made.json: SHA-256 of the model file, and the arguments of `deal evaluate`."""
+
+    model: str
+    arguments: list[str]
+
+
+def _sign(run: PlannedRun, evaluation: Evaluation) -> None:
     with replacing(run.folder / evaluation.part / MADE_FILE) as temporary:
-        temporary.write_text(json.dumps(_made_from(run, evaluation), indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(_made_from(run, evaluation).model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def _made_from(run: Run, evaluation: Evaluation) -> dict[str, object]:
+def _made_from(run: PlannedRun, evaluation: Evaluation) -> _Made:
     digest = hashlib.sha256()
     with run.model_file.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    return {"model": digest.hexdigest(), "arguments": _arguments(run, evaluation)}
+    return _Made(model=digest.hexdigest(), arguments=_arguments(run, evaluation))
 
 
-def _arguments(run: Run, evaluation: Evaluation) -> list[str]:
-    """Return what `deal evaluate` is told, with the threshold of the part that is measured before."""
+def _arguments(run: PlannedRun, evaluation: Evaluation) -> list[str]:
+    """Return the arguments for `deal evaluate`, with the threshold of the part that was measured before."""
     if evaluation.threshold_of is None:
         return list(evaluation.arguments)
     auto = EvaluationResult.read(run.folder / evaluation.threshold_of).auto

@@ -1,4 +1,4 @@
-"""What came out: a row for each network, variant and part, with mean and spread over the seeds beside the paper's."""
+"""The results: a row for each network, variant and part, with mean and spread over the seeds beside the paper's."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def collect_rows(plan: Plan) -> list[Row]:
     return list(_rows(plan.benchmark.name, found))
 
 
-def markdown_table(rows: Sequence[Row], title: str) -> str:
+def rows_as_markdown(rows: Sequence[Row], title: str) -> str:
     """Return the rows as a Markdown table that says what its figures are."""
     lines = [
         f"# {title}",
@@ -157,7 +157,7 @@ def write_table(rows: Sequence[Row], title: str, benchmark: str, folder: Path) -
     with replacing(folder / RESULTS_FILE) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     with replacing(folder / TABLE_FILE) as temporary:
-        temporary.write_text(markdown_table(rows, title), encoding="utf-8")
+        temporary.write_text(rows_as_markdown(rows, title), encoding="utf-8")
     return folder / TABLE_FILE
 
 

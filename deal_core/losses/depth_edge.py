@@ -1,6 +1,6 @@
 r"""The Depth Edge Alignment Loss (DEAL), arXiv 2509.17702.
 
-Class activation maps of the tags that are present are asked to have their edges where the depth map has its
+The class activation maps of present tags should have their edges where the depth map has its
 edges, and none where it has none:
 
 .. math::
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deal_core.structures import DepthKind
+from deal_core.structures import DepthKind, valid_depth
 
 CamValue = Literal["relu_max", "min_max", "sigmoid", "none"]
 CamEdge = Literal["max", "bound"]
@@ -49,7 +49,7 @@ class DepthEdges:
 
 @dataclass(frozen=True)
 class AlignmentTerms:
-    """The loss and what is needed to read it.
+    """The loss and the values that explain it.
 
     Args:
         loss: scalar in [-1, 1].
@@ -169,8 +169,7 @@ def depth_edges(
     _check_option("depth_edge", edge, DepthEdge)
     _check_option("depth_slope", slope, DepthSlope)
     _check_option("depth_kind", kind, DepthKind)
-    measured = torch.isfinite(depth) & (depth > 0)
-    valid = measured if valid is None else valid & measured
+    valid = valid_depth(depth, valid)
     depth = depth.where(valid, 0.0)
     if value == "inverse_min_max" and kind == "metric":
         depth = depth.where(valid, 1.0).reciprocal()

@@ -33,7 +33,7 @@ def importance_sampling_loss(
 ) -> Tensor:
     """Return the importance sampling loss, a scalar >= 0 (arXiv 2304.02621).
 
-    Where it was published it takes a share of 0.2 in the tag loss, whose other 0.8 is that of the map's mean.
+    The publication gives it a share of 0.2 in the tag loss; the loss of the map's mean has the other 0.8.
 
     Args:
         cams: (B, K, h, w) class activation maps, raw logits, of the foreground classes.

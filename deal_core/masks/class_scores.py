@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
+from deal_core.masks.choices import Normalisation
 from deal_core.models.output import CamOutput, SegmenterOutput
 
-Normalisation = Literal["max", "min_max"]
 """How a map becomes a score: divided by its maximum, or moved to span [0, 1] as WeakTr and SEAM do."""
 
 TAG_THRESHOLD = 0.5

@@ -1,4 +1,4 @@
-"""CAMs and pseudo masks on disk: written so that an interrupted run goes on, and compared with true masks."""
+"""CAMs and pseudo masks in a folder, written so that an interrupted run goes on."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.image_files import first_few
 from deal_core.devices import resolve_device
-from deal_core.errors import DatasetError, UsageError
+from deal_core.errors import DatasetError, UsageError, explain_invalid
 from deal_core.files import replacing
 from deal_core.masks.decide import IgnoreBand, pseudo_mask
 from deal_core.masks.refine.refinement import refinement_name
@@ -57,13 +59,13 @@ def write_cams(
         out: the folder.
         settings: how scores are made.
         threshold: at which masks are cut; `decision_threshold` when left out.
-        ignore_band: two thresholds in place of the one; pixels between them become 255.
+        ignore_band: two thresholds in place of one; pixels between them become 255.
 
     Raises:
         DatasetError: as `score_frames`; or the folder holds CAMs of another model or other settings, or cannot be
             written.
         ModelFileError: as `score_frames`.
-        UsageError: as `score_frames`; or an ignore band that is none.
+        UsageError: as `score_frames`; or an ignore band that is not two rising thresholds in [0, 1].
     """
     settings = settings or CamSettings()
     if ignore_band and not 0 <= ignore_band[0] <= ignore_band[1] <= 1:
@@ -71,7 +73,7 @@ def write_cams(
     check_use(model.info, dataset, settings)
     resolve_device(settings.device)
     chosen = threshold or decision_threshold(model, settings)
-    _claim_folder(out, _description(model, settings, chosen, ignore_band))
+    _claim_folder(out, _describe(model, settings, chosen, ignore_band))
     paths = {frame.key: cam_paths(out, frame.key) for frame in dataset.frames}
     missing = dataset.subset(predicate=lambda frame: not all(p.exists() for p in paths[frame.key]))
     for _ in range(len(dataset) - len(missing)):
@@ -113,9 +115,9 @@ def recorded_threshold(out: Path, rule: str) -> Threshold | None:
         DatasetError: the folder's cams.json cannot be read.
     """
     found = _read_description(out)
-    if found is None or found.get("threshold_rule") != rule or not isinstance(found.get("threshold"), float):
+    if found is None or found.threshold_rule != rule or found.threshold is None:
         return None
-    return Threshold(found["threshold"], rule)
+    return Threshold(found.threshold, rule)
 
 
 def cam_paths(folder: Path, key: str) -> tuple[Path, Path]:
@@ -123,11 +125,26 @@ def cam_paths(folder: Path, key: str) -> tuple[Path, Path]:
     return folder / f"{key}.npz", folder / f"{key}.png"
 
 
-def check_masks(folder: Path, dataset: Dataset, what: Literal["masks", "CAMs"] = "masks") -> dict[str, Any]:
-    """Return what `write_cams` noted of its folder, if that is for these classes and holds all frames.
+@dataclass(frozen=True)
+class MaskOrigin:
+    """What made the masks of a folder.
 
     Args:
-        folder: to look at.
+        model: SHA-256 of the model file.
+        rule: the name of the rule that chose the threshold.
+        threshold: of the masks; None where it is not noted.
+    """
+
+    model: str
+    rule: str
+    threshold: float | None
+
+
+def check_masks(folder: Path, dataset: Dataset, what: Literal["masks", "CAMs"] = "masks") -> MaskOrigin:
+    """Return what made the masks of a folder, after a check of its classes and frames.
+
+    Args:
+        folder: that `write_cams` wrote.
         dataset: the classes and frames that are wanted.
         what: of each frame is wanted, its pseudo mask or its scores.
 
@@ -137,9 +154,9 @@ def check_masks(folder: Path, dataset: Dataset, what: Literal["masks", "CAMs"] =
     found = _read_description(folder)
     if found is None:
         raise DatasetError(f"{folder} holds no {CAMS_FILE}: expected a folder that `deal cams` wrote")
-    if found.get("classes") != list(dataset.classes.names):
+    if found.classes != list(dataset.classes.names):
         raise DatasetError(
-            f"{folder} is for the classes {found.get('classes')}, but {dataset.path} has {list(dataset.classes.names)}"
+            f"{folder} is for the classes {found.classes}, but {dataset.path} has {list(dataset.classes.names)}"
         )
     wanted = [cam_paths(folder, frame.key)[what == "masks"] for frame in dataset.frames]
     missing = [str(file.relative_to(folder)) for file in wanted if not file.is_file()]
@@ -148,7 +165,7 @@ def check_masks(folder: Path, dataset: Dataset, what: Literal["masks", "CAMs"] =
             f"{folder} lacks the {what} of {len(missing)} of {len(dataset)} frames of {dataset.path}: "
             f"{first_few(missing)}; run `deal cams` on these frames, too, or choose fewer"
         )
-    return found
+    return MaskOrigin(str(found.model), str(found.threshold_rule), found.threshold)
 
 
 def read_mask(folder: Path, key: str, size: tuple[int, ...], num_classes: int) -> UInt8Array:
@@ -186,54 +203,71 @@ def _compressed(frame: ScoredFrame, size: tuple[int, int] | None) -> bytes:
     return compressed.getvalue()
 
 
-def _description(
+class _Description(BaseModel):
+    """The content of cams.json; a key that an older file lacks is None, one that a newer file adds is kept."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    model: str | None = None
+    classes: list[str] | None = None
+    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    threshold_rule: str | None = None
+    ignore_band: list[float] | None = None
+    tags: str | None = None
+    scales: list[float] | None = None
+    flip: bool | None = None
+    size: str | None = None
+    normalise: str | None = None
+    refine: dict[str, Any] | None = None
+
+
+def _describe(
     model: LoadedModel, settings: CamSettings, threshold: Threshold, ignore_band: IgnoreBand | None
-) -> dict[str, Any]:
+) -> _Description:
     refine: dict[str, Any] = {"method": refinement_name(settings.refine)}
     if settings.refine is not None:
         refine |= dataclasses.asdict(settings.refine)
-    values = {
-        "model": model.sha256,
-        "classes": list(model.info.classes.names),
-        "threshold": threshold.value,
-        "threshold_rule": threshold.rule,
-        "ignore_band": ignore_band,
-        "tags": settings.tags,
-        "scales": settings.scales,
-        "flip": settings.flip,
-        "size": settings.size,
-        "normalise": settings.normalise,
-        "refine": refine,
-    }
-    # As it reads back: tuples become lists.
-    plain: dict[str, Any] = json.loads(json.dumps(values))
-    return plain
+    return _Description(
+        model=model.sha256,
+        classes=list(model.info.classes.names),
+        threshold=threshold.value,
+        threshold_rule=threshold.rule,
+        ignore_band=None if ignore_band is None else list(ignore_band),
+        tags=settings.tags,
+        scales=list(settings.scales),
+        flip=settings.flip,
+        size=settings.size,
+        normalise=settings.normalise,
+        refine=refine,
+    )
 
 
-def _claim_folder(out: Path, ours: dict[str, Any]) -> None:
-    """Note which model and settings the folder's CAMs are of; refuse one that holds others'."""
+def _claim_folder(out: Path, ours: _Description) -> None:
+    """Note which model and settings made the folder's CAMs; refuse a folder with CAMs of other ones."""
     theirs = _read_description(out)
     if theirs is None:
-        _write_whole(out / CAMS_FILE, (json.dumps(ours, indent=1) + "\n").encode())
-    elif theirs != ours:
-        other = [name for name in ours if theirs.get(name) != ours[name]]
+        _write_whole(out / CAMS_FILE, (json.dumps(ours.model_dump(mode="json"), indent=1) + "\n").encode())
+        return
+    here, there = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
+    for about in (here, there):
+        (about["refine"] or {}).pop("backend", None)  # version 0.1.0 had two for the CRF, with equal results
+    other = [name for name in {**here, **there} if there.get(name) != here.get(name)]
+    if other:
         raise DatasetError(
             f"{out} holds CAMs that were made with another {', '.join(other)} ({CAMS_FILE} says which): "
             "choose another folder, or delete this one"
         )
 
 
-def _read_description(out: Path) -> dict[str, Any] | None:
+def _read_description(out: Path) -> _Description | None:
     file = out / CAMS_FILE
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("expected an object")
+        return _Description.model_validate_json(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{file} cannot be read ({error}): delete the folder and run again") from None
-    return values
+        reason = explain_invalid(error) if isinstance(error, ValidationError) else error
+        raise DatasetError(f"{file} cannot be read ({reason}): delete the folder and run again") from None
 
 
 def _write_whole(file: Path, data: bytes) -> None:

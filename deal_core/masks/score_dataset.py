@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from deal_core.dataset.dataset import Dataset, evenly_spread
 from deal_core.dataset.transforms import resize_sample, to_tensors
 from deal_core.devices import resolve_device
 from deal_core.errors import ModelFileError, UsageError
-from deal_core.masks.class_scores import Normalisation, multi_scale_scores
+from deal_core.masks.choices import ImageSize, Normalisation, TagSource
+from deal_core.masks.class_scores import multi_scale_scores
 from deal_core.masks.refine.background import ARGMAX_THRESHOLD
 from deal_core.masks.refine.refinement import (
     RefineSettings,
@@ -27,9 +27,6 @@ from deal_core.masks.refine.refinement import (
 from deal_core.masks.threshold_rules import create_rule
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.structures import Float32Array, Sample
-
-TagSource = Literal["given", "predicted"]
-ImageSize = Literal["model", "image"]
 
 THRESHOLD_FRAMES = 500
 """A rule that chooses a threshold looks at no more."""
@@ -48,10 +45,10 @@ class CamSettings:
         batch_size: images at once; those at their own size go one by one.
         size: what a scale of 1 is: the "model" file's input size, or the "image" as it is, as papers have it.
         normalise: of each class map, see `deal_core.masks.class_scores.normalise`.
-        refine: refinement of the scores; None is none.
-        depth_fails: keep depth from a network that uses it, as where the sensor fails.
+        refine: refinement of the scores; None leaves them as they are.
+        depth_fails: give no depth to a network that uses it, as if the sensor had failed.
 
-    A segmenter says itself what is there: `tags` and `normalise` are for CAM networks.
+    `tags` and `normalise` are for CAM networks; a segmenter predicts which classes are present.
     """
 
     tags: TagSource = "given"
@@ -124,7 +121,7 @@ def choose_threshold(
         dataset: the frames.
         settings: how scores are made.
         rule: a name that `deal_core.masks.threshold_rules.create_rule` knows.
-        advance: told the number of frames done.
+        advance: called with the number of frames done.
 
     Raises:
         ConfigError: an unknown rule.
@@ -154,7 +151,7 @@ def check_use(model: ModelInfo, dataset: Dataset, settings: CamSettings) -> None
     Raises:
         ModelFileError: classes or their order differ from the dataset's; the message shows both.
         UsageError: the refinement needs depth and the dataset has none, the network uses metres and the dataset's
-            depth is not in metres, or depth shall be kept from a network that does not use it.
+            depth is not in metres, or `depth_fails` is set for a network that does not use depth.
     """
     if model.classes.names != dataset.classes.names:
         raise ModelFileError(

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from deal_core.errors import ConfigError, EvaluationError, nearest_hint
 from deal_core.masks.decide import threshold_bins, threshold_grid, to_numpy, winning_class
-from deal_core.structures import BoolArray, DepthKind, Float64Array, Int64Array
+from deal_core.structures import BoolArray, DepthKind, Float64Array, Int64Array, valid_depth
 
 if TYPE_CHECKING:
     from deal_core.structures import Array
@@ -37,6 +37,9 @@ _SEPARATION_POWER = 0.1
 
 class ThresholdRule(ABC):
     """One threshold for a set of images, from their scores (and depth) alone, in one streaming pass."""
+
+    _setting: tuple[Any, ...] = ()
+    _sums: tuple[npt.NDArray[Any], ...] = ()  # over the images seen; two rules of one setting add theirs up
 
     @abstractmethod
     def update(
@@ -58,13 +61,16 @@ class ThresholdRule(ABC):
             ValueError: shapes that do not fit, scores outside [0, 1], or depth missing where the rule needs it.
         """
 
-    @abstractmethod
     def merge(self, other: ThresholdRule) -> None:
-        """Add what another rule of the same kind has seen, as if this one had seen it.
+        """Add what another rule of the same kind and settings has seen, as if this one had seen it.
 
         Raises:
-            ValueError: the other rule is of another kind.
+            ValueError: the other rule is of another kind, or has other settings.
         """
+        if type(other) is not type(self) or other._setting != self._setting:
+            raise ValueError(f"cannot merge {type(other).__name__} into {type(self).__name__} of other settings")
+        for ours, theirs in zip(self._sums, other._sums, strict=True):
+            ours += theirs
 
     @abstractmethod
     def threshold(self) -> float:
@@ -81,7 +87,7 @@ class FixedRule(ThresholdRule):
     def __init__(self, threshold: float = 0.25) -> None:
         if not 0 <= threshold <= 1:
             raise ConfigError(f"expected a fixed threshold in [0, 1], found {threshold}")
-        self._threshold = float(threshold)
+        self._setting = (float(threshold),)
 
     def update(
         self,
@@ -92,14 +98,9 @@ class FixedRule(ThresholdRule):
     ) -> None:
         """See the base class; nothing is looked at."""
 
-    def merge(self, other: ThresholdRule) -> None:
-        """See the base class."""
-        if not isinstance(other, FixedRule) or other._threshold != self._threshold:
-            raise ValueError(f"cannot merge {type(other).__name__} into a fixed threshold of {self._threshold}")
-
     def threshold(self) -> float:
         """Return the fixed threshold."""
-        return self._threshold
+        return float(self._setting[0])
 
 
 class OtsuRule(ThresholdRule):
@@ -111,6 +112,7 @@ class OtsuRule(ThresholdRule):
     def __init__(self) -> None:
         self._thresholds = threshold_grid(BINS)
         self._counts: Int64Array = np.zeros(BINS + 2, np.int64)
+        self._sums = (self._counts,)
 
     def update(
         self,
@@ -124,12 +126,6 @@ class OtsuRule(ThresholdRule):
         if best.any():
             bins = threshold_bins(best.ravel(), self._thresholds)
             self._counts += np.bincount(bins, minlength=len(self._counts))
-
-    def merge(self, other: ThresholdRule) -> None:
-        """See the base class."""
-        if not isinstance(other, OtsuRule):
-            raise ValueError(f"cannot merge {type(other).__name__} into OtsuRule")
-        self._counts += other._counts
 
     def threshold(self) -> float:
         """See the base class."""
@@ -172,6 +168,7 @@ class DepthReliefRule(ThresholdRule):
         self._setting = (size, window, margin, _known_kind(depth_kind))
         self._correlation = _Correlation()
         self._counts: Int64Array = np.zeros(BINS + 2, np.int64)
+        self._sums = (*self._correlation.sums, self._counts)
 
     def update(
         self,
@@ -191,13 +188,6 @@ class DepthReliefRule(ThresholdRule):
         quantity = stands_out[known].astype(np.float64)
         self._correlation.add(_above(bins, None), _above(bins, quantity), quantity)
         self._counts += np.bincount(bins, minlength=len(self._counts))
-
-    def merge(self, other: ThresholdRule) -> None:
-        """See the base class."""
-        if not isinstance(other, DepthReliefRule) or self._setting != other._setting:
-            raise ValueError(f"cannot merge {type(other).__name__} into DepthReliefRule of these settings")
-        self._correlation.merge(other._correlation)
-        self._counts += other._counts
 
     def agreement(self) -> Float64Array:
         """Return (101,) the correlation in [-1, 1] of foreground and relief at each threshold; 0 if undefined."""
@@ -231,6 +221,7 @@ class DepthEdgesRule(ThresholdRule):
             raise ConfigError(f"expected a size of at least 8 pixels, found {size}")
         self._setting = (size, _known_kind(depth_kind))
         self._correlation = _Correlation()
+        self._sums = self._correlation.sums
 
     def update(
         self,
@@ -250,12 +241,6 @@ class DepthEdgesRule(ThresholdRule):
             low, high = np.minimum(bins[one], bins[two]).ravel(), np.maximum(bins[one], bins[two]).ravel()
             strength = np.maximum(edges[one], edges[two]).ravel()
             self._correlation.add(_between(low, high, None), _between(low, high, strength), strength)
-
-    def merge(self, other: ThresholdRule) -> None:
-        """See the base class."""
-        if not isinstance(other, DepthEdgesRule) or self._setting != other._setting:
-            raise ValueError(f"cannot merge {type(other).__name__} into DepthEdgesRule of these settings")
-        self._correlation.merge(other._correlation)
 
     def agreement(self) -> Float64Array:
         """Return (101,) the correlation in [-1, 1] of outline and depth edges at each threshold; 0 if undefined."""
@@ -321,17 +306,13 @@ class _Correlation:
         self._sum_on: Float64Array = np.zeros(BINS + 1)
         # Number, sum and sum of squares over all, which no threshold changes.
         self._moments: Float64Array = np.zeros(3)
+        self.sums = (self._number_on, self._sum_on, self._moments)
 
     def add(self, number_on: Float64Array, sum_on: Float64Array, quantity: Float64Array) -> None:
         """Count values: how many are on and their sum, at each threshold, and the values themselves."""
         self._number_on += number_on
         self._sum_on += sum_on
         self._moments += (quantity.size, quantity.sum(), np.square(quantity).sum())
-
-    def merge(self, other: _Correlation) -> None:
-        self._number_on += other._number_on
-        self._sum_on += other._sum_on
-        self._moments += other._moments
 
     def values(self) -> Float64Array:
         number, total, squares = self._moments
@@ -390,7 +371,7 @@ def _score_and_depth(
         raise ValueError(f"the rule '{rule}' needs depth; without it use 'otsu'")
     best, _ = winning_class(scores, tags)
     values = to_numpy(depth)
-    measured = np.isfinite(values) & (values > 0)
+    measured = valid_depth(values)
     if depth_valid is not None:
         valid = to_numpy(depth_valid).astype(np.bool_)
         if valid.shape != values.shape:

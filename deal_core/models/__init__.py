@@ -1,1 +1,5 @@
 """Networks that turn an image into class activation maps or masks."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

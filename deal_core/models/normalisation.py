@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
+from deal_core.structures import valid_depth
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -64,7 +65,7 @@ class DepthNormalisation(nn.Module):
         self.mean, self.std = float(mean), float(std)
 
     def forward(self, depth: Tensor) -> Tensor:
-        """Return (B, 2, H, W) of `depth` (B, 1, H, W), metres; both are 0 where it is 0 or nan, which is unknown."""
-        known = depth > 0
+        """Return (B, 2, H, W) of `depth` (B, 1, H, W), metres; both are 0 where it is not valid."""
+        known = valid_depth(depth)
         inverse = (depth.clamp(min=_NEAREST_M).reciprocal() - self.mean) / self.std
         return torch.cat([torch.where(known, inverse, 0.0), known.to(inverse.dtype)], dim=1)

@@ -1,4 +1,4 @@
-"""What networks return: the same of every CAM network, so that every loss works with each, and of the segmenter."""
+"""The outputs of networks: one form for all CAM networks, so that every loss works with each, and the segmenter's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from deal_core.errors import ConfigError, nearest_hint
 
 MapFunction = Callable[[bool], Tensor]
-"""Makes a map (B, K, h, w); told whether gradient shall reach the backbone, or only what lies behind it."""
+"""Makes a map (B, K, h, w); the argument says whether gradient reaches the backbone, or only the layers behind it."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class CamOutput:
         cams: (B, K, h, w) raw CAM logits, with gradient to the backbone.
         stride: pixels of the input a cell of `cams` stands for.
         maps: every map that a loss may act on, by name; made when asked for.
-        refined: (B, K, h, w) CAM after the network's own refinement, not negative; None where there is none.
+        refined: (B, K, h, w) CAM after the network's own refinement, not negative; None for a network without one.
     """
 
     tag_logits: Mapping[str, Tensor]

@@ -1,7 +1,7 @@
 """SEAM: CAMs that two views of an image agree on, and their refinement by pixel correlation.
 
 Wang, Zhang, Kan, Shan, Chen, "Self-supervised Equivariant Attention Mechanism for Weakly Supervised Semantic
-Segmentation", CVPR 2020, arXiv 2004.04581. docs/seam.md shows what carries gradient where.
+Segmentation", CVPR 2020, arXiv 2004.04581. docs/explanation/seam.md shows what carries gradient where.
 """
 
 from __future__ import annotations

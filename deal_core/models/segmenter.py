@@ -122,7 +122,7 @@ class SegmenterNet(nn.Module):
         return SegmenterOutput(logits[..., : height // stride, : width // stride])
 
     def _depth_of(self, image: Tensor, depth: Tensor | None) -> Tensor:
-        """Return depth as it shall be seen: none where it is missing, and in training, of some samples."""
+        """Return the depth that the network sees: 0 where it is missing and, in training, for some whole samples."""
         if depth is None:
             return torch.zeros_like(image[:, :1])
         if depth.shape[1:] != (1, *image.shape[2:]):

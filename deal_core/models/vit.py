@@ -1,4 +1,4 @@
-"""Tokens and attention of a plain vision transformer from timm, with prefix tokens of one's own, at any image size."""
+"""Tokens and attention of a plain vision transformer from timm, with additional prefix tokens, at any image size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a RealSense into a recording: the loop between the two."""
+"""The loop that records a RealSense."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Collected:
 
     Attributes:
         summary: of the recording.
-        failure: why it ended by itself; empty if it was stopped, or the file's end came.
+        failure: why it ended by itself; empty if it was stopped, or if the file ended.
         offset_ms: largest difference between the times of colour and depth of a pair.
     """
 
@@ -44,13 +44,13 @@ def collect_pairs(
     """Record a source that streams until it ends, fails, is stopped, or for a time.
 
     Args:
-        source: entered already.
-        recorder_of: makes the recorder when the first pair is there, so that `source.facts` are whole.
+        source: open, inside its `with`.
+        recorder_of: makes the recorder after the first pair, when `source.facts` are complete.
         path: of the recording.
         is_stopped: asked between pairs, ten times a second in silence.
         on_start: called once when recording has begun.
         on_pair: called after each pair.
-        duration_s: by the images' stamps; 0 has no end.
+        duration_s: by the images' stamps; 0 is without limit.
 
     Raises:
         RecordingError: nothing was recorded: no pair arrived, or recording was refused.

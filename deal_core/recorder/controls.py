@@ -1,4 +1,4 @@
-"""What people can do to a running recorder, by key, page, topic or service: every way ends here."""
+"""The commands of a running recorder, the same for keys, pages, topics and services."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _DIGITS = "1234567890"
 
 @dataclass(frozen=True)
 class Control:
-    """One thing that people can do.
+    """One command of the recorder.
 
     Attributes:
-        name: by which pages and services ask for it.
+        name: used by pages and services.
         key: on a keyboard.
         label: what it does, in a few words.
-        act: does it, told who asks, as in "keyboard"; returns what came of it.
-        ends: the program: a page asks twice.
+        act: takes the source of the command, as in "keyboard"; returns the result in words.
+        ends: the command ends the program, so a page asks for it twice.
     """
 
     name: str
@@ -34,16 +34,16 @@ class Control:
 
 
 class RecorderControls:
-    """All that people can do to a recorder. All methods may be called from any thread.
+    """All commands of a recorder. Every method may be called from any thread.
 
     Args:
-        recorder: what they do it to.
-        extra: what the program offers beside tags and segments, as ending; these speak for themselves.
-        on_change: told in words when tags or segments have changed.
+        recorder: that takes the commands.
+        extra: commands of the program beside tags and segments, such as ending; they report their own changes.
+        on_change: called with a sentence when tags or segments have changed.
 
     Attributes:
         recorder: as given.
-        offered: everything but tags.
+        offered: all commands but tags.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class RecorderControls:
         )
 
     def press(self, key: str, source: str) -> str | None:
-        """Do what a key says: a digit toggles a class, `c` clears, `m` toggles complete, `i` ignore, and `offered`.
+        """Run a key's command: a digit toggles a class, `c` clears, `m` toggles complete, `i` ignore; see `offered`.
 
         Args:
             key: as typed.
-            source: where, as in "keyboard".
+            source: of the key, as in "keyboard".
 
         Returns:
-            What came of it; None if the key says nothing.
+            The result in words; None for a key without a meaning.
 
         Raises:
             DealError: it cannot be done now.
@@ -83,7 +83,7 @@ class RecorderControls:
         return next((control.act(source) for control in self.offered if control.key == key), None)
 
     def do(self, name: str, source: str) -> str:
-        """Do one of `offered`; return what came of it.
+        """Run one of `offered`; return the result in words.
 
         Raises:
             DealError: it cannot be done now, or is not offered.
@@ -102,7 +102,7 @@ class RecorderControls:
         return self._tagged(lambda: self.recorder.set_tags(command, source))
 
     def switch_marker(self, marker: TagMarker, on: bool, source: str) -> str:
-        """Set complete or ignore, or what holds without it; return the tags in words."""
+        """Set the marker complete or ignore, or take it back; return the tags in words."""
         recorder = self.recorder
         toggle = recorder.toggle_ignore if marker is TagMarker.IGNORE else recorder.toggle_complete
         if (recorder.state.tags.marker is marker) == on:

@@ -1,7 +1,7 @@
-"""The page beside a running recording: what the camera sees, a button for each class, and an account so far.
+"""The page beside a running recording: what the camera sees, a button for each class, and the counts so far.
 
-It may be open any number of times, be slow, or go away: pictures are made only when one asks, a few times a second
-for all together, from the images that arrived last, so that nothing ever waits for a page.
+Any number of pages may be open, and each may be slow. Pictures are made on request alone, a few times a second for all
+pages together, from the newest images, so that the recorder never waits for a page.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SOURCE = "page"
 
 
 class Act(BaseModel):
-    """What a page asks for: a control by its name, or tags by a command of `parse_tags`."""
+    """A request of a page: a control by its name, or tags by a command of `parse_tags`."""
 
     session: str
     name: str = ""
@@ -54,7 +54,7 @@ def create_live_app(
         controls: of the recorder.
         title: of the page, as in "deal collect".
         token: see `new_app`.
-        call: does something that a page asks for, in whatever thread it must be, and returns what came of it.
+        call: runs a command of a page in the thread that it needs, and returns its result.
     """
     app = new_app(Path(__file__).with_name("live_page.html"), token)
     recorder, session, picture = controls.recorder, secrets.token_hex(8), _Picture(controls.recorder)
@@ -80,7 +80,7 @@ def create_live_app(
     @app.post("/act")
     def act(act: Act) -> dict[str, Any]:
         if act.session != session:
-            raise HTTPException(410, f"`{title}` was started again: say it once more")
+            raise HTTPException(410, f"`{title}` was started again: give the command again")
         if act.name:
             said = call(lambda: controls.do(act.name, SOURCE))
         else:
@@ -92,13 +92,13 @@ def create_live_app(
         try:
             return Response(picture.jpeg(), media_type="image/jpeg", headers={"Cache-Control": "no-store"})
         except ImageFormatError as error:
-            raise HTTPException(404, f"what the camera sends cannot be shown: {error}") from None
+            raise HTTPException(404, f"the camera's image cannot be shown: {error}") from None
 
     return app
 
 
 class _Picture:
-    """What the camera sees as a JPEG, made when somebody asks and the last one is old."""
+    """What the camera sees as a JPEG, made on request where the last one is old."""
 
     def __init__(self, recorder: PairRecorder) -> None:
         self._recorder, self._lock = recorder, threading.Lock()

@@ -1,6 +1,6 @@
 """Record a live camera: images in, whole tagged pairs on the disk, an account of everything that is not there.
 
-Whoever has the camera (the ROS node, or pyrealsense2) hands over images and what the operator says. A call only pairs
+The owner of the camera (the ROS node, or pyrealsense2) hands over images and the operator's commands. A call only pairs
 and queues; one thread writes.
 """
 
@@ -179,7 +179,7 @@ class PairRecorder:
 
     @property
     def latest(self) -> LatestImages:
-        """What the camera sees now, for somebody to look at; it costs a recording nothing."""
+        """Return what the camera sees now, for a preview; it does not slow a recording."""
         with self._lock:
             return LatestImages(self._color, self._depth, self._clock() - self._heard_s)
 
@@ -193,7 +193,7 @@ class PairRecorder:
             return RecorderState(str(session.path), self._tags, session.counts, session.failure)
 
     def note_dropped(self, pairs: int) -> None:
-        """Say that the camera took pairs that never came here, as its frame numbers tell."""
+        """Count pairs that the camera took and did not deliver, as its frame numbers show."""
         with self._lock:
             if self._session:
                 self._session.note_dropped(pairs)
@@ -317,7 +317,7 @@ class PairRecorder:
         return self._session
 
     def _now_ns(self) -> int:
-        """Return the stamp that an image taken now would have, on whatever clock the camera is."""
+        """Return the stamp that an image taken now would have, on the camera's clock."""
         if self._color is None:
             return 0
         return self._color.stamp_ns + round((self._clock() - self._heard_s) * _NS_PER_S)
@@ -494,8 +494,8 @@ def _check_camera(camera: CameraIntrinsics | None, color: RawImage) -> None:
     if camera and (camera.height, camera.width) != color.size:
         height, width = color.size
         raise RecordingError(
-            f"camera_info speaks of {camera.width}x{camera.height}, the colour image is {width}x{height}: it is not "
-            "this camera's, or of another profile"
+            f"camera_info is for {camera.width}x{camera.height}, the colour image is {width}x{height}: it belongs to "
+            "another camera or profile"
         )
 
 

@@ -96,7 +96,7 @@ class RealSense:
 
     Args:
         device: an `rs.device`: camera, playback or software device.
-        request: what to ask of it; of a file its filters only, the streams are what is in the file.
+        request: streams and filters; a file has its own streams, and uses the filters only.
         silence_s: time without an image after which a camera counts as lost.
 
     Attributes:
@@ -156,13 +156,13 @@ class RealSense:
         if serial and serial not in serials:
             raise RecordingError(f"no RealSense has the serial number {serial}; found {', '.join(serials)}")
         if not serial and len(devices) > 1:
-            raise RecordingError(f"several cameras are there: choose one with --serial, of {', '.join(serials)}")
+            raise RecordingError(f"found several cameras: choose one with --serial, of {', '.join(serials)}")
         with _refusals("the camera"):
             return cls(devices[serials.index(serial) if serial else 0], request, silence_s=silence_s)
 
     @classmethod
     def of_file(cls, path: Path, filters: tuple[str, ...] = ()) -> RealSense:
-        """Return the camera of a file that RealSense's tools recorded; its images come as fast as they are taken.
+        """Return the camera of a file that RealSense's tools recorded; its images come as fast as they are read.
 
         Raises:
             RecordingError: the file cannot be read, or holds no colour and depth.
@@ -179,7 +179,7 @@ class RealSense:
             device = rs.context().load_device(str(path))
         except RuntimeError as error:
             raise RecordingError(
-                f"{path} is no file of RealSense's tools ({error}); a rosbag2 is a recording already: "
+                f"{path} was not recorded by RealSense's tools ({error}); a rosbag2 is a recording already: "
                 f"`deal extract {path} --out DATASET` reads it"
             ) from None
         device.set_real_time(False)
@@ -222,7 +222,7 @@ class RealSense:
     def frames(self, is_stopped: Callable[[], bool] = lambda: False) -> Iterator[RgbdFrame]:
         """Yield whole pairs until the file ends or `is_stopped`.
 
-        What comes before the first whole pair is not ours: the streams do not begin at once.
+        Images before the first whole pair are left out: the streams do not begin together.
 
         Raises:
             RecordingError: the camera was unplugged, has been silent for too long, or gives no pairs.
@@ -362,7 +362,7 @@ class _Pairs:
         self._half_ms = 500 / fps
         self._pairer = StampPairer[Any, Any](slop_ns=round(self._half_ms * 1e6), queue_size=_PAIR_QUEUE)
         self._latest: dict[str, tuple[float, str]] = {}
-        # The SDK never lets go of the function, and waits at its end for every image that somebody holds.
+        # The SDK never releases the function, and waits at its end for every image that is still held.
         self._both = both = list[Any]()
         self._block = rs.processing_block(lambda _, made: made.frame_ready(made.allocate_composite_frame(both)))
         self._made = rs.frame_queue(1)
@@ -378,7 +378,7 @@ class _Pairs:
                 yield from map(self._frameset, add(round(time_ms * 1e6), frame))
 
     def rest(self) -> Iterator[Any]:
-        """Give the pairs that nothing can change any more because nothing comes."""
+        """Return the pairs that still wait, when no image follows."""
         yield from map(self._frameset, self._pairer.flush())
 
     def _frameset(self, pair: Pair[Any, Any]) -> Any:
@@ -482,7 +482,7 @@ def _sees_the_same(depth: Any, color: Any) -> bool:
 
 @contextmanager
 def _refusals(name: str) -> Iterator[None]:
-    """Say what to do where the SDK's words tell why it cannot open a camera."""
+    """Explain an error of the SDK that says why it cannot open a camera."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What became of every image while recording: counts at any moment, and the summary at the end."""
+"""Counts of every image while recording, at any moment, and the summary at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OFFSET_EDGES_MS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 
 
 class Skipped(str, Enum):
-    """Why a pair was not wanted."""
+    """Why a pair was left out on purpose."""
 
     RATE = "between keyframes"
     UNCHANGED = "view unchanged"
@@ -42,7 +42,7 @@ class Lost(str, Enum):
 
 @dataclass(frozen=True)
 class RecordingCounts:
-    """What became of every image of a recording at one moment.
+    """Counts of every image of a recording at one moment.
 
     `received_color == paired + sum(unpaired_color) + pending_color`, the same for depth, and
     `paired == written + sum(skipped) + sum(lost) + pending_pairs`.
@@ -92,7 +92,7 @@ class RecordingSummary:
     Attributes:
         path: where it is; ends in `.partial` if it could not be finished.
         failure: why it ended by itself; empty if it was stopped.
-        counts: what became of every image.
+        counts: of every image.
         loss: see `RecordingCounts.loss`.
         duration_s: from the first pair to the last.
         rate_hz: pairs a second.

@@ -1,4 +1,4 @@
-"""Tags while recording: what a person says, and from which stamp to which it holds."""
+"""Tags while recording: the commands of a person, and the stamps between which they hold."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _WORDS = (CLEAR, *(marker.value for marker in TagMarker))
 
 
 def parse_tags(command: str, state: TagState, classes: ClassList) -> TagState:
-    """Return the tags after a command; every way to set tags ends here.
+    """Return the tags after a command; keys, pages, topics and services all set tags with it.
 
     A command is a comma list, read from left to right: plain names are the new set (`mug, drill`), `+drill` adds to
-    it, `-mug` takes out of it, `clear` empties it, and `complete`, `partial` or `ignore` sets the marker. What a
-    command does not speak of stays as it is.
+    it, `-mug` removes from it, `clear` empties it, and `complete`, `partial` or `ignore` sets the marker. What a
+    command does not name stays as it is.
 
     Args:
-        command: what a person said.
+        command: as given.
         state: the tags before.
         classes: the classes that can be named.
 
     Raises:
-        UsageError: nothing was said, or a name is not in the class list; the message suggests the nearest one.
+        UsageError: the command is empty, or a name is not in the class list; the message suggests the nearest one.
     """
     words = [word.strip() for word in command.split(",") if word.strip()]
     if not words:
@@ -55,7 +55,7 @@ def check_class_names(classes: ClassList) -> None:
     """Refuse classes that a command cannot name.
 
     Raises:
-        UsageError: a name is a command's word, or holds its signs.
+        UsageError: a name is a word of the commands, or holds a sign of theirs.
     """
     for name in classes.names:
         if name in _WORDS or name[0] in "+-" or "," in name:
@@ -68,7 +68,7 @@ def check_class_names(classes: ClassList) -> None:
 class TagTrack:
     """The tags of a running recording, as the spans that are written and that a reader will find.
 
-    Around a change nobody knows when exactly the scene changed, so the time from `guard_ns` before to `guard_ns`
+    The exact time of a change in the scene is not known, so the time from `guard_ns` before to `guard_ns`
     after it is a span to be ignored. Changes may follow each other faster than that: what lies between them is
     ignored, too. To take something back, a span with the same stamp is written again: the later one holds.
 
@@ -76,10 +76,10 @@ class TagTrack:
         start_ns: stamp from which the first tags hold.
         tags: the first tags.
         guard_ns: see above.
-        source: who said so.
+        source: of the first tags, as in "keyboard".
 
     Attributes:
-        tags: what a person said last.
+        tags: the last ones given.
         spans: all, in the order of writing.
     """
 
@@ -111,14 +111,14 @@ class TagTrack:
     def discard_last(self, now_ns: int, stamps: npt.NDArray[np.int64]) -> tuple[list[TagSpan], int]:
         """Discard the last segment that labels a pair; return the spans to write, and how many pairs it labelled.
 
-        Recording goes on under the same tags. Said again, it discards the segment before.
+        Recording continues with the same tags. A second call discards the segment before.
 
         Args:
             now_ns: the stamp that would be given now.
             stamps: of the pairs so far, rising.
 
         Raises:
-            UsageError: there is none.
+            UsageError: no segment is left to discard.
         """
         spans = self.timeline().spans
         starts = [span.stamp_ns for span in spans]

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 
 class TerminalKeys:
-    """Hear keys without Enter, until `close`; then the terminal is as it was.
+    """Read keys without Enter until `close`, which restores the terminal.
 
     Ctrl-C and Ctrl-Z work as ever. Keys that are more than one byte (arrows, letters beyond ASCII) break over slow
-    lines and are not heard.
+    lines and are ignored.
 
     Args:
         on_key: called with each printable character, in a thread of its own.
@@ -32,7 +32,7 @@ class TerminalKeys:
 
     @staticmethod
     def is_there() -> bool:
-        """Say whether this process is the one that a terminal's keys go to."""
+        """Return whether the terminal sends its keys to this process."""
         try:
             return sys.stdin.isatty() and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
         except (AttributeError, OSError, ValueError):  # no stdin, or a closed one

@@ -39,7 +39,7 @@ class LoggedTags:
 
 
 class RecordingQueue:
-    """Pairs and tags on their way to the writer, bounded, and what became of every pair.
+    """A bounded queue of pairs and tags for the writer, which counts what happens to every pair.
 
     Args:
         max_pairs: pairs that may wait.
@@ -66,7 +66,10 @@ class RecordingQueue:
         self._closed = self._failed = False
 
     def put_pair(self, pair: RgbdImages, *, is_asked_for: bool = False) -> bool:
-        """Queue a pair, or count it as lost and return False; one that is asked for is written whatever it shows."""
+        """Queue a pair, or count it as lost and return False.
+
+        A pair that was asked for is written even if the view has not changed.
+        """
         with self.lock:
             size = _bytes(pair)
             if self._failed:
@@ -83,7 +86,7 @@ class RecordingQueue:
             return True
 
     def put_tags(self, tags: LoggedTags) -> None:
-        """Queue tags; they always find a place."""
+        """Queue tags; they are never lost."""
         with self.lock:
             self._items.append(tags)
             self.lock.notify()
@@ -98,7 +101,7 @@ class RecordingQueue:
             return item
 
     def take_wish(self, stamp_ns: int) -> bool:
-        """Say whether the pair of a stamp was asked for; a pair is asked about once."""
+        """Return whether the pair of a stamp was asked for, and forget it."""
         with self.lock:
             wished = stamp_ns in self._asked_for
             self._asked_for.discard(stamp_ns)
@@ -117,7 +120,7 @@ class RecordingQueue:
             return self._closed and not self._items
 
     def close(self) -> None:
-        """Say that nothing more will come."""
+        """Close the queue: nothing is added any more."""
         with self.lock:
             self._closed = True
             self.lock.notify()
@@ -149,14 +152,14 @@ class RecordingQueue:
 
 
 class WriterThread(threading.Thread):
-    """Takes from the queue, looks at the pixels, writes; ends with the queue or with the disk.
+    """Takes pairs from the queue and writes those that are wanted; ends with the queue, or when writing fails.
 
     Args:
-        writer: an open recording; nobody else may write until the thread has ended.
-        queue: where it takes from.
+        writer: an open recording; no other thread may write until this one has ended.
+        queue: of the pairs.
         change_threshold: mean difference in grey levels from which a view has changed; None writes all views.
-        first: images as every pair must have them.
-        counts: tells what became of every image so far.
+        first: the images of the first pair, whose form every pair must have.
+        counts: returns the counts of all images so far.
 
     Attributes:
         failure: why it ended before the queue did.
@@ -222,7 +225,7 @@ class WriterThread(threading.Thread):
         self._queue.note_written(self._writer.pairs_on_file)
 
     def _sync(self) -> None:
-        """Bring everything to the disk, with an account; what a power cut takes is younger than this."""
+        """Bring everything to the disk, with the counts so far; a power cut loses only what is newer."""
         counts = self._counts()
         if self.stamps:
             account = {"stamp_ns": self.stamps[-1], **asdict(counts), "loss": counts.loss}

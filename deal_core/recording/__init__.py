@@ -1,1 +1,5 @@
 """Files of recordings: read, written, paired, salvaged and repaired."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,7 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from deal_core.errors import DealError
-from deal_core.structures import BoolArray, Float32Array, UInt8Array, UInt16Array, depth_to_metres, metres_to_depth
+from deal_core.structures import (
+    BoolArray,
+    Float32Array,
+    UInt8Array,
+    UInt16Array,
+    depth_to_metres,
+    metres_to_depth,
+    valid_depth,
+)
 
 
 class ImageFormatError(DealError):
@@ -58,7 +66,7 @@ class Encoding:
 
 @dataclass(frozen=True, eq=False)
 class RawImage:
-    """The fields of a `sensor_msgs/Image`, whoever made them.
+    """The fields of a `sensor_msgs/Image`.
 
     Args:
         stamp_ns: when it was taken, nanoseconds.
@@ -117,14 +125,14 @@ RARE_ENCODINGS = {
     **dict.fromkeys(("rgb16", "bgr16"), Encoding(_SHORT, 3)),
     **dict.fromkeys(("rgba16", "bgra16"), Encoding(_SHORT, 4)),
 }
-"""Colour that a library converts: see `deal_core.recording.rare_encodings`."""
+"""Colour that a library converts, see `RareConverter`."""
 _ENCODINGS = COLOR_ENCODINGS | DEPTH_ENCODINGS | RARE_ENCODINGS
 
 
 def decode_image(
     height: int, width: int, encoding: str, is_bigendian: bool | int, step: int, data: Any
 ) -> npt.NDArray[Any]:
-    """Return the pixels of a `sensor_msgs/Image`, whoever read the message.
+    """Return the pixels of a `sensor_msgs/Image`.
 
     The result is a view on `data` wherever it can be one: it keeps `data` alive, is as writable as `data` is,
     and its rows are `step` bytes apart. It is a copy for foreign byte order and for a `step` that would leave
@@ -213,17 +221,8 @@ def to_depth_m(pixels: npt.NDArray[Any], encoding: str) -> tuple[Float32Array, B
     """
     if not _is_metres(encoding):
         return depth_to_metres(pixels)
-    valid = np.isfinite(pixels) & (pixels > 0)
+    valid = valid_depth(pixels)
     return np.where(valid, pixels, np.float32(0)), valid
-
-
-def _is_metres(encoding: str) -> bool:
-    layout = DEPTH_ENCODINGS.get(encoding)
-    if layout is None:
-        raise ImageFormatError(
-            "unknown_encoding", f"expected a depth encoding of {', '.join(DEPTH_ENCODINGS)}; found '{encoding}'"
-        )
-    return layout.dtype == _FLOAT
 
 
 class RareConverter(Protocol):
@@ -281,5 +280,15 @@ def any_to_rgb(
 def inconvertible(pixels: npt.NDArray[Any], encoding: str, error: Exception) -> ImageFormatError:
     """Return the error for an image that its library refuses."""
     return ImageFormatError(
-        "inconvertible", f"expected an image of encoding '{encoding}', found {pixels.shape} that is none ({error})"
+        "inconvertible",
+        f"expected an image of encoding '{encoding}', found {pixels.shape}, which cannot be converted ({error})",
     )
+
+
+def _is_metres(encoding: str) -> bool:
+    layout = DEPTH_ENCODINGS.get(encoding)
+    if layout is None:
+        raise ImageFormatError(
+            "unknown_encoding", f"expected a depth encoding of {', '.join(DEPTH_ENCODINGS)}; found '{encoding}'"
+        )
+    return layout.dtype == _FLOAT

@@ -123,7 +123,7 @@ class MessageDecoder:
 
 
 def camera_of(info: Any) -> CameraIntrinsics | None:
-    """Return the intrinsics of a `CameraInfo`, whoever read the message; None where the camera was not calibrated."""
+    """Return the intrinsics of a `CameraInfo`; None where the camera was not calibrated."""
     fx, _, cx, _, fy, cy, *_ = (float(value) for value in info.k)
     if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0 and fy > 0):
         return None

@@ -44,7 +44,7 @@ def scan_mcap(path: Path, damage: Damage, size: int | None = None) -> Iterator[S
     """Yield the readable messages in the order of the file; memory does not grow with the file.
 
     A compressed chunk that is cut is lost; of an uncompressed one, every complete message is found. A complete chunk
-    that fails its checksum is lost: which of its messages is wrong cannot be told.
+    that fails its checksum is lost, because the checksum does not tell which of its messages is wrong.
 
     Args:
         path: an MCAP file, damaged or not.

@@ -145,7 +145,7 @@ class McapWriter:
         self.end_group()
 
     def end_group(self) -> None:
-        """Say that the messages so far belong together and are complete; a chunk ends nowhere else."""
+        """Mark the messages so far as complete; a chunk only ends here."""
         if self._chunk.size >= _CHUNK_BYTES or any(isinstance(part, memoryview) for part in self._chunk.parts):
             self.flush()
 

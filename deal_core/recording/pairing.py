@@ -1,4 +1,4 @@
-"""Pair colour and depth messages by header stamp, and account for every message that found no partner."""
+"""Pair colour and depth messages by header stamp, and count every message without a partner by its cause."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Pair(Generic[A, B]):
 
 @dataclass
 class PairingCounts:
-    """What became of every message.
+    """Counts of every message, by what happened to it.
 
     On each stream, `received == paired + sum(unpaired) + pending` at any time, with `pending` the messages
     that still wait in the queue.

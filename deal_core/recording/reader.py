@@ -44,7 +44,7 @@ class RawMessage(NamedTuple):
 def open_recording(path: Path | str) -> Recording:
     """Open a rosbag2 folder, a bare `.mcap` or a bare `.db3`.
 
-    Damage that leaves something to read is not an error: it stands in `Recording.problems`.
+    Damage that leaves something to read is not an error: see `Recording.problems`.
 
     Raises:
         RecordingError: nothing is there, it is not a recording, or nothing of it can be read.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deal_core.errors import RecordingError, UsageError
+from deal_core.files import replacing_folder
 from deal_core.recording.mcap_writer import McapWriter
 from deal_core.recording.reader import bag_files, open_recording, scan_file
 from deal_core.recording.sqlite_salvage import copy_with_journal, journal
@@ -19,13 +19,13 @@ from deal_core.recording.stored_message import Damage, StoredChannel, StoredMess
 from deal_core.recording.writer import GROUND_TRUTH, finish_bag
 
 _OF_THE_BAG = re.compile(r"^metadata\.yaml$|\.(mcap|db3)(\.zstd|-wal|-shm|-journal)?$")
-# What is left under a temporary name by who was killed: `kitchen_1.partial` by a recorder, `.kitchen_1.4711.tmp` else.
-_TEMPORARY = re.compile(r"^\.(?P<hidden>.+)\.\d+\.tmp$|^(?P<partial>.+)\.partial$")
+# What a killed process leaves: `kitchen_1.partial` of a recorder, `.kitchen_1.1f0e2d3c.tmp` of others.
+_TEMPORARY = re.compile(r"^\.(?P<hidden>.+)\.[^.]+\.tmp$|^(?P<partial>.+)\.partial$")
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What became of a damaged recording; plain values, so that it is its own JSON.
+    """The outcome of a repair; plain values, so that it is its own JSON.
 
     Attributes:
         path: the damaged recording, which is left as it is.
@@ -80,18 +80,10 @@ def repair_recording(
     if out.exists() or out.is_symlink():
         raise RecordingError(f"{out} exists already: choose another name with --out, or remove it first")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise RecordingError(f"{out} cannot be written: {error.strerror}") from error
-    try:
-        repair = _write(path, holder, out, reason, on_message)
-        os.rename(holder / out.name, out)
+        with replacing_folder(out) as folder:
+            return _write(path, folder, out, reason, on_message)
     except OSError as error:
         raise RecordingError(f"{out} cannot be written: {error.strerror or error}; nothing is kept of it") from error
-    finally:
-        shutil.rmtree(holder)
-    return repair
 
 
 def _default_out(path: Path) -> Path:
@@ -118,8 +110,8 @@ def _what_is_wrong(path: Path, on_message: Callable[[], None] | None) -> tuple[s
         return str(error), counts
 
 
-def _write(path: Path, holder: Path, out: Path, reason: str, on_message: Callable[[], None] | None) -> Repair:
-    """Write the new recording to `holder / out.name`."""
+def _write(path: Path, folder: Path, out: Path, reason: str, on_message: Callable[[], None] | None) -> Repair:
+    """Write the new recording to `folder`, which becomes `out`."""
     problems: list[str] = []
     files, metadata = bag_files(path, problems)
     if mode := metadata.get("compression_mode"):
@@ -127,12 +119,10 @@ def _write(path: Path, holder: Path, out: Path, reason: str, on_message: Callabl
             f"{path} was compressed by the recorder (compression_mode: {mode}) and is damaged ({reason}): decompress "
             "its files with `zstd -d`, remove metadata.yaml, and repair the result"
         )
-    folder = holder / out.name
-    folder.mkdir()
     found = Damage()
     with McapWriter(folder / f"{out.name}_0.mcap") as writer:
         for file in files:
-            for message in _readable(file, holder, found, problems):
+            for message in _readable(file, folder, found, problems):
                 writer.copy(message)
                 if on_message:
                     on_message()
@@ -162,12 +152,12 @@ def _write(path: Path, holder: Path, out: Path, reason: str, on_message: Callabl
     )
 
 
-def _readable(file: Path, holder: Path, found: Damage, problems: list[str]) -> Iterator[StoredMessage]:
+def _readable(file: Path, folder: Path, found: Damage, problems: list[str]) -> Iterator[StoredMessage]:
     """Yield the messages of a file; add to what is found damaged, and say it."""
     damage = Damage()
     log = journal(file) if file.suffix == ".db3" else None
     complete: dict[StoredChannel, StoredChannel] = {}
-    with tempfile.TemporaryDirectory(dir=holder) as copies:
+    with tempfile.TemporaryDirectory(dir=folder) as copies:
         try:
             for message in scan_file(copy_with_journal(file, Path(copies)) if log else file, damage):
                 channel = message.channel

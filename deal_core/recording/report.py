@@ -1,4 +1,4 @@
-"""What is in a recording, and what became of every message: the same account for `check` and `extract`."""
+"""A recording in numbers, as `check` and `extract` report it: its topics, and what happened to every message."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def make_report(
     Args:
         recording: as read.
         topics: where pairs came from.
-        classes: of the tags; None where nobody named any.
+        classes: of the tags; None where the recording names none.
         timeline: of the tags.
         counts: of the pass.
         frames: number of frames by tags and segment.

@@ -17,7 +17,7 @@ _FORWARDS, _BACKWARDS = "id > ? ORDER BY id", "id < ? ORDER BY id DESC"
 
 
 def journal(path: Path) -> Path | None:
-    """Return the journal that a killed recorder left beside a `.db3`; None where there is none."""
+    """Return the journal that a killed recorder left beside a `.db3`; None without one."""
     files = (path.with_name(path.name + suffix) for suffix in _JOURNALS)
     return next((file for file in files if file.is_file() and file.stat().st_size), None)
 

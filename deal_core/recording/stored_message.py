@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+_SHOWN = 5  # places named in a sentence
+
 
 @dataclass(frozen=True)
 class StoredChannel:
@@ -58,6 +60,3 @@ class Damage:
         if hidden := len(self.places) - len(shown):
             shown.append(f"{hidden} more places")
         return "; ".join(shown) or "its index is missing, its messages are complete"
-
-
-_SHOWN = 5  # places named in a sentence

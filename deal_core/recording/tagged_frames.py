@@ -34,7 +34,7 @@ class TaggedFrame:
 
 @dataclass
 class FrameCounts:
-    """What became of the messages: each is unreadable, unpaired or in a pair; each pair is a frame or skipped.
+    """Counts of all messages: each is unreadable, unpaired or in a pair; each pair is a frame or skipped.
 
     Attributes:
         pairing: what `StampPairer` counted.
@@ -101,7 +101,7 @@ class FrameReader:
         slop_ns: largest difference between the stamps of colour and depth; 0 pairs equal stamps only.
 
     Attributes:
-        counts: what became of the messages so far.
+        counts: of the messages so far.
         size: (H, W, 3) of the frames; None before the first.
 
     Raises:

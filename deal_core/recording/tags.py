@@ -16,7 +16,7 @@ from deal_core.recording.writer import SESSION_TOPIC, TAGS_TOPIC
 from deal_core.structures import ClassList, TagMarker, TagState, classes_from_json
 
 GUARD, DISCARDED = "guard", "discard"
-"""Who said that a span is to be ignored, where it was the recorder itself, or the operator afterwards."""
+"""Sources of an ignored span: the recorder itself, around a change; or the operator, who discarded it afterwards."""
 
 
 class Skip(str, Enum):
@@ -40,7 +40,7 @@ class Skip(str, Enum):
 
 @dataclass(frozen=True)
 class Session:
-    """What the recorder said about a recording; `classes` is None where no recorder of ours wrote it."""
+    """What the recorder said about a recording; `classes` is None where another recorder wrote it."""
 
     classes: ClassList | None = None
     facts: dict[str, Any] = field(default_factory=dict)

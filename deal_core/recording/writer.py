@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from deal_core.errors import RecordingError
+from deal_core.files import replacing_folder
 from deal_core.recording.image_encodings import RawImage
 from deal_core.recording.mcap_writer import Buffer, McapWriter
 from deal_core.recording.stored_message import StoredChannel
@@ -39,8 +40,8 @@ SUMMARY_TOPIC, SUMMARY_FILE = "/deal/summary", "summary.json"
 GROUND_TRUTH = "ground_truth"
 """Folder beside the bag's file with drawn masks, `<stamp_ns>.png`, for evaluation only."""
 
-_IMAGE, _INFO, _STRING = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo", "std_msgs/msg/String"
 MAX_STAMP_NS = 2**31 * 10**9  # builtin_interfaces/Time counts seconds in 31 bits
+_IMAGE, _INFO, _STRING = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo", "std_msgs/msg/String"
 
 
 class RecordingWriter:
@@ -62,6 +63,7 @@ class RecordingWriter:
         camera: intrinsics of the colour camera, whose size every image must have; None where they are not known.
         session: more facts for the session message (device, profiles, tool), plain JSON values.
         survives: keep what is there if the block fails or the process is killed.
+        overwrite: replace what is at `path`, once the new recording is complete; not with `survives`.
 
     Attributes:
         pairs_written: pairs taken.
@@ -84,6 +86,7 @@ class RecordingWriter:
         *,
         session: Mapping[str, Any] | None = None,
         survives: bool = False,
+        overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
         self.classes = classes
@@ -91,31 +94,32 @@ class RecordingWriter:
         self.pairs_written = self.pairs_on_file = 0
         self._session = _session_json(self.path, classes, session or {})
         self._survives = survives
+        self._overwrite = overwrite
         self._stamps: set[int] = set()
         self._masks: set[int] = set()
         self._bag: _Bag | None = None
 
     def __enter__(self) -> RecordingWriter:
-        check_unused(self.path, survives=self._survives)
-        self._bag = _Bag(self.path, survives=self._survives)
+        if not self._overwrite:
+            check_unused(self.path, survives=self._survives)
+        self._writing = self._write_bag()
+        try:
+            self._writing.__enter__()
+        except OSError as error:
+            raise RecordingError(
+                f"{self.path} cannot be written ({error.strerror}): choose a folder that this user may write to"
+            ) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        bag, self._bag = self._open_bag(), None
         try:
-            if kind is None:
-                self._publish(bag)
-            elif self._survives:
-                with suppress(RecordingError):
-                    bag.flush(sync=True)
-                    self._note_file(bag)
-        finally:
-            if self._survives and self.pairs_on_file:
-                bag.abort()
-            else:
-                bag.remove()
+            self._writing.__exit__(kind, error, trace)
+        except OSError as failure:
+            raise RecordingError(
+                f"{self.path} cannot be put in place: {failure.strerror}; another program may have made it meanwhile"
+            ) from failure
 
     def write_tags(self, stamp_ns: int, tags: TagState, source: str, *, log_time_ns: int | None = None) -> None:
         """Write the tags that hold from `stamp_ns` until the next ones; they start a new segment.
@@ -237,7 +241,38 @@ class RecordingWriter:
     def _note_file(self, bag: _Bag) -> None:
         self.pairs_on_file = bag.pairs_on_file
 
-    def _publish(self, bag: _Bag) -> None:
+    @contextmanager
+    def _write_bag(self) -> Iterator[None]:
+        place = self._partial_folder() if self._survives else replacing_folder(self.path, overwrite=self._overwrite)
+        with place as folder:
+            self._bag = bag = _Bag(self.path, folder)
+            try:
+                yield
+                self._finish(bag)
+            except BaseException:
+                if self._survives:
+                    with suppress(RecordingError):
+                        bag.flush(sync=True)
+                        self._note_file(bag)
+                raise
+            finally:
+                bag.abort()
+                self._bag = None
+
+    @contextmanager
+    def _partial_folder(self) -> Iterator[Path]:
+        """Yield a folder that becomes the recording if the block ends well, and stays if it holds a pair."""
+        folder = partial_folder(self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+        try:
+            yield folder
+            os.rename(folder, self.path)
+        finally:
+            if not self.pairs_on_file:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _finish(self, bag: _Bag) -> None:
         bag.flush(sync=self._survives)
         self._note_file(bag)
         if not self.pairs_on_file:
@@ -245,12 +280,6 @@ class RecordingWriter:
         if unknown := self._masks - self._stamps:
             raise RecordingError(f"{self.path}: there is a mask for stamp {min(unknown)} ns but no pair")
         bag.close()
-        try:
-            os.rename(bag.folder, self.path)
-        except OSError as error:
-            raise RecordingError(
-                f"{self.path} cannot be put in place: {error.strerror}; another program may have made it meanwhile"
-            ) from error
 
     def _open_bag(self) -> _Bag:
         if self._bag is None:
@@ -281,20 +310,36 @@ def message_types() -> Any:
     return get_typestore(Stores.ROS2_HUMBLE)
 
 
+def finish_bag(writer: McapWriter, *, ros_distro: str = "", custom_data: Mapping[str, str] | None = None) -> None:
+    """Write what is buffered and the file's index, close it, and write metadata.yaml beside it.
+
+    Version 8 is what Humble to the newest distribution read: from 9 on, QoS is a list where Humble expects a string.
+
+    Args:
+        writer: of the folder's only file.
+        ros_distro: where the messages come from.
+        custom_data: as of `ros2 bag record --custom-data`.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    import yaml
+
+    writer.flush()
+    metadata = _bag_metadata(writer, ros_distro, custom_data)
+    writer.write_metadata("rosbag2", {"serialized_metadata": yaml.safe_dump(metadata, sort_keys=False)})
+    writer.close()
+    text = yaml.safe_dump({"rosbag2_bagfile_information": metadata}, sort_keys=False)
+    (writer.path.parent / "metadata.yaml").write_text(text, encoding="utf-8")
+
+
 class _Bag:
     """The rosbag2 folder under its temporary name."""
 
-    def __init__(self, path: Path, *, survives: bool) -> None:
+    def __init__(self, path: Path, folder: Path) -> None:
         self._path = path
-        self.folder = partial_folder(path) if survives else path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.folder.mkdir()
-            self._mcap = McapWriter(self.folder / f"{path.name}_0.mcap")
-        except OSError as error:
-            raise RecordingError(
-                f"{path} cannot be written ({error.strerror}): choose a folder that this user may write to"
-            ) from error
+        self.folder = folder
+        self._mcap = McapWriter(folder / f"{path.name}_0.mcap")
         self._types = message_types()
         self._channels: dict[str, int] = {}
         self._heads: dict[tuple[Any, ...], bytes] = {}
@@ -361,10 +406,6 @@ class _Bag:
 
     def abort(self) -> None:
         self._mcap.abort()
-
-    def remove(self) -> None:
-        self._mcap.abort()
-        shutil.rmtree(self.folder, ignore_errors=True)  # renamed already where all went well
 
     def _write(self, topic: str, kind: str, log_time_ns: int, parts: list[Buffer]) -> None:
         if topic not in self._channels:
@@ -448,29 +489,6 @@ def _check_array(path: Path, name: str, image: object, shape: tuple[int, ...], d
     if not isinstance(image, np.ndarray) or image.shape != shape or image.dtype != dtype:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise RecordingError(f"{path}: expected {name} as {np.dtype(dtype).name} {shape}, found {found}")
-
-
-def finish_bag(writer: McapWriter, *, ros_distro: str = "", custom_data: Mapping[str, str] | None = None) -> None:
-    """Write what is buffered and the file's index, close it, and write metadata.yaml beside it.
-
-    Version 8 is what Humble to the newest distribution read: from 9 on, QoS is a list where Humble expects a string.
-
-    Args:
-        writer: of the folder's only file.
-        ros_distro: where the messages come from.
-        custom_data: as of `ros2 bag record --custom-data`.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    import yaml
-
-    writer.flush()
-    metadata = _bag_metadata(writer, ros_distro, custom_data)
-    writer.write_metadata("rosbag2", {"serialized_metadata": yaml.safe_dump(metadata, sort_keys=False)})
-    writer.close()
-    text = yaml.safe_dump({"rosbag2_bagfile_information": metadata}, sort_keys=False)
-    (writer.path.parent / "metadata.yaml").write_text(text, encoding="utf-8")
 
 
 def _bag_metadata(writer: McapWriter, ros_distro: str, custom_data: Mapping[str, str] | None) -> dict[str, Any]:

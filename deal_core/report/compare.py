@@ -1,26 +1,31 @@
-"""Models and pseudo masks on the same frames: against drawn masks or, where nobody drew any, against each other."""
+"""Models and pseudo masks on the same frames: against drawn masks or, where there are none, against each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deal_core.dataset.dataset import Dataset, with_masks
 from deal_core.errors import UsageError
 from deal_core.evaluation.agreement import AgreementEvaluator
-from deal_core.evaluation.evaluate import evaluate_masks, evaluate_model
-from deal_core.evaluation.metrics import FrameScore
-from deal_core.evaluation.picture_folder import PictureWriter, read_pictures, worst_frames
+from deal_core.evaluation.evaluate import (
+    Advance,
+    PredictedFrame,
+    add_up,
+    draw_frames,
+    evaluate_masks,
+    evaluate_model,
+    predicted_frames,
+    predictions_in_folder,
+)
+from deal_core.evaluation.picture_folder import read_pictures, worst_frames
 from deal_core.evaluation.result import EvaluationResult
-from deal_core.masks.decide import predict_mask
-from deal_core.masks.mask_folder import CAMS_FILE, check_masks, read_mask
-from deal_core.masks.score_dataset import CamSettings, check_use, decision_threshold, score_frames
+from deal_core.masks.mask_folder import CAMS_FILE, check_masks
+from deal_core.masks.score_dataset import CamSettings, check_use, decision_threshold
 from deal_core.models.model_file import MODEL_FILE, LoadedModel, load_model
 from deal_core.report.page import HISTORY_FILE, Run, read_history
-from deal_core.structures import Float32Array, Float64Array, Sample, UInt8Array
-
-Advance = Callable[[int], None]
+from deal_core.structures import Float64Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,21 +41,6 @@ class Candidate:
     name: str
     folder: Path
     model: LoadedModel | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class PredictedFrame:
-    """A frame and a candidate's mask of it.
-
-    Args:
-        sample: the frame.
-        mask: (H, W) ids, 255 where nobody decided.
-        scores: (K, H, W) in [0, 1]; None of pseudo masks.
-    """
-
-    sample: Sample
-    mask: UInt8Array
-    scores: Float32Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +95,7 @@ def check_candidate(candidate: Candidate, dataset: Dataset, settings: CamSetting
         check_masks(candidate.folder, dataset)
 
 
-def predict_frames(candidate: Candidate, dataset: Dataset, settings: CamSettings) -> Iterator[PredictedFrame]:
+def predict_frames(candidate: Candidate, dataset: Dataset, settings: CamSettings) -> Iterable[PredictedFrame]:
     """Yield every frame with the candidate's mask, in order and in constant memory.
 
     Raises:
@@ -115,13 +105,8 @@ def predict_frames(candidate: Candidate, dataset: Dataset, settings: CamSettings
     """
     if candidate.model:
         threshold = decision_threshold(candidate.model, settings).value
-        for frame in score_frames(candidate.model, dataset, settings):
-            yield PredictedFrame(frame.sample, predict_mask(frame.scores, frame.tags, threshold), frame.scores)
-        return
-    for record in dataset.frames:
-        sample = dataset.load(record)
-        size = sample.image.shape[:2]
-        yield PredictedFrame(sample, read_mask(candidate.folder, record.key, size, len(dataset.classes)))
+        return predicted_frames(candidate.model, dataset, settings, threshold)
+    return predictions_in_folder(candidate.folder, dataset).frames(dataset)
 
 
 def compare(
@@ -141,7 +126,7 @@ def compare(
         work: folder into which the pictures are written, as long as the report is not.
         settings: how models make scores.
         num_pictures: how many frames to draw, the worst ones.
-        advance: told the number of steps done, of `num_steps`.
+        advance: called with the number of steps done, up to `num_steps`.
 
     Raises:
         UsageError: no candidate, a single one without drawn masks, or as `check_candidate`.
@@ -164,7 +149,8 @@ def compare(
     few = dataset.subset(predicate=lambda frame: frame.key in shown)
     runs = []
     for index, (candidate, result) in enumerate(zip(candidates, results, strict=True)):
-        _draw(candidate, few, result.per_frame, settings, work / str(index))
+        frames = predict_frames(candidate, few, settings)
+        draw_frames(work / str(index), few.classes, frames, result.per_frame)
         history = read_history(candidate.folder / HISTORY_FILE) if candidate.model else None
         runs.append(Run(candidate.folder, result, history, read_pictures(work / str(index))))
     return Comparison(tuple(runs), pairs)
@@ -207,17 +193,21 @@ def _evaluate(
 def _agree(
     candidates: Sequence[Candidate], dataset: Dataset, settings: CamSettings, advance: Advance
 ) -> tuple[list[EvaluationResult], Float64Array]:
-    """Compare the candidates with each other; all look at a frame at once, so that no mask need be kept."""
+    """Compare the candidates with each other, all of them on one frame after the other, so that no mask is kept."""
     if len(candidates) < 2:
         raise UsageError(
             f"{dataset.path}: no frame has a drawn mask, so there is nothing to compare {candidates[0].folder} with: "
             "name two or more models or folders of masks"
         )
-    agreement = AgreementEvaluator(len(candidates), len(dataset.classes))
+
+    def count(frames: tuple[PredictedFrame, ...]) -> tuple[AgreementEvaluator]:
+        counts = AgreementEvaluator(len(candidates), len(dataset.classes))
+        counts.update([frame.mask for frame in frames], frames[0].sample.key)
+        return (counts,)
+
     every = zip(*(predict_frames(candidate, dataset, settings) for candidate in candidates), strict=True)
-    for done, frames in enumerate(every, 1):
-        agreement.update([frame.mask for frame in frames], frames[0].sample.key)
-        advance(done)
+    total = AgreementEvaluator(len(candidates), len(dataset.classes))
+    (agreement,) = add_up((total,), map(count, every), advance)
     results = [
         EvaluationResult(
             candidate.name,
@@ -231,12 +221,3 @@ def _agree(
         for index, candidate in enumerate(candidates)
     ]
     return results, agreement.pairs()
-
-
-def _draw(
-    candidate: Candidate, frames: Dataset, scores: Sequence[FrameScore], settings: CamSettings, run: Path
-) -> None:
-    iou = {score.key: score.iou for score in scores}
-    with PictureWriter(run, frames.classes) as pictures:
-        for frame in predict_frames(candidate, frames, settings):
-            pictures.add_sample(frame.sample, iou[frame.sample.key], frame.mask, frame.scores)

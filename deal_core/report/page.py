@@ -73,7 +73,7 @@ def read_run(folder: Path) -> Run:
 
 
 def read_history(path: Path) -> History | None:
-    """Read a training log; None if there is none or it is empty.
+    """Read a training log; return None if the file is missing or empty.
 
     A last line without its end is left out: the training was interrupted while it wrote. Where a resumed
     training logged a step again, the later value stands.

@@ -6,7 +6,7 @@ Everything of one camera lies under one entity, so that the viewer's 3D view has
     world/camera/image, depth, edges
     world/camera/cam/<name>             strongest class, over the greyed image
     world/camera/truth                  class ids
-    world/camera/pseudo/<name>          class ids, 255 where nobody decided
+    world/camera/pseudo/<name>          class ids, 255 where undecided
     world/camera/prediction/<name>      class ids
     frame                               segment, tags and name, as text
     iou/<name>                          mIoU of the frame, where there is a truth
@@ -29,10 +29,11 @@ import rerun.blueprint as rrb
 from deal_core.dataset.dataset import Dataset, FrameRecord
 from deal_core.drawing import depth_edge_picture, heat_overlay
 from deal_core.errors import UsageError
+from deal_core.evaluation.evaluate import PredictedFrame
 from deal_core.evaluation.metrics import ConfusionMatrix
 from deal_core.masks.mask_folder import cam_paths, check_masks, read_cam
 from deal_core.masks.score_dataset import CamSettings
-from deal_core.report.compare import Candidate, PredictedFrame, check_candidate, predict_frames
+from deal_core.report.compare import Candidate, check_candidate, predict_frames
 from deal_core.structures import UNLABELLED, CameraIntrinsics, ClassList, Sample, UInt8Array, metres_to_depth
 
 APPLICATION = "deal view"
@@ -105,7 +106,7 @@ def send_frames(
         dataset: the frames of one recording.
         layers: what to show of them.
         settings: how models make scores.
-        advance: told the number of frames done.
+        advance: called with the number of frames done.
 
     Raises:
         UsageError, DatasetError, ModelFileError: as `check_layers`; or a file is missing or damaged.

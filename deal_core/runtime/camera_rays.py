@@ -1,4 +1,4 @@
-"""Where each pixel of a camera looks: the lens undone, so that depth becomes points.
+"""The ray of each pixel of a camera, without the distortion of the lens, so that depth becomes points.
 
 Example:
     >>> camera = CameraIntrinsics(width=4, height=2, fx=2.0, fy=2.0, cx=1.0, cy=0.0)
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deal_core.errors import DealError
-from deal_core.structures import BoolArray, CameraIntrinsics, Float32Array
+from deal_core.structures import BoolArray, CameraIntrinsics, Float32Array, valid_depth
 
 DISTORTION_MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
 """The names of sensor_msgs/CameraInfo for the lenses that can be undone."""
@@ -57,7 +57,7 @@ def pixel_rays(camera: CameraIntrinsics, stride: int = 1) -> Float32Array:
 
 def measured(depth: Float32Array, near_m: float, far_m: float) -> BoolArray:
     """Return where depth (metres; 0, nan or infinite where unknown) was measured and lies in [near_m, far_m]."""
-    return (depth > 0) & (depth >= near_m) & (depth <= far_m) & np.isfinite(depth)
+    return valid_depth(depth) & (depth >= near_m) & (depth <= far_m)
 
 
 def _undistorted(columns: Float64Array, rows: Float64Array, camera: CameraIntrinsics) -> Float64Array:

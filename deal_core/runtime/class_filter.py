@@ -1,4 +1,4 @@
-"""What of an answer is passed on: some of the classes, and only what is sure enough."""
+"""Restriction of a segmentation to some classes, and to pixels that are confident enough."""
 
 from __future__ import annotations
 

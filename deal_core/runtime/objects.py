@@ -1,4 +1,4 @@
-"""Things of a mask in space: where they are and how large, from one view with depth.
+"""Objects of a mask in space: their positions and sizes, from one view with depth.
 
 A class' pixels are cut where depth jumps, so that two mugs one behind the other are two objects; each connected
 piece that is left is an object. How that is done, and what follows from it:

@@ -1,4 +1,4 @@
-"""From a model file and what was asked for to a back end that runs."""
+"""A running back end from a model file and the options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from deal_core.errors import BackendError, UsageError
 from deal_core.models.model_file import ModelInfo, load_model, read_info
 from deal_core.runtime.backends.cache import cached, default_cache_dir
-from deal_core.runtime.backends.choice import Candidate, Wanted, candidates, look_here
+from deal_core.runtime.backends.choice import BackendCandidate, Wanted, candidates, look_here
 from deal_core.structures import Float32Array
 
 _log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def scaled_size(input_size: tuple[int, int], shorter_side: int) -> tuple[int, in
     return (shorter_side, longer) if input_size[0] <= input_size[1] else (longer, shorter_side)
 
 
-def _create(choice: Candidate, source: _Source, wanted: Wanted) -> ScoreBackend:
+def _create(choice: BackendCandidate, source: _Source, wanted: Wanted) -> ScoreBackend:
     if choice.name == "torch":
         from deal_core.runtime.backends.torch_backend import TorchBackend
 

@@ -63,7 +63,7 @@ def quantise(
         exported: the float model.
         model_sha256: of the .safetensors file that it was made from.
         dataset: frames like those that the model will see; each is looked at twice.
-        advance: told the number of frames done, 0 to twice their number.
+        advance: called with the number of frames done, up to twice their number.
 
     Raises:
         DatasetError: there is no frame, or a file of one is missing or damaged.

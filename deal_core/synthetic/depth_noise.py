@@ -20,7 +20,7 @@ from deal_core.structures import BoolArray, Float32Array, UInt16Array, metres_to
 
 @dataclass(frozen=True)
 class StereoCamera:
-    """The depth camera's properties; the defaults are those of an Intel RealSense D435 at 848x480.
+    """The depth camera's properties; the defaults describe an Intel RealSense D435 at 848x480.
 
     Raises:
         ConfigError: a value out of its range.

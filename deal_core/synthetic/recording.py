@@ -12,10 +12,7 @@ another seed, as a recording of its own.
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -66,7 +63,7 @@ class SyntheticConfig:
     classes_per_scene: tuple[int, int] = (1, 3)
     """Different classes on a table."""
     prints_per_scene: tuple[int, int] = (1, 3)
-    """Flat printed pictures on a table: edges of colour that are none of depth."""
+    """Flat printed pictures on a table: edges of colour without an edge of depth."""
     horizontal_fov_deg: float = 38.0
     """The colour camera's horizontal angle of view, 20 to 90."""
     distance_m: tuple[float, float] = (0.60, 0.80)
@@ -193,13 +190,13 @@ def write_recording(
         RecordingError: `path` exists and is not to be replaced, or is no recording, or cannot be written.
     """
     frames = render_scenes(config) if frames is None else frames
-    with _moved_aside(path) if overwrite and path.exists() else nullcontext():
-        _write(path, config, frames)
-
-
-def _write(path: Path, config: SyntheticConfig, frames: Iterable[SyntheticFrame]) -> None:
+    if overwrite and path.exists() and not (path / "metadata.yaml").is_file():
+        raise RecordingError(
+            f"{path} exists and is no recording (it has no metadata.yaml), so it is not overwritten: "
+            "choose another name or remove it yourself"
+        )
     session = {"source": "deal synth", "synthetic": asdict(config)}
-    with RecordingWriter(path, config.classes, config.camera, session=session) as writer:
+    with RecordingWriter(path, config.classes, config.camera, session=session, overwrite=overwrite) as writer:
         previous: tuple[int, TagState] | None = None
         for frame in frames:
             if previous != (frame.scene, frame.tags):
@@ -207,25 +204,6 @@ def _write(path: Path, config: SyntheticConfig, frames: Iterable[SyntheticFrame]
                 previous = (frame.scene, frame.tags)
             writer.write_pair(frame.pair)
             writer.write_ground_truth(frame.pair.stamp_ns, frame.mask)
-
-
-@contextmanager
-def _moved_aside(path: Path) -> Iterator[None]:
-    """Rename an old recording while its successor is written: removed if that succeeds, put back if not."""
-    if not (path / "metadata.yaml").is_file():
-        raise RecordingError(
-            f"{path} exists and is no recording (it has no metadata.yaml), so it is not overwritten: "
-            "choose another name or remove it yourself"
-        )
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-    path.rename(holder / path.name)
-    try:
-        yield
-    except BaseException:
-        (holder / path.name).rename(path)
-        raise
-    finally:
-        shutil.rmtree(holder)
 
 
 def _render_scene(config: SyntheticConfig, scene: int) -> Iterator[SyntheticFrame]:

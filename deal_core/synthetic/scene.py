@@ -1,4 +1,4 @@
-"""What stands on a synthetic table: objects, printed pictures, light and the camera's path, all from one seed.
+"""The contents of a synthetic scene: objects, printed pictures, light and the camera's path, all from one seed.
 
 An object is a body and a part. Bodies (shapes, sizes, colours, patterns) are drawn from one stock for all classes and
 say nothing about the class; the part (a handle, a lid, a spout) is what makes it a mug, a jar or a kettle, and covers
@@ -195,8 +195,8 @@ class Tabletop:
         face_object: (F + 1,) i + 1 for objects[i], 0 for the table.
         face_is_part: (F + 1,) whether the face belongs to the part that makes the class.
         materials: the looks.
-        objects: what stands there.
-        prints: what lies there.
+        objects: that stand on it.
+        prints: that lie on it.
         light_direction: (3,) unit vector towards the light.
         light_color: (3,) strength of the direct light.
         ambient: strength of the light from everywhere.

@@ -16,11 +16,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -31,20 +28,12 @@ import numpy.typing as npt
 from deal_core.dataset.dataset import FrameRecord
 from deal_core.dataset.image_files import first_few
 from deal_core.errors import DatasetError, UsageError, nearest_hint
-from deal_core.files import replacing
+from deal_core.files import replacing, replacing_folder
 from deal_core.structures import ClassList
+from deal_core.tagging.choices import TagFormat
 from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN, Change
 
 _VOC_LIST = "trainval"
-
-
-class TagFormat(str, Enum):
-    """Files that tags are read from and written to."""
-
-    CSV = "csv"
-    COCO = "coco"
-    VOC = "voc"
-    LABELSTUDIO = "labelstudio"
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,7 @@ class Imported:
 
     Attributes:
         changes: states of classes in frames of the dataset.
-        frames: how many frames of the dataset the file speaks of.
+        frames: how many frames of the dataset the file names.
         strangers: names of frames that are not in the dataset.
     """
 
@@ -62,7 +51,7 @@ class Imported:
     strangers: tuple[str, ...]
 
 
-def read_tags(path: Path, form: TagFormat, root: Path, frames: Sequence[FrameRecord], classes: ClassList) -> Imported:
+def import_tags(path: Path, form: TagFormat, root: Path, frames: Sequence[FrameRecord], classes: ClassList) -> Imported:
     """Read a file of tags (of VOC: a folder).
 
     Args:
@@ -92,7 +81,7 @@ def read_tags(path: Path, form: TagFormat, root: Path, frames: Sequence[FrameRec
     return Imported(changes, len(reader.found), tuple(reader.strangers))
 
 
-def write_tags(
+def export_tags(
     path: Path,
     form: TagFormat,
     root: Path,
@@ -290,20 +279,14 @@ def _read_voc(reader: _Reader) -> None:
 
 def _write_voc(path: Path, frames: Sequence[FrameRecord], states: npt.NDArray[np.int8], classes: ClassList) -> None:
     if bad := [name for name in classes.names if "/" in name or "\0" in name]:
-        raise UsageError(f"class '{bad[0]}' cannot be a file of VOC: choose another format, which keeps any name")
+        raise UsageError(f"class '{bad[0]}' cannot be the name of a file, as VOC needs: choose another format")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DatasetError(f"{path} exists: lists of VOC are written to a new folder; choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        folder.chmod(0o755)
-        values = {PRESENT: " 1", ABSENT: "-1", UNKNOWN: " 0"}
+    values = {PRESENT: " 1", ABSENT: "-1", UNKNOWN: " 0"}
+    with replacing_folder(path) as folder:
         for name, column in zip(classes.names, states.T.tolist(), strict=True):
             lines = [f"{f.key} {values[state]}\n" for f, state in zip(frames, column, strict=True)]
             (folder / f"{name}_{_VOC_LIST}.txt").write_text("".join(lines), encoding="utf-8")
-        folder.replace(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 _READERS: dict[TagFormat, Callable[[_Reader], None]] = {

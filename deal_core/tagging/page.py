@@ -44,7 +44,7 @@ def create_app(store: TagStore, token: str | None = None) -> FastAPI:
 
     @app.get("/frames")
     def frames() -> dict[str, Any]:
-        revision = store.revision  # before the states: a change between the two is told again, not lost
+        revision = store.revision  # before the states: a change between the two is sent again, not lost
         return {
             "session": session,
             "dataset": store.path.resolve().name,

@@ -39,7 +39,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Edited:
-    """What became of an edit.
+    """The result of an edit.
 
     Attributes:
         revision: of the dataset's tags after it.
@@ -57,7 +57,7 @@ class TagStore:
     Attributes:
         path: the dataset folder.
         classes: that can be tagged.
-        frames: as they were opened, by recording and time; the index of a frame is that in this list.
+        frames: as they were opened, by recording and time; a frame's index is its place in this list.
 
     Args:
         path: the dataset folder.
@@ -130,8 +130,8 @@ class TagStore:
 
         Args:
             changes: the later of two of one frame and class holds.
-            seen: the revision that the tagger knew when he chose; the latest when left out.
-            tagger: whose changes are never refused on account of his own.
+            seen: the revision that the tagger saw when choosing; the latest when left out.
+            tagger: name of who makes the changes; a tagger's own earlier changes never cause a refusal.
 
         Raises:
             UsageError: a frame, class or state that does not exist.

@@ -1,1 +1,5 @@
 """Training: settings, loop, schedule, run folder, CAM training and distillation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

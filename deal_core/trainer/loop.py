@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -23,8 +23,6 @@ from deal_core.trainer.run_folder import CHECKPOINT_FILE, RunLog, TrainState, pr
 from deal_core.trainer.schedule import create_optimizer, learning_rate_factor, schedule_position
 from deal_core.trainer.settings import RunSettings
 from deal_core.trainer.views import BatchOrder, Views, collate_or_error
-
-R = TypeVar("R", bound=RunSettings)
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,8 @@ def fit(
     network: nn.Module,
     objective: nn.Module,
     views: Views,
-    settings: R,
-    step: Callable[[Fabric, Any, Optimizer, TensorSample, TrainState, R], dict[str, float]],
+    settings: RunSettings,
+    step: Callable[[Fabric, Any, Optimizer, TensorSample, TrainState], dict[str, float]],
     held_out_figures: Callable[[], Mapping[str, float]],
     report: Callable[[Progress], None],
 ) -> Fitted:
@@ -64,9 +62,9 @@ def fit(
         objective: the network with its losses, which `step` calls.
         views: of the training frames.
         settings: of the run.
-        step: makes an optimiser step and returns losses as plain numbers; `train_step` is one.
-        held_out_figures: what to log of held-out frames at the end of each epoch.
-        report: told of each step.
+        step: makes an optimiser step and returns losses as plain numbers.
+        held_out_figures: returns what to log of held-out frames at the end of each epoch.
+        report: called after each step.
 
     Raises:
         ConfigError: the run folder holds another run.
@@ -86,14 +84,14 @@ def fit(
     state = TrainState(total_steps=steps_per_epoch * settings.epochs)
     checkpoint = settings.output / CHECKPOINT_FILE
     resumed_from = state.load(checkpoint, network, plain_optimizer, fabric.strategy.precision)
-    batches = fabric.setup_dataloaders(_loader(views, settings, fabric, state), use_distributed_sampler=False)
+    batches = fabric.setup_dataloaders(batch_loader(views, settings, fabric, state), use_distributed_sampler=False)
 
     wrapped.train()
     with RunLog(settings.output, resumed_from) if fabric.is_global_zero else nullcontext() as log:
         for batch in batches:
             if isinstance(batch, DealError):
                 raise batch
-            losses = step(fabric, wrapped, optimizer, batch, state, settings)
+            losses = step(fabric, wrapped, optimizer, batch, state)
             state.step += 1
             epoch = state.step // steps_per_epoch
             epoch_ends = state.step % steps_per_epoch == 0
@@ -146,7 +144,8 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(was_training)
 
 
-def _loader(views: Views, settings: RunSettings, fabric: Fabric, state: TrainState) -> DataLoader[Any]:
+def batch_loader(views: Views, settings: RunSettings, fabric: Fabric, state: TrainState) -> DataLoader[Any]:
+    """Return the loader of the batches of this process, from the step of `state` on."""
     order = BatchOrder(
         frames=len(views),
         batch_size=settings.batch_size,

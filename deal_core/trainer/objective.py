@@ -31,7 +31,7 @@ class Objective(nn.Module):
 
     The network's own are the tag losses of its heads, summed, and whatever it asks of two views of an image
     (`ConsistentNetwork`; the tag losses are then the mean over the views). Added are DEAL and FSL, each on the map that
-    its settings name, and ISL, which takes over a share of the tag loss of the raw CAM of the first view.
+    its settings name, and ISL, which replaces a share of the tag loss of the raw CAM of the first view.
 
     Args:
         network: its forward returns a `CamOutput`.

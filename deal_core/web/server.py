@@ -1,4 +1,4 @@
-"""What serves the project's pages: who is let in, the address to open, and a thread to do it in."""
+"""The server of the project's pages: access by token, the address to open, and a thread to serve in."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _SHARED = ("common.css", "common.js")
 
 
 def new_app(page: Path, token: str | None) -> FastAPI:
-    """Return an application that serves a page, and tells a `DealError` with status 409.
+    """Return an application that serves a page, and answers a `DealError` with status 409.
 
     Args:
         page: its file, served as `/`.
-        token: asked of everybody; without one, only addresses of this machine are answered, so that no page of
-            the web can reach ours through a name that it points here.
+        token: required of every request; without one, only requests to an address of this machine are answered, so
+            that a page of the web cannot reach this one through a name that resolves to this machine.
     """
     app = FastAPI(openapi_url=None)
     if token is None:
@@ -48,16 +48,16 @@ def new_app(page: Path, token: str | None) -> FastAPI:
 
 
 class Door(AbstractContextManager["Door"]):
-    """An address to listen on, within `with`, and who is let in.
+    """An address to listen on, within `with`, and the token that requests need.
 
     Args:
-        host: address of this machine; 0.0.0.0 lets others in.
+        host: address of this machine; 0.0.0.0 accepts requests from other machines.
         port: 0 takes any that is free.
-        token: asked of everybody; if it is empty, one is made unless `host` is this machine alone.
+        token: required of every request; if it is empty, one is made unless `host` is this machine alone.
         names: of the options or parameters for host and port, for errors.
 
     Attributes:
-        token: that is asked for; None where none is.
+        token: that is required; None without one.
         address: for people to open.
 
     Raises:
@@ -82,10 +82,10 @@ def page_server(app: FastAPI) -> uvicorn.Server:
 
 
 class ServingThread(AbstractContextManager["ServingThread"]):
-    """Serves a page within `with`, beside whatever else the program does.
+    """Serves a page within `with`, in a thread of its own.
 
     Args:
-        app: makes the page's application, in that thread: whoever has a camera's images to take cannot wait for it.
+        app: makes the page's application, in that thread: a thread that takes a camera's images cannot wait for it.
         door: open.
     """
 
@@ -145,7 +145,7 @@ def _reachable(host: str) -> str:
 
 
 def _asks_for(token: str) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
-    """Let in who brings the token in the address, and from then on his cookie."""
+    """Accept requests whose address holds the token, and set a cookie that is accepted from then on."""
     # Browsers keep one cookie of a name for all ports of a machine: each page has a name of its own.
     cookie = f"deal_{hashlib.sha256(token.encode()).hexdigest()[:12]}"
 

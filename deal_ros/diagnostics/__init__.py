@@ -1,1 +1,1 @@
-"""What a node tells about its health: snapshots of its state, and the levels they are judged to."""
+"""Diagnostics of a node: snapshots of its state, judged as diagnostic statuses with a level."""

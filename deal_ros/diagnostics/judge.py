@@ -1,37 +1,33 @@
-"""Snapshots of the node, judged against the one before: which level, why, and what to do."""
+"""Judge snapshots of the segmentation node: level, cause and remedy of each diagnostic status."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from deal_ros.diagnostics.snapshots import (
-    NO_PUBLISHER,
-    Level,
-    LifecycleSnapshot,
-    Limits,
-    ModelSnapshot,
-    NodeSnapshot,
-    Percentiles,
-    Status,
-    WorkSnapshot,
-)
+from deal_ros.diagnostics.snapshots import LifecycleSnapshot, Limits, ModelSnapshot, NodeSnapshot, WorkSnapshot
+from deal_ros.diagnostics.statistics import Percentiles
+from deal_ros.diagnostics.status import Level, Status
 from deal_ros.input.image_input import InputSnapshot
 from deal_ros.input.qos import SHARED_MEMORY_LIMIT_BYTES
 from deal_ros.input.synchronizer import SyncCounts
 from deal_ros.node.transport import profile_variable
 from deal_ros.node.worker import WorkerCounts
 
+NO_PUBLISHER = "no publisher"
+"""Value of `<stream>_publisher_offers` while the node knows no publisher."""
+
 Judgement = tuple[Level, str]
 
 
 def assess(now: NodeSnapshot, before: NodeSnapshot | None) -> list[Status]:
-    """Judge a snapshot against the one before it.
+    """Judge a snapshot against the previous one.
 
-    Totals are since the node was activated, judgements and rates since `before`. Every key occurs once in a node's
-    diagnostics, so that whoever reads them may forget which status it was in.
+    Totals count from the activation of the node, judgements and rates from `before`. Each key occurs only once in all
+    statuses of a node, so that a reader can merge their values.
     """
     statuses = [_assess_lifecycle(now.lifecycle, before.lifecycle if before else None)]
     if now.active:
@@ -39,14 +35,14 @@ def assess(now: NodeSnapshot, before: NodeSnapshot | None) -> list[Status]:
         elapsed_s = now.time_s - before.time_s if before and earlier else math.nan
         known = {found.stream: found for found in earlier.inputs} if earlier else {}
         statuses += [assess_input(i, known.get(i.stream), elapsed_s, now.limits) for i in now.active.inputs]
-        statuses.append(_assess_results(now.active, earlier, elapsed_s, now.limits))
+        statuses.append(_assess_results(_Interval(earlier or WorkSnapshot(()), now.active, elapsed_s, now.limits)))
     if now.model:
         statuses.append(_assess_model(now.model))
     return statuses
 
 
 def assess_input(found: InputSnapshot, before: InputSnapshot | None, elapsed_s: float, limits: Limits) -> Status:
-    """Judge an input against how it was `elapsed_s` ago (nan where nobody looked)."""
+    """Judge an input against its snapshot `elapsed_s` seconds ago (nan if there is none)."""
     facts = {
         "topic": found.topic,
         "rate_hz": _rate(found.received - (before.received if before else 0), elapsed_s),
@@ -61,12 +57,16 @@ def assess_input(found: InputSnapshot, before: InputSnapshot | None, elapsed_s: 
         "stamps_in_the_future": str(found.stamps.future),
     }
     values = {f"{found.stream}_{key}": value for key, value in facts.items()}
-    level, message = _judge_input(found, before, limits)
-    return Status(f"{found.stream} input", level, message, values)
+    judgement = (
+        _judge_subscription(found, limits)
+        or _judge_stamps(found, before or InputSnapshot(found.stream, found.topic, 0, 0.0))
+        or (Level.OK, "receiving" if found.received else "waiting for the first image")
+    )
+    return Status(f"{found.stream} input", *judgement, values)
 
 
 def final_counts(sync: SyncCounts, work: WorkerCounts) -> str:
-    """Return the one line that accounts for every message, for the end."""
+    """Return one line with the counts of all messages, for the log when the node stops."""
     refused = "".join(f"{n} {cause}, " for cause, n in sorted(work.dropped_refused.items()) if n)
     return (
         f"received {sync.received_color} colour and {sync.received_depth} depth; "
@@ -88,8 +88,7 @@ def _assess_lifecycle(now: LifecycleSnapshot, before: LifecycleSnapshot | None) 
         "last_clock_jump": now.last_clock_jump or "none",
         "other_mask_publishers": ", ".join(now.rivals) or "none",
     }
-    level, message = _judge_lifecycle(now, before)
-    return Status("state", level, message, values)
+    return Status("state", *_judge_lifecycle(now, before), values)
 
 
 def _judge_lifecycle(now: LifecycleSnapshot, before: LifecycleSnapshot | None) -> Judgement:
@@ -97,75 +96,97 @@ def _judge_lifecycle(now: LifecycleSnapshot, before: LifecycleSnapshot | None) -
         return Level.ERROR, f"{now.state}: {now.failure}"
     if now.rivals:
         return Level.WARN, (
-            f"{', '.join(now.rivals)} publishes masks on this node's topic too: whoever reads it gets both; "
-            "end one of them, or start it with another namespace or name (__ns, __node)"
+            f"{', '.join(now.rivals)} also publishes masks on this node's topic, so that subscribers receive both; "
+            "stop one of the nodes, or start it with another namespace or name (__ns, __node)"
         )
     if now.clock_jumps > (before.clock_jumps if before else 0):
-        return Level.WARN, f"the node's clock went {now.last_clock_jump}: ages across the jump mean nothing"
+        return Level.WARN, f"the node's clock jumped {now.last_clock_jump}: ages across the jump are invalid"
     if now.reload_failed:
         return Level.WARN, f"{now.state}; the model was not replaced: {now.reload}"
     if now.state == "active" and not now.is_enabled:
-        return Level.OK, "active, but switched off by ~/enable: no image is subscribed"
+        return Level.OK, "active, but disabled by ~/enable: the node subscribes to no image"
     return Level.OK, now.state
 
 
-def _judge_input(found: InputSnapshot, before: InputSnapshot | None, limits: Limits) -> Judgement:
-    offers = ", ".join(found.offers)
+def _judge_subscription(found: InputSnapshot, limits: Limits) -> Judgement | None:
+    """Return the problem that keeps images from arriving; None if there is none."""
     if not found.is_subscribed:
-        return Level.OK, "not subscribed: the node is switched off by ~/enable"
+        return Level.OK, "not subscribed: the node is disabled by ~/enable"
+    offers = ", ".join(found.offers)
     if found.incompatible:
         return Level.ERROR, (
             f"no input on {found.topic}, publisher offers {offers}, we request {found.requests}; "
             f"set {found.stream}_qos to auto or best_effort"
         )
-    lossy = found.best_effort_is_lossy and found.requests == "best_effort"
+    is_lossy = found.best_effort_is_lossy and found.requests == "best_effort"
     advice = (
         "best-effort images over 0.5 MB do not fit Fast DDS' default shared memory: set "
         f"{profile_variable(os.environ)} to share/deal_ros/config/fastdds_shm.xml for camera and node"
     )
     if found.silent_s > limits.input_timeout_s:
         level = Level.ERROR if found.silent_s > limits.input_error_s else Level.WARN
+        text = f"no input on {found.topic} for {found.silent_s:.0f} s"
         if found.publisher_left:
-            return level, (
-                f"no input on {found.topic} for {found.silent_s:.0f} s: its publisher went away; input goes on when "
-                "the camera is back"
-            )
-        if not found.offers:
-            return level, f"no input on {found.topic}: nobody publishes it; check its name and the camera"
-        text = (
-            f"no input on {found.topic} for {found.silent_s:.0f} s, publisher offers {offers}, "
-            f"we request {found.requests}"
-        )
-        return level, f"{text}; {advice}" if lossy else text
-    if lossy and found.size_bytes > SHARED_MEMORY_LIMIT_BYTES:
+            return level, f"{text}: its publisher is gone; images resume when the camera is back"
+        if not offers:
+            return level, f"no input on {found.topic}: it has no publisher; check the topic name and the camera"
+        text += f", publisher offers {offers}, we request {found.requests}"
+        return level, f"{text}; {advice}" if is_lossy else text
+    if is_lossy and found.size_bytes > SHARED_MEMORY_LIMIT_BYTES:
         return Level.WARN, f"images on {found.topic} may be lost: {advice}"
-    return _judge_messages(found, before)
+    return None
 
 
-def _judge_messages(found: InputSnapshot, before: InputSnapshot | None) -> Judgement:
-    """Judge what came since the last report."""
-    old = before or InputSnapshot(found.stream, found.topic, 0, 0.0)
-    if zero := found.stamps.zero - old.stamps.zero:
+def _judge_stamps(found: InputSnapshot, before: InputSnapshot) -> Judgement | None:
+    """Return the problem of the images received since the last report; None if there is none."""
+    if zero := found.stamps.zero - before.stamps.zero:
         return Level.WARN, (
             f"{zero} images on {found.topic} have stamp 0: their age is unknown and they cannot be paired; "
-            "the driver has to stamp them"
+            "the camera driver must set the stamps"
         )
-    if future := found.stamps.future - old.stamps.future:
+    if future := found.stamps.future - before.stamps.future:
         return Level.WARN, (
-            f"{future} images on {found.topic} are stamped in the future, the last by {found.stamps.ahead_ms:.0f} ms: "
-            "set the clocks of the camera's machine and this one alike (chrony, PTP), or use_sim_time on both"
+            f"{future} images on {found.topic} have stamps in the future, the last by {found.stamps.ahead_ms:.0f} ms: "
+            "synchronise the clocks of the camera's machine and of this machine (chrony, PTP), or set use_sim_time on "
+            "both"
         )
-    if backwards := found.stamps.backwards - old.stamps.backwards:
+    if backwards := found.stamps.backwards - before.stamps.backwards:
         return Level.WARN, (
-            f"{backwards} images on {found.topic} are stamped before the one that came ahead of them: the camera's "
-            "clock was set, a recording began anew, or two cameras publish there"
+            f"{backwards} images on {found.topic} have an earlier stamp than the image before: the camera's clock was "
+            "set, a recording was restarted, or two cameras publish on this topic"
         )
-    if found.changes > old.changes:
-        return Level.WARN, f"images on {found.topic} changed: {found.last_change}"
-    return Level.OK, "receiving" if found.received else "waiting for the first image"
+    if found.changes > before.changes:
+        return Level.WARN, f"images on {found.topic} changed from {found.last_change}"
+    return None
 
 
-def _assess_results(now: WorkSnapshot, before: WorkSnapshot | None, elapsed_s: float, limits: Limits) -> Status:
+@dataclass(frozen=True)
+class _Interval:
+    """The work between two reports, `elapsed_s` seconds apart (nan before the second report)."""
+
+    before: WorkSnapshot
+    now: WorkSnapshot
+    elapsed_s: float
+    limits: Limits
+
+    @property
+    def published(self) -> int:
+        """Masks published in the interval."""
+        return self.now.work.done - self.before.work.done
+
+    @property
+    def alone(self) -> int:
+        """Frames of colour alone in the interval."""
+        return self.now.sync.color_alone - self.before.sync.color_alone
+
+    @property
+    def frames(self) -> int:
+        """All frames in the interval."""
+        return self.now.sync.paired - self.before.sync.paired + self.alone
+
+
+def _assess_results(interval: _Interval) -> Status:
+    now = interval.now
     sync, work, results = now.sync, now.work, now.results
     values = {
         "received_color": str(sync.received_color),
@@ -187,7 +208,7 @@ def _assess_results(now: WorkSnapshot, before: WorkSnapshot | None, elapsed_s: f
         "failed": str(_total(work.failed)),
         **{f"failed: {cause}": str(n) for cause, n in sorted(work.failed.items())},
         "in_flight": str(work.in_flight),
-        "mask_rate_hz": _rate(work.done - (before.work.done if before else 0), elapsed_s),
+        "mask_rate_hz": _rate(interval.published, interval.elapsed_s),
         "mask_subscribers": str(now.mask_subscribers),
         **_times("age_at_start_ms", results.age_at_start_ms),
         **_times("age_at_publish_ms", results.age_at_publish_ms),
@@ -200,52 +221,78 @@ def _assess_results(now: WorkSnapshot, before: WorkSnapshot | None, elapsed_s: f
         "last_trouble": results.last_trouble or "none",
         "missing": "; ".join(now.missing) or "none",
     }
-    level, message = _judge_results(now, before or WorkSnapshot(()), elapsed_s, limits)
-    return Status("results", level, message, values)
+    return Status("results", *_judge_results(interval), values)
 
 
-def _judge_results(now: WorkSnapshot, before: WorkSnapshot, elapsed_s: float, limits: Limits) -> Judgement:
-    sync, work, results = now.sync, now.work, now.results
-    published = work.done - before.work.done
-    failed = _total(work.failed) - _total(before.work.failed)
-    too_old = work.dropped_old - before.work.dropped_old
-    alone = sync.color_alone - before.sync.color_alone
-    frames = sync.paired - before.sync.paired + alone
-    if failed:
-        level = Level.WARN if published else Level.ERROR
+def _judge_results(interval: _Interval) -> Judgement:
+    """Return the most serious problem of an interval, or the number of masks."""
+    return (
+        _judge_lost_frames(interval)
+        or _judge_incomplete_frames(interval)
+        or _judge_busy(interval)
+        or _judge_depth(interval)
+        or (
+            Level.OK,
+            f"{interval.published} masks since the last report" if interval.published else "no frame to segment",
+        )
+    )
+
+
+def _judge_lost_frames(interval: _Interval) -> Judgement | None:
+    """Judge frames that failed or were too old, and images without a partner: an error if they are all there is."""
+    now, before, results = interval.now, interval.before, interval.now.results
+    level = Level.WARN if interval.published else Level.ERROR
+    if failed := _total(now.work.failed) - _total(before.work.failed):
         return level, f"{failed} frames failed since the last report: {results.last_error}"
-    if too_old:
-        return Level.WARN if published else Level.ERROR, (
-            f"{too_old} frames were older than max_age_ms ({limits.max_age_ms:g}) when their turn came, the last "
-            f"{results.oldest_dropped_ms:.0f} ms; is the clock that stamps them this machine's?"
+    if too_old := now.work.dropped_old - before.work.dropped_old:
+        return level, (
+            f"{too_old} frames were older than max_age_ms ({interval.limits.max_age_ms:g}) and dropped, the last at "
+            f"{results.oldest_dropped_ms:.0f} ms; check that this machine's clock and the clock that stamps them agree"
         )
-    if unpaired := _new_unpaired(sync, before.sync):
+    if unpaired := _new_unpaired(now.sync, before.sync):
         causes = ", ".join(f"{n} {cause}" for cause, n in unpaired.items())
-        return Level.WARN if frames else Level.ERROR, f"images without a partner since the last report: {causes}"
-    if alone and now.depth_mode == before.depth_mode == "optional":
-        return (
-            Level.WARN,
-            f"{alone} of {frames} frames went on without depth, as it did not come within sync_timeout_ms",
+        return Level.WARN if interval.frames else Level.ERROR, f"unpaired images since the last report: {causes}"
+    return None
+
+
+def _judge_incomplete_frames(interval: _Interval) -> Judgement | None:
+    """Judge frames that lacked depth or something else."""
+    now, before = interval.now, interval.before
+    if interval.alone and now.depth_mode == before.depth_mode == "optional":
+        return Level.WARN, (
+            f"{interval.alone} of {interval.frames} frames were segmented without depth: "
+            "it did not arrive within sync_timeout_ms"
         )
-    if troubles := results.troubles - before.results.troubles:
-        return Level.WARN, f"{troubles} masks were published with something amiss: {results.last_trouble}"
+    if troubles := now.results.troubles - before.results.troubles:
+        return Level.WARN, f"{troubles} masks were published in spite of a problem: {now.results.last_trouble}"
     if now.missed > before.missed:
         hint = "; depth_mode is off" if now.depth_mode == "off" else ""
         return Level.WARN, f"{'; '.join(now.missing)}{hint}"
-    busy = work.dropped_busy - before.work.dropped_busy
-    if busy > limits.warn_busy_share * frames:
-        return Level.WARN, (
-            f"{busy} of {frames} frames were replaced by newer ones before their turn: the network takes "
-            f"{results.inference_ms.p50:.0f} ms a frame, and {_rate(frames, elapsed_s)} come a second; "
-            "use a GPU, a smaller network or input, or set max_rate_hz"
-        )
-    if published and now.model_lacks_depth:
-        return Level.WARN, "the model uses depth and works without it: depth_mode is off"
-    if published and results.valid_depth <= limits.warn_valid_depth:
-        if results.valid_depth == 0:
-            return Level.WARN, "no pixel of the last depth image has a measurement"
-        return Level.WARN, f"only {results.valid_depth:.1%} of the last depth image's pixels have a measurement"
-    return Level.OK, f"{published} masks since the last report" if published else "no frame to segment"
+    return None
+
+
+def _judge_busy(interval: _Interval) -> Judgement | None:
+    """Judge frames that a newer frame replaced."""
+    busy = interval.now.work.dropped_busy - interval.before.work.dropped_busy
+    if busy <= interval.limits.warn_busy_share * interval.frames:
+        return None
+    return Level.WARN, (
+        f"{busy} of {interval.frames} frames were replaced by newer frames while the network was busy: it takes "
+        f"{interval.now.results.inference_ms.p50:.0f} ms a frame, and {_rate(interval.frames, interval.elapsed_s)} "
+        "frames arrive a second; use a GPU, a smaller network or input, or set max_rate_hz"
+    )
+
+
+def _judge_depth(interval: _Interval) -> Judgement | None:
+    """Judge the depth of published masks."""
+    valid = interval.now.results.valid_depth
+    if interval.published and interval.now.model_lacks_depth:
+        return Level.WARN, "the model uses depth but runs without it: depth_mode is off"
+    if interval.published and valid <= interval.limits.warn_valid_depth:
+        if valid == 0:
+            return Level.WARN, "no pixel of the last depth image is valid"
+        return Level.WARN, f"only {valid:.1%} of the pixels of the last depth image are valid"
+    return None
 
 
 def _new_unpaired(now: SyncCounts, before: SyncCounts) -> dict[str, int]:
@@ -274,7 +321,7 @@ def _assess_model(model: ModelSnapshot) -> Status:
         "pairing": model.pairing,
         "gpu_memory": model.gpu_memory,
     }
-    message = f"{model.classes} classes by {model.backend} on {model.device}, {model.precision}"
+    message = f"{model.classes} classes with {model.backend} on {model.device}, {model.precision}"
     return Status("model", Level.OK, message, values)
 
 

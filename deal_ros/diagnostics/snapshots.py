@@ -1,83 +1,36 @@
-"""What /diagnostics speaks of: snapshots of the node, its last results, and statuses as a message."""
+"""Snapshots of the segmentation node's state, from which `deal_ros.diagnostics.judge` makes diagnostic statuses."""
 
 from __future__ import annotations
 
-import math
-import threading
-from collections import deque
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 
-import numpy as np
-from builtin_interfaces.msg import Time
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-
+from deal_ros.diagnostics.statistics import ResultSummary
 from deal_ros.input.image_input import InputSnapshot
 from deal_ros.input.synchronizer import SyncCounts
 from deal_ros.node.worker import WorkerCounts
 
-NO_PUBLISHER = "no publisher"
-"""Value of `<stream>_publisher_offers` while the node sees none."""
-_WINDOW = 300
-"""Results over which ages and times are summarised: ten seconds at 30 Hz."""
-
-
-class Level(IntEnum):
-    """Levels of diagnostic_msgs/DiagnosticStatus."""
-
-    OK = 0
-    WARN = 1
-    ERROR = 2
-    STALE = 3
-
-
-@dataclass(frozen=True)
-class Percentiles:
-    """Median and 99th percentile over the last results; nan before the first."""
-
-    p50: float = math.nan
-    p99: float = math.nan
-
-
-@dataclass(frozen=True)
-class ResultSummary:
-    """The last results: ages are now minus header stamp, milliseconds."""
-
-    age_at_start_ms: Percentiles = Percentiles()
-    age_at_publish_ms: Percentiles = Percentiles()
-    inference_ms: Percentiles = Percentiles()
-    valid_depth: float = math.nan
-    """Share of pixels with a depth measurement in the last frame that had depth."""
-    stamp_offset_ms_p50: float = math.nan
-    """Median distance of the stamps of colour and depth."""
-    stamp_offset_ms_max: float = math.nan
-    oldest_dropped_ms: float = math.nan
-    """Age of the last frame that was dropped as too old."""
-    last_error: str = ""
-    troubles: int = 0
-    """Masks that were published although something about their frame went wrong."""
-    last_trouble: str = ""
+NEVER_RELOADED = "never called"
+"""Value of `reload` before the first `~/reload_model`."""
 
 
 @dataclass(frozen=True)
 class LifecycleSnapshot:
-    """The node as its manager sees it.
+    """Lifecycle of the node.
 
     Args:
-        state: "unconfigured", "inactive", "active", "finalized", or a transition as in "configuring".
-        failure: why the last transition failed; empty after one that succeeded.
-        reload: what became of the last `~/reload_model`.
-        reload_failed: whether it was refused.
+        state: "unconfigured", "inactive", "active", "finalized", or a transition, for example "configuring".
+        failure: why the last transition failed; empty if it succeeded.
+        reload: outcome of the last `~/reload_model`.
+        reload_failed: whether the last `~/reload_model` failed.
         rivals: other nodes that publish on this node's mask topic.
-        is_enabled: what `~/enable` was told last.
-        clock_jumps: how often the node's clock was set, or simulated time began anew.
-        last_clock_jump: how far it went, in words.
+        is_enabled: last value of `~/enable`.
+        clock_jumps: number of times that the node's clock was set or simulated time restarted.
+        last_clock_jump: the last jump, for example "back by 9.0 s".
     """
 
     state: str
     failure: str = ""
-    reload: str = "never asked for"
+    reload: str = NEVER_RELOADED
     reload_failed: bool = False
     rivals: tuple[str, ...] = ()
     is_enabled: bool = True
@@ -87,7 +40,7 @@ class LifecycleSnapshot:
 
 @dataclass(frozen=True)
 class ModelSnapshot:
-    """What is loaded."""
+    """The loaded model and how it runs."""
 
     path: str
     sha256: str
@@ -103,7 +56,7 @@ class ModelSnapshot:
 
 @dataclass(frozen=True)
 class Limits:
-    """Where warnings begin; the node's parameters of these names."""
+    """Thresholds of warnings and errors: the node's parameters of the same names."""
 
     input_timeout_s: float = 2.0
     input_error_s: float = 10.0
@@ -114,24 +67,24 @@ class Limits:
 
 @dataclass(frozen=True)
 class WorkSnapshot:
-    """What an active node is at.
+    """Work of an active node.
 
     Args:
-        inputs: those that the work needs.
-        sync: what became of every message.
-        work: what became of every frame.
-        results: the last ones.
-        mask_subscribers: how many listen to masks.
-        depth_mode: what is wanted of depth now; "off" where nothing needs optional depth.
-        missed: frames that lacked something for an output that somebody listens to.
-        missing: what the last frame lacked, a sentence each.
-        model_lacks_depth: whether the model uses depth that is switched off.
+        inputs: the image inputs in use.
+        sync: counts of messages by outcome.
+        work: counts of frames by outcome.
+        results: summary of the last results.
+        mask_subscribers: number of subscribers of the mask.
+        depth_mode: the depth mode in use; "off" if nothing needs optional depth.
+        missed: number of frames that lacked something for an output with subscribers.
+        missing: what the last frame lacked, one message each.
+        model_lacks_depth: whether the model uses depth but depth is off.
     """
 
     inputs: tuple[InputSnapshot, ...]
     sync: SyncCounts = field(default_factory=SyncCounts)
     work: WorkerCounts = field(default_factory=WorkerCounts)
-    results: ResultSummary = ResultSummary()
+    results: ResultSummary = field(default_factory=ResultSummary)
     mask_subscribers: int = 0
     depth_mode: str = "off"
     missed: int = 0
@@ -141,14 +94,14 @@ class WorkSnapshot:
 
 @dataclass(frozen=True)
 class NodeSnapshot:
-    """Everything /diagnostics tells, at one moment.
+    """State of the segmentation node, as /diagnostics reports it.
 
     Args:
-        time_s: of the moment, never going back.
-        lifecycle: always there.
-        model: None until the node is configured.
-        active: None until the node is active.
-        limits: where warnings begin.
+        time_s: monotonic time of the snapshot.
+        lifecycle: lifecycle of the node.
+        model: the loaded model; None if the node is not configured.
+        active: the work of the node; None if the node is not active.
+        limits: thresholds of warnings and errors.
     """
 
     time_s: float
@@ -156,101 +109,3 @@ class NodeSnapshot:
     model: ModelSnapshot | None = None
     active: WorkSnapshot | None = None
     limits: Limits = Limits()
-
-
-@dataclass(frozen=True)
-class Status:
-    """One diagnostic status; the name says which concern."""
-
-    concern: str
-    level: Level
-    message: str
-    values: Mapping[str, str] = field(default_factory=dict)
-
-
-class ResultStatistics:
-    """The last results; written by the worker's thread, read by the executor's."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._age_at_start: deque[float] = deque(maxlen=_WINDOW)
-        self._age_at_publish: deque[float] = deque(maxlen=_WINDOW)
-        self._inference: deque[float] = deque(maxlen=_WINDOW)
-        self._valid_depth = self._oldest_dropped = math.nan
-        self._last_error = self._last_trouble = ""
-        self._troubles = 0
-        self._offsets: deque[float] = deque(maxlen=_WINDOW)
-
-    def add_result(
-        self, age_at_start_ms: float, age_at_publish_ms: float, inference_ms: float, valid_depth: float | None
-    ) -> None:
-        """Take the times of one published mask, milliseconds (ages nan where the stamp is 0), and its valid depth."""
-        with self._lock:
-            if not math.isnan(age_at_start_ms):
-                self._age_at_start.append(age_at_start_ms)
-                self._age_at_publish.append(age_at_publish_ms)
-            self._inference.append(inference_ms)
-            if valid_depth is not None:
-                self._valid_depth = valid_depth
-
-    def add_error(self, message: str) -> None:
-        """Take what went wrong with one frame."""
-        with self._lock:
-            self._last_error = message
-
-    def add_trouble(self, message: str) -> None:
-        """Take what went wrong with a frame whose mask was published all the same."""
-        with self._lock:
-            self._troubles += 1
-            self._last_trouble = message
-
-    def add_offset(self, offset_ms: float) -> None:
-        """Take the distance of the stamps of a pair."""
-        with self._lock:
-            self._offsets.append(offset_ms)
-
-    def add_dropped(self, age_ms: float) -> None:
-        """Take the age of a frame that was too old."""
-        with self._lock:
-            self._oldest_dropped = age_ms
-
-    @property
-    def summary(self) -> ResultSummary:
-        """A consistent snapshot."""
-        with self._lock:
-            return ResultSummary(
-                age_at_start_ms=_percentiles(self._age_at_start),
-                age_at_publish_ms=_percentiles(self._age_at_publish),
-                inference_ms=_percentiles(self._inference),
-                valid_depth=self._valid_depth,
-                stamp_offset_ms_p50=_percentiles(self._offsets).p50,
-                stamp_offset_ms_max=max(self._offsets, default=math.nan),
-                oldest_dropped_ms=self._oldest_dropped,
-                last_error=self._last_error,
-                troubles=self._troubles,
-                last_trouble=self._last_trouble,
-            )
-
-
-def to_message(statuses: Sequence[Status], node_name: str, stamp: Time) -> DiagnosticArray:
-    """Return the statuses as a message; their names start with the node's."""
-    message = DiagnosticArray()
-    message.header.stamp = stamp
-    message.status = [
-        DiagnosticStatus(
-            level=bytes([status.level]),
-            name=f"{node_name}: {status.concern}",
-            message=status.message,
-            hardware_id=node_name,
-            values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
-        )
-        for status in statuses
-    ]
-    return message
-
-
-def _percentiles(values: deque[float]) -> Percentiles:
-    if not values:
-        return Percentiles()
-    p50, p99 = np.percentile(np.array(values), (50, 99))
-    return Percentiles(float(p50), float(p99))

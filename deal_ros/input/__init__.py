@@ -1,1 +1,1 @@
-"""Images on their way into a node: subscriptions, QoS, stamps, pairing and conversion to arrays."""
+"""Image input of a node: subscriptions, QoS, stamps, pairing and conversion to arrays."""

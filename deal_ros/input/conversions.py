@@ -1,4 +1,4 @@
-"""Messages to arrays and arrays to messages; `deal_core.recording.image_encodings` knows how pixels lie in memory."""
+"""Convert ROS messages to arrays and back; `deal_core.recording.image_encodings` decodes the pixels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from deal_core.structures import (
 from deal_ros.input.cv_bridge_converter import rare_converters
 
 ImageMessage: TypeAlias = Image | CompressedImage
-"""What an image topic brings, by its transport."""
+"""Message of an image topic; the transport (raw or compressed) determines the type."""
 
 _NS_PER_S = 1_000_000_000
 _ENCODINGS = {("uint8", 2): "mono8", ("uint8", 3): "rgb8", ("uint16", 2): "16UC1", ("float32", 2): "32FC1"}
@@ -33,20 +33,21 @@ _POINT_TYPES = {"float32": PointField.FLOAT32, "uint16": PointField.UINT16}
 
 
 def stamp_to_ns(stamp: Time) -> int:
-    """Return a message stamp in nanoseconds."""
+    """Convert a message stamp to nanoseconds."""
     return int(stamp.sec) * _NS_PER_S + int(stamp.nanosec)
 
 
 def stamp_from_ns(stamp_ns: int) -> Time:
-    """Return nanoseconds as a message stamp."""
+    """Convert nanoseconds to a message stamp."""
     return Time(sec=stamp_ns // _NS_PER_S, nanosec=stamp_ns % _NS_PER_S)
 
 
 def color_to_rgb(message: ImageMessage) -> UInt8Array:
-    """Return (H, W, 3) uint8 RGB; for `rgb8` a view on the message.
+    """Convert a colour image to (H, W, 3) uint8 RGB; for `rgb8` the result is a view of the message.
 
     Raises:
-        ImageFormatError: the encoding is not a colour, the fields contradict each other, or the data do not decode.
+        ImageFormatError: the encoding is not a colour encoding, the fields contradict each other, or the data cannot
+            be decoded.
     """
     if isinstance(message, CompressedImage):
         return compressed_to_rgb(message)
@@ -54,10 +55,11 @@ def color_to_rgb(message: ImageMessage) -> UInt8Array:
 
 
 def image_to_depth_m(message: ImageMessage) -> tuple[Float32Array, BoolArray]:
-    """Return (H, W) float32 metres (0 where nothing was measured) and (H, W) bool where something was.
+    """Convert a depth image to (H, W) float32 metres (0 where invalid) and an (H, W) bool mask of valid pixels.
 
     Raises:
-        ImageFormatError: the encoding is not a depth, the fields contradict each other, or the data do not decode.
+        ImageFormatError: the encoding is not a depth encoding, the fields contradict each other, or the data cannot
+            be decoded.
     """
     if isinstance(message, CompressedImage):
         return depth_to_metres(compressed_to_depth_mm(message))
@@ -65,10 +67,11 @@ def image_to_depth_m(message: ImageMessage) -> tuple[Float32Array, BoolArray]:
 
 
 def image_to_depth_mm(message: ImageMessage) -> UInt16Array:
-    """Return (H, W) uint16 millimetres, 0 where nothing was measured; for `16UC1` a view on the message.
+    """Convert a depth image to (H, W) uint16 millimetres, 0 where invalid; for `16UC1` a view of the message.
 
     Raises:
-        ImageFormatError: the encoding is not a depth, the fields contradict each other, or the data do not decode.
+        ImageFormatError: the encoding is not a depth encoding, the fields contradict each other, or the data cannot
+            be decoded.
     """
     if isinstance(message, CompressedImage):
         return compressed_to_depth_mm(message)
@@ -76,7 +79,7 @@ def image_to_depth_mm(message: ImageMessage) -> UInt16Array:
 
 
 def image_to_mask(message: Image) -> UInt8Array:
-    """Return the (H, W) uint8 class ids of a `mono8` mask, a view on the message.
+    """Return the (H, W) uint8 class ids of a `mono8` mask as a view of the message.
 
     Raises:
         ImageFormatError: the fields contradict each other.
@@ -88,7 +91,7 @@ def image_to_mask(message: Image) -> UInt8Array:
 
 
 def image_to_raw(message: Image) -> RawImage:
-    """Return the message's fields; the pixels are a view on it and not checked."""
+    """Return the fields of a message; the pixels are an unchecked view of it."""
     return RawImage(
         stamp_ns=stamp_to_ns(message.header.stamp),
         frame_id=message.header.frame_id,
@@ -102,29 +105,31 @@ def image_to_raw(message: Image) -> RawImage:
 
 
 def array_to_image(array: npt.NDArray[Any], header: Header, encoding: str | None = None) -> Image:
-    """Return a message: (H, W) uint8 as mono8, (H, W, 3) uint8 as rgb8, (H, W) uint16 as 16UC1, float32 as 32FC1.
+    """Convert an array to an image message.
+
+    By default (H, W) uint8 becomes mono8, (H, W, 3) uint8 rgb8, (H, W) uint16 16UC1, and (H, W) float32 32FC1.
 
     Args:
         array: the pixels.
-        header: of the message.
-        encoding: of pixels that are something else, which is not checked.
+        header: header of the message.
+        encoding: encoding of the pixels, not checked; None for the default of the array's shape and type.
 
     Raises:
-        ValueError: an array of another shape or type, and no encoding for it.
+        ValueError: there is no default encoding for the array.
     """
     encoding = encoding or _usual_encoding(array)
     contiguous = np.ascontiguousarray(array)
     message = Image(header=header, encoding=encoding, is_bigendian=0)
     message.height, message.width = array.shape[:2]
     message.step = contiguous.nbytes // array.shape[0]
-    # Filling the message's own array is the one quick way in every distribution: assigning to `data` is checked
-    # element by element where field checks are on, and bytes or lists are 10 to 4000 times slower.
+    # Filling the message's own array is the only fast way in every distribution: an assignment to `data` checks each
+    # element if field checks are on, and bytes or lists are 10 to 4000 times slower.
     message.data.frombytes(contiguous.data.cast("B"))
     return message
 
 
 def camera_to_info(camera: CameraIntrinsics, header: Header) -> CameraInfo:
-    """Return the CameraInfo of an undistorted, unrectified pinhole camera."""
+    """Convert the intrinsics of an unrectified pinhole camera to a CameraInfo message."""
     fx, fy, cx, cy = camera.fx, camera.fy, camera.cx, camera.cy
     return CameraInfo(
         header=header,
@@ -139,10 +144,10 @@ def camera_to_info(camera: CameraIntrinsics, header: Header) -> CameraInfo:
 
 
 def info_to_camera(info: CameraInfo, width: int, height: int) -> CameraIntrinsics:
-    """Return the camera of an unrectified image of this size.
+    """Convert a CameraInfo message to the intrinsics of an unrectified image of this size.
 
     Raises:
-        CameraModelError: the camera was not calibrated, or its image has another size.
+        CameraModelError: the message has no calibration, or its image size differs.
     """
     camera = camera_of(info)
     if camera is None:
@@ -155,7 +160,7 @@ def info_to_camera(info: CameraInfo, width: int, height: int) -> CameraIntrinsic
 
 
 def rgb_to_jpeg(rgb: UInt8Array, header: Header, quality: int) -> CompressedImage:
-    """Return (H, W, 3) uint8 RGB as a message like image_transport's; quality is 1 (smallest) to 100."""
+    """Convert (H, W, 3) uint8 RGB to a JPEG message as image_transport does; quality is 1 (smallest file) to 100."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     message = CompressedImage(header=header, format="rgb8; jpeg compressed bgr8")
     message.data.frombytes(data.data)
@@ -163,7 +168,7 @@ def rgb_to_jpeg(rgb: UInt8Array, header: Header, quality: int) -> CompressedImag
 
 
 def points_to_cloud(points: npt.NDArray[Any], header: Header) -> PointCloud2:
-    """Return (N,) points of a structured type as an unorganised cloud with a field for each of its names."""
+    """Convert (N,) points of a structured dtype to an unorganised point cloud with one field for each dtype field."""
     layout = points.dtype
     places = {name: layout.fields[name][:2] for name in layout.names or ()} if layout.fields else {}
     message = PointCloud2(header=header, height=1, width=len(points), is_bigendian=False, is_dense=True)

@@ -1,4 +1,4 @@
-"""Which synchronizer pairs colour and depth."""
+"""Create the synchroniser that pairs colour and depth."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def create_synchronizer(
     queue_size: int,
     timeout_ms: float,
 ) -> Synchronizer:
-    """Return the synchroniser for the node's parameters; message_filters pairs where it is usable.
+    """Return the synchroniser for the node's parameters; it uses message_filters if that library works here.
 
     Args:
         on_frame: called with each frame.
-        depth_mode: what is wanted of depth.
-        policy: "exact" for equal stamps (RealSense with aligned depth), "approximate" for stamps within the slop.
-        slop_ms: largest difference of stamps of the approximate policy, milliseconds.
-        queue_size: messages that may wait on each stream.
-        timeout_ms: how long colour waits for its depth in mode optional, milliseconds.
+        depth_mode: whether frames have depth.
+        policy: "exact" pairs equal stamps (RealSense with aligned depth), "approximate" pairs stamps within the slop.
+        slop_ms: maximum difference between the stamps of a pair with the approximate policy, milliseconds.
+        queue_size: maximum number of messages that wait on each stream.
+        timeout_ms: how long a colour image waits for depth in mode optional, milliseconds.
     """
     if depth_mode is DepthMode.OFF:
         return ColorOnly(on_frame)

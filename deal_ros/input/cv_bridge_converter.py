@@ -1,4 +1,4 @@
-"""Rare encodings through cv_bridge, where it loads."""
+"""Convert rare image encodings with cv_bridge, if it can be loaded."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from deal_core.recording.image_encodings import RARE_ENCODINGS, RareConverter, R
 from deal_core.structures import UInt8Array
 from deal_ros.input import optional_libraries
 
-# Its name of each encoding. It has no 4:2:0; `uyvy` and `yuyv` are newer names of two that it has.
+# cv_bridge's name of each encoding. It lacks 4:2:0; `uyvy` and `yuyv` are newer names of two of its encodings.
 _NAMES = {name: name for name, layout in RARE_ENCODINGS.items() if layout.share != (2, 2)}
 _NAMES |= {"uyvy": "yuv422", "yuyv": "yuv422_yuy2"}
 
 
 class BridgeConverter:
-    """Converts by cv_bridge what it has in every distribution: all of `RARE_ENCODINGS` but 4:2:0."""
+    """Converts the encodings that cv_bridge has in every ROS distribution: all `RARE_ENCODINGS` except 4:2:0."""
 
     encodings: Collection[str] = _NAMES
 
@@ -31,13 +31,13 @@ class BridgeConverter:
         self._bridge = CvBridge()
 
     def to_rgb(self, pixels: npt.NDArray[Any], encoding: str) -> UInt8Array:
-        """Return (H, W, 3) uint8 RGB.
+        """Convert decoded pixels to (H, W, 3) uint8 RGB.
 
         Raises:
-            ImageFormatError: cv_bridge refuses the image.
+            ImageFormatError: cv_bridge cannot convert the image.
         """
         height, width = pixels.shape[:2]
-        # Rows without padding, in native order: cv_bridge misreads odd steps, and foreign order beside numpy 2.
+        # Rows without padding, in native byte order: cv_bridge misreads odd steps, and swapped bytes with numpy 2.
         image = SimpleNamespace(
             height=height,
             width=width,
@@ -48,13 +48,13 @@ class BridgeConverter:
         )
         try:
             return np.asarray(self._bridge.imgmsg_to_cv2(image, "rgb8"), np.uint8)
-        except (cv2.error, RuntimeError, TypeError, ValueError) as error:  # its own CvBridgeError is a TypeError
+        except (cv2.error, RuntimeError, TypeError, ValueError) as error:  # CvBridgeError is a TypeError
             raise inconvertible(pixels, encoding, error) from error
 
 
 @functools.cache
 def rare_converters() -> tuple[RareConverter, ...]:
-    """Return what converts rare encodings here, the preferred one first."""
+    """Return the converters of rare encodings that work here, in order of preference."""
     return (
         (BridgeConverter(), RosbagsConverter()) if optional_libraries.cv_bridge().is_usable else (RosbagsConverter(),)
     )

@@ -1,4 +1,4 @@
-"""One image topic as an input: a subscription that follows what its publisher offers, and its vital signs."""
+"""Subscription to an image topic that adapts its QoS to the publisher and counts what it receives."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from deal_ros.input.qos import (
 from deal_ros.input.stamps import StampCounts, StampWatch
 
 COLOR_TOPIC, DEPTH_TOPIC, CAMERA_INFO_TOPIC = "color/image_raw", "depth/image_raw", "color/camera_info"
-"""Relative names of a camera's streams, which launch files remap."""
+"""Relative topic names of a camera; launch files remap them."""
 FOLLOW_PERIOD_S = 0.5
-"""How soon a node notices that publishers came, or went."""
+"""Period at which a node checks its publishers."""
 
 
 class ImageInput:
-    """Subscribe to an image topic; all calls come from the executor's thread.
+    """Subscribe to an image topic. Not thread-safe: all calls must come from the executor's thread.
 
     Args:
-        node: who subscribes.
-        stream: "color" or "depth", for people.
-        topic: relative name, remappable.
-        wanted: "auto", "reliable" or "best_effort".
+        node: the node that subscribes.
+        stream: "color" or "depth", for diagnostics.
+        topic: relative topic name; it can be remapped.
+        wanted: reliability to request: "auto", "reliable" or "best_effort".
         on_image: called with every message.
         message_type: `Image`, or `CompressedImage` for a topic such as `color/image_raw/compressed`.
-        depth: images that may wait until the executor has time.
+        depth: queue depth of the subscription.
     """
 
     def __init__(
@@ -67,13 +67,15 @@ class ImageInput:
         self._subscription: Subscription | None = self._subscribe()
 
     def follow_publisher(self) -> None:
-        """Subscribe anew where `auto` and the publishers now known ask for another reliability."""
+        """Subscribe again if the reliability is `auto` and the known publishers offer another one."""
         if self._subscription is None:
             return
         chosen = choose_reliability(self._wanted, self._offers(), self._reliability)
         if chosen == self._reliability:
             return
-        self._node.get_logger().info(f"{self.topic}: publisher offers {reliability_name(chosen)}, subscribing so")
+        self._node.get_logger().info(
+            f"{self.topic}: subscribing as {reliability_name(chosen)}, as the publisher offers"
+        )
         self.close()
         self._reliability = chosen
         self._subscription = self._subscribe()
@@ -85,14 +87,14 @@ class ImageInput:
             self._subscription = None
 
     def open(self) -> None:
-        """Subscribe anew after `close`; silence counts from now on."""
+        """Subscribe again after `close`; the time without images starts at zero."""
         if self._subscription is None:
             self._heard = time.monotonic()
             self._subscription = self._subscribe()
 
     @property
     def snapshot(self) -> InputSnapshot:
-        """What can be said of this input now."""
+        """The current state of this input."""
         offers = self._offers()
         encoding, width, height, size_bytes = self._last
         return InputSnapshot(
@@ -146,26 +148,26 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class InputSnapshot:
-    """One input topic at one moment.
+    """State of one input topic.
 
     Args:
         stream: "color" or "depth".
-        topic: its full name.
-        received: images so far.
-        silent_s: seconds since the last image, or since subscribing.
-        encoding: of the last image, or format of a compressed one; empty before the first.
-        width: of the last image; 0 for a compressed one.
-        height: of the last image; 0 for a compressed one.
-        size_bytes: of the last image.
-        offers: reliability each known publisher offers, in words.
-        requests: reliability asked for, in words.
-        incompatible: whether no publisher can serve the request.
-        best_effort_is_lossy: whether best-effort images over 0.5 MB cannot arrive with this process' transport.
-        is_subscribed: false while `~/enable` has switched the node off.
-        publisher_left: whether there has been a publisher, and now there is none.
-        changes: how often encoding or size changed.
-        last_change: from what to what.
-        stamps: what is wrong with the header stamps.
+        topic: full topic name.
+        received: number of images received.
+        silent_s: seconds since the last image, or since the subscription.
+        encoding: encoding of the last image, or format of a compressed image; empty before the first image.
+        width: width of the last image, pixels; 0 for a compressed image.
+        height: height of the last image, pixels; 0 for a compressed image.
+        size_bytes: size of the last image.
+        offers: reliability that each known publisher offers.
+        requests: reliability that the subscription requests.
+        incompatible: whether the QoS of every publisher is incompatible with the request.
+        best_effort_is_lossy: whether the transport of this process loses best-effort images over 0.5 MB.
+        is_subscribed: False while `~/enable` has disabled the node.
+        publisher_left: whether the topic had a publisher and has none now.
+        changes: number of changes of encoding or size.
+        last_change: the last change, for example "640x480 rgb8 to 640x480 bgr8".
+        stamps: counts of invalid header stamps.
     """
 
     stream: str

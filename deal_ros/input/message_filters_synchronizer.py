@@ -1,4 +1,4 @@
-"""Frames through message_filters, the pairing that other ROS nodes use, with an account of every message."""
+"""Pair colour and depth with message_filters, as other ROS nodes do, and count the outcome of every message."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ _COLOR, _DEPTH = 0, 1
 _NS_PER_S = 1_000_000_000
 
 WENT_BACK = "stamps went back"
-"""What waited when a stream began anew further back; message_filters would wait for the old time to come again."""
+"""Cause for messages that wait when stamps go back; message_filters would block until the old stamps return."""
 NEGATIVE_STAMP = "negative stamp"
-"""message_filters cannot take it, and in raising keeps its lock for ever."""
+"""Cause for negative stamps: message_filters raises an exception for them and never releases its lock."""
 
 
 class FiltersSynchronizer:
-    """Pairs by `message_filters.TimeSynchronizer`, or with a slop by its `ApproximateTimeSynchronizer`.
+    """Pair with `message_filters.TimeSynchronizer`, or with `ApproximateTimeSynchronizer` if there is a slop.
 
-    The node's subscriptions stay its own: messages are fed by hand, and what message_filters kept, paired or gave
-    up is read from its queues after each. Its callback only takes the pair down, as it runs within its lock.
+    The node keeps its own subscriptions and passes each message to message_filters. After each message, the queues
+    of message_filters show which messages it kept, paired or dropped. The callback of message_filters only stores
+    the pair, because it runs while message_filters holds its lock.
 
-    Beside `StampSynchronizer`, by nature of message_filters:
-    - With a slop, a message pairs at once with the nearest one that waits. That saves up to a frame period of
-      latency, and misses the closer one that may still come.
-    - A full queue lets go of the smallest stamp rather than of the first arrived. Newer versions also let go of
-      everything older than a pair of equal stamps. Colour that is let go after depth went past it goes on alone
-      at once where `alone_after_s` is set.
-    - When stamps go back by more than a queue, all that waits is given up, as it would block the queue.
+    Differences from `StampSynchronizer`, due to message_filters:
+    - With a slop, a message pairs at once with the nearest message that waits. This saves up to one frame period of
+      latency, but misses a closer message that arrives later.
+    - A full queue drops the smallest stamp, not the message that arrived first. Newer versions also drop all messages
+      older than a pair of equal stamps. A dropped colour image with an older stamp than the newest depth image becomes
+      a frame without depth at once if `alone_after_s` is set.
+    - If stamps go back by more than a queue, all waiting messages are dropped, because they would block the queue.
 
-    Not thread-safe, and with the arguments of `StampSynchronizer`.
+    Not thread-safe. The arguments are those of `StampSynchronizer`.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class FiltersSynchronizer:
 
     @property
     def counts(self) -> SyncCounts:
-        """A snapshot of what became of every message."""
+        """A snapshot of the counts of messages by outcome."""
         return SyncCounts(
             received_color=self._received[_COLOR],
             received_depth=self._received[_DEPTH],
@@ -72,15 +73,15 @@ class FiltersSynchronizer:
         )
 
     def add_color(self, message: ImageMessage) -> None:
-        """Take a colour image; hand on the pair it completes."""
+        """Add a colour image; pass on the pair that it completes."""
         self._add(_COLOR, message)
 
     def add_depth(self, message: ImageMessage) -> None:
-        """Take a depth image; hand on the pair it completes."""
+        """Add a depth image; pass on the pair that it completes."""
         self._add(_DEPTH, message)
 
     def expire(self) -> None:
-        """Hand on, alone, the colour images that waited too long for their depth."""
+        """Pass on, without depth, the colour images whose wait for depth has timed out."""
         if self._alone_after_s is None:
             return
         limit = self._clock() - self._alone_after_s
@@ -91,13 +92,13 @@ class FiltersSynchronizer:
         self._hand_on(frames)
 
     def adapt(self, limits: SyncLimits) -> None:
-        """Pair by these limits from now on."""
+        """Use these limits from now on."""
         self._alone_after_s = limits.alone_after_s
         if limits.slop_ns != self._slop_ns:
             self._pair_by(limits.slop_ns)
 
     def _pair_by(self, slop_ns: int) -> None:
-        """Begin with a new pairer; what waits goes on waiting in it."""
+        """Replace the pairer; messages that wait move to the new one."""
         self._slop_ns = slop_ns
         self._inputs = (message_filters.SimpleFilter(), message_filters.SimpleFilter())
         pairer = _new_pairer(self._inputs, slop_ns, self._queue_size)
@@ -143,7 +144,7 @@ class FiltersSynchronizer:
         self._arrived.clear()
 
     def _take_pairs(self, fed: list[dict[int, ImageMessage]]) -> list[Frame]:
-        """Return the pairs made, and take them out of what was fed."""
+        """Return the new pairs and remove their messages from `fed`."""
         frames = []
         for color, depth in self._made:
             stamp_ns = stamp_to_ns(color.header.stamp)
@@ -153,7 +154,7 @@ class FiltersSynchronizer:
         return frames
 
     def _count_given_up(self, fed: list[dict[int, ImageMessage]]) -> list[Frame]:
-        """Count what was fed and is neither paired nor waiting; return the colour images that may go on alone."""
+        """Count the messages that were neither paired nor kept; return the colour images that become frames alone."""
         frames = []
         for stream, messages in enumerate(fed):
             newest_other = max(self._recent[1 - stream], default=-1)
@@ -180,5 +181,5 @@ def _new_pairer(
 ) -> message_filters.TimeSynchronizer:
     if not slop_ns:
         return message_filters.TimeSynchronizer(inputs, queue_size)
-    # Its comparison is strict, and seconds become whole nanoseconds by truncation.
+    # message_filters compares with < and truncates the seconds to whole nanoseconds.
     return message_filters.ApproximateTimeSynchronizer(inputs, queue_size, (slop_ns + 1.5) / _NS_PER_S)

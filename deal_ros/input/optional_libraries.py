@@ -1,8 +1,8 @@
-"""message_filters and cv_bridge: used where they are there and load; what does their work where they do not.
+"""Find out whether message_filters and cv_bridge work here, and name the fallback if they do not.
 
-An apt ROS has both, its wheels on PyPI have neither. A cv_bridge that was compiled for numpy 1 cannot load beside
-numpy 2: it prints a page, raises errors of several kinds, or ends the process. So each is tried in a process of its
-own before it is let into this one.
+ROS from apt has both, the ROS wheels on PyPI have neither. A cv_bridge compiled for numpy 1 cannot load with numpy 2:
+it prints a page of text, raises various errors, or crashes the process. Each library is therefore tried in a process
+of its own before this process imports it.
 
 Example:
     >>> print(OptionalLibrary("cv_bridge", "rare encodings", "rosbags-image", problem="is not installed"))
@@ -20,13 +20,13 @@ from deal_core.isolated_python import try_python
 
 @dataclass(frozen=True)
 class OptionalLibrary:
-    """How a library stands here, and what does its work.
+    """An optional library: whether it works here, and its fallback.
 
     Args:
-        name: as imported.
-        work: what the project wants it for.
-        instead: what does the work where the library cannot.
-        problem: why it cannot be used, as the rest of a sentence; empty where it can.
+        name: import name of the library.
+        work: the task that the project uses it for.
+        instead: name of the fallback.
+        problem: why the library cannot be used, for example "is not installed"; empty if it can be used.
     """
 
     name: str
@@ -36,12 +36,12 @@ class OptionalLibrary:
 
     @property
     def is_usable(self) -> bool:
-        """Whether the library does the work."""
+        """Whether the library can be used."""
         return not self.problem
 
     @property
     def in_use(self) -> str:
-        """The name of what does the work."""
+        """Name of the library, or of the fallback if the library cannot be used."""
         return self.name if self.is_usable else self.instead
 
     def __str__(self) -> str:
@@ -50,17 +50,17 @@ class OptionalLibrary:
 
 @functools.cache
 def message_filters() -> OptionalLibrary:
-    """Look once whether message_filters can pair."""
+    """Return whether message_filters can pair messages here; checked once."""
     return _look_at("message_filters", "pairing", "deal_core", _PAIR)
 
 
 @functools.cache
 def cv_bridge() -> OptionalLibrary:
-    """Look once whether cv_bridge can convert."""
+    """Return whether cv_bridge can convert images here; checked once."""
     return _look_at("cv_bridge", "rare encodings", "rosbags-image", _CONVERT)
 
 
-# Both use what the project uses. The compiled half of cv_bridge is imported with the first conversion only.
+# Each script calls the functions that the project calls. cv_bridge imports its compiled part at the first conversion.
 _PAIR = """
 from message_filters import ApproximateTimeSynchronizer, SimpleFilter, TimeSynchronizer
 for pairer in (TimeSynchronizer([SimpleFilter()] * 2, 1), ApproximateTimeSynchronizer([SimpleFilter()] * 2, 1, 0.1)):

@@ -1,53 +1,56 @@
-"""Parameters that every node with a camera's two streams as its input has, each described once."""
+"""Parameters that every node with colour and depth input has."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from deal_ros.node.parameters import parameter
 
 
-def sync_policy() -> Any:
-    """Return the parameter that tells which stamps make a pair."""
-    return parameter(
+@dataclass(frozen=True)
+class InputParameters:
+    """How a node subscribes to colour and depth and pairs them; the base of its parameter dataclass."""
+
+    color_qos: str = parameter(
+        "auto",
+        "Reliability that the subscription to colour images requests; auto requests what the publisher offers, and "
+        "reliable while there is no publisher.",
+        choices=("auto", "reliable", "best_effort"),
+    )
+    depth_qos: str = parameter(
+        "auto", "The same for depth images; see color_qos.", choices=("auto", "reliable", "best_effort")
+    )
+    sync_policy: str = parameter(
         "exact",
-        "exact pairs equal stamps (RealSense with aligned depth), approximate pairs stamps within sync_slop_ms.",
+        "exact pairs images with equal stamps (RealSense with aligned depth); approximate pairs images whose stamps "
+        "differ by at most sync_slop_ms.",
         choices=("exact", "approximate"),
+    )
+    sync_queue: int = parameter(
+        10, "Maximum number of images of each stream that wait for their partner.", minimum=1, maximum=1000
     )
 
 
-def sync_slop_ms(*, live: bool) -> Any:
-    """Return the parameter for the slop of a pair; see `deal_ros.input.synchronizer.slop_ns`."""
+def sync_slop_parameter(*, live: bool) -> Any:
+    """Return the parameter `sync_slop_ms`; see `deal_ros.input.synchronizer.slop_ns`."""
     return parameter(
         15.0,
-        "Largest difference of stamps of a pair, ms; policy approximate only. Below half a frame.",
+        "Maximum difference between the stamps of a pair, ms; only for sync_policy approximate. Keep it below half a "
+        "frame period.",
         minimum=0.0,
         maximum=10_000.0,
         live=live,
     )
 
 
-def sync_queue() -> Any:
-    """Return the parameter for the images of a stream that wait."""
-    return parameter(10, "Images of each stream that may wait for a partner.", minimum=1, maximum=1000)
-
-
-def stream_qos(stream: str) -> Any:
-    """Return the parameter for the reliability of a stream, "colour" or "depth"; see `deal_ros.input.qos`."""
+def input_timeout_parameter(*, live: bool) -> Any:
+    """Return the parameter `input_timeout_s`."""
     return parameter(
-        "auto",
-        f"Reliability asked of the {stream} publisher; auto takes what it offers, reliable while unknown.",
-        choices=("auto", "reliable", "best_effort"),
+        2.0, "Time without images after which /diagnostics warns, s.", minimum=0.1, maximum=3600.0, live=live
     )
 
 
-def input_timeout_s(*, live: bool) -> Any:
-    """Return the parameter for the silence of an input that is worth a warning."""
-    return parameter(
-        2.0, "Silence on an input after which /diagnostics warns, s.", minimum=0.1, maximum=3600.0, live=live
-    )
-
-
-def diagnostics_period_s(*, live: bool) -> Any:
-    """Return the parameter for the time between reports."""
-    return parameter(1.0, "Time between /diagnostics messages, s.", minimum=0.05, maximum=60.0, live=live)
+def diagnostics_period_parameter(*, live: bool) -> Any:
+    """Return the parameter `diagnostics_period_s`."""
+    return parameter(1.0, "Period of the messages on /diagnostics, s.", minimum=0.05, maximum=60.0, live=live)

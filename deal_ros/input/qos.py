@@ -1,4 +1,4 @@
-"""Quality of service: what inputs ask for, what outputs offer, and words for both."""
+"""Quality of service (QoS) of subscriptions and publishers."""
 
 from __future__ import annotations
 
@@ -9,63 +9,63 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from deal_ros.node.transport import has_profile
 
-# A reliable writer keeps this many masks for retransmission. They are sent at once, so it adds no delay; with 1,
-# a mask that a slow reader has not acknowledged would be overwritten by the next one and lost without a trace.
+# A reliable writer keeps this many masks for retransmission. Masks are sent at once, so the depth adds no latency; with
+# depth 1 the next mask would overwrite a mask that a slow subscriber has not acknowledged.
 _MASK_DEPTH = 10
-# What people and planners look at: the newest counts, and ten clouds of a large image would hold 200 MB.
+# Subscribers of overlays and clouds need only the newest message; ten clouds of a large image would hold 200 MB.
 _VIEW_DEPTH = 2
-# The node takes images out at once (they wait in the newest-item slot), so this only bridges a busy moment.
+# The node takes images from the queue at once and keeps the newest one, so the queue only bridges short delays.
 INPUT_DEPTH = 5
-# Our cameras keep this many images of a stream for readers that are slow to take them.
+# The publishers of the synthetic camera and of the replay keep this many images for slow subscribers.
 _CAMERA_DEPTH = 10
 SHARED_MEMORY_LIMIT_BYTES = 500_000
-"""Fast DDS' default shared memory segment; larger best-effort messages are lost."""
+"""Size of Fast DDS' default shared memory segment; larger best-effort messages are lost."""
 
 
 def mask_qos() -> QoSProfile:
-    """Return what masks are offered with."""
+    """Return the QoS of mask publishers."""
     return QoSProfile(depth=_MASK_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
 
 
 def view_qos() -> QoSProfile:
-    """Return what overlays, clouds and objects are offered with."""
+    """Return the QoS of publishers of overlays, point clouds and objects."""
     return QoSProfile(depth=_VIEW_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
 
 
 def compressed_qos() -> QoSProfile:
-    """Return what compressed images are offered with: for a network that loses some, where waiting makes it worse."""
+    """Return the QoS of publishers of compressed images: best effort, because they cross lossy networks."""
     return QoSProfile(depth=_VIEW_DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 def labels_qos() -> QoSProfile:
-    """Return what labels are offered with: the last message waits for late subscribers."""
+    """Return the QoS of label publishers: transient local, so that late subscribers receive the last message."""
     return QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def camera_qos(reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE) -> QoSProfile:
-    """Return what our own cameras offer images with; that of realsense-ros is reliable."""
+    """Return the QoS of image publishers; like realsense-ros, they are reliable by default."""
     return QoSProfile(depth=_CAMERA_DEPTH, reliability=reliability)
 
 
 def image_qos(reliability: ReliabilityPolicy, depth: int = INPUT_DEPTH) -> QoSProfile:
-    """Return what an image subscription asks for; `depth` images may wait until the node takes them."""
+    """Return the QoS of an image subscription with a queue of `depth` images."""
     return QoSProfile(depth=depth, reliability=reliability)
 
 
 def camera_info_qos() -> QoSProfile:
-    """Return what a subscription to camera_info asks for: any offer will do, and so small a message is not lost."""
+    """Return the QoS of a camera_info subscription: best effort matches any offer; small messages are not lost."""
     return image_qos(ReliabilityPolicy.BEST_EFFORT)
 
 
 def choose_reliability(
     wanted: str, offers: Sequence[ReliabilityPolicy], current: ReliabilityPolicy | None = None
 ) -> ReliabilityPolicy:
-    """Return the reliability to ask for.
+    """Return the reliability that a subscription requests.
 
     Args:
-        wanted: "reliable", "best_effort", or "auto" to take what the publishers offer.
-        offers: of the publishers that are known; a best-effort one cannot serve a reliable request.
-        current: what is asked for now; kept while nobody publishes.
+        wanted: "reliable", "best_effort", or "auto" for the reliability that the publishers offer.
+        offers: reliability of each known publisher; a best-effort publisher is incompatible with a reliable request.
+        current: the reliability requested now; "auto" keeps it while there is no publisher.
     """
     if wanted != "auto":
         return ReliabilityPolicy.RELIABLE if wanted == "reliable" else ReliabilityPolicy.BEST_EFFORT
@@ -77,7 +77,7 @@ def choose_reliability(
 
 
 def is_incompatible(request: ReliabilityPolicy, offers: Sequence[ReliabilityPolicy]) -> bool:
-    """Return whether there are publishers and none of them can serve the request."""
+    """Return whether there are publishers and all of them are incompatible with the request."""
     return (
         bool(offers)
         and request == ReliabilityPolicy.RELIABLE
@@ -86,10 +86,10 @@ def is_incompatible(request: ReliabilityPolicy, offers: Sequence[ReliabilityPoli
 
 
 def reliability_name(policy: ReliabilityPolicy) -> str:
-    """Return the word for a reliability, as the parameters spell it."""
+    """Return the name of a reliability as the parameters spell it, for example "best_effort"."""
     return str(policy.name).lower()
 
 
 def loses_large_best_effort(rmw: str) -> bool:
-    """Return whether best-effort images beyond the default shared memory segment are lost in this process."""
+    """Return whether this process loses best-effort images that exceed the default shared memory segment."""
     return rmw.startswith("rmw_fastrtps") and not has_profile(os.environ)

@@ -1,4 +1,4 @@
-"""What is wrong with the stamps of messages, and with the clock that they are compared with."""
+"""Detect invalid message stamps and jumps of the node's clock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 _FUTURE_NS = 100_000_000
-"""A stamp this far ahead is no matter of rounding or of a moment between two readings of one clock."""
+"""Minimum lead of a stamp over the node's clock that counts as the future; rounding and latency are smaller."""
 _STEP_S = 1.0
 _NS_PER_S = 1_000_000_000
 _NS_PER_MS = 1_000_000
@@ -14,13 +14,13 @@ _NS_PER_MS = 1_000_000
 
 @dataclass(frozen=True)
 class StampCounts:
-    """Messages whose stamps look wrong.
+    """Counts of messages with invalid stamps.
 
     Args:
-        zero: with stamp 0, which is no time.
-        backwards: older than the message before.
-        future: more than 100 ms ahead of the node's clock.
-        ahead_ms: how far the last of those was ahead.
+        zero: stamps that are 0, which means not set.
+        backwards: stamps earlier than that of the previous message.
+        future: stamps more than 100 ms ahead of the node's clock.
+        ahead_ms: lead of the last stamp in the future, milliseconds.
     """
 
     zero: int = 0
@@ -30,7 +30,7 @@ class StampCounts:
 
 
 class StampWatch:
-    """Look at each stamp of one stream."""
+    """Count the invalid stamps of one stream."""
 
     def __init__(self) -> None:
         self._last_ns = 0
@@ -38,7 +38,7 @@ class StampWatch:
         self._ahead_ms = math.nan
 
     def see(self, stamp_ns: int, now_ns: int) -> None:
-        """Take the stamp of a message that has just come, and the time on the node's clock."""
+        """Check the stamp of a message that has just arrived against the time of the node's clock."""
         if stamp_ns == 0:
             self._zero += 1
             return
@@ -50,12 +50,12 @@ class StampWatch:
 
     @property
     def counts(self) -> StampCounts:
-        """What was wrong so far."""
+        """The counts so far."""
         return StampCounts(self._zero, self._backwards, self._future, self._ahead_ms)
 
 
 class ClockWatch:
-    """Notice that the node's clock was set, or that simulated time began anew.
+    """Detect that the node's clock was set or that simulated time restarted.
 
     Example:
         >>> watch = ClockWatch()
@@ -67,18 +67,19 @@ class ClockWatch:
 
     def __init__(self) -> None:
         self.jumps = 0
-        """How often that happened."""
+        """Number of jumps."""
         self.last_jump = ""
-        """The last time in words, as in "back by 9.0 s"."""
+        """Description of the last jump, for example "back by 9.0 s"."""
         self._before: tuple[int, float] | None = None
 
     def see(self, now_ns: int, steady_s: float, *, is_simulated: bool) -> None:
-        """Take the time on both clocks; to be called about once a second.
+        """Compare the clocks; call this about once a second.
 
         Args:
-            now_ns: on the clock that stamps are compared with; 0 is simulated time that has not begun.
-            steady_s: on a clock that nobody sets.
-            is_simulated: whether the first clock may run at another speed, so that only going back is a jump.
+            now_ns: time of the clock that stamps are compared with; 0 means that simulated time has not started.
+            steady_s: time of a monotonic clock.
+            is_simulated: whether the first clock is simulated. It may run at another speed, so only a step back is a
+                jump.
         """
         before, self._before = self._before, (now_ns, steady_s) if now_ns else None
         if before is None or not now_ns:

@@ -1,4 +1,4 @@
-"""Two image topics in, frames out: pairs by header stamp, or colour alone where the depth mode allows it."""
+"""Pair colour and depth by header stamp into frames; the depth mode may allow frames of colour alone."""
 
 from __future__ import annotations
 
@@ -7,37 +7,34 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from deal_core.recording.pairing import Pair, StampPairer, UnpairedCause
 from deal_ros.input.conversions import ImageMessage, stamp_to_ns
-
-if TYPE_CHECKING:
-    pass
 
 _NS_PER_MS = 1_000_000
 _NOT_WANTED = "no longer wanted"
 
 
 class DepthMode(str, Enum):
-    """What the node wants of depth."""
+    """Whether frames have depth."""
 
     OFF = "off"
-    """Not subscribed; every colour image is a frame."""
+    """Depth is not subscribed; every colour image is a frame."""
     OPTIONAL = "optional"
-    """Colour waits a little for its depth, then goes on alone."""
+    """A colour image waits for its depth image; after a timeout it is a frame without depth."""
     REQUIRED = "required"
-    """Only pairs are frames."""
+    """Only pairs of colour and depth are frames."""
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """The messages of one moment.
+    """A colour image with its depth image.
 
     Args:
         stamp_ns: header stamp of the colour image, nanoseconds.
         color: the colour image.
-        depth: the depth image of the same moment; None where colour goes alone.
+        depth: the depth image of the same moment; None for a frame without depth.
     """
 
     stamp_ns: int
@@ -47,11 +44,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class SyncCounts:
-    """What became of every message.
+    """Counts of messages by outcome.
 
     `received_color == paired + color_alone + sum(unpaired_color) + pending_color` and
-    `received_depth == paired + sum(unpaired_depth) + pending_depth` at any time;
-    `paired + color_alone` frames were handed on.
+    `received_depth == paired + sum(unpaired_depth) + pending_depth` at any time. The number of frames is
+    `paired + color_alone`. Unpaired messages are counted by cause.
     """
 
     received_color: int = 0
@@ -64,7 +61,7 @@ class SyncCounts:
     pending_depth: int = 0
 
     def __add__(self, other: SyncCounts) -> SyncCounts:
-        """Return what became of the messages of both."""
+        """Return the sum of both counts."""
         return SyncCounts(
             received_color=self.received_color + other.received_color,
             received_depth=self.received_depth + other.received_depth,
@@ -77,7 +74,7 @@ class SyncCounts:
         )
 
     def without_pending(self) -> SyncCounts:
-        """Return the counts once nothing waits any more, as nobody wants depth any longer."""
+        """Return the counts with all pending messages counted as unpaired, because depth is no longer wanted."""
         lost_color, lost_depth = ({_NOT_WANTED: n} for n in (self.pending_color, self.pending_depth))
         return replace(self, pending_color=0, pending_depth=0) + SyncCounts(
             unpaired_color=lost_color, unpaired_depth=lost_depth
@@ -86,11 +83,11 @@ class SyncCounts:
 
 @dataclass(frozen=True)
 class SyncLimits:
-    """What of pairing may change while it goes on.
+    """Limits of pairing that may change at run time.
 
     Args:
-        slop_ns: largest difference between the stamps of a pair; 0 wants equal stamps.
-        alone_after_s: seconds a colour image waits for its depth before it goes on alone; None means for ever.
+        slop_ns: maximum difference between the stamps of a pair; 0 pairs equal stamps only.
+        alone_after_s: seconds that a colour image waits before it becomes a frame without depth; None is no timeout.
     """
 
     slop_ns: int
@@ -98,7 +95,7 @@ class SyncLimits:
 
     @classmethod
     def of(cls, depth_mode: DepthMode, policy: str, slop_ms: float, timeout_ms: float) -> SyncLimits:
-        """Return the limits for the node's parameters, as `create_synchronizer` takes them."""
+        """Return the limits for the node's parameters; the arguments are those of `create_synchronizer`."""
         return cls(
             slop_ns=slop_ns(policy, slop_ms),
             alone_after_s=timeout_ms / 1000 if depth_mode is DepthMode.OPTIONAL else None,
@@ -106,27 +103,27 @@ class SyncLimits:
 
 
 class Synchronizer(Protocol):
-    """What the node needs to know of whoever pairs; frames go to the callable given at construction."""
+    """Interface of the synchronisers; each frame is passed to the callable given at construction."""
 
     @property
     def counts(self) -> SyncCounts:
-        """A snapshot of what became of every message."""
+        """A snapshot of the counts of messages by outcome."""
 
     def add_color(self, message: ImageMessage) -> None:
-        """Take a colour image."""
+        """Add a colour image."""
 
     def add_depth(self, message: ImageMessage) -> None:
-        """Take a depth image."""
+        """Add a depth image."""
 
     def expire(self) -> None:
-        """Hand on what has waited long enough; to be called regularly."""
+        """Pass on the images whose wait has timed out; call this regularly."""
 
     def adapt(self, limits: SyncLimits) -> None:
-        """Pair by these limits from now on."""
+        """Use these limits from now on."""
 
 
 class ColorOnly:
-    """Every colour image is a frame."""
+    """Make a frame of every colour image."""
 
     def __init__(self, on_frame: Callable[[Frame], None]) -> None:
         self._on_frame = on_frame
@@ -134,16 +131,16 @@ class ColorOnly:
 
     @property
     def counts(self) -> SyncCounts:
-        """A snapshot of what became of every message."""
+        """A snapshot of the counts of messages by outcome."""
         return SyncCounts(received_color=self._received, color_alone=self._received)
 
     def add_color(self, message: ImageMessage) -> None:
-        """Hand the colour image on."""
+        """Pass on the colour image."""
         self._received += 1
         self._on_frame(Frame(stamp_to_ns(message.header.stamp), message, None))
 
     def add_depth(self, message: ImageMessage) -> None:
-        """Refuse: there is no depth in this mode.
+        """Raise an error: there is no depth in this mode.
 
         Raises:
             RuntimeError: always.
@@ -151,23 +148,23 @@ class ColorOnly:
         raise RuntimeError("a depth image in depth mode 'off'")
 
     def expire(self) -> None:
-        """Nothing waits."""
+        """Do nothing: no image waits."""
 
     def adapt(self, limits: SyncLimits) -> None:
-        """Nothing is paired."""
+        """Do nothing: no images are paired."""
 
 
 class StampSynchronizer:
-    """Pairs by header stamp, each message used once, every loss counted (see `StampPairer`); needs no library.
+    """Pair by header stamp with `deal_core.recording.pairing.StampPairer`: each message is used once or counted.
 
-    Not thread-safe: all calls come from the executor's thread.
+    Not thread-safe: all calls must come from the executor's thread.
 
     Args:
         on_frame: called with each frame, within the call that completed it.
-        slop_ns: largest difference between the stamps of a pair; 0 wants equal stamps.
-        queue_size: messages that may wait on each stream.
-        alone_after_s: seconds a colour image waits for its depth before it goes on alone; None means for ever.
-        clock: seconds, never going back.
+        slop_ns: maximum difference between the stamps of a pair; 0 pairs equal stamps only.
+        queue_size: maximum number of messages that wait on each stream.
+        alone_after_s: seconds that a colour image waits before it becomes a frame without depth; None is no timeout.
+        clock: monotonic clock, seconds.
     """
 
     def __init__(
@@ -185,7 +182,7 @@ class StampSynchronizer:
 
     @property
     def counts(self) -> SyncCounts:
-        """A snapshot of what became of every message."""
+        """A snapshot of the counts of messages by outcome."""
         found = self._pairer.counts
         unpaired = {cause.value: n for cause, n in found.unpaired_color.items() if cause is not UnpairedCause.EXPIRED}
         return SyncCounts(
@@ -200,18 +197,18 @@ class StampSynchronizer:
         )
 
     def add_color(self, message: ImageMessage) -> None:
-        """Take a colour image; hand on the pairs that are certain now."""
+        """Add a colour image; pass on the pairs that are now certain."""
         stamp_ns = stamp_to_ns(message.header.stamp)
         if self._alone_after_s is not None:
             self._arrived[stamp_ns] = self._clock()
         self._hand_on(self._pairer.add_color(stamp_ns, message))
 
     def add_depth(self, message: ImageMessage) -> None:
-        """Take a depth image; hand on the pairs that are certain now."""
+        """Add a depth image; pass on the pairs that are now certain."""
         self._hand_on(self._pairer.add_depth(stamp_to_ns(message.header.stamp), message))
 
     def expire(self) -> None:
-        """Hand on, alone, the colour images that waited too long for their depth."""
+        """Pass on, without depth, the colour images whose wait for depth has timed out."""
         if self._alone_after_s is None:
             return
         limit = self._clock() - self._alone_after_s
@@ -224,7 +221,7 @@ class StampSynchronizer:
         self._arrived = {stamp: arrived for stamp, arrived in self._arrived.items() if stamp > newest}
 
     def adapt(self, limits: SyncLimits) -> None:
-        """Pair by these limits from now on."""
+        """Use these limits from now on."""
         self._pairer.slop_ns, self._alone_after_s = limits.slop_ns, limits.alone_after_s
         if limits.alone_after_s is None:
             self._arrived.clear()
@@ -236,5 +233,5 @@ class StampSynchronizer:
 
 
 def slop_ns(policy: str, slop_ms: float) -> int:
-    """Return the largest difference between the stamps of a pair, for the parameters of these names."""
+    """Return the maximum difference between the stamps of a pair for the parameters `sync_policy`, `sync_slop_ms`."""
     return 0 if policy == "exact" else round(slop_ms * _NS_PER_MS)

@@ -1,1 +1,1 @@
-"""What every node shares: parameters, one worker, starting and stopping the process."""
+"""Parts that every node shares: parameters, worker thread, start and stop of the process."""

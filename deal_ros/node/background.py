@@ -1,4 +1,4 @@
-"""Work that takes longer than a callback may, in a thread of its own."""
+"""Run work that would block a callback for too long in a thread of its own."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ T = TypeVar("T")
 def in_background(work: Callable[[], T], executor: Executor | None) -> Future[T]:
     """Start work in a thread of its own and return its future.
 
-    A callback of the executor may `await` it, and the executor goes on meanwhile. Such a callback needs a callback
-    group of its own: it counts as running while it waits, and those of its group wait with it. The thread is a
-    daemon, so that work that never ends cannot keep the process alive.
+    A callback may `await` the future; the executor runs other callbacks meanwhile. Such a callback needs its own
+    callback group: while it waits, the other callbacks of its group wait too. The thread is a daemon, so that work
+    that never returns cannot keep the process alive.
     """
     future: Future[T] = Future(executor=executor)
 
     def run() -> None:
         try:
             result = work()
-        except Exception as error:  # whatever it is, who waits for the work wants to know
+        except Exception as error:  # passed on to the caller, whatever it is
             future.set_exception(error)
         else:
             future.set_result(result)
@@ -36,10 +36,10 @@ def in_background(work: Callable[[], T], executor: Executor | None) -> Future[T]
 
 
 def run_in_background(work: Callable[[], T], *, period_s: float, meanwhile: Callable[[], None]) -> T:
-    """Run work in a thread of its own, wait for it, and call `meanwhile` every so often.
+    """Run work in a thread of its own and return its result; call `meanwhile` every `period_s` seconds until then.
 
     Raises:
-        Exception: what the work raises.
+        Exception: any exception that the work raises.
     """
     future = in_background(work, None)
     finished = threading.Event()

@@ -1,4 +1,4 @@
-"""What other threads want of a node, done by its executor: rclpy's nodes are not made for several threads."""
+"""Run calls from other threads in a node's executor, because rclpy nodes are not thread-safe."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class ExecutorCalls:
-    """Calls to be made by a node's executor, in the order in which they come, until `close`.
+    """Queue of calls that a node's executor runs in the order of `post`, until `close`.
 
     Args:
-        node: whose executor makes them.
+        node: the node whose executor runs the calls.
     """
 
     def __init__(self, node: Node) -> None:
@@ -26,7 +26,7 @@ class ExecutorCalls:
         self._guard = node.create_guard_condition(self._make)
 
     def post(self, act: Callable[[], T]) -> Future[T]:
-        """Have something done; return what will become of it. Called by any thread."""
+        """Queue a call and return the future of its result. Thread-safe."""
         done: Future[T] = Future()
         self._waiting.put((done, act))  # type: ignore[arg-type]
         if self._is_closed:
@@ -36,7 +36,7 @@ class ExecutorCalls:
         return done
 
     def close(self) -> None:
-        """Cancel what was not done, and whatever else may come."""
+        """Cancel the calls that wait, and all calls posted later."""
         self._is_closed = True
         self._cancel()
         self._node.destroy_guard_condition(self._guard)

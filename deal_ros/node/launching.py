@@ -1,4 +1,4 @@
-"""What the launch files share: arguments by their Nav2 names, the transport, the camera's topics and its driver."""
+"""Parts that the launch files share: arguments with Nav2's names, DDS transport, camera topics and camera driver."""
 
 from __future__ import annotations
 
@@ -21,72 +21,74 @@ _CAMERA_PACKAGE = "realsense2_camera"
 
 
 def node_arguments(params_file: str) -> list[DeclareLaunchArgument]:
-    """Return the arguments of every launch file that starts a node with a parameter file of `config/`."""
+    """Return the arguments of a launch file that starts a node with a parameter file in `config/`."""
     return [
-        DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
-        DeclareLaunchArgument(
+        argument("namespace", "Namespace of the node."),
+        argument(
             "params_file",
-            default_value=in_share("config", params_file),
-            description="Parameters of the node; arguments of this launch file go before it.",
+            "Parameter file of the node; the arguments of this launch file override it.",
+            in_share("config", params_file),
         ),
-        switch("use_sim_time", False, "Take the time from /clock."),
-        switch("use_respawn", False, "Start the node anew when it ends."),
-        DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn or error."),
-        DeclareLaunchArgument(
+        switch("use_sim_time", False, "Use the time published on /clock."),
+        switch("use_respawn", False, "Restart the node when it exits."),
+        argument("log_level", "Log level: debug, info, warn or error.", "info"),
+        argument(
             "dds_profile",
-            default_value="auto",
-            description="Fast DDS profile of all processes started here; a camera started elsewhere needs it too. "
-            "auto: the one in the environment, else the one shipped in config/; none: Fast DDS' default.",
+            "Fast DDS profile of all processes that this file starts; a camera started elsewhere needs it too. "
+            "auto: the profile in the environment, or else the one in config/; none: Fast DDS' default.",
+            "auto",
         ),
     ]
 
 
 def camera_arguments() -> list[DeclareLaunchArgument]:
-    """Return the arguments that tell where images come from, and start a RealSense if wanted."""
+    """Return the arguments that name the image topics and start a RealSense."""
+    color, depth = (f"Profile of the {stream} stream, with start_camera:=true." for stream in ("colour", "depth"))
     return [
         switch(
             "start_camera",
             False,
-            "Start the RealSense driver too, with depth aligned to colour and both in one frameset.",
+            "Also start the RealSense driver, with depth aligned to colour and synchronised streams.",
         ),
-        DeclareLaunchArgument("camera_namespace", default_value="camera", description="As given to rs_launch.py."),
-        DeclareLaunchArgument("camera_name", default_value="camera", description="As given to rs_launch.py."),
-        DeclareLaunchArgument(
-            "color_profile", default_value="640x480x30", description="Colour stream, with start_camera:=true."
-        ),
-        DeclareLaunchArgument(
-            "depth_profile", default_value="640x480x30", description="Depth stream, with start_camera:=true."
-        ),
-        DeclareLaunchArgument(
+        argument("camera_namespace", "Namespace of the camera, as for rs_launch.py.", "camera"),
+        argument("camera_name", "Name of the camera, as for rs_launch.py.", "camera"),
+        argument("color_profile", color, "640x480x30"),
+        argument("depth_profile", depth, "640x480x30"),
+        argument(
             "color_topic",
-            default_value="",
-            description="Colour images; empty: the RealSense's. Its camera_info beside it.",
+            "Topic of colour images, with camera_info next to it. Empty: the topic of the RealSense.",
         ),
-        DeclareLaunchArgument(
-            "depth_topic", default_value="", description="Depth aligned to colour; empty: the RealSense's."
-        ),
+        argument("depth_topic", "Topic of depth images aligned to colour. Empty: the topic of the RealSense."),
     ]
 
 
+def argument(name: str, description: str, default: str | PathJoinSubstitution | None = "") -> DeclareLaunchArgument:
+    """Return a launch argument; without a default (None) it is required."""
+    return DeclareLaunchArgument(name, default_value=default, description=description)
+
+
 def switch(name: str, default: bool, description: str) -> DeclareLaunchArgument:
-    """Return an argument that is true or false; see `is_true`."""
+    """Return an argument that takes true or false; `is_true` reads it."""
     return DeclareLaunchArgument(
         name, default_value=str(default).lower(), choices=["true", "false"], description=description
     )
 
 
 def rviz_switch(default: bool) -> DeclareLaunchArgument:
-    """Return the argument of `rviz`."""
+    """Return the argument `rviz`."""
     return switch("rviz", default, "Show the outputs in RViz.")
 
 
 def transport() -> OpaqueFunction:
-    """Return the action that gives all processes started after it shared memory which images fit into."""
+    """Return the action that sets the Fast DDS profile of all processes started after it.
+
+    The shared memory of the shipped profile is large enough for images.
+    """
     return OpaqueFunction(function=_set_profile)
 
 
 def camera_driver() -> OpaqueFunction:
-    """Return the action that starts the RealSense driver where `start_camera` is true."""
+    """Return the action that starts the RealSense driver if `start_camera` is true."""
     return OpaqueFunction(function=_include_driver)
 
 
@@ -94,10 +96,10 @@ def deal_node(context: LaunchContext, executable: str, arguments: Mapping[str, s
     """Return the action that starts one of the project's nodes.
 
     Args:
-        context: with the arguments of `node_arguments`, and of `camera_arguments` if `on_camera`.
-        executable: as in setup.py.
-        arguments: launch argument by parameter; an empty one leaves the parameter to the parameter file.
-        on_camera: whether the node reads the camera.
+        context: launch context with the arguments of `node_arguments`, and of `camera_arguments` if `on_camera`.
+        executable: name of the executable in setup.py.
+        arguments: launch argument by parameter; if it is empty, the value in the parameter file applies.
+        on_camera: whether the node subscribes to the camera.
     """
     given = {parameter: value(context, argument) for parameter, argument in arguments.items()}
     parameters: dict[str, Any] = {name: text for name, text in given.items() if text}
@@ -116,7 +118,7 @@ def deal_node(context: LaunchContext, executable: str, arguments: Mapping[str, s
 
 
 def rviz(context: LaunchContext) -> list[Node]:
-    """Return the action that shows the node's outputs in RViz where `rviz` is true."""
+    """Return the action that shows the node's outputs in RViz if `rviz` is true."""
     if not is_true(context, "rviz"):
         return []
     layout = in_share("config", "deal.rviz").perform(context)
@@ -124,7 +126,7 @@ def rviz(context: LaunchContext) -> list[Node]:
 
 
 def camera_remappings(context: LaunchContext) -> list[tuple[str, str]]:
-    """Return a node's input names beside the camera's topics."""
+    """Return the remappings of a node's inputs to the camera's topics."""
     parts = (value(context, "camera_namespace"), value(context, "camera_name"))
     camera = "/".join(["", *(part for part in parts if part)])
     color = value(context, "color_topic") or f"{camera}/color/image_raw"
@@ -139,7 +141,7 @@ def camera_remappings(context: LaunchContext) -> list[tuple[str, str]]:
 
 
 def in_share(*parts: str) -> PathJoinSubstitution:
-    """Return the place of an installed file of this package."""
+    """Return the path of an installed file of this package."""
     return PathJoinSubstitution([FindPackageShare("deal_ros"), *parts])
 
 
@@ -149,7 +151,7 @@ def value(context: LaunchContext, name: str) -> str:
 
 
 def is_true(context: LaunchContext, name: str) -> bool:
-    """Return a launch argument that is true or false."""
+    """Return whether a launch argument is true."""
     return value(context, name) == "true"
 
 
@@ -169,10 +171,10 @@ def _include_driver(context: LaunchContext) -> Sequence[IncludeLaunchDescription
         return []
     try:
         share = get_package_share_directory(_CAMERA_PACKAGE)
-    except (PackageNotFoundError, OSError):  # OSError: without any ament index
+    except (PackageNotFoundError, OSError):  # OSError: there is no ament index at all
         raise UsageError(
             f"start_camera:=true needs the package {_CAMERA_PACKAGE}, which is not installed; "
-            "install ros-$ROS_DISTRO-realsense2-camera with apt, or start your camera yourself and leave it out"
+            "install ros-$ROS_DISTRO-realsense2-camera with apt, or start your camera yourself and omit start_camera"
         ) from None
     arguments = {
         "camera_namespace": value(context, "camera_namespace"),

@@ -1,11 +1,11 @@
-"""Memory of images that are made and freed thirty times a second."""
+"""Tune glibc's malloc for image buffers that are allocated and freed thirty times a second."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
-# Of glibc's malloc.h.
+# Option numbers from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _KEPT_BYTES = 512 * 2**20
 _LARGEST_BYTES = 32 * 2**20
@@ -13,10 +13,10 @@ _GROWTH_BYTES = 64 * 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep freed memory for the next image; return whether that is possible here.
+    """Let this process keep freed memory for the next image; return whether the C library supports it.
 
-    By default glibc gives large blocks back to the kernel at once, and each new image costs a page fault every 4 kB:
-    of the time that a mask takes beside the network, more than half.
+    By default glibc returns large blocks to the kernel at once, and each new image costs a page fault every 4 kB.
+    These page faults take more than half of the time that a mask needs outside the network.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""Parameters of a node as a dataclass: name, default, meaning and limits of each in one place; live changes checked."""
+"""Parameters of a node as a frozen dataclass: name, default, description and limits; changes are validated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deal_core.errors import UsageError, nearest_hint
 
 
 class ParameterSet(Protocol):
-    """A frozen dataclass whose fields were made by `parameter`, and whose `__post_init__` calls `check_values`."""
+    """A frozen dataclass whose fields come from `parameter` and whose `__post_init__` calls `check_values`."""
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
@@ -32,42 +32,42 @@ def parameter(
     maximum: float = math.inf,
     live: bool = False,
 ) -> Any:
-    """Return the dataclass field of one parameter; its type is that of the default.
+    """Return the dataclass field of one parameter; the default sets its type.
 
     Args:
-        default: a tuple of names is a list of text; there, text is split at its commas.
-        description: one sentence for people, shown by `ros2 param describe` and in the docs.
-        choices: of text; empty is any.
-        minimum: of a number.
-        maximum: of a number.
-        live: whether it may change while the node works. The others can be set until it is configured.
+        default: the default value. For a tuple, the parameter takes a list of strings, or a string with commas.
+        description: description for users, shown by `ros2 param describe` and in the docs.
+        choices: allowed values of a string; empty allows any string.
+        minimum: smallest allowed value of a number.
+        maximum: largest allowed value of a number.
+        live: whether the parameter may change after the node is configured.
     """
     limits = {"description": description, "choices": choices, "minimum": minimum, "maximum": maximum, "live": live}
     return dataclasses.field(default=default, metadata=limits)
 
 
 def check_values(values: ParameterSet) -> None:
-    """Check each field of a frozen parameter dataclass, and give it its type (2 becomes 2.0 where a float is wanted).
+    """Check each field of a frozen parameter dataclass, and convert it to its type (2 becomes 2.0 for a float).
 
     Raises:
-        UsageError: a value of the wrong type, outside its limits or not among its choices.
+        UsageError: a value has the wrong type, is outside its limits or is not among its choices.
     """
     for field in dataclasses.fields(values):
         object.__setattr__(values, field.name, _checked(field, getattr(values, field.name)))
 
 
 class LiveParameters(Generic[P]):
-    """The checked parameters of a node, kept up to date.
+    """Declare the parameters of a node and keep their validated values up to date.
 
     Args:
-        node: declares them.
-        kind: the dataclass.
-        is_configured: while true, only live parameters can be changed; the others were read.
-        check: called with a whole new set before it is accepted; raises a UsageError to refuse it.
-        on_change: called with a new set that was accepted.
+        node: the node that declares the parameters.
+        kind: the dataclass of the parameters.
+        is_configured: returns whether the node is configured; then only live parameters may change.
+        check: called with the new values before they are accepted; raises a UsageError to refuse them.
+        on_change: called with the new values after they are accepted.
 
     Raises:
-        UsageError: a value of the wrong type, outside its limits or not among its choices.
+        UsageError: a value has the wrong type, is outside its limits or is not among its choices.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class LiveParameters(Generic[P]):
         node.add_on_set_parameters_callback(self._set)
 
     def _set(self, wanted: Sequence[Parameter]) -> SetParametersResult:
-        """Accept all of the changes or none; others than ours (use_sim_time) are none of our business."""
+        """Accept all changes or none; ignore parameters that the dataclass does not have (use_sim_time)."""
         changes = {found.name: found.value for found in wanted if found.name in self._fields}
         try:
             for name in changes:
@@ -105,13 +105,13 @@ class LiveParameters(Generic[P]):
         if self._is_configured() and not self._fields[name].metadata["live"]:
             live = ", ".join(name for name, field in self._fields.items() if field.metadata["live"])
             raise UsageError(
-                f"parameter '{name}' was read when the node was configured and cannot change now: "
-                f"start the node with it, or clean a lifecycle node up first. Live are: {live or 'none'}"
+                f"parameter '{name}' was read when the node was configured and cannot change now: set it when you "
+                f"start the node, or clean up the lifecycle node first. Parameters that can change: {live or 'none'}"
             )
 
 
 def expectation(field: dataclasses.Field[Any]) -> str:
-    """Return in words what a parameter takes, as in "a number from 0 to 1"."""
+    """Return a description of the values that a parameter takes, for example "a number from 0 to 1"."""
     kinds = {str: "text", bool: "true or false", int: "an integer", float: "a number", tuple: "a list of text"}
     kind, limits = kinds[type(field.default)], field.metadata
     if limits["choices"]:
@@ -123,17 +123,17 @@ def expectation(field: dataclasses.Field[Any]) -> str:
 
 
 def _declare(node: Node, field: dataclasses.Field[Any]) -> Any:
-    # Types are checked by `_checked`: rclpy would refuse the integer 250 for a float, in its own words.
+    # `_checked` checks types: rclpy would refuse the integer 250 for a float, with a message of its own.
     descriptor = ParameterDescriptor(
         description=field.metadata["description"], additional_constraints=expectation(field), dynamic_typing=True
     )
-    # rclpy cannot tell the type of an empty list.
+    # rclpy cannot infer the type of an empty list.
     default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
     return node.declare_parameter(field.name, default, descriptor).value
 
 
 def _unknown(given: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each parameter given to a node that it does not have."""
+    """Return a warning for each parameter that was given to a node but does not exist."""
     return [
         f"unknown parameter '{name}' has no effect.{nearest_hint(name, known)}"
         for name in sorted(given)
@@ -148,7 +148,7 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
     if wanted is float and type(value) is int:
         value = float(value)
     if value is False and "off" in limits["choices"]:
-        value = "off"  # `depth_mode:=off` reaches us as YAML's word for false
+        value = "off"  # YAML 1.1 parses `depth_mode:=off` as false
     fits = (
         type(value) is wanted
         and (not limits["choices"] or value in limits["choices"])

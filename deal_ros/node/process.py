@@ -1,4 +1,4 @@
-"""Start a node as a process of its own, and end it the way a launch file would."""
+"""Start a node as a process, and stop it the way a launch file does."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _STOP_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True)
 class NodeProcess:
-    """A node that was started.
+    """A running node.
 
     Args:
-        process: its process.
-        output: the file with what it writes to stdout and stderr.
+        process: the process of the node.
+        output: file with the node's stdout and stderr.
     """
 
     process: subprocess.Popen[bytes]
     output: Path
 
     def is_alive(self) -> bool:
-        """Return whether it still runs."""
+        """Return whether the process still runs."""
         return self.process.poll() is None
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Send a signal, wait for the end (killing it when none comes) and return the exit code."""
+        """Send a signal, wait until the process exits, and return its exit code; kill it after 20 s."""
         if self.is_alive():
             self.process.send_signal(number)
         try:
@@ -43,7 +43,7 @@ class NodeProcess:
             return self.process.wait()
 
     def text(self) -> str:
-        """Return what it has written so far."""
+        """Return what the process has written so far."""
         return self.output.read_text(encoding="utf-8", errors="replace")
 
 
@@ -56,14 +56,14 @@ def node_process(
     remappings: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[NodeProcess]:
-    """Run a node within the block, with shared memory that images fit into.
+    """Run a node within the block, with a Fast DDS profile whose shared memory is large enough for images.
 
     Args:
-        module: what to run, as in "deal_ros.segmentation.main".
-        output: where its output goes.
-        parameters: of the node.
-        remappings: topic names of the node to names in the graph, as in `{"color/image_raw": "/camera/color"}`.
-        environment: added to this process' (ROS_DOMAIN_ID, ...).
+        module: module to run, for example "deal_ros.segmentation.main".
+        output: file for the node's stdout and stderr.
+        parameters: parameters of the node.
+        remappings: topic in the graph by topic of the node, for example `{"color/image_raw": "/camera/color"}`.
+        environment: variables added to the environment of this process (ROS_DOMAIN_ID, ...).
     """
     command = [sys.executable, "-m", module, "--ros-args"]
     for name, value in (parameters or {}).items():
@@ -92,7 +92,7 @@ def segmentation_process(
     remappings: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> AbstractContextManager[NodeProcess]:
-    """Run the segmentation node with a model file within the block; the rest is as for `node_process`."""
+    """Run the segmentation node with a model file within the block; the other arguments are as for `node_process`."""
     return node_process(
         "deal_ros.segmentation.main",
         output,

@@ -1,4 +1,4 @@
-"""What every executable does around its node: signals, exit codes and the executor."""
+"""Run a node as an executable: signals, exit codes and the executor."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ class RunnableNode(Protocol):
     """An rclpy node that `run` can run."""
 
     def start(self) -> None:
-        """Begin to work. Called once, before the executor spins.
+        """Start the node. Called once, before the executor spins.
 
         Raises:
-            DealError: it cannot; the message says why.
+            DealError: the node cannot start; the message says why.
         """
 
     def is_finished(self) -> bool:
-        """Say whether the node wants to end by itself; asked between callbacks."""
+        """Return whether the node is done. Called between callbacks."""
 
     def finish(self) -> int:
-        """End the work and return the process' exit code. Called once after `start` succeeded.
+        """Stop the node and return the exit code of the process. Called once, after `start` succeeded.
 
         Raises:
-            DealError: the end went wrong; the message says how.
+            DealError: the node did not finish its work; the message says why.
         """
 
 
 def run(load: Callable[[], Callable[[], RunnableNode]], args: Sequence[str] | None = None) -> int:
-    """Run a node until it is finished, or SIGINT or SIGTERM.
+    """Run a node until it is finished, or until SIGINT or SIGTERM.
 
     Args:
-        load: imports the node's module and returns its class. Called before rclpy is imported, so that a node can
-            import torch first: loaded late, torch finds no thread-local storage left on ARM.
-        args: the command line with the program's name first; the process' own when left out.
+        load: imports the node's module and returns its class. It is called before rclpy is imported, because on ARM
+            torch must be imported first: later there is no thread-local storage left for it.
+        args: command line, starting with the program's name; None for `sys.argv`.
 
     Returns:
-        What the node's `finish` returns; 1 where it raises, 2 for wrong parameters.
+        The exit code that the node's `finish` returns; 1 if the node fails, 2 for wrong parameters.
     """
-    # Before the imports that take seconds, so that a signal meanwhile ends the node like any other.
+    # Before the imports, which take seconds: a signal during them must stop the node too.
     with _stop_on_signal() as stopped:
         create = load()
 
@@ -70,8 +70,8 @@ def run(load: Callable[[], Callable[[], RunnableNode]], args: Sequence[str] | No
             if node is not None:
                 node.destroy_node()  # type: ignore[attr-defined]
             rclpy.try_shutdown()
-            # At its end the interpreter looks for garbage among a million objects of torch's, several times: for
-            # seconds, in which launch loses patience.
+            # At exit the interpreter runs garbage collection over a million objects of torch several times. It takes
+            # seconds, and launch would kill the process meanwhile.
             gc.freeze()
 
 
@@ -80,10 +80,10 @@ def _create(create: Callable[[], RunnableNode], args: Sequence[str] | None) -> R
     from rclpy.signals import SignalHandlerOptions
 
     try:
-        # rclpy's own signal handlers would end the context under the worker's last publish.
+        # rclpy's own signal handlers would shut down the context before the worker publishes its last result.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         return create()
-    except RuntimeError as error:  # what rcl makes of a --ros-args option or a parameter file it cannot read
+    except RuntimeError as error:  # from rcl: a --ros-args option or a parameter file that it cannot read
         raise UsageError(f"the node cannot start: {error}") from None
 
 
@@ -93,7 +93,7 @@ def _spin(node: RunnableNode, stopped: threading.Event) -> None:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        # Python handles a signal only between calls, so no wait may be long.
+        # Python handles signals only between calls, so each wait must be short.
         while not stopped.is_set() and not node.is_finished():
             executor.spin_once(timeout_sec=_SIGNAL_POLL_S)
     finally:

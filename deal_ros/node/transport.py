@@ -1,4 +1,4 @@
-"""The Fast DDS profile whose shared memory camera images fit into."""
+"""Find and set the Fast DDS profile whose shared memory is large enough for camera images."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-"""Fast DDS 3 (Kilted and later) reads the first and warns of the second; Fast DDS 2 reads the second."""
+"""Fast DDS 3 (Kilted and later) reads the first and warns about the second; Fast DDS 2 reads the second."""
 
 _FAST_DDS_2 = ("humble", "iron", "jazzy")
 _PROFILE = Path("config") / "fastdds_shm.xml"
 
 
 def shared_memory_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables to add to an environment so that images fit into shared memory; none where a profile is set.
+    """Return the variables that set the shipped profile; empty if the environment already names a profile.
 
-    They have effect on processes that start with them, or that meet Fast DDS for the first time.
+    A process reads them when it creates its first ROS context.
     """
     profile = _find_profile()
     if has_profile(environment) or profile is None:
@@ -30,7 +30,7 @@ def shared_memory_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def shared_memory() -> Iterator[None]:
-    """Within the block, ROS contexts of this process get shared memory for images if they are its first."""
+    """Set the shipped profile within the block; it takes effect if the process creates its first ROS context there."""
     added = shared_memory_environment(os.environ)
     os.environ.update(added)
     try:
@@ -41,7 +41,7 @@ def shared_memory() -> Iterator[None]:
 
 
 def profile_variable(environment: Mapping[str, str]) -> str:
-    """Return the variable that the ROS distribution of an environment reads."""
+    """Return the name of the variable that the ROS distribution of an environment reads."""
     return PROFILE_VARIABLES[environment.get("ROS_DISTRO", "") in _FAST_DDS_2]
 
 
@@ -52,7 +52,7 @@ def has_profile(environment: Mapping[str, str]) -> bool:
 
 def _find_profile() -> Path | None:
     places = [Path(sys.prefix) / "share" / "deal_ros", Path(__file__).resolve().parents[2]]
-    # Installed with pip, there is no ament index (OSError) or not for this package.
+    # After an installation with pip there is no ament index (OSError), or this package is not in it.
     with suppress(PackageNotFoundError, OSError):
         places.insert(0, Path(get_package_share_directory("deal_ros")))
     return next((place / _PROFILE for place in places if (place / _PROFILE).is_file()), None)

@@ -1,4 +1,4 @@
-"""A place for the newest item, and one thread that works on it: the freshest result, and every loss counted."""
+"""A slot for the newest item and one thread that processes it; every dropped item is counted."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _STOP_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class WorkerCounts:
-    """What became of every item: `submitted == done + dropped + sum(failed) + in_flight` at any time.
+    """Counts of items by outcome: `submitted == done + dropped + sum(failed) + in_flight` at any time.
 
     Args:
-        submitted: items handed in.
-        done: items whose job came to its end.
-        dropped_busy: replaced by a newer item while the thread was busy.
-        dropped_old: older than the limit when their turn came.
-        dropped_stopped: still waiting when the worker stopped, or handed in afterwards.
-        dropped_refused: never worked on because whoever hands them in said so, by cause.
-        failed: jobs that raised, by cause.
-        in_flight: waiting or being worked on.
+        submitted: all items.
+        done: items whose job succeeded.
+        dropped_busy: items replaced by a newer item while the thread was busy.
+        dropped_old: items that were too old when their job would have started.
+        dropped_stopped: items that were waiting when the worker stopped, or were submitted afterwards.
+        dropped_refused: items that the caller refused, by cause.
+        failed: items whose job raised an exception, by cause.
+        in_flight: items that wait or are being processed.
     """
 
     submitted: int = 0
@@ -39,21 +39,21 @@ class WorkerCounts:
 
     @property
     def dropped(self) -> int:
-        """All items that no job was started for."""
+        """Number of items whose job was never started."""
         return self.dropped_busy + self.dropped_old + self.dropped_stopped + sum(self.dropped_refused.values())
 
 
 class NewestItemWorker(Generic[T]):
     """Run a job on the newest item in a thread of its own.
 
-    An item handed in while another one waits takes its place. That keeps results as fresh as they can be: a
-    queue would make every result older by its length without making more of them.
+    A new item replaces the item that waits. This keeps the latency of results minimal: a queue would add its length
+    to the age of every result without increasing their number.
 
     Args:
-        job: the work; what it raises is counted and reported, and the next item is taken.
-        is_old: asked when an item's turn comes; items for which it is true are counted and left out.
-        on_error: told of every failed job, in the worker's thread.
-        cause_of: the word under which a failure is counted; the exception's type when left out.
+        job: processes one item. If it raises, the failure is counted and reported, and the next item is processed.
+        is_old: called before the job of an item starts; if it returns True, the item is dropped and counted.
+        on_error: called for every failed job, in the worker's thread.
+        cause_of: returns the cause under which a failure is counted; by default the type of the exception.
 
     Example:
         >>> worker = NewestItemWorker(job=print)
@@ -87,7 +87,7 @@ class NewestItemWorker(Generic[T]):
 
     @property
     def counts(self) -> WorkerCounts:
-        """A consistent snapshot."""
+        """A consistent snapshot of the counts."""
         with self._changed:
             return WorkerCounts(
                 submitted=self._submitted,
@@ -101,17 +101,17 @@ class NewestItemWorker(Generic[T]):
             )
 
     def start(self) -> None:
-        """Start the thread; does nothing when it runs already."""
+        """Start the thread; does nothing if it runs already."""
         with self._changed:
             if self._thread is not None:
                 return
             self._stopping = False
-            # A daemon, so that a job that never returns cannot keep the process alive; `stop` waits for the others.
+            # A daemon, so that a job that never returns cannot keep the process alive; `stop` waits for other jobs.
             self._thread = threading.Thread(target=self._run, name="newest-item-worker", daemon=True)
             self._thread.start()
 
     def submit(self, item: T) -> None:
-        """Hand in an item and return at once."""
+        """Submit an item and return at once."""
         with self._changed:
             self._submitted += 1
             if self._stopping or self._thread is None:
@@ -124,28 +124,28 @@ class NewestItemWorker(Generic[T]):
             self._changed.notify_all()
 
     def refuse(self, cause: str) -> None:
-        """Count an item as handed in and dropped."""
+        """Count an item as submitted and dropped."""
         with self._changed:
             self._submitted += 1
             self._refused[cause] += 1
 
     def clear(self, cause: str) -> None:
-        """Drop the item that waits, if there is one; the running job goes on."""
+        """Drop the item that waits, if there is one; a running job continues."""
         with self._changed:
             self._refused[cause] += len(self._slot)
             self._slot.clear()
 
     def between_items(self, function: Callable[[], None]) -> None:
-        """Have a function called in the thread between two items: soon, at the latest when the worker stops."""
+        """Call a function once in the worker's thread, before the next item or when the worker stops."""
         with self._changed:
             self._calls.append(function)
             self._changed.notify_all()
 
     def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> bool:
-        """Let the running job finish, drop the waiting item, end the thread.
+        """Wait for the running job, drop the item that waits, and end the thread.
 
         Returns:
-            False when the running job did not finish in time.
+            False if the running job did not finish in time.
         """
         with self._changed:
             thread, self._stopping = self._thread, True
@@ -161,7 +161,7 @@ class NewestItemWorker(Generic[T]):
         return True
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Wait until nothing waits and nothing runs; return whether that came true in time."""
+        """Wait until no item waits or is being processed; return False after the timeout."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._slot and not self._running, timeout_s)
 
@@ -190,12 +190,12 @@ class NewestItemWorker(Generic[T]):
             call()
 
     def _attempt(self, item: T) -> Callable[[], None]:
-        """Work on an item and return how to count it, so that counting and becoming idle are one step."""
+        """Process an item and return the function that counts it; the caller counts and goes idle in one step."""
         try:
             if self._is_old(item):
                 return self._count_old
             self._job(item)
-        except Exception as error:  # whatever a job raises, the next item deserves its turn
+        except Exception as error:  # whatever a job raises, the next item must be processed
             cause = self._cause_of(error)
             self._on_error(item, error)
             return lambda: self._count_failed(cause)

@@ -1,1 +1,1 @@
-"""The recorder node."""
+"""The recorder node: records pairs of colour and depth with tags."""

@@ -1,4 +1,4 @@
-"""What /diagnostics says of the recorder: snapshots, judged against the one before."""
+"""Diagnostics of the recorder: snapshots of its state, judged as diagnostic statuses."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from dataclasses import dataclass
 
 from deal_core.recorder.pair_recorder import RecorderState
 from deal_core.recorder.summary import RecordingCounts
-from deal_ros.diagnostics.judge import assess_input
-from deal_ros.diagnostics.snapshots import Level, Limits, Status
+from deal_ros.diagnostics.judge import Judgement, assess_input
+from deal_ros.diagnostics.snapshots import Limits
+from deal_ros.diagnostics.status import Level, Status
 from deal_ros.input.image_input import InputSnapshot
 
 
 @dataclass(frozen=True)
 class RecorderSnapshot:
-    """Everything /diagnostics tells, at one moment.
+    """State of the recorder, as /diagnostics reports it.
 
     Args:
-        time_s: of the moment, never going back.
+        time_s: monotonic time of the snapshot.
         inputs: colour and depth.
-        input_timeout_s: silence that is worth a warning.
-        recorder: what it is at.
-        waits: why it does not record yet; empty while it records, or waits for `~/start`.
-        info_topic: where camera_info is expected.
-        has_camera: whether it arrived.
+        input_timeout_s: time without images after which a warning is reported.
+        recorder: state of the recorder.
+        waits: why the recorder has not started yet; empty while it records or waits for `~/start`.
+        info_topic: topic of camera_info.
+        has_camera: whether intrinsics were received.
     """
 
     time_s: float
@@ -37,7 +38,7 @@ class RecorderSnapshot:
 
 
 def assess_recorder(now: RecorderSnapshot, before: RecorderSnapshot | None) -> list[Status]:
-    """Judge a snapshot against the one before it; totals are of the running recording, or of the last."""
+    """Judge a snapshot against the previous one; totals count over the running recording, or over the last one."""
     earlier = {found.stream: found for found in before.inputs} if before else {}
     elapsed_s = now.time_s - before.time_s if before else math.nan
     limits = Limits(input_timeout_s=now.input_timeout_s)
@@ -65,11 +66,10 @@ def _assess_recording(now: RecorderSnapshot, before: RecorderSnapshot | None) ->
         "pending_depth": str(counts.pending_depth),
         "pending_pairs": str(counts.pending_pairs),
     }
-    level, message = _judge_recording(now, before)
-    return Status("recording", level, message, values)
+    return Status("recording", *_judge_recording(now, before), values)
 
 
-def _judge_recording(now: RecorderSnapshot, before: RecorderSnapshot | None) -> tuple[Level, str]:
+def _judge_recording(now: RecorderSnapshot, before: RecorderSnapshot | None) -> Judgement:
     state = now.recorder
     if state.failure:
         return Level.ERROR, state.failure
@@ -79,7 +79,7 @@ def _judge_recording(now: RecorderSnapshot, before: RecorderSnapshot | None) -> 
         causes = ", ".join(f"{n} {cause}" for cause, n in lost.items())
         return Level.WARN, f"lost since the last report: {causes}"
     if not now.has_camera:
-        return Level.WARN, f"recording without the camera's intrinsics: nothing usable on {now.info_topic}"
+        return Level.WARN, f"recording without intrinsics: no usable camera_info on {now.info_topic}"
     return Level.OK, f"recording {state.path}: {state.counts.written} pairs"
 
 

@@ -20,11 +20,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the recorder until SIGINT, SIGTERM, the key `q` or a failure.
 
     Args:
-        args: the command line with the program's name first; the process' own when left out.
+        args: command line, starting with the program's name; None for `sys.argv`.
 
     Returns:
-        0 for whole recordings; 3 if one lost more than `max_loss`; 1 where recording was refused or ended by itself,
-        or nothing was recorded; 2 for wrong parameters.
+        0 if all recordings are complete; 3 if one lost more than `max_loss`; 1 if recording was refused or failed, or
+        nothing was recorded; 2 for wrong parameters.
     """
     return run(_load, args)
 

@@ -1,7 +1,7 @@
-"""The recorder's node: camera topics in, a recording out; tags by parameter, topic, service, key and page.
+"""The recorder node: records camera topics; parameters, a topic, services, keys and a web page set the tags.
 
-The executor's thread takes messages in and does what people say; the core's thread writes. Keys, page, topics,
-services and parameters all end in the core's `RecorderControls`, and the parameters always show the tags that hold.
+The executor's thread receives messages and executes commands; a thread of `PairRecorder` writes. Keys, page, topic,
+services and parameters all call `RecorderControls`, and the parameters always show the current tags.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from deal_core.recording.image_messages import camera_of
 from deal_core.recording.writer import check_unused
 from deal_core.structures import ClassList, TagMarker, TagState
 from deal_core.web import check_installed
-from deal_ros.diagnostics.snapshots import to_message
+from deal_ros.diagnostics.status import to_message
 from deal_ros.input.conversions import image_to_raw
 from deal_ros.input.image_input import CAMERA_INFO_TOPIC, COLOR_TOPIC, DEPTH_TOPIC, FOLLOW_PERIOD_S, ImageInput
 from deal_ros.input.qos import camera_info_qos
@@ -50,15 +50,15 @@ EXIT_LOSS = 3
 
 _TICK_S = 0.1
 _CAMERA_WAIT_S = 2.0
-# A second at camera rate: beginning and ending a recording takes the executor a moment.
+# One second at camera rate: the executor is busy while a recording starts or stops.
 _INPUT_DEPTH = 30
 
 
 class RecorderNode(Node):
-    """Parameters, topics, services, keys and timers; the work is the core's `PairRecorder`.
+    """Node with parameters, topics, services, keys and timers; `PairRecorder` does the work.
 
     Raises:
-        UsageError: a parameter cannot be used.
+        UsageError: a parameter is invalid.
     """
 
     def __init__(self) -> None:
@@ -86,46 +86,29 @@ class RecorderNode(Node):
 
     @property
     def parameters(self) -> RecorderParameters:
-        """The parameters as they are now."""
+        """The current parameters."""
         return self._live.current
 
     def start(self) -> None:
-        """Subscribe, offer the services; recording begins with the images, or with `~/start`.
+        """Subscribe and create the services; recording starts with the first images or with `~/start`.
 
         Raises:
-            UsageError: no output or no classes are named, or the tags are not among them.
+            UsageError: no output or no classes are named, or the tags name another class.
             DatasetError: the dataset.yaml with the classes cannot be read.
             RecordingError: the output exists.
         """
         wanted = self.parameters
-        settings = wanted.settings(self._session())
-        classes = settings.classes
-        check_unused(Path(wanted.output), survives=True)
-        recorder = PairRecorder(settings, parse_tags(wanted.tag_command, TagState(), classes))
-        extra = [
-            Control("start_stop", " ", "start or stop", self._start_or_stop),
-            Control("quit", "q", "quit", self._quit, ends=True),
-        ]
-        controls = self._started = RecorderControls(recorder, extra, self._show)
-        if wanted.page:  # before any image, for which it would take too long
+        controls = self._started = self._create_controls()
+        if wanted.page:  # before the subscriptions, because it blocks the executor for too long
             self._open_page(controls)
         self._is_waiting = wanted.autostart
-        self._offer(classes)
-        self._inputs = [
-            ImageInput(self, "color", COLOR_TOPIC, wanted.color_qos, self._take_color, depth=_INPUT_DEPTH),
-            ImageInput(self, "depth", DEPTH_TOPIC, wanted.depth_qos, self._take_depth, depth=_INPUT_DEPTH),
-        ]
-        self.create_subscription(CameraInfo, CAMERA_INFO_TOPIC, self._take_info, camera_info_qos())
-        # Steady time: with simulated time and no /clock, the node must still say what it waits for.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timers = [
-            self.create_timer(_TICK_S, self._tick, clock=steady),
-            self.create_timer(FOLLOW_PERIOD_S, self._follow_publishers, clock=steady),
-            self.create_timer(wanted.diagnostics_period_s, self.publish_diagnostics, clock=steady),
-        ]
+        self._create_services(controls)
+        self._subscribe()
+        self._create_timers()
         self.get_logger().info(
-            f"ready: {len(classes)} classes, {controls.said()}; reading {' and '.join(i.topic for i in self._inputs)}; "
-            + ("recording begins with the images" if wanted.autostart else "recording begins with ~/start")
+            f"ready: {len(controls.recorder.classes)} classes, {controls.said()}; "
+            f"subscribed to {' and '.join(found.topic for found in self._inputs)}; "
+            f"recording starts with {'the first images' if wanted.autostart else '~/start'}"
         )
         if wanted.keyboard and TerminalKeys.is_there():
             keys = TerminalKeys(lambda key: self._calls.post(partial(self._take_key, key)))
@@ -133,14 +116,14 @@ class RecorderNode(Node):
             self.get_logger().info(controls.key_help())
 
     def is_finished(self) -> bool:
-        """Say whether somebody pressed `q`, or recording cannot begin or go on."""
+        """Return whether the user quit, or recording was refused or failed."""
         return self._is_quit or self._failure is not None
 
     def finish(self) -> int:
-        """Finish the recording and return the exit code: 0, 3 above `max_loss`, 1 where one ended by itself.
+        """Finish the recording and return the exit code: 0, or 3 if a recording lost more than `max_loss`.
 
         Raises:
-            RecordingError: recording was refused at the start, or nothing was recorded.
+            RecordingError: recording was refused or failed, or nothing was recorded.
         """
         for found in self._inputs:
             found.close()
@@ -155,18 +138,21 @@ class RecorderNode(Node):
             raise RecordingError(f"nothing was recorded: {self._waits()}")
         worst = max((summary.loss for summary in self._summaries), default=0.0)
         if worst > self.parameters.max_loss:
-            self.get_logger().error(f"{worst:.1%} of a recording's pairs were lost, over max_loss")
+            self.get_logger().error(
+                f"{worst:.1%} of the pairs of a recording were lost, over max_loss ({self.parameters.max_loss:.1%})"
+            )
             return EXIT_LOSS
         return 0
 
     def destroy_node(self) -> None:
-        """Close the page and give the terminal back, however the node ended."""
-        self._calls.close()  # first, because the page may wait for one
+        """Close the page and restore the terminal."""
+        self._calls.close()  # first, because the page may wait for a call
         self._people.close()
         super().destroy_node()
 
     def publish_diagnostics(self) -> None:
-        """Publish what can be said of the node now."""
+        """Publish the current state of the node on /diagnostics."""
+        now = self.get_clock().now().to_msg()  # before the snapshot, which is then newer than its stamp
         snapshot = RecorderSnapshot(
             time_s=time.monotonic(),
             inputs=tuple(found.snapshot for found in self._inputs),
@@ -179,7 +165,7 @@ class RecorderNode(Node):
         statuses = assess_recorder(snapshot, self._reported)
         self._reported = snapshot
         name = self.get_fully_qualified_name().lstrip("/")
-        self._diagnostics.publish(to_message(statuses, name, self.get_clock().now().to_msg()))
+        self._diagnostics.publish(to_message(statuses, name, now))
 
     @property
     def _controls(self) -> RecorderControls:
@@ -191,8 +177,39 @@ class RecorderNode(Node):
     def _core(self) -> PairRecorder:
         return self._controls.recorder
 
-    def _offer(self, classes: ClassList) -> None:
-        controls = self._controls
+    def _create_controls(self) -> RecorderControls:
+        wanted = self.parameters
+        settings = wanted.settings(self._session())
+        check_unused(Path(wanted.output), survives=True)
+        recorder = PairRecorder(settings, parse_tags(wanted.tag_command, TagState(), settings.classes))
+        extra = [
+            Control("start_stop", " ", "start or stop", self._start_or_stop),
+            Control("quit", "q", "quit", self._quit, ends=True),
+        ]
+        return RecorderControls(recorder, extra, self._show)
+
+    def _subscribe(self) -> None:
+        wanted = self.parameters
+        self._inputs = [
+            ImageInput(self, "color", COLOR_TOPIC, wanted.color_qos, self._take_color, depth=_INPUT_DEPTH),
+            ImageInput(self, "depth", DEPTH_TOPIC, wanted.depth_qos, self._take_depth, depth=_INPUT_DEPTH),
+        ]
+        self.create_subscription(CameraInfo, CAMERA_INFO_TOPIC, self._take_info, camera_info_qos())
+
+    def _create_timers(self) -> None:
+        # Steady time: with simulated time and no /clock, the node must still publish diagnostics.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timers = [
+            self.create_timer(period_s, callback, clock=steady)
+            for period_s, callback in (
+                (_TICK_S, self._tick),
+                (FOLLOW_PERIOD_S, self._follow_publishers),
+                (self.parameters.diagnostics_period_s, self.publish_diagnostics),
+            )
+        ]
+
+    def _create_services(self, controls: RecorderControls) -> None:
+        classes = controls.recorder.classes
         self.create_subscription(String, "~/set_tags", self._take_command, 10)
         triggers: dict[str, Callable[[], str]] = {
             "start": self._start,
@@ -221,7 +238,7 @@ class RecorderNode(Node):
             self._has_camera = True
 
     def _tick(self) -> None:
-        """Begin once everything is there; end where the disk did not go on."""
+        """Start recording when images and intrinsics have arrived; stop if writing failed."""
         if self._core.state.failure:
             self._fail()
         if not (self._is_waiting and self._core.has_images):
@@ -252,7 +269,7 @@ class RecorderNode(Node):
         self.get_logger().info(f"page: open {door.address}")
 
     def _called(self, act: Callable[[], str]) -> str:
-        """Do in the executor's thread what the page asks for."""
+        """Run a command of the page in the executor's thread and return its result."""
         try:
             return self._calls.post(act).result()
         except CancelledError:
@@ -303,7 +320,7 @@ class RecorderNode(Node):
         return self._controls.switch_marker(marker, on, "service")
 
     def _show(self, text: str) -> None:
-        """Show the tags in the parameters, both at once because each alone would be another change; and in words."""
+        """Log a text and set the parameters to the current tags; both at once, because each alone changes the tags."""
         tags, shown = self._core.state.tags, self.parameters
         if (shown.tags, shown.marker) != (tags.present, tags.marker.value):
             values = {"tags": ",".join(tags.present), "marker": tags.marker.value}
@@ -331,7 +348,7 @@ class RecorderNode(Node):
         return self._answer(lambda: switch(what, bool(request.data)), request, response)
 
     def _try(self, act: Callable[[], object]) -> object:
-        """Return what comes of an act, be it the error that says why not."""
+        """Return the result of a command, or the error if it is refused."""
         try:
             return act()
         except DealError as error:
@@ -341,7 +358,7 @@ class RecorderNode(Node):
     def _waits(self) -> str:
         silent = [found.snapshot for found in self._inputs if not found.snapshot.received]
         missing = ", ".join(f"{found.stream} on {found.topic}" for found in silent)
-        return f"no image has arrived yet of {missing}" if missing else "recording has not begun yet"
+        return f"no images received yet: {missing}" if missing else "recording has not started yet"
 
     def _follow_publishers(self) -> None:
         for found in self._inputs:
@@ -361,7 +378,7 @@ class RecorderNode(Node):
 
 
 def tag_services(classes: ClassList) -> list[str]:
-    """Return the last part of each class' `~/tag/...` service: its name with `_` for what ROS does not allow in one."""
+    """Return the name of each class' service `~/tag/<name>`: `_` replaces characters that ROS does not allow."""
     tokens: list[str] = []
     for id_, name in enumerate(classes.names, start=1):
         token = re.sub(r"(\W|_)+", "_", name, flags=re.ASCII)

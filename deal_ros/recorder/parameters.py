@@ -1,4 +1,4 @@
-"""The recorder's parameters: name, default, meaning and limits of each in one place."""
+"""Parameters of the recorder node: name, default, description and limits."""
 
 from __future__ import annotations
 
@@ -10,92 +10,110 @@ from deal_core.errors import DatasetError, UsageError
 from deal_core.recorder.pair_recorder import RecorderSettings
 from deal_core.recorder.tag_commands import CLEAR
 from deal_core.structures import ClassList
-from deal_ros.input import parameters
+from deal_ros.input.parameters import (
+    InputParameters,
+    diagnostics_period_parameter,
+    input_timeout_parameter,
+    sync_slop_parameter,
+)
 from deal_ros.input.synchronizer import slop_ns
 from deal_ros.node.parameters import check_values, parameter
 
 
 @dataclass(frozen=True)
-class RecorderParameters:
-    """Values as read and checked; the fields are the parameters."""
+class RecorderParameters(InputParameters):
+    """Validated parameter values; the fields are the parameters, including those of `InputParameters`."""
 
     output: str = parameter(
         "",
-        "Folder of the recording; it must not exist. Must be set. Further recordings of one run get _2, _3, ... behind "
-        "it; changed live, it holds for the next.",
+        "Folder of the recording; it must not exist. Required. Further recordings of the same run append _2, _3, ... "
+        "to the name; a change applies to the next recording.",
         live=True,
     )
     classes: tuple[str, ...] = parameter(
-        (), "All classes that tags may name, with commas; or the path of a dataset.yaml. Must be set."
+        (), "All classes that tags may name, separated by commas, or the path of a dataset.yaml. Required."
     )
     tags: tuple[str, ...] = parameter(
-        (), "The classes that are visible, with commas; it follows whatever sets them.", live=True
+        (),
+        "Visible classes, separated by commas. The parameter also shows tags set by topic, service, key or page.",
+        live=True,
     )
     marker: str = parameter(
         "partial",
-        "What the tags say of the other classes. complete: they are absent. partial: nothing. ignore: pairs are not "
-        "labelled at all.",
+        "What the tags say about all other classes. complete: they are absent. partial: they are unknown. ignore: "
+        "pairs get no labels.",
         choices=("complete", "partial", "ignore"),
         live=True,
     )
     autostart: bool = parameter(
-        True, "Record as soon as images arrive; the node ends when that is refused. Otherwise wait for ~/start."
+        True,
+        "Start recording when images arrive, and exit if recording is refused; false waits for the service ~/start.",
     )
-    rate_hz: float = parameter(5.0, "Pairs to keep a second; 0 keeps all.", minimum=0.0, maximum=1000.0)
-    only_if_changed: bool = parameter(False, "Keep a pair only if the view differs from the last one kept.")
+    rate_hz: float = parameter(
+        5.0, "Maximum rate of recorded pairs, Hz; 0 records all pairs.", minimum=0.0, maximum=1000.0
+    )
+    only_if_changed: bool = parameter(
+        False, "Whether to record a pair only if the view differs from the last recorded pair."
+    )
     change_threshold: float = parameter(
         3.0,
-        "Mean difference of the view from which it has changed, in grey levels; only_if_changed only.",
+        "Mean difference at which a view counts as changed, grey levels of 255; only for only_if_changed.",
         minimum=0.0,
         maximum=255.0,
     )
     tag_guard_s: float = parameter(
         0.5,
-        "Time before and after a change of tags in which pairs are not labelled, because nobody reacts at once, s.",
+        "Time before and after a change of tags in which pairs get no labels, to allow for the operator's reaction "
+        "time, s.",
         minimum=0.0,
         maximum=60.0,
     )
-    sync_policy: str = parameters.sync_policy()
-    sync_slop_ms: float = parameters.sync_slop_ms(live=False)
-    sync_queue: int = parameters.sync_queue()
+    sync_slop_ms: float = sync_slop_parameter(live=False)
     planned_minutes: float = parameter(
-        10.0, "Time for which the disk must have room at the start, minutes; 0 does not ask.", minimum=0.0
+        10.0,
+        "Recording time for which the disk must have free space at the start, minutes; 0 skips the check.",
+        minimum=0.0,
     )
     max_loss: float = parameter(
-        0.01, "Share of wanted pairs lost above which the node ends with exit code 3.", minimum=0.0, maximum=1.0
+        0.01, "Fraction of lost pairs above which the node exits with code 3.", minimum=0.0, maximum=1.0
     )
-    queue_pairs: int = parameter(90, "Pairs that may wait for the disk.", minimum=1, maximum=100_000)
-    queue_mib: int = parameter(256, "Memory that they may take, MiB.", minimum=1, maximum=100_000)
-    keyboard: bool = parameter(True, "Listen to keys where the node runs in a terminal.")
+    queue_pairs: int = parameter(
+        90, "Maximum number of pairs that wait to be written to disk.", minimum=1, maximum=100_000
+    )
+    queue_mib: int = parameter(
+        256, "Maximum memory of the pairs that wait to be written, MiB.", minimum=1, maximum=100_000
+    )
+    keyboard: bool = parameter(True, "Whether to read keys if the node runs in a terminal.")
     page: bool = parameter(
-        False, "Show what the camera sees on a web page, with a button for each class; its address is in the log."
+        False,
+        "Whether to serve a web page with the camera image and a button for each class; the log shows its address.",
     )
-    page_host: str = parameter("127.0.0.1", "Address of the page; 0.0.0.0 lets a phone in, which needs a token then.")
-    page_port: int = parameter(8321, "Of the page; 0 takes any that is free.", minimum=0, maximum=65535)
-    note: str = parameter("", "Free text for the recording's session: who, where, with what.")
-    color_qos: str = parameters.stream_qos("colour")
-    depth_qos: str = parameters.stream_qos("depth")
-    input_timeout_s: float = parameters.input_timeout_s(live=False)
-    diagnostics_period_s: float = parameters.diagnostics_period_s(live=False)
+    page_host: str = parameter(
+        "127.0.0.1", "Host address of the page; 0.0.0.0 admits other devices such as a phone, which then need a token."
+    )
+    page_port: int = parameter(8321, "Port of the page; 0 selects a free port.", minimum=0, maximum=65535)
+    note: str = parameter("", "Free text stored in the recording's session: who recorded, where, with what.")
+    input_timeout_s: float = input_timeout_parameter(live=False)
+    diagnostics_period_s: float = diagnostics_period_parameter(live=False)
 
     def __post_init__(self) -> None:
         check_values(self)
 
     @property
     def tag_command(self) -> str:
-        """What sets the tags to these, see `deal_core.recorder.tag_commands.parse_tags`."""
+        """The command that sets these tags; see `deal_core.recorder.tag_commands.parse_tags`."""
         return ",".join([*(self.tags or (CLEAR,)), self.marker])
 
     def class_list(self) -> ClassList:
-        """Return the classes.
+        """Return the classes that tags may name.
 
         Raises:
-            UsageError: none are named, or the names cannot be used.
+            UsageError: no classes are named, or a name is invalid.
             DatasetError: the dataset.yaml cannot be read.
         """
         if not self.classes:
             raise UsageError(
-                "parameter 'classes': expected all classes that tags may name, found nothing; set it with "
+                "parameter 'classes': expected all classes that tags may name, found nothing; set them with "
                 "classes:=mug,drill or classes:=kitchen/dataset.yaml"
             )
         if len(self.classes) == 1 and Path(self.classes[0]).name == DATASET_FILE:
@@ -106,13 +124,13 @@ class RecorderParameters:
             raise UsageError(f"parameter 'classes': {error}") from None
 
     def settings(self, session: dict[str, object]) -> RecorderSettings:
-        """Return how to record.
+        """Return the settings of the recorder.
 
         Args:
-            session: facts to write along; the parameters are added.
+            session: facts to store in the recording; the parameters are added to them.
 
         Raises:
-            UsageError: no output or no classes are named, or a class that tags cannot name.
+            UsageError: no output or no classes are named, or tags cannot name one of the classes.
             DatasetError: the dataset.yaml cannot be read.
         """
         if not self.output:

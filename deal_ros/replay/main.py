@@ -1,4 +1,4 @@
-"""The executable `replay_node`: a recording played to a running segmentation node, its masks saved as PNG.
+"""The executable `replay_node`: replay a recording to a running segmentation node and save its masks as PNG.
 
 Example:
     ros2 run deal_ros replay_node recordings/kitchen_1 --out masks/
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +26,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """Replay a recording.
 
     Args:
-        args: the command line with the program's name first; the process' own when left out.
+        args: command line, starting with the program's name; None for `sys.argv`.
 
     Returns:
-        0 when every pair was answered, 1 when not or something failed, 2 for wrong use, 130 after Ctrl-C.
+        0 if a mask was received for every pair, 1 if not or if the replay failed, 2 for wrong use, 130 after Ctrl-C.
     """
     try:
         own, ros = _split_ros_args(list(sys.argv if args is None else args))
@@ -46,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        print("interrupted: the masks saved so far are whole", file=sys.stderr)
+        print("interrupted; all saved masks are complete", file=sys.stderr)
         return 130
     print(json.dumps(summary(result), indent=2) if wanted.json else sentence(result))
     return 1 if result.lost else 0
@@ -64,22 +66,22 @@ def replay_recording(
     is_alive: Callable[[], bool] = lambda: True,
     ros_args: list[str] | None = None,
 ) -> ReplayResult:
-    """Replay a recording's pairs and save the masks as `<out>/<stamp_ns>.png`, named by the recorded stamps.
+    """Replay the pairs of a recording and save the masks as `<out>/<stamp_ns>.png`, named after the recorded stamps.
 
     Args:
-        path: a rosbag2 folder, a .mcap or a .db3.
-        out: folder for the masks; they are not kept when left out.
-        options: how to play, and on which topics.
-        color_topic: the recorded colour topic, where it cannot be told.
-        depth_topic: the recorded depth topic, where it cannot be told.
-        slop_ms: largest difference between the stamps of colour and depth, milliseconds.
-        limit: at most this many pairs.
-        is_alive: asked while waiting; when it is false there is no use in waiting on (the node's process ended).
-        ros_args: remappings and the like, as after `--ros-args`.
+        path: a rosbag2 folder, a .mcap or a .db3 file.
+        out: folder for the masks; None does not save them.
+        options: topics, rate and timeouts of the replay.
+        color_topic: the recorded colour topic; None detects it.
+        depth_topic: the recorded depth topic; None detects it.
+        slop_ms: maximum difference between the stamps of colour and depth, milliseconds.
+        limit: maximum number of pairs; None replays all.
+        is_alive: called while waiting; returns False if the node's process has ended.
+        ros_args: ROS arguments such as remappings, as after `--ros-args`.
 
     Raises:
-        RecordingError: the recording cannot be read, or holds no pairs.
-        ReplayError: the node is not ready in time, goes away, or answers with something else than masks.
+        RecordingError: the recording cannot be read or has no pairs.
+        ReplayError: the node is not ready in time or stops, or a message on the mask topic is not a valid mask.
     """
     from itertools import islice
 
@@ -96,11 +98,11 @@ def replay_recording(
     with open_recording(path) as recording:
         decoder = MessageDecoder()
         topics = find_topics(recording, decoder, color_topic=color_topic, depth_topic=depth_topic)
-        # Tags do not matter here: pairs are replayed whether somebody tagged them or not.
+        # All pairs are replayed, with and without tags.
         frames = FrameReader(recording, topics, TagTimeline.constant(TagState()), decoder, slop_ns=slop_ns)
         result = replay(
             islice((frame.pair for frame in frames), limit),
-            save_masks_to(out) if out else _forget,
+            save_masks_to(out) if out else lambda stamp_ns, mask: None,
             camera=read_camera(recording, decoder, topics),
             options=options,
             is_alive=is_alive,
@@ -112,11 +114,10 @@ def replay_recording(
 
 
 def sentence(result: ReplayResult) -> str:
-    """Return what came of a replay, for people."""
+    """Return the result of a replay as text."""
     lines = [f"sent {len(result.sent)} pairs, received {len(result.answered)} masks, lost {len(result.lost)}"]
     if result.latency_ms:
-        ordered = sorted(result.latency_ms)
-        lines[0] += f"; a mask took {ordered[len(ordered) // 2]:.0f} ms (median)"
+        lines[0] += f"; median latency {statistics.median_high(result.latency_ms):.0f} ms"
     if result.lost:
         lines.append(f"lost: {', '.join(str(stamp) for stamp in result.lost[:10])}")
     if result.diagnostics:
@@ -125,7 +126,7 @@ def sentence(result: ReplayResult) -> str:
 
 
 def summary(result: ReplayResult) -> dict[str, Any]:
-    """Return what came of a replay, for scripts."""
+    """Return the result of a replay as JSON values."""
     found = result.diagnostics
     return {
         "sent": list(result.sent),
@@ -138,10 +139,6 @@ def summary(result: ReplayResult) -> dict[str, Any]:
         if found
         else None,
     }
-
-
-def _forget(stamp_ns: int, mask: Any) -> None:
-    """Take a mask that nobody wants to keep."""
 
 
 def _options(wanted: argparse.Namespace) -> ReplayOptions:
@@ -159,7 +156,7 @@ def _options(wanted: argparse.Namespace) -> ReplayOptions:
 
 
 def _split_ros_args(args: list[str]) -> tuple[list[str], list[str]]:
-    """Return our own arguments and those between `--ros-args` and `--`."""
+    """Return the arguments of this program, and the arguments between `--ros-args` and `--`."""
     if "--ros-args" not in args:
         return args, []
     at = args.index("--ros-args")
@@ -174,23 +171,26 @@ def _parser() -> argparse.ArgumentParser:
     usual = ReplayOptions()
     parser = argparse.ArgumentParser(
         prog="replay_node",
-        description="Play a recording to a running segmentation node and save its masks as PNG.",
+        description="Replay a recording to a running segmentation node and save its masks as PNG.",
         epilog="example: ros2 run deal_ros replay_node recordings/kitchen_1 --out masks/",
     )
     add = parser.add_argument
-    add("recording", type=Path, help="rosbag2 folder, .mcap or .db3")
-    add("--out", type=Path, help="folder for the masks, named by the recorded stamps; not kept when left out")
-    add("--rate", type=_rate, default=0.0, metavar="HZ", help="pairs a second; 0 waits for each mask (default)")
-    add("--restamp", action=argparse.BooleanOptionalAction, default=True, help="stamp pairs with the present time")
-    add("--limit", type=int, metavar="N", help="at most N pairs")
-    add("--color-topic", default=usual.color_topic, help="where to publish (default: %(default)s)")
-    add("--depth-topic", default=usual.depth_topic, help="where to publish (default: %(default)s)")
-    add("--mask-topic", default=usual.mask_topic, help="where masks come from (default: %(default)s)")
-    add("--recorded-color-topic", metavar="TOPIC", help="colour topic in the recording, where it cannot be told")
-    add("--recorded-depth-topic", metavar="TOPIC", help="depth topic in the recording, where it cannot be told")
-    add("--slop-ms", type=float, default=0.0, metavar="MS", help="pair stamps that differ by up to MS (default: equal)")
-    add("--ready-timeout", type=float, default=usual.ready_timeout_s, metavar="S", help="default: %(default)s")
-    add("--mask-timeout", type=float, default=usual.mask_timeout_s, metavar="S", help="default: %(default)s")
+    add("recording", type=Path, help="rosbag2 folder, .mcap or .db3 file")
+    add("--out", type=Path, help="folder for the masks, named after the recorded stamps (default: masks are not saved)")
+    add("--rate", type=_rate, default=0.0, metavar="HZ", help="rate of pairs; 0 waits for each mask (default)")
+    add("--restamp", action=argparse.BooleanOptionalAction, default=True, help="stamp pairs with the current time")
+    add("--limit", type=int, metavar="N", help="maximum number of pairs (default: all)")
+    add("--color-topic", default=usual.color_topic, help="topic to publish colour on (default: %(default)s)")
+    add("--depth-topic", default=usual.depth_topic, help="topic to publish depth on (default: %(default)s)")
+    add("--mask-topic", default=usual.mask_topic, help="mask topic of the node (default: %(default)s)")
+    add("--recorded-color-topic", metavar="TOPIC", help="colour topic in the recording (default: detected)")
+    add("--recorded-depth-topic", metavar="TOPIC", help="depth topic in the recording (default: detected)")
+    add("--slop-ms", type=float, default=0.0, metavar="MS", help="maximum difference of stamps in a pair (default: 0)")
+    timeout = partial(add, type=float, metavar="S")
+    timeout(
+        "--ready-timeout", default=usual.ready_timeout_s, help="how long to wait for the node (default: %(default)s)"
+    )
+    timeout("--mask-timeout", default=usual.mask_timeout_s, help="how long to wait for a mask (default: %(default)s)")
     add("--json", action="store_true", help="print the whole result as JSON")
     return parser
 

@@ -1,8 +1,8 @@
-"""Play a recording to a segmentation node as a RealSense would, and collect the masks it answers with.
+"""Publish pairs to a segmentation node as a RealSense does, and collect its masks.
 
-Nothing is sent before the node is ready: its labels have arrived (so the model is loaded and warm), our publishers
-have met its subscriptions, and its diagnostics say that it sees our publishers and our mask subscription.
-A pair is waited for until its mask is here, or until the node's diagnostics account for it otherwise.
+The player sends nothing before the node is ready: its labels have arrived (so the model is loaded and warmed up), and
+both sides have discovered each other's publishers and subscriptions, according to the graph and to the node's
+diagnostics. It then waits for each mask until it arrives, or until the diagnostics count the pair as dropped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from std_msgs.msg import Header
 from deal_core.errors import DealError
 from deal_core.recording.image_encodings import ImageFormatError
 from deal_core.structures import CameraIntrinsics, RgbdPair, UInt8Array
-from deal_ros.diagnostics.snapshots import NO_PUBLISHER
+from deal_ros.diagnostics.judge import NO_PUBLISHER
 from deal_ros.input.conversions import array_to_image, camera_to_info, image_to_mask, stamp_from_ns, stamp_to_ns
 from deal_ros.input.qos import camera_qos, mask_qos
 from deal_ros.node.transport import shared_memory
@@ -36,21 +36,21 @@ _SPIN_S = 0.05
 
 
 class ReplayError(DealError):
-    """The node to replay to is not there, went away, or answered with something that is no mask."""
+    """The segmentation node is not ready or has stopped, or a message on the mask topic is not a valid mask."""
 
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """How to play.
+    """Topics, rate and timeouts of a replay.
 
     Args:
-        color_topic: where colour images go; camera_info goes beside them.
-        depth_topic: where aligned depth images go; camera_info goes beside them.
-        mask_topic: where masks come from; labels are expected beside them.
-        rate_hz: pairs a second; 0 is lock-step: the next pair is sent when the mask of the last has arrived.
-        restamp: give each pair the present time as its stamp, as a camera would, and translate the stamps of the
-            masks back. Without it pairs keep their stamps, and a node whose clock does not follow the recording
-            drops them as old unless its max_age_ms is 0.
+        color_topic: topic to publish colour images on, with camera_info next to it.
+        depth_topic: topic to publish aligned depth images on, with camera_info next to it.
+        mask_topic: mask topic of the node, with the labels next to it.
+        rate_hz: rate of pairs; 0 sends the next pair when the mask of the previous pair has arrived.
+        restamp: stamp each pair with the current time, as a camera does, and map the stamps of the masks back. Without
+            it pairs keep their stamps, and a node drops them as too old unless its clock follows the recording or its
+            max_age_ms is 0.
         ready_timeout_s: how long to wait for the node.
         mask_timeout_s: how long to wait for a mask before it counts as lost.
     """
@@ -66,7 +66,7 @@ class ReplayOptions:
 
 @dataclass(frozen=True)
 class NodeDiagnostics:
-    """The last /diagnostics of the node: the worst level (0 OK, 1 WARN, 2 ERROR), sentences by concern, all values."""
+    """Last /diagnostics of the node: highest level (0 OK, 1 WARN, 2 ERROR), message by concern, and all values."""
 
     level: int
     messages: Mapping[str, str]
@@ -74,21 +74,21 @@ class NodeDiagnostics:
 
     @property
     def is_active(self) -> bool:
-        """Whether the node subscribes and accounts for messages; before and after, it does not."""
+        """Whether the node is active and so counts messages."""
         return self.values.get("state") == "active"
 
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What came of a replay.
+    """Result of a replay.
 
     Args:
-        sent: stamps of the pairs that were sent, nanoseconds, as recorded.
-        answered: stamps of the pairs whose mask came, in order of arrival.
-        unexpected: masks that answered no pair of ours.
-        labels: class name by mask id, as the node published them; background included.
-        latency_ms: from sending a pair to having its mask, in the order of `answered`.
-        diagnostics: the node's account after the last mask; None where it published none.
+        sent: recorded stamps of the pairs that were sent, nanoseconds.
+        answered: recorded stamps of the pairs whose mask was received, in order of arrival.
+        unexpected: number of masks that belong to no pair of this replay.
+        labels: class name by mask id, including background, as the node published them.
+        latency_ms: time from sending a pair to receiving its mask, in the order of `answered`.
+        diagnostics: diagnostics of the node after the last mask; None if it published none.
     """
 
     sent: tuple[int, ...]
@@ -100,7 +100,7 @@ class ReplayResult:
 
     @property
     def lost(self) -> tuple[int, ...]:
-        """Stamps of the pairs without a mask, nanoseconds, as recorded."""
+        """Recorded stamps of the pairs without a mask, nanoseconds."""
         return tuple((Counter(self.sent) - Counter(self.answered)).elements())
 
 
@@ -117,16 +117,16 @@ def replay(
     """Send pairs to a running segmentation node and collect its masks, in a ROS context of its own.
 
     Args:
-        pairs: what to send, in this order; read as it is sent.
-        on_mask: takes each mask with the recorded stamp of its pair: (stamp_ns, (H, W) uint8 class ids).
-        camera: intrinsics to publish with each image; none are published when left out.
-        options: how to play.
-        is_alive: asked while waiting; when it is false there is no use in waiting on (the node's process ended).
-        domain_id: ROS domain; the one in the environment when left out.
-        ros_args: remappings and the like, as after `--ros-args`.
+        pairs: the pairs to send, in this order; the iterable is read while the replay runs.
+        on_mask: called with the recorded stamp and the mask of each pair: (stamp_ns, (H, W) uint8 class ids).
+        camera: intrinsics to publish with each image; None publishes none.
+        options: topics, rate and timeouts.
+        is_alive: called while waiting; returns False if the node's process has ended.
+        domain_id: ROS domain; None uses the domain of the environment.
+        ros_args: ROS arguments such as remappings, as after `--ros-args`.
 
     Raises:
-        ReplayError: the node is not ready in time, goes away, or a mask does not fit its pair.
+        ReplayError: the node is not ready in time or stops, or a mask does not match its pair.
     """
     context = Context()
     try:
@@ -160,7 +160,7 @@ class _Heard:
 
 @dataclass(frozen=True)
 class _Account:
-    """The totals of the node's diagnostics that tell whether it is done with what it received."""
+    """Totals in the node's diagnostics that show whether it has processed all messages that it received."""
 
     received: Mapping[str, int] = field(default_factory=dict)
     published: int = 0
@@ -182,7 +182,7 @@ class _Account:
 
 
 class _Player:
-    """The node that plays; single-threaded, its callbacks run inside `_wait_until`."""
+    """Node that sends and receives; single-threaded, its callbacks run inside `_wait_until`."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class _Player:
         self._create_endpoints()
 
     def play(self, pairs: Iterable[RgbdPair]) -> ReplayResult:
-        """Wait for the node, send every pair, wait for the last masks, and account for them."""
+        """Wait for the node, send every pair, wait for the last masks, and return the result."""
         self._wait_ready()
         begun = time.monotonic()
         for index, pair in enumerate(pairs):
@@ -229,7 +229,7 @@ class _Player:
         )
 
     def close(self) -> None:
-        """Leave the graph."""
+        """Destroy the node."""
         self._executor.shutdown()
         self._node.destroy_node()
 
@@ -253,16 +253,16 @@ class _Player:
                 raise ReplayError("the segmentation node's process ended before it was ready; its output says why")
             raise ReplayError(
                 f"the segmentation node was not ready after {self._options.ready_timeout_s:g} s: "
-                f"{'; '.join(self._missing_for_start())}. Is it running, with these topics and our ROS_DOMAIN_ID?"
+                f"{'; '.join(self._missing_for_start())}. Check that it runs with these topics and this ROS_DOMAIN_ID"
             )
         self._before = _Account.of(self._heard.diagnostics)
 
     def _missing_for_start(self) -> list[str]:
         options, heard = self._options, self._heard
         if not heard.labels:
-            return [f"no labels beside {options.mask_topic}"]
+            return [f"no labels next to {options.mask_topic}"]
         if heard.diagnostics is None:
-            return [f"nothing from {self._segmentation_node} on /diagnostics"]
+            return [f"no message of {self._segmentation_node} on /diagnostics"]
         if not heard.diagnostics.is_active:
             return [f"{self._segmentation_node} is {heard.diagnostics.values.get('state', 'not active')}"]
         values = heard.diagnostics.values
@@ -271,15 +271,17 @@ class _Player:
             if f"{stream}_topic" not in values:
                 continue  # a node without depth does not subscribe to it
             if not publisher.get_subscription_count():
-                missing.append(f"nobody subscribes to {publisher.topic_name}; it reads {values[f'{stream}_topic']}")
+                missing.append(
+                    f"{publisher.topic_name} has no subscriber; the node subscribes to {values[f'{stream}_topic']}"
+                )
             elif values[f"{stream}_publisher_offers"] == NO_PUBLISHER:
-                missing.append(f"it does not see our publisher of {publisher.topic_name} yet")
+                missing.append(f"the node has not discovered the publisher of {publisher.topic_name} yet")
         if int(values["mask_subscribers"]) < self._node.count_subscribers(self._masks.topic_name):
-            missing.append("it does not see our mask subscription yet")
+            missing.append("the node has not discovered the mask subscription yet")
         return missing
 
     def _spin_to(self, due_s: float) -> None:
-        """Handle messages until a moment has come, and once at least."""
+        """Handle messages until a monotonic time, but at least once."""
         self._executor.spin_once(timeout_sec=0)
         self._wait_until(lambda: time.monotonic() >= due_s, due_s - time.monotonic())
 
@@ -287,13 +289,13 @@ class _Player:
         return stamp_ns not in self._waiting or self._is_settled()
 
     def _is_settled(self) -> bool:
-        """Return whether the node accounts for every pair sent, and every mask it published is here."""
+        """Return whether the node has counted every pair sent, and every mask it published has arrived."""
         now, before = _Account.of(self._heard.diagnostics), self._before
         return (
             bool(now.received)
             and all(count - before.received[stream] >= len(self._sent) for stream, count in now.received.items())
             and now.in_flight == 0
-            # Somebody else's colour images may be waiting for a depth that never comes.
+            # Colour images of another publisher may wait for depth that never arrives.
             and now.pending <= before.pending
             and now.published - before.published <= len(self._heard.answered) + self._heard.unexpected
         )
@@ -301,14 +303,14 @@ class _Player:
     def _check_still_there(self) -> None:
         if self._waiting and not (self._is_alive() and self._node.count_publishers(self._masks.topic_name)):
             raise ReplayError(
-                f"the segmentation node went away after {len(self._heard.answered)} masks; its output says why"
+                f"the segmentation node stopped after {len(self._heard.answered)} masks; its output says why"
             )
 
     def _send(self, pair: RgbdPair) -> int:
-        """Publish a pair and return the stamp it went under."""
+        """Publish a pair and return the stamp of its messages."""
         stamp_ns = pair.stamp_ns
         if self._options.restamp:
-            # A camera never repeats a stamp, even where the clock is too coarse to tell two pairs apart.
+            # A camera never repeats a stamp, even if the resolution of the clock is too coarse for two pairs.
             stamp_ns = self._last_stamp_ns = max(time.time_ns(), self._last_stamp_ns + 1)
         frame_id = self._camera.frame_id if self._camera else CAMERA_FRAME
         header = Header(stamp=stamp_from_ns(stamp_ns), frame_id=frame_id)
@@ -339,7 +341,7 @@ class _Player:
         try:
             mask = image_to_mask(message)
         except (ImageFormatError, ValueError) as error:
-            raise ReplayError(f"{self._options.mask_topic} is no mask: {error}") from None
+            raise ReplayError(f"{self._options.mask_topic}: expected masks: {error}") from None
         if mask.shape != sent.shape or message.header.frame_id != sent.frame_id:
             raise ReplayError(
                 f"{self._options.mask_topic}: expected a mask of {sent.shape} in frame '{sent.frame_id}', "
@@ -369,7 +371,7 @@ def _level(level: bytes | int) -> int:
 
 
 def save_masks_to(folder: Path) -> Callable[[int, UInt8Array], None]:
-    """Return a function that writes each mask as `<folder>/<stamp_ns>.png`; a name appears when its file is whole."""
+    """Return a function that writes each mask to `<folder>/<stamp_ns>.png`; a file appears only when it is complete."""
     from PIL import Image as PngImage
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a segmentation node has only while it is active: inputs, the pipeline, and the timers that serve them."""
+"""The part of the segmentation node that exists while it is active: subscriptions, pipeline and their timers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from deal_ros.segmentation.pipeline import SegmentationPipeline, effective_depth
 
 _COMPRESSED_TOPIC = f"{COLOR_TOPIC}/compressed"
 _EXPIRE_SHARE = 0.2
-"""Of `sync_timeout_ms`: how much longer than that colour may wait."""
+"""Period of the expiry timer as a fraction of `sync_timeout_ms`: how much longer than that a colour image may wait."""
 _EXPIRE_PERIODS_S = (0.005, 0.1)
+"""Shortest and longest period of the expiry timer."""
 _LOG_PERIOD_S = 5.0
 
 
@@ -32,20 +33,21 @@ class UsesDepth(SegmentsImages, Protocol):
 
     @property
     def uses_depth(self) -> bool:
-        """Whether `segment` makes use of depth."""
+        """Whether `segment` uses depth."""
 
 
 class SegmentationSession:
-    """Subscribe and segment from construction to `close`; all calls come from the executor's thread.
+    """Subscribe and segment from construction to `close`.
 
-    Depth and camera_info are subscribed while something needs them.
+    The session subscribes to depth and camera_info only while the model or an output needs them. Not thread-safe: all
+    calls must come from the executor's thread.
 
     Args:
-        node: who subscribes.
+        node: the node that subscribes.
         segmenter: segments an image.
-        parameters: of the node.
-        outputs: publishes what is wanted beside the mask.
-        publish: takes each result, in the worker's thread.
+        parameters: parameters of the node.
+        outputs: publishes all outputs except the mask.
+        publish: called with each result, in the worker's thread; publishes the mask.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class SegmentationSession:
             on_error=lambda message: node.get_logger().warning(message, throttle_duration_sec=_LOG_PERIOD_S),
         )
         self.pipeline.start()
-        # Steady time: colour waits as long whatever simulated time does.
+        # Steady time: the timeout of colour images must not depend on simulated time.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._expiry = node.create_timer(_expire_period_s(parameters), self._expire, clock=steady)
         self._expiry.cancel()
@@ -80,19 +82,19 @@ class SegmentationSession:
 
     @property
     def inputs(self) -> list[ImageInput]:
-        """Those that the work needs now."""
+        """The image inputs in use: colour, and depth if frames have depth."""
         is_pairing = self._depth is not None and self.pipeline.depth_mode is not DepthMode.OFF
         return [self._color, self._depth] if self._depth and is_pairing else [self._color]
 
     def close(self) -> bool:
-        """Unsubscribe and let the running frame finish; return False when it does not come to an end."""
+        """Unsubscribe and wait for the running frame; return False if it does not finish in time."""
         self._unsubscribe()
         for timer in (self._expiry, self._following):
             self._node.destroy_timer(timer)
         return self.pipeline.stop()
 
     def enable(self, is_enabled: bool) -> None:
-        """Subscribe and segment, or unsubscribe and drop what is under way but for the running frame."""
+        """Subscribe and segment, or unsubscribe and drop all frames except the running one."""
         self.pipeline.enable(is_enabled)
         if is_enabled:
             self._color.open()
@@ -101,18 +103,18 @@ class SegmentationSession:
             self._unsubscribe()
 
     def use(self, segmenter: UsesDepth, on_use: Callable[[], None]) -> None:
-        """Go on with another segmenter, as `SegmentationPipeline.use`."""
+        """Replace the segmenter; see `SegmentationPipeline.use`."""
         self._segmenter = segmenter
         self.pipeline.use(segmenter, on_use)
 
     def adapt(self, parameters: SegmentationParameters) -> None:
-        """Work by these parameters from now on."""
+        """Use these parameters from now on."""
         self._parameters = parameters
         self.pipeline.adapt(parameters)
         self._expiry.timer_period_ns = round(_expire_period_s(parameters) * 1e9)
 
     def snapshot(self, mask_subscribers: int) -> WorkSnapshot:
-        """Return what can be said of the work now."""
+        """Return the current state for the diagnostics."""
         return WorkSnapshot(
             inputs=tuple(found.snapshot for found in self.inputs),
             sync=self.pipeline.sync,
@@ -140,7 +142,7 @@ class SegmentationSession:
 
     def _take_color(self, message: ImageMessage) -> None:
         self.pipeline.synchronizer.add_color(message)
-        # A timer that runs all the time costs more than everything else that an idle node does.
+        # The timer runs only while an image waits: in an idle node it would use more CPU than everything else.
         if self.pipeline.depth_mode is DepthMode.OPTIONAL and self._expiry.is_canceled():
             self._expiry.reset()
 
@@ -150,7 +152,7 @@ class SegmentationSession:
             self._expiry.cancel()
 
     def _follow(self) -> None:
-        """Subscribe what is needed now, and as its publishers offer it."""
+        """Subscribe to the streams that are needed now, with the QoS that their publishers offer."""
         if not self.pipeline.is_enabled:
             return
         self.pipeline.pair_by(self._wanted_depth())

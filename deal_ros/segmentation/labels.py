@@ -1,4 +1,4 @@
-"""What a mask's ids mean, for subscribers of any age: vision_msgs/LabelInfo where it exists, JSON elsewhere."""
+"""Publish the class names of mask ids: vision_msgs/LabelInfo if vision_msgs is installed, otherwise JSON."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ LABELS_JSON_TOPIC = "labels"
 
 
 class LabelPublisher:
-    """Tells what a mask's ids mean; the last word is kept for late subscribers.
+    """Publish the class names of mask ids; late subscribers receive the last message.
 
     The topic is `~/label_info` (vision_msgs/LabelInfo), or `~/labels` (std_msgs/String with the JSON of
-    `labels_to_json`) where vision_msgs is not installed.
+    `labels_to_json`) if vision_msgs is not installed.
     """
 
     def __init__(self, node: Node) -> None:
@@ -35,7 +35,7 @@ class LabelPublisher:
         self._publisher = node.create_publisher(kind, f"~/{topic}", labels_qos())
 
     def publish(self, classes: ClassList, threshold: float, model_hash: str) -> None:
-        """Publish the labels of a model, in place of those of the one before."""
+        """Publish the labels of a model; they replace the previous labels."""
         if LabelInfo is None:
             message = String(data=labels_to_json(classes, model_hash))
         else:
@@ -44,12 +44,12 @@ class LabelPublisher:
         self._publisher.publish(message)
 
     def close(self) -> None:
-        """Take the labels back: nobody hears them any more."""
+        """Destroy the publisher; late subscribers no longer receive the labels."""
         self._node.destroy_publisher(self._publisher)
 
 
 def subscribe_labels(node: Node, namespace: str, on_names: Callable[[dict[int, str]], None]) -> None:
-    """Hear the labels of the node whose topics are in `namespace`, in either form, as class names by mask id."""
+    """Subscribe to the labels of the node with topics in `namespace`; `on_names` gets the class names by mask id."""
     if LabelInfo is not None:
         node.create_subscription(
             LabelInfo, f"{namespace}/{LABEL_INFO_TOPIC}", lambda found: on_names(_names(found)), labels_qos()
@@ -60,7 +60,7 @@ def subscribe_labels(node: Node, namespace: str, on_names: Callable[[dict[int, s
 
 
 def label_info(classes: ClassList, threshold: float) -> Any:
-    """Return a vision_msgs/LabelInfo; the highest id, 255, is unlabelled by its convention and not listed."""
+    """Return a vision_msgs/LabelInfo; unlabelled (255) is the highest id by convention and is not listed."""
     names = enumerate(["background", *classes.names], start=BACKGROUND)
     return LabelInfo(
         class_map=[VisionClass(class_id=id_, class_name=name) for id_, name in names], threshold=float(threshold)
@@ -68,7 +68,7 @@ def label_info(classes: ClassList, threshold: float) -> Any:
 
 
 def labels_to_json(classes: ClassList, model_hash: str) -> str:
-    """Return what a mask's ids mean, as JSON.
+    """Return the names and colours of mask ids as JSON.
 
     `{"labels": [{"id": 0, "name": "background", "color": [0, 0, 0]}, ...], "unlabelled": 255, "model": "<sha256>"}`
     """
@@ -82,7 +82,7 @@ def names_from_json(text: str) -> dict[int, str]:
     """Return class names by mask id from the JSON of `labels_to_json`.
 
     Raises:
-        DealError: it is not that JSON.
+        DealError: the text is not the JSON of a labels topic.
     """
     try:
         return {int(label["id"]): str(label["name"]) for label in json.loads(text)["labels"]}

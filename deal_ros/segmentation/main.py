@@ -19,10 +19,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM.
 
     Args:
-        args: the command line with the program's name first; the process' own when left out.
+        args: command line, starting with the program's name; None for `sys.argv`.
 
     Returns:
-        0 after a signal; 1 for a model file that cannot be used; 2 for wrong parameters.
+        0 after a signal; 1 if the model file cannot be used; 2 for wrong parameters.
     """
     return run(_load, args)
 

@@ -1,13 +1,13 @@
-"""The segmentation node: colour and aligned depth in, masks out, every message accounted for.
+"""The segmentation node: subscribes to colour and aligned depth, publishes masks, and counts every message.
 
-A lifecycle node. Configured, it has a model that is loaded and warm, and its labels are published; active, it
-subscribes and works; deactivated, it keeps the model. The executor's thread takes messages in and pairs them, nothing
-more; the pipeline's thread segments the newest frame and publishes; what else takes time has a thread of its own.
+It is a lifecycle node. When configured, it has loaded and warmed up the model and published the labels; while active,
+it subscribes and segments; when deactivated, it keeps the model. The executor's thread only receives and pairs
+messages; the pipeline's thread segments the newest frame and publishes; other long work has a thread of its own.
 """
 
 from __future__ import annotations
 
-# Before rclpy: on ARM, torch loaded late finds no room left for its thread-local storage.
+# Before rclpy: on ARM, torch must be imported first, because later there is no thread-local storage left for it.
 import torch  # noqa: F401  # isort: skip
 
 import time
@@ -31,7 +31,8 @@ from deal_core.models.model_file import ModelInfo
 from deal_core.runtime.class_filter import kept_ids
 from deal_core.runtime.segmenter import BackendName, Precision, Segmenter
 from deal_ros.diagnostics.judge import assess, final_counts
-from deal_ros.diagnostics.snapshots import LifecycleSnapshot, Limits, ModelSnapshot, NodeSnapshot, Status, to_message
+from deal_ros.diagnostics.snapshots import NEVER_RELOADED, LifecycleSnapshot, Limits, ModelSnapshot, NodeSnapshot
+from deal_ros.diagnostics.status import Status, to_message
 from deal_ros.input import optional_libraries
 from deal_ros.input.image_input import CAMERA_INFO_TOPIC, DEPTH_TOPIC
 from deal_ros.input.qos import mask_qos
@@ -58,13 +59,13 @@ class Model(UsesDepth, Protocol):
     precision: str
 
 
-def load_model(parameters: SegmentationParameters) -> Segmenter:
-    """Load the model that the parameters name, and warm it up.
+def load_segmenter(parameters: SegmentationParameters) -> Segmenter:
+    """Load the model file that the parameters name, and warm up the network.
 
     Raises:
         ModelFileError: the model file cannot be used.
         UsageError: no model is named, or the device does not exist here.
-        BackendError: the back end that was named cannot run the model.
+        BackendError: the selected back end cannot run the model.
     """
     parameters.check_complete()
     segmenter = Segmenter.load(
@@ -80,17 +81,17 @@ def load_model(parameters: SegmentationParameters) -> Segmenter:
 
 
 class SegmentationNode(LifecycleNode):
-    """Transitions, services, parameters and diagnostics; the work is the session's.
+    """Lifecycle node with transitions, services, parameters and diagnostics; `SegmentationSession` does the work.
 
     Args:
-        load: gives the model that the parameters name, warm; called in a thread of its own.
-        options: of the lifecycle node (context, namespace, parameter_overrides, ...).
+        load: loads and warms up the model that the parameters name; called in a thread of its own.
+        options: options of the lifecycle node (context, namespace, parameter_overrides, ...).
 
     Raises:
-        UsageError: a parameter cannot be used.
+        UsageError: a parameter is invalid.
     """
 
-    def __init__(self, load: Callable[[SegmentationParameters], Model] = load_model, **options: Any) -> None:
+    def __init__(self, load: Callable[[SegmentationParameters], Model] = load_segmenter, **options: Any) -> None:
         super().__init__(NODE_NAME, **options)
         self._load = load
         self._model: _LoadedModel | None = None
@@ -111,36 +112,32 @@ class SegmentationNode(LifecycleNode):
         )
         self._mask_publisher = self.create_publisher(Image, "~/mask", mask_qos())
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        # Steady time: with simulated time and no /clock, the node must still say what it waits for.
+        # Steady time: with simulated time and no /clock, the node must still publish diagnostics.
         self._diagnostics_timer = self.create_timer(
             self.parameters.diagnostics_period_s,
             self.publish_diagnostics,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
         self.create_service(SetBool, "~/enable", self._on_enable)
-        # Groups of their own: these wait for a thread, and nothing shall wait for them. One request after the other.
-        self.create_service(
-            Trigger, "~/reload_model", self._on_reload_model, callback_group=MutuallyExclusiveCallbackGroup()
-        )
-        self.create_service(
-            Trigger, "~/save_snapshot", self._on_save_snapshot, callback_group=MutuallyExclusiveCallbackGroup()
-        )
+        # Callback groups of their own: these callbacks wait for a thread, and other callbacks must not wait for them.
+        for name, callback in (("reload_model", self._on_reload_model), ("save_snapshot", self._on_save_snapshot)):
+            self.create_service(Trigger, f"~/{name}", callback, callback_group=MutuallyExclusiveCallbackGroup())
 
     @property
     def parameters(self) -> SegmentationParameters:
-        """The parameters as they are now."""
+        """The current parameters."""
         return self._live.current
 
     @property
     def state(self) -> str:
-        """The lifecycle state: "unconfigured", "inactive", "active", "finalized"; within a transition, its name."""
+        """Lifecycle state: "unconfigured", "inactive", "active" or "finalized"; during a transition, its name."""
         return str(self._state_machine.current_state[1])
 
     def start(self) -> None:
-        """Configure and activate, where `autostart` wants it.
+        """Configure and activate the node if the parameter `autostart` is true.
 
         Raises:
-            DealError: that failed.
+            DealError: a transition failed.
         """
         if not self.parameters.autostart:
             name = self.get_fully_qualified_name()
@@ -153,7 +150,7 @@ class SegmentationNode(LifecycleNode):
         self._is_starting = False
 
     def is_finished(self) -> bool:
-        """Return False: the node works until it is told to stop."""
+        """Return False: the node runs until it receives a signal."""
         return False
 
     def finish(self) -> int:
@@ -163,7 +160,7 @@ class SegmentationNode(LifecycleNode):
         return 0
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the model, warm it up, publish its labels."""
+        """Load and warm up the model and publish its labels."""
         return self._attempt("configure", self._configure)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -171,26 +168,26 @@ class SegmentationNode(LifecycleNode):
         return self._attempt("activate", self._activate)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe, let the running frame finish, say what became of every message; the model stays loaded."""
+        """Unsubscribe, wait for the running frame and log the counts of all messages; the model stays loaded."""
         return self._attempt("deactivate", self._deactivate)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Take the labels back and free the model's memory."""
+        """Destroy the publishers of labels and outputs, and free the model's memory."""
         return self._attempt("clean up", self._clean_up)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Deactivate and clean up, as far as needed."""
+        """Deactivate and clean up if necessary."""
         return self._attempt("shut down", self._shut_down)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Give up everything after an error that nobody expected: back to unconfigured."""
+        """Release everything after an unexpected error; the node returns to unconfigured."""
         failure = self._failure
         result = self._attempt("recover", self._shut_down)
-        self._failure = self._failure or failure  # what led here is what people want to know
+        self._failure = self._failure or failure  # diagnostics must show the original error
         return result
 
     def publish_diagnostics(self) -> None:
-        """Publish what can be said of the node now."""
+        """Publish the current state of the node on /diagnostics."""
         is_simulated = self.get_parameter("use_sim_time").value is True
         now = self.get_clock().now()
         self._clock_watch.see(now.nanoseconds, time.monotonic(), is_simulated=is_simulated)
@@ -201,14 +198,14 @@ class SegmentationNode(LifecycleNode):
         self._diagnostics_publisher.publish(to_message(statuses, name, now.to_msg()))
 
     def _attempt(self, what: str, work: Callable[[], None]) -> TransitionCallbackReturn:
-        """Return FAILURE for an error that tells people what to do (the state stays), ERROR for any other."""
+        """Run a transition; return FAILURE for an expected error (the state stays), ERROR for any other exception."""
         self.publish_diagnostics()
         self._failure = None
         try:
             work()
-        except Exception as error:  # rclpy would drop it without a word
+        except Exception as error:  # rclpy would drop it silently
             self._failure = error
-            if not self._is_starting:  # then, whoever started the node reports it
+            if not self._is_starting:  # otherwise the caller of `start` reports it
                 self.get_logger().error(f"cannot {what}: {_describe(error)}")
             expected = isinstance(error, DealError)
             return TransitionCallbackReturn.FAILURE if expected else TransitionCallbackReturn.ERROR
@@ -235,7 +232,7 @@ class SegmentationNode(LifecycleNode):
 
     def _activate(self) -> None:
         model, outputs = self._model, self._outputs
-        assert model is not None and outputs is not None  # there is no way here but through `_configure`
+        assert model is not None and outputs is not None  # `_configure` always runs first
         session = SegmentationSession(
             self,
             model.segmenter,
@@ -246,9 +243,9 @@ class SegmentationNode(LifecycleNode):
         self._session = session
         found = self._model_snapshot(model)
         self.get_logger().info(
-            f"ready: {found.path} ({found.sha256[:12]}, {found.classes} classes) by {found.backend} on {found.device}, "
-            f"{found.precision}; depth {found.depth_mode}, pairing {found.pairing}; "
-            f"reading {' and '.join(each.topic for each in session.inputs)}"
+            f"ready: {found.path} ({found.sha256[:12]}, {found.classes} classes) with {found.backend} on "
+            f"{found.device}, {found.precision}; depth {found.depth_mode}, pairing {found.pairing}; "
+            f"subscribed to {' and '.join(each.topic for each in session.inputs)}"
         )
 
     def _deactivate(self) -> None:
@@ -256,7 +253,7 @@ class SegmentationNode(LifecycleNode):
             return
         session = self._session
         if not session.close():
-            self.get_logger().error("the running frame did not come to an end; leaving it behind")
+            self.get_logger().error("the running frame did not finish in time; deactivating without its result")
         self.publish_diagnostics()
         self._session = None
         counts = final_counts(session.pipeline.sync, session.pipeline.work)
@@ -288,7 +285,7 @@ class SegmentationNode(LifecycleNode):
     async def _on_reload_model(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         before, wanted = self._model, self.parameters
         if before is None:
-            response.message = f"the node is {self.state}: configure it, which loads the model"
+            response.message = f"the node is {self.state}: configure it to load the model"
             return response
         self._reload = _Reload(f"loading {wanted.model}")
         try:
@@ -297,13 +294,13 @@ class SegmentationNode(LifecycleNode):
             _check_classes(segmenter, self.parameters)
             loaded = _LoadedModel(segmenter, wanted.model)
             await self._take_over(loaded)
-        except Exception as error:  # the running model goes on, whatever it was
-            response.message = f"{_describe(error)}; {before.path} stays"
+        except Exception as error:  # after any error the node continues with the previous model
+            response.message = f"{_describe(error)}; {before.path} stays in use"
             self._reload = _Reload(response.message, has_failed=True)
             self.get_logger().error(f"~/reload_model: {response.message}")
             return response
         response.success = True
-        response.message = f"{loaded.path} ({segmenter.model_hash[:12]}) in place of {before.segmenter.model_hash[:12]}"
+        response.message = f"{loaded.path} ({segmenter.model_hash[:12]}) replaces {before.segmenter.model_hash[:12]}"
         self._reload = _Reload(f"loaded {response.message}")
         self.get_logger().info(f"~/reload_model: {response.message}")
         return response
@@ -311,7 +308,7 @@ class SegmentationNode(LifecycleNode):
     async def _on_save_snapshot(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         last = self._session.pipeline.last if self._session else None
         if last is None:
-            response.message = f"nothing to save: the node is {self.state} and has not worked on a frame"
+            response.message = f"nothing to save: the node is {self.state} and has not segmented a frame"
             return response
         parameters, statuses, taken = self.parameters, self._statuses(), datetime.now()
         try:
@@ -325,16 +322,16 @@ class SegmentationNode(LifecycleNode):
         return response
 
     def _check_still_there(self, model: _LoadedModel) -> None:
-        """Check that a model is still the one in use.
+        """Check that a model is still in use.
 
         Raises:
-            DealError: the node was cleaned up while the next one was loaded.
+            DealError: the node was cleaned up while the new model was loading.
         """
         if self._model is not model:
-            raise DealError(f"the node was cleaned up meanwhile and is {self.state}")
+            raise DealError(f"the node was cleaned up while the model was loading, and is {self.state}")
 
     async def _take_over(self, loaded: _LoadedModel) -> None:
-        """Go on with another model; labels change between the last mask of the old one and the first of the new."""
+        """Switch to another model; the labels change between the old model's last mask and the new one's first."""
         self._replace_model(loaded)
         if self._session is None:
             self._publish_labels()
@@ -397,7 +394,7 @@ class SegmentationNode(LifecycleNode):
         )
 
     def _rivals(self) -> tuple[str, ...]:
-        """Return the names of others that publish on the mask topic; ours comes once."""
+        """Return the names of other nodes that publish on the mask topic."""
         topic = self._mask_publisher.topic_name
         if self.count_publishers(topic) < 2:
             return ()
@@ -423,14 +420,14 @@ class SegmentationNode(LifecycleNode):
             depth_mode=f"{wanted.depth_mode}{' (not in use)' if is_unused else ''}",
             pairing="none"
             if wanted.depth_mode == "off"
-            else f"by {optional_libraries.message_filters().in_use}, {policy}",
+            else f"with {optional_libraries.message_filters().in_use}, {policy}",
             gpu_memory=str(gpu_memory(segmenter.device) or "no GPU"),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class _LoadedModel:
-    """A model and the file it came from; the parameter may name the next one already."""
+    """A model and its file; the parameter `model` may already name another file."""
 
     segmenter: Model
     path: str
@@ -438,17 +435,17 @@ class _LoadedModel:
 
 @dataclass(frozen=True)
 class _Reload:
-    """What became of the last `~/reload_model`."""
+    """Outcome of the last `~/reload_model`."""
 
-    sentence: str = "never asked for"
+    sentence: str = NEVER_RELOADED
     has_failed: bool = False
 
 
 def _check_classes(segmenter: Model, parameters: SegmentationParameters) -> None:
-    """Check that a model has the classes that are asked for.
+    """Check that a model has the classes that the parameters name.
 
     Raises:
-        UsageError: it does not.
+        UsageError: a class is missing.
     """
     try:
         kept_ids(segmenter.classes, parameters.classes)

@@ -1,4 +1,4 @@
-"""Objects as messages: vision_msgs/Detection3DArray where it exists, and markers that RViz shows without a plugin."""
+"""Convert objects to messages: vision_msgs/Detection3DArray if installed, and markers for RViz."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ except ImportError:  # not among the wheels on PyPI
     vision = None
 
 DETECTIONS = vision.Detection3DArray if vision else None
-"""The type of `detections`; None where vision_msgs is not installed."""
+"""Message type of `detections`; None if vision_msgs is not installed."""
 
 BOX_NAMESPACE, NAME_NAMESPACE = "deal_boxes", "deal_names"
 _BOX_OPACITY = 0.4
 _NAME_HEIGHT_M = 0.04
-_THINNEST_M = 0.001  # RViz complains of a box without depth
+_THINNEST_M = 0.001  # RViz warns about boxes with a side of 0
 
 
 def detections(objects: Iterable[SceneObject], classes: ClassList, header: Header) -> Any:
-    """Return a vision_msgs/Detection3DArray; `class_id` is the class' name, boxes are parallel to the frame's axes."""
+    """Return a vision_msgs/Detection3DArray; `class_id` is the class name, boxes are parallel to the frame's axes."""
     message = vision.Detection3DArray(header=header)
     for found in objects:
         pose = _pose(found)
@@ -40,7 +40,10 @@ def detections(objects: Iterable[SceneObject], classes: ClassList, header: Heade
 
 
 def markers(objects: Iterable[SceneObject], classes: ClassList, header: Header) -> MarkerArray:
-    """Return a box in its class' colour and a name with the confidence for each object, in place of all before."""
+    """Return a box in the colour of the class and a label with name and confidence for each object.
+
+    The first marker deletes all previous markers.
+    """
     array = MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
     for index, found in enumerate(objects):
         red, green, blue = (component / 255 for component in classes.colors[found.label - 1])
@@ -50,7 +53,7 @@ def markers(objects: Iterable[SceneObject], classes: ClassList, header: Header) 
         box.color = ColorRGBA(r=red, g=green, b=blue, a=_BOX_OPACITY)
         name = Marker(header=header, ns=NAME_NAMESPACE, id=index, type=Marker.TEXT_VIEW_FACING, action=Marker.ADD)
         name.pose = _pose(found)
-        name.pose.position.y -= found.size[1] / 2 + _NAME_HEIGHT_M  # above: y points down in an optical frame
+        name.pose.position.y -= found.size[1] / 2 + _NAME_HEIGHT_M  # above the box: y points down in an optical frame
         name.scale.z = _NAME_HEIGHT_M
         name.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
         name.text = f"{_name(found, classes)} {found.confidence:.2f}"

@@ -1,4 +1,4 @@
-"""One frame of messages in, one mask message out: what the worker does, free of node and topics."""
+"""Segment one frame of messages and return its mask message, independent of node and topics."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ class SegmentsImages(Protocol):
 
 
 class UnalignedDepthError(DealError):
-    """A depth image that does not lie on its colour image pixel by pixel."""
+    """A depth image that is not aligned to its colour image."""
 
     cause = "unaligned_depth"
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentedFrame:
-    """What one frame gave.
+    """Result of one frame.
 
     Args:
-        mask: mono8 class ids, 255 unlabelled, with the colour image's size, stamp and frame.
-        inputs: what was segmented.
-        segmentation: the answer that the mask shows.
-        inference_ms: time inside the network's `segment`, milliseconds.
-        valid_depth: share of pixels with a depth measurement; None without depth.
-        depth_error: why the frame's depth could not be used; empty where it could, or was not there.
+        mask: mono8 class ids, unlabelled (255), with the size, stamp and frame of the colour image.
+        inputs: the images that were segmented.
+        segmentation: the segmentation that the mask contains.
+        inference_ms: duration of the network's `segment`, milliseconds.
+        valid_depth: fraction of pixels with valid depth; None without depth.
+        depth_error: why the depth of the frame was ignored; empty if it was used or there was none.
     """
 
     mask: Image
@@ -70,14 +70,14 @@ def segment_frame(
     Args:
         segmenter: segments an image.
         frame: the messages.
-        needs_depth: whether a frame whose depth cannot be used is an error; it goes on without otherwise.
-        classes: that the mask shows; all for none.
-        min_confidence: of pixels that are not unlabelled.
+        needs_depth: whether invalid depth is an error; otherwise the frame is segmented without depth.
+        classes: names of the classes that the mask may contain; empty for all classes.
+        min_confidence: pixels with a lower confidence become unlabelled (255).
 
     Raises:
-        ImageFormatError: an image's fields contradict each other, or its encoding cannot be used, or its data do not
-            decode.
-        UnalignedDepthError: depth has another size or frame than colour.
+        ImageFormatError: the fields of an image contradict each other, its encoding is not supported, or its data
+            cannot be decoded.
+        UnalignedDepthError: size or frame of depth and colour differ.
         UsageError: the segmenter does not have one of the classes.
     """
     rgb = color_to_rgb(frame.color)
@@ -106,12 +106,12 @@ def segment_frame(
 
 
 def failure_cause(error: Exception) -> str:
-    """Return the fixed word under which a failed frame is counted."""
+    """Return the cause under which a failed frame is counted."""
     return error.cause if isinstance(error, ImageFormatError | UnalignedDepthError) else type(error).__name__
 
 
 def _aligned_depth(rgb: UInt8Array, color: ImageMessage, message: ImageMessage) -> tuple[Float32Array, float]:
-    """Return depth in metres and the share of pixels that have one."""
+    """Return depth in metres and the fraction of valid pixels."""
     depth, valid = image_to_depth_m(message)
     (height, width), (depth_height, depth_width) = rgb.shape[:2], depth.shape
     color_frame, depth_frame = color.header.frame_id, message.header.frame_id
@@ -122,7 +122,7 @@ def _aligned_depth(rgb: UInt8Array, color: ImageMessage, message: ImageMessage) 
         )
     if color_frame != depth_frame:
         raise UnalignedDepthError(
-            f"expected depth in colour's frame '{color_frame}', found '{depth_frame}'; "
+            f"expected depth in the frame of colour ('{color_frame}'), found '{depth_frame}'; "
             "start the camera with align_depth.enable:=true and use its aligned_depth_to_color topic"
         )
     return depth, float(valid.mean())

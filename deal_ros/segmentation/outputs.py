@@ -1,4 +1,4 @@
-"""What the segmentation node publishes beside the mask: made only for those who listen."""
+"""Outputs of the segmentation node other than the mask; each is computed only while it has a subscriber."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from deal_ros.segmentation.rate_limit import RateLimit
 
 
 class Publishes(Protocol):
-    """The part of a node that outputs need."""
+    """The part of an rclpy node that `Outputs` needs."""
 
     def create_publisher(self, msg_type: Any, topic: str, qos_profile: QoSProfile) -> Any:
-        """Return a publisher."""
+        """Create a publisher."""
 
     def destroy_publisher(self, publisher: Any) -> bool:
-        """End a publisher."""
+        """Destroy a publisher."""
 
 
 @dataclass(frozen=True, eq=False)
 class FrameInputs:
-    """What was segmented.
+    """The images that were segmented.
 
     Args:
-        header: stamp and frame of the colour image; every output carries them.
+        header: stamp and frame of the colour image; every output has the same header.
         rgb: (H, W, 3) uint8.
-        depth: (H, W) float32 metres, 0 or nan where unknown, aligned to colour; None without.
+        depth: (H, W) float32 metres, 0 or nan where invalid, aligned to colour; None without depth.
     """
 
     header: Header
@@ -51,16 +51,17 @@ class FrameInputs:
 
 
 class Outputs:
-    """`~/confidence`, `~/overlay`, `~/overlay/compressed`, `~/points`, `~/object_markers`, `~/objects`.
+    """Publish `~/confidence`, `~/overlay`, `~/overlay/compressed`, `~/points`, `~/object_markers`, `~/objects`.
 
-    The last exists where vision_msgs does. `publish` is for one thread; the properties may be read from any.
+    `~/objects` exists only if vision_msgs is installed. Call `publish` from one thread only; the properties are
+    thread-safe.
 
     Args:
         node: creates the publishers.
-        classes: what the mask's ids mean.
-        depth_topic: where depth is expected, for the sentences of `missing`.
-        camera_info_topic: where the camera's lens is expected, for the sentences of `missing`.
-        now_s: a steady clock for the rate of overlays, seconds.
+        classes: the classes of the mask's ids.
+        depth_topic: topic of depth images, for the messages in `missing`.
+        camera_info_topic: topic of the camera's intrinsics, for the messages in `missing`.
+        now_s: monotonic clock for the rate limit of overlays, seconds.
     """
 
     def __init__(
@@ -86,45 +87,45 @@ class Outputs:
 
     @property
     def needs_depth(self) -> bool:
-        """Whether somebody listens to an output that is made of depth and the camera's lens."""
-        return _is_heard(self._points, self._objects, self._markers)
+        """Whether an output that needs depth and intrinsics has a subscriber."""
+        return _has_subscriber(self._points, self._objects, self._markers)
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What the last frame lacked for outputs that somebody listens to, a sentence each."""
+        """What the last frame lacked for outputs with subscribers, one message each."""
         return self._missing
 
     @property
     def missed(self) -> int:
-        """How many frames so far lacked something of that kind."""
+        """Number of frames that lacked something for an output with subscribers."""
         return self._missed
 
     def use_classes(self, classes: ClassList) -> None:
-        """Change what the ids of the next mask mean; between two calls of `publish`."""
+        """Set the classes of the next mask's ids. Do not call it during `publish`."""
         self._classes, self._palette = classes, classes.palette()
 
     def publish(
         self, inputs: FrameInputs, result: Segmentation, camera_info: CameraInfo | None, options: OutputOptions
     ) -> None:
-        """Make and publish what somebody listens to.
+        """Compute and publish the outputs that have subscribers.
 
-        What points and objects lack is told by `missing`, never raised.
+        If depth or intrinsics are missing, points and objects are not published and `missing` says why.
 
         Args:
-            inputs: what was segmented.
-            result: the answer, of the same size.
-            camera_info: the last one of the colour camera; None before the first.
-            options: how to make the outputs.
+            inputs: the images that were segmented.
+            result: their segmentation, of the same size.
+            camera_info: last message of the colour camera; None before the first.
+            options: settings of the outputs.
         """
-        if _is_heard(self._confidence):
+        if _has_subscriber(self._confidence):
             self._confidence.publish(array_to_image(confidence_image(result.confidence), inputs.header))
-        if _is_heard(self._overlay, self._overlay_jpeg) and self._overlay_rate.allows(options.overlay_max_hz):
+        if _has_subscriber(self._overlay, self._overlay_jpeg) and self._overlay_rate.allows(options.overlay_max_hz):
             self._publish_overlay(inputs, result.mask, options)
         self._missing = self._publish_in_space(inputs, result, camera_info, options)
         self._missed += bool(self._missing)
 
     def close(self) -> None:
-        """End the publishers."""
+        """Destroy the publishers."""
         for publisher in (self._confidence, self._overlay, self._overlay_jpeg, self._points, self._markers):
             self._node.destroy_publisher(publisher)
         if self._objects is not None:
@@ -132,17 +133,20 @@ class Outputs:
 
     def _publish_overlay(self, inputs: FrameInputs, mask: UInt8Array, options: OutputOptions) -> None:
         picture = color_overlay(inputs.rgb, mask, self._palette, options.overlay_alpha)
-        if _is_heard(self._overlay):
+        if _has_subscriber(self._overlay):
             self._overlay.publish(array_to_image(picture, inputs.header))
-        if _is_heard(self._overlay_jpeg):
+        if _has_subscriber(self._overlay_jpeg):
             self._overlay_jpeg.publish(rgb_to_jpeg(picture, inputs.header, options.jpeg_quality))
 
     def _publish_in_space(
         self, inputs: FrameInputs, result: Segmentation, camera_info: CameraInfo | None, options: OutputOptions
     ) -> tuple[str, ...]:
         """Publish points and objects, and return what they lack."""
-        heard = {"points": _is_heard(self._points), "objects": _is_heard(self._objects, self._markers)}
-        wanted = [name for name, is_heard in heard.items() if is_heard]
+        subscribed = {
+            "points": _has_subscriber(self._points),
+            "objects": _has_subscriber(self._objects, self._markers),
+        }
+        wanted = [name for name, is_wanted in subscribed.items() if is_wanted]
         if not wanted:
             return ()
         lacks = []
@@ -153,9 +157,9 @@ class Outputs:
         if inputs.depth is not None and camera_info is not None:
             try:
                 camera = info_to_camera(camera_info, inputs.rgb.shape[1], inputs.rgb.shape[0])
-                if heard["points"]:
+                if "points" in wanted:
                     self._publish_points(inputs, inputs.depth, result, camera, options)
-                if heard["objects"]:
+                if "objects" in wanted:
                     self._publish_objects(inputs.header, inputs.depth, result, camera, options)
             except CameraModelError as error:
                 lacks.append(f"camera_info on {self._camera_info_topic}: {error}")
@@ -196,12 +200,12 @@ class Outputs:
             far_m=options.depth_max_m,
             min_points=options.object_min_points,
         )
-        if _is_heard(self._objects):
+        if _has_subscriber(self._objects):
             self._objects.publish(detections(objects, self._classes, header))
-        if _is_heard(self._markers):
+        if _has_subscriber(self._markers):
             self._markers.publish(markers(objects, self._classes, header))
 
 
-def _is_heard(*publishers: Any) -> bool:
-    """Return whether one of the publishers, some of them None, has a subscriber."""
+def _has_subscriber(*publishers: Any) -> bool:
+    """Return whether one of the publishers, which may be None, has a subscriber."""
     return any(publisher is not None and publisher.get_subscription_count() > 0 for publisher in publishers)

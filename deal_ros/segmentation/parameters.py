@@ -1,4 +1,4 @@
-"""The segmentation node's parameters: name, default, meaning and limits of each in one place."""
+"""Parameters of the segmentation node: name, default, description and limits."""
 
 from __future__ import annotations
 
@@ -7,144 +7,175 @@ from typing import get_args
 
 from deal_core.errors import UsageError
 from deal_core.runtime.backends.choice import BackendName, Precision
-from deal_ros.input import parameters
+from deal_ros.input.parameters import (
+    InputParameters,
+    diagnostics_period_parameter,
+    input_timeout_parameter,
+    sync_slop_parameter,
+)
 from deal_ros.node.parameters import check_values, parameter
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How the outputs beside the mask are made.
+    """Settings of the outputs other than the mask.
 
     Raises:
-        UsageError: a value of the wrong type or outside its limits, or a depth range that is empty.
+        UsageError: a value has the wrong type or is outside its limits, or the depth range is empty.
     """
 
     overlay_alpha: float = parameter(
-        0.5, "Opacity of the colours of the overlay; 0 is the image alone.", minimum=0.0, maximum=1.0, live=True
+        0.5,
+        "Opacity of the class colours in the overlay; 0 shows the image alone.",
+        minimum=0.0,
+        maximum=1.0,
+        live=True,
     )
     overlay_max_hz: float = parameter(
-        10.0, "Overlays a second at most, raw and compressed; 0 is no limit.", minimum=0.0, maximum=1000.0, live=True
+        10.0,
+        "Maximum rate of overlays, raw and compressed, Hz; 0 is no limit.",
+        minimum=0.0,
+        maximum=1000.0,
+        live=True,
     )
     depth_min_m: float = parameter(
-        0.1, "Nearest depth of points and objects, m.", minimum=0.0, maximum=100.0, live=True
+        0.1, "Minimum depth of points and objects, m.", minimum=0.0, maximum=100.0, live=True
     )
     depth_max_m: float = parameter(
-        5.0, "Farthest depth of points and objects, m.", minimum=0.0, maximum=100.0, live=True
+        5.0, "Maximum depth of points and objects, m.", minimum=0.0, maximum=100.0, live=True
     )
     points_stride: int = parameter(
-        2, "Every how manieth row and column gives points.", minimum=1, maximum=64, live=True
+        2,
+        "Stride of the point cloud: it contains every n-th pixel of every n-th row.",
+        minimum=1,
+        maximum=64,
+        live=True,
     )
     object_min_points: int = parameter(
-        50, "Pixels with depth that make an object.", minimum=10, maximum=1_000_000, live=True
+        50, "Minimum number of pixels with valid depth in an object.", minimum=10, maximum=1_000_000, live=True
     )
-    jpeg_quality: int = parameter(80, "Quality of the compressed overlay.", minimum=1, maximum=100, live=True)
+    jpeg_quality: int = parameter(80, "JPEG quality of the compressed overlay.", minimum=1, maximum=100, live=True)
 
     def __post_init__(self) -> None:
         check_values(self)
         if self.depth_min_m >= self.depth_max_m:
             raise UsageError(
-                f"parameters 'depth_min_m', 'depth_max_m': expected a range, found {self.depth_min_m:g} m "
-                f"to {self.depth_max_m:g} m"
+                "parameters 'depth_min_m', 'depth_max_m': expected depth_min_m below depth_max_m, found "
+                f"{self.depth_min_m:g} m and {self.depth_max_m:g} m"
             )
 
 
 @dataclass(frozen=True)
-class SegmentationParameters(OutputOptions):
-    """Values as read and checked; the fields are the parameters, those of `OutputOptions` among them.
+class SegmentationParameters(OutputOptions, InputParameters):
+    """Validated parameter values; the fields are the parameters, including those of the base classes.
 
     Raises:
-        UsageError: a value of the wrong type, outside its limits or not among its choices.
+        UsageError: a value has the wrong type, is outside its limits or is not among its choices.
     """
 
     model: str = parameter(
-        "", "Path of the model file (.safetensors). Must be set. A change is read by ~/reload_model.", live=True
+        "",
+        "Path of the model file (.safetensors). Required. After a change, ~/reload_model loads the new file.",
+        live=True,
     )
     backend: str = parameter(
-        "auto", "What runs the network; auto is the fastest that can be used here.", choices=get_args(BackendName)
+        "auto",
+        "Library that runs the network; auto selects the fastest one that works here.",
+        choices=get_args(BackendName),
     )
-    device: str = parameter("auto", "Where the network runs: auto (the GPU where there is one), cpu, cuda or cuda:N.")
+    device: str = parameter(
+        "auto", "Device that runs the network: auto (the GPU if there is one), cpu, cuda or cuda:N."
+    )
     precision: str = parameter(
         "auto",
-        "Arithmetic of the network; auto is float16 on a GPU and float32 on the CPU.",
+        "Floating-point precision of the network; auto is float16 on a GPU and float32 on the CPU.",
         choices=get_args(Precision),
     )
     engine_cache_dir: str = parameter(
-        "", "Folder that keeps what a back end makes of the model file; empty: in the user's cache folder."
+        "", "Folder in which a back end caches what it builds from the model file; empty uses the user's cache folder."
     )
     input_size: int = parameter(
-        0, "Shorter side of the images that the network sees, pixels; 0 is the model's own.", minimum=0, maximum=8192
+        0,
+        "Shorter side of the images that the network processes, pixels; 0 uses the size in the model file.",
+        minimum=0,
+        maximum=8192,
     )
     warmup_iterations: int = parameter(
-        3, "Images segmented before the first real one, so that it is not slowed.", minimum=0, maximum=1000
+        3,
+        "Number of images segmented while the node is configured, so that the first frame is not slower.",
+        minimum=0,
+        maximum=1000,
     )
     autostart: bool = parameter(
-        True, "Whether the process configures and activates its node; false: a lifecycle manager does."
+        True, "Whether the process configures and activates its node; false leaves this to a lifecycle manager."
     )
     classes: tuple[str, ...] = parameter(
-        (), "Classes that masks show, the others become background; empty is all that the model has.", live=True
+        (),
+        "Classes that masks contain; all other classes become background. Empty is all classes of the model.",
+        live=True,
     )
     min_confidence: float = parameter(
-        0.0, "Pixels below this confidence become unlabelled (255).", minimum=0.0, maximum=1.0, live=True
+        0.0, "Pixels with a confidence below this value become unlabelled (255).", minimum=0.0, maximum=1.0, live=True
     )
     color_transport: str = parameter(
         "raw",
-        "raw subscribes color/image_raw, compressed color/image_raw/compressed.",
+        "raw subscribes to color/image_raw, compressed to color/image_raw/compressed.",
         choices=("raw", "compressed"),
     )
     depth_mode: str = parameter(
         "optional",
-        "off: depth is not subscribed. optional: depth is used where the model, points or objects need it, and colour "
-        "goes on alone when its depth is late. required: only pairs are segmented.",
+        "off: the node does not subscribe to depth. optional: the node uses depth if the model, points or objects need "
+        "it, and segments colour without depth if depth is late. required: the node segments only pairs.",
         choices=("off", "optional", "required"),
     )
-    sync_policy: str = parameters.sync_policy()
-    sync_slop_ms: float = parameters.sync_slop_ms(live=True)
-    sync_queue: int = parameters.sync_queue()
+    sync_slop_ms: float = sync_slop_parameter(live=True)
     sync_timeout_ms: float = parameter(
         100.0,
-        "How long colour waits for its depth before it goes on alone, ms; depth_mode optional only.",
+        "How long a colour image waits for its depth image before it is segmented without depth, ms; only for "
+        "depth_mode optional.",
         minimum=0.0,
         maximum=60_000.0,
         live=True,
     )
     max_rate_hz: float = parameter(
-        0.0, "Frames beyond this rate are dropped and counted, Hz; 0 is no limit.", minimum=0.0, live=True
-    )
-    max_age_ms: float = parameter(
-        250.0,
-        "Frames older than this when their turn comes are dropped and counted, ms; 0 is no limit.",
+        0.0,
+        "Maximum rate of segmented frames, Hz; frames above it are dropped and counted. 0 is no limit.",
         minimum=0.0,
         live=True,
     )
-    color_qos: str = parameters.stream_qos("colour")
-    depth_qos: str = parameters.stream_qos("depth")
-    input_timeout_s: float = parameters.input_timeout_s(live=True)
+    max_age_ms: float = parameter(
+        250.0,
+        "Maximum age of a frame when its segmentation starts, ms; older frames are dropped and counted. 0 is no limit.",
+        minimum=0.0,
+        live=True,
+    )
+    input_timeout_s: float = input_timeout_parameter(live=True)
     input_error_s: float = parameter(
         10.0,
-        "Silence on an input after which /diagnostics calls it an error, s.",
+        "Time without images after which /diagnostics reports an error, s.",
         minimum=0.1,
         maximum=36_000.0,
         live=True,
     )
     warn_busy_share: float = parameter(
         0.5,
-        "Share of frames dropped because the network was busy above which /diagnostics warns; 1 never.",
+        "Fraction of frames dropped because the network is busy above which /diagnostics warns; 1 never warns.",
         minimum=0.0,
         maximum=1.0,
         live=True,
     )
     warn_valid_depth: float = parameter(
         0.0,
-        "Share of pixels with a depth measurement at or below which /diagnostics warns.",
+        "Fraction of pixels with valid depth at or below which /diagnostics warns.",
         minimum=0.0,
         maximum=1.0,
         live=True,
     )
-    diagnostics_period_s: float = parameters.diagnostics_period_s(live=True)
-    snapshot_dir: str = parameter("~/.ros/deal_snapshots", "Folder that ~/save_snapshot writes to.", live=True)
+    diagnostics_period_s: float = diagnostics_period_parameter(live=True)
+    snapshot_dir: str = parameter("~/.ros/deal_snapshots", "Folder for the snapshots of ~/save_snapshot.", live=True)
 
     def check_complete(self) -> None:
-        """Check that nothing is left out that has no default.
+        """Check that the parameters without a default are set.
 
         Raises:
             UsageError: no model is named.

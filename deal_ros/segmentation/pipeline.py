@@ -1,4 +1,4 @@
-"""Messages to masks without a node: synchroniser, worker and statistics joined, every message accounted for."""
+"""Pipeline from image messages to masks: synchroniser, worker and statistics; every message is counted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from deal_ros.diagnostics.snapshots import ResultStatistics
+from deal_ros.diagnostics.statistics import ResultStatistics
 from deal_ros.input.conversions import stamp_to_ns
 from deal_ros.input.create_synchronizer import create_synchronizer
 from deal_ros.input.synchronizer import DepthMode, Frame, SyncCounts, Synchronizer, SyncLimits
@@ -20,32 +20,32 @@ _NS_PER_MS = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class LastFrame:
-    """The frame whose work came to its end last, and its result; None where it failed."""
+    """The last frame whose job ended, and its result; None if the job failed."""
 
     frame: Frame
     result: SegmentedFrame | None
 
 
 def effective_depth_mode(wanted: str, is_used: bool) -> DepthMode:
-    """Return the depth mode to run: optional depth that neither the model nor a listener uses is off."""
+    """Return the depth mode to use: optional depth is off if neither the model nor an output uses it."""
     mode = DepthMode(wanted)
     return DepthMode.OFF if mode is DepthMode.OPTIONAL and not is_used else mode
 
 
 class SegmentationPipeline:
-    """Pair images, segment the newest frame in a thread of its own, publish, count.
+    """Pair images, segment the newest frame in a thread of its own, and publish and count the results.
 
-    `synchronizer.add_color`, `.add_depth` and `.expire` are for the executor's thread, as are the methods.
+    Call all methods, and `synchronizer.add_color`, `.add_depth` and `.expire`, from the executor's thread.
     `sync.paired + sync.color_alone == work.submitted` at any time.
 
     Args:
         segmenter: segments an image.
-        parameters: how to pair, which frames are too old or too many, what of the answer to pass on.
-        depth_mode: what is wanted of depth.
-        publish: takes each result, in the worker's thread.
-        publish_more: takes it after that; what it raises is reported, and the mask is out all the same.
-        now_ns: the clock that header stamps are compared with, nanoseconds.
-        on_error: told of each failed frame, in the worker's thread.
+        parameters: parameters of pairing, rate and age limits, and mask.
+        depth_mode: whether frames have depth.
+        publish: called with each result in the worker's thread; publishes the mask.
+        publish_more: called after `publish`; an exception is reported, but the mask has been published.
+        now_ns: clock that header stamps are compared with, nanoseconds.
+        on_error: called with a message for each failed frame, in the worker's thread.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class SegmentationPipeline:
 
     @property
     def sync(self) -> SyncCounts:
-        """A snapshot of what became of every message."""
+        """A snapshot of the counts of messages by outcome."""
         return self._ended + self.synchronizer.counts
 
     @property
     def work(self) -> WorkerCounts:
-        """A snapshot of what became of every frame."""
+        """A snapshot of the counts of frames by outcome."""
         return self._worker.counts
 
     def start(self) -> None:
@@ -88,18 +88,18 @@ class SegmentationPipeline:
         self._worker.start()
 
     def stop(self) -> bool:
-        """Let the running frame finish and end the thread; return False when it does not come to an end."""
+        """Wait for the running frame and end the thread; return False if the frame does not finish in time."""
         return self._worker.stop()
 
     def adapt(self, parameters: SegmentationParameters) -> None:
-        """Work by these parameters from now on."""
+        """Use these parameters from now on."""
         self._parameters = parameters
         self.synchronizer.adapt(
             SyncLimits.of(self.depth_mode, parameters.sync_policy, parameters.sync_slop_ms, parameters.sync_timeout_ms)
         )
 
     def pair_by(self, depth_mode: DepthMode) -> None:
-        """Change what is wanted of depth; colour that waits for its depth goes on alone."""
+        """Change the depth mode; colour images that wait for depth become frames without depth."""
         if depth_mode is self.depth_mode:
             return
         before, self.depth_mode = self.synchronizer, depth_mode
@@ -109,15 +109,15 @@ class SegmentationPipeline:
         self.synchronizer = self._create_synchronizer()
 
     def enable(self, is_enabled: bool) -> None:
-        """Segment frames, or drop them, the one that waits included, and count them as dropped disabled."""
+        """Segment frames, or drop them, including the frame that waits, and count them as disabled."""
         self.is_enabled = is_enabled
         if not is_enabled:
             self._worker.clear("disabled")
 
     def use(self, segmenter: SegmentsImages, on_use: Callable[[], None]) -> None:
-        """Go on with another segmenter after the running frame; `on_use` is called before its first frame.
+        """Replace the segmenter after the running frame, and call `on_use` before the new segmenter's first frame.
 
-        It is called in the worker's thread, or in that of `stop` where the pipeline stops before.
+        `on_use` is called in the worker's thread, or in the thread that calls `stop` if the pipeline stops first.
         """
 
         def swap() -> None:
@@ -160,11 +160,13 @@ class SegmentationPipeline:
         self.last = LastFrame(frame, result)
         self.statistics.add_result(age_at_start_ms, self._age_ms(frame), result.inference_ms, result.valid_depth)
         if result.depth_error:
-            self._report_trouble(f"frame {frame.stamp_ns}: depth left out: {result.depth_error}")
+            self._report_trouble(f"frame {frame.stamp_ns}: depth ignored: {result.depth_error}")
         try:
             self._publish_more(result)
-        except Exception as error:  # the mask is out, and the next frame deserves its turn
-            self._report_trouble(f"frame {frame.stamp_ns}: outputs beside the mask: {type(error).__name__}: {error}")
+        except Exception as error:  # the mask has been published, and the next frame must be segmented
+            self._report_trouble(
+                f"frame {frame.stamp_ns}: outputs other than the mask: {type(error).__name__}: {error}"
+            )
 
     def _report_trouble(self, message: str) -> None:
         self.statistics.add_trouble(message)
@@ -184,5 +186,5 @@ class SegmentationPipeline:
         self._on_error(message)
 
     def _age_ms(self, frame: Frame) -> float:
-        """Return the age; nan for stamp 0, which is no time."""
+        """Return the age of a frame; nan if its stamp is 0 (not set)."""
         return (self._now_ns() - frame.stamp_ns) / _NS_PER_MS if frame.stamp_ns else math.nan

@@ -1,4 +1,4 @@
-"""At most so many times a second."""
+"""Limit the rate of events."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Callable
 
 
 class RateLimit:
-    """Say which of the moments that come by are used.
+    """Decide which events to use so that their mean rate stays below a limit.
 
-    The mean rate is what is held: after a moment that came late, the next may come early by as much, so that a
-    camera whose frames jitter around the wanted period loses none.
+    After a late event, the next may be early by the same time. A camera whose frames jitter around the wanted period
+    therefore loses no frame.
 
     Args:
-        now_s: the clock, seconds; steady, for it is the machine's load that is limited, not simulated time's.
+        now_s: monotonic clock, seconds; the limit protects the machine, so simulated time does not matter.
 
-    >>> moments = iter([0.0, 0.3, 0.6, 0.9])
-    >>> limit = RateLimit(lambda: next(moments))
+    >>> times = iter([0.0, 0.3, 0.6, 0.9])
+    >>> limit = RateLimit(lambda: next(times))
     >>> [limit.allows(max_hz=2.0) for _ in range(4)]
     [True, False, True, False]
     """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
-        self._used_s = -math.inf  # when the last moment was due
+        self._used_s = -math.inf  # due time of the last used event
 
     def allows(self, max_hz: float) -> bool:
-        """Return whether this moment may be used, and count it if so; 0 Hz is no limit."""
+        """Return whether to use an event that happens now, and count it if so; 0 Hz is no limit."""
         now = self._now_s()
         period = 1 / max_hz if max_hz > 0 else 0.0
         due = self._used_s + period

@@ -1,18 +1,16 @@
-"""One frame with all that a bug report needs, as a folder.
+"""Save one frame with everything that a bug report needs in a folder.
 
-color.cdr, depth.cdr    the messages as they were received, serialised
-color.png, depth.png    the same to look at (depth in millimetres, 16 bit), where they can be decoded
-mask.png                class ids, where the frame did not fail
-parameters.yaml         of the node; a file for --params-file
-diagnostics.json        what /diagnostics said
+color.cdr, depth.cdr    the received messages, serialised
+color.png, depth.png    the same as images (depth in millimetres, 16 bit), if they can be decoded
+mask.png                class ids, if the frame did not fail
+parameters.yaml         parameters of the node; usable with --params-file
+diagnostics.json        content of /diagnostics
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -24,27 +22,28 @@ import yaml
 from rclpy.serialization import serialize_message
 
 from deal_core.errors import DealError
+from deal_core.files import replacing_folder
 from deal_core.recording.image_encodings import ImageFormatError
-from deal_ros.diagnostics.snapshots import Status
+from deal_ros.diagnostics.status import Status
 from deal_ros.input.conversions import color_to_rgb, image_to_depth_mm, image_to_mask
 from deal_ros.segmentation.parameters import SegmentationParameters
 from deal_ros.segmentation.pipeline import LastFrame
 
 
 class SnapshotError(DealError):
-    """A snapshot that cannot be written."""
+    """A snapshot cannot be written."""
 
 
 def save_snapshot(
     last: LastFrame, parameters: SegmentationParameters, statuses: Sequence[Status], taken: datetime
 ) -> Path:
-    """Write a snapshot below `parameters.snapshot_dir` and return its folder; it is there whole or not at all.
+    """Write a snapshot in `parameters.snapshot_dir` and return its folder, which appears only when it is complete.
 
     Args:
         last: the frame and its result.
-        parameters: of the node.
-        statuses: of the node.
-        taken: names the folder.
+        parameters: parameters of the node.
+        statuses: diagnostic statuses of the node.
+        taken: time of the snapshot; the folder is named after it.
 
     Raises:
         SnapshotError: the folder cannot be written.
@@ -52,14 +51,8 @@ def save_snapshot(
     parent = Path(parameters.snapshot_dir).expanduser().absolute()
     final = parent / f"{taken:%Y-%m-%d_%H-%M-%S_%f}"
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=parent))
-        try:
-            _write(temporary, last, parameters, statuses)
-            temporary.chmod(0o755)
-            temporary.rename(final)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with replacing_folder(final) as folder:
+            _write(folder, last, parameters, statuses)
     except OSError as error:
         raise SnapshotError(
             f"parameter 'snapshot_dir': cannot write to {parent} ({error.strerror or error}); set it to another folder"
@@ -85,7 +78,7 @@ def _write(folder: Path, last: LastFrame, parameters: SegmentationParameters, st
 
 
 def _pictures(last: LastFrame) -> dict[str, npt.NDArray[Any]]:
-    """Return what can be looked at; a frame that cannot be decoded may be why somebody takes a snapshot."""
+    """Return the images that can be decoded; an image that cannot be decoded may be the reason for the snapshot."""
     pictures: dict[str, npt.NDArray[Any]] = {}
     try:
         pictures["color"] = color_to_rgb(last.frame.color)

@@ -17,7 +17,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the camera until SIGINT or SIGTERM.
 
     Args:
-        args: the command line with the program's name first; the process' own when left out.
+        args: command line, starting with the program's name; None for `sys.argv`.
 
     Returns:
         0 after a signal; 2 for wrong parameters.

@@ -1,7 +1,7 @@
-"""A camera that is none: the topics of realsense-ros with rendered images, and faults on request.
+"""The synthetic camera: publishes rendered images on the topics of realsense-ros and simulates faults.
 
-A thread renders some views and then sends them by an absolute schedule. The executor's thread answers parameter calls,
-and it alone makes publishers of images and ends them.
+A thread renders some views and then publishes them at an absolute schedule. The executor's thread handles parameters;
+only that thread creates and destroys the image publishers.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _REPORT_PERIOD_S = 1.0
 
 @dataclass(frozen=True, eq=False)
 class CameraViews:
-    """What the camera shows.
+    """Rendered views of the camera.
 
     Args:
-        pairs: one view each; their stamps are not used.
-        camera: intrinsics of all of them.
+        pairs: one pair for each view; their stamps are not used.
+        camera: intrinsics of all views.
     """
 
     pairs: tuple[RgbdPair, ...]
@@ -58,15 +58,15 @@ class CameraViews:
 
 @dataclass
 class SentCounts:
-    """What became of every tick's images; a stream's fates, and for depth those waiting, add up to the ticks.
+    """Counts of images by outcome. For each stream, all outcomes add up to the ticks; for depth, add those waiting.
 
     Args:
-        ticks: moments at which a frame was due and planned.
-        skipped: moments that passed while the machine was busy; nothing was planned for them.
-        color: colour images by fate.
-        depth: depth images by fate.
-        waiting: late depth images whose time has not come.
-        pairs: frames of which both images were sent, with one stamp.
+        ticks: number of ticks with a planned frame.
+        skipped: number of ticks missed because the machine was busy.
+        color: colour images by outcome.
+        depth: depth images by outcome.
+        waiting: late depth images that are not yet due.
+        pairs: frames whose images were both sent, with equal stamps.
     """
 
     ticks: int = 0
@@ -77,17 +77,17 @@ class SentCounts:
     pairs: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the counts as plain values."""
+        """Return the counts as JSON values."""
         streams = {"color": self.color, "depth": self.depth}
         by_fate = {name: {fate.value: counts[fate] for fate in Fate} for name, counts in streams.items()}
         return {"ticks": self.ticks, "skipped": self.skipped, **by_fate, "waiting": self.waiting, "pairs": self.pairs}
 
 
 class SyntheticCameraNode(Node):
-    """The camera.
+    """Node of the synthetic camera.
 
     Raises:
-        UsageError: a parameter cannot be used.
+        UsageError: a parameter is invalid.
     """
 
     def __init__(self) -> None:
@@ -109,19 +109,19 @@ class SyntheticCameraNode(Node):
         self._late: list[_LateDepth] = []
 
     def start(self) -> None:
-        """Make the publishers and begin to render; images follow once the views are there."""
+        """Create the publishers and start rendering; the first image follows when all views are rendered."""
         self._follow_parameters(self._live.current)
         self._thread.start()
 
     def is_finished(self) -> bool:
-        """Return whether the camera cannot go on."""
+        """Return whether the camera's thread has failed."""
         return self._error is not None
 
     def finish(self) -> int:
         """Stop sending and return 0.
 
         Raises:
-            Exception: whatever ended the camera's thread.
+            Exception: the exception that ended the camera's thread.
         """
         self._stopping.set()
         self._thread.join()
@@ -137,12 +137,12 @@ class SyntheticCameraNode(Node):
             outlet.offer(reliability)
         self._changed.set()
 
-    # The rest is the camera's thread.
+    # All methods below run in the camera's thread, except for the last report.
 
     def _run(self) -> None:
         try:
             self._send_all(self._render())
-        except Exception as error:  # raised by `finish`, in the thread that ends the process
+        except Exception as error:  # `finish` raises it in the main thread
             self._error = error
 
     def _render(self) -> CameraViews:
@@ -151,7 +151,7 @@ class SyntheticCameraNode(Node):
         wanted, begun = self._live.current, time.monotonic()
         width, height = wanted.size
         config = SyntheticConfig(seed=wanted.seed, scenes=1, frames_per_scene=wanted.views, width=width, height=height)
-        self.get_logger().info(f"rendering {wanted.views} views of {width}x{height}, which may take seconds each")
+        self.get_logger().info(f"rendering {wanted.views} views of {width}x{height}; each may take several seconds")
         pairs = []
         for frame in render_scenes(config):
             pairs.append(frame.pair)
@@ -214,7 +214,7 @@ class SyntheticCameraNode(Node):
         return Fate.SENT if outlet.send(plan, view, views.pairs[view], views.camera) else Fate.WITHHELD
 
     def _report(self) -> None:
-        """Say what was sent, and which faults there are now."""
+        """Publish the counts and the current faults."""
         wanted = self._live.current
         faults = {
             entry.name: getattr(wanted, entry.name)
@@ -226,13 +226,13 @@ class SyntheticCameraNode(Node):
 
 @dataclass(frozen=True, order=True)
 class _LateDepth:
-    """A depth image that waits for its time; ordered by it.
+    """A depth image that is not yet due, ordered by its due time.
 
     Args:
-        due: monotonic time, seconds.
-        number: of its tick.
-        view: it shows.
-        plan: of it.
+        due: monotonic due time, seconds.
+        number: number of its tick.
+        view: number of its view.
+        plan: plan of the image.
         is_pair: whether its colour image was sent with the same stamp.
     """
 

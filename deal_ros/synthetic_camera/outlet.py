@@ -1,4 +1,4 @@
-"""One image stream of our own camera: an image and its camera_info, filled once for each look and sent many times."""
+"""One image stream of the synthetic camera: image and camera_info, created once for each view and sent many times."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from deal_ros.synthetic_camera.plan import ImagePlan, scaled_camera
 
 
 class CameraOutlet:
-    """Publishers of a stream; `offer` is for the executor's thread, `send` for any one other.
+    """Publishers of a stream. Call `offer` from the executor's thread, and `send` from one other thread.
 
     Args:
-        node: who publishes.
-        topic: of the images; camera_info goes beside it.
-        pixels: makes an image's pixels from its plan and its view.
+        node: the node that publishes.
+        topic: topic of the images; camera_info is next to it.
+        pixels: returns the pixels of an image for its plan and view.
     """
 
     def __init__(self, node: Node, topic: str, pixels: Callable[[ImagePlan, RgbdPair], npt.NDArray[Any]]) -> None:
@@ -39,7 +39,7 @@ class CameraOutlet:
         self._messages: dict[int, tuple[Image, CameraInfo]] = {}
 
     def offer(self, reliability: ReliabilityPolicy | None) -> None:
-        """Have publishers with this reliability, or none; those that are there are kept if they fit."""
+        """Create publishers with this reliability, or none; existing publishers are kept if they match."""
         if reliability == self._offered:
             return
         with self._lock:
@@ -52,18 +52,18 @@ class CameraOutlet:
             self._offered = reliability
 
     def send(self, plan: ImagePlan, number: int, pair: RgbdPair, camera: CameraIntrinsics) -> bool:
-        """Publish an image of a view; return False where there are no publishers.
+        """Publish an image of a view; return False if there are no publishers.
 
         Args:
-            plan: of the image.
-            number: of the view; stands for it.
+            plan: plan of the image.
+            number: number of the view; the key of its cached messages.
             pair: the view.
-            camera: its intrinsics.
+            camera: intrinsics of the view.
         """
         with self._lock:
             if not self._publishers:
                 return False
-            # Publishing serialises at once, so the same messages can be sent again: only their stamps differ.
+            # `publish` serialises at once, so the same messages can be sent again with another stamp.
             for publisher, message in zip(self._publishers, self._filled(plan, number, pair, camera), strict=True):
                 message.header.stamp = stamp_from_ns(plan.stamp_ns)
                 publisher.publish(message)

@@ -1,4 +1,4 @@
-"""The synthetic camera's parameters: what it shows, and the faults it has, each of them changed live."""
+"""Parameters of the synthetic camera: what it shows, and the faults that it simulates."""
 
 from __future__ import annotations
 
@@ -15,72 +15,94 @@ _SIZE = re.compile(r"(\d+)[xX,](\d+)")
 
 @dataclass(frozen=True)
 class SyntheticCameraParameters:
-    """Values as read and checked; the fields are the parameters. Those after `qos` are faults, none by default."""
+    """Validated parameter values; the fields are the parameters. Those after `qos` are faults, off by default."""
 
-    profile: str = parameter("640x480x30", "Width, height and rate as for realsense-ros, as in 1280x720x30.")
-    seed: int = parameter(0, "Which tabletop is rendered.", minimum=0)
-    views: int = parameter(4, "Views rendered before the start, then shown back and forth.", minimum=1, maximum=1000)
+    profile: str = parameter("640x480x30", "Width, height and rate, as for realsense-ros; for example 1280x720x30.")
+    seed: int = parameter(0, "Random seed of the rendered tabletop.", minimum=0)
+    views: int = parameter(
+        4,
+        "Number of views rendered at the start; the camera shows them forwards and backwards.",
+        minimum=1,
+        maximum=1000,
+    )
     view_rate_hz: float = parameter(
-        5.0, "How often the next view is shown; 0 is at every image.", minimum=0.0, maximum=1000.0, live=True
+        5.0,
+        "Rate at which the view changes, Hz; 0 changes it with every image.",
+        minimum=0.0,
+        maximum=1000.0,
+        live=True,
     )
     qos: str = parameter(
         "reliable",
-        "Reliability that images are offered with; a change makes the publishers anew.",
+        "Reliability that the image publishers offer; a change recreates the publishers.",
         choices=("reliable", "best_effort"),
         live=True,
     )
 
-    lost_color: float = parameter(0.0, "Share of colour images that are lost.", minimum=0.0, maximum=1.0, live=True)
-    lost_depth: float = parameter(0.0, "Share of depth images that are lost.", minimum=0.0, maximum=1.0, live=True)
+    lost_color: float = parameter(0.0, "Fraction of colour images that are lost.", minimum=0.0, maximum=1.0, live=True)
+    lost_depth: float = parameter(0.0, "Fraction of depth images that are lost.", minimum=0.0, maximum=1.0, live=True)
     late_depth_ms: float = parameter(
-        0.0, "How much later than its colour image depth is sent, ms.", minimum=0.0, maximum=10_000.0, live=True
+        0.0,
+        "Delay of each depth image after its colour image, ms; stamps do not change.",
+        minimum=0.0,
+        maximum=10_000.0,
+        live=True,
     )
     depth_stamp_offset_ms: float = parameter(
         0.0,
-        "How much later than its colour image depth is stamped, ms.",
+        "Offset of depth stamps from the stamps of colour, ms.",
         minimum=-10_000.0,
         maximum=10_000.0,
         live=True,
     )
     stamp_offset_s: float = parameter(
-        0.0, "Added to all stamps, s; they jump when it changes.", minimum=-86_400.0, maximum=86_400.0, live=True
+        0.0,
+        "Offset of all stamps, s; a change makes the stamps jump.",
+        minimum=-86_400.0,
+        maximum=86_400.0,
+        live=True,
     )
     duplicate_stamps: float = parameter(
-        0.0, "Share of frames with the stamp of the frame before.", minimum=0.0, maximum=1.0, live=True
+        0.0, "Fraction of frames that repeat the stamp of the previous frame.", minimum=0.0, maximum=1.0, live=True
     )
-    resolution: str = parameter("", "Size of both images, as in 320x240; empty is that of the profile.", live=True)
+    resolution: str = parameter(
+        "", "Size of both images, for example 320x240; empty uses the size of the profile.", live=True
+    )
     unaligned: str = parameter(
         "off",
-        "frame: depth in the depth camera's frame. size: depth of half the size.",
+        "frame: depth has the frame of the depth camera. size: depth has half the size.",
         choices=("off", "frame", "size"),
         live=True,
     )
     color_encoding: str = parameter(
         "rgb8",
-        "Encoding of colour; 8UC3 does not tell the order of its channels.",
+        "Encoding of colour images; 8UC3 does not define the order of the channels.",
         choices=("rgb8", "bgr8", "rgba8", "bgra8", "mono8", "8UC3"),
         live=True,
     )
     depth_encoding: str = parameter(
         "16UC1",
-        "Encoding of depth: millimetres, 0 where nothing was measured; in 32FC1 metres and NaN.",
+        "Encoding of depth images; 16UC1 and mono16 are millimetres, 0 where invalid; 32FC1 is metres, NaN where "
+        "invalid.",
         choices=("16UC1", "mono16", "32FC1"),
         live=True,
     )
-    empty_depth: bool = parameter(False, "Whether no pixel of depth has a measurement.", live=True)
+    empty_depth: bool = parameter(False, "Whether all pixels of depth images are invalid.", live=True)
     malformed: str = parameter(
         "off",
-        "Messages that contradict themselves: a step one byte short of a row, or half of the data missing.",
+        "Images with contradictory fields: step is one byte too small, or half of the data is missing.",
         choices=("off", "color_step", "color_truncated", "depth_step", "depth_truncated"),
         live=True,
     )
-    frozen: bool = parameter(False, "Whether the view stays the same; stamps go on.", live=True)
-    silent: bool = parameter(False, "Whether nothing is sent.", live=True)
-    unplugged: bool = parameter(False, "Whether the publishers of images are gone; false makes them anew.", live=True)
+    frozen: bool = parameter(False, "Whether the view stays the same while stamps advance.", live=True)
+    silent: bool = parameter(False, "Whether the camera sends nothing.", live=True)
+    unplugged: bool = parameter(
+        False, "Whether the image publishers are destroyed; false creates them again.", live=True
+    )
 
     def __post_init__(self) -> None:
         check_values(self)
-        _ = self._profile, self.forced_size  # raise where they cannot be read
+        _ = self._profile, self.forced_size  # raise an error if they cannot be parsed
 
     @property
     def size(self) -> tuple[int, int]:
@@ -90,20 +112,21 @@ class SyntheticCameraParameters:
 
     @property
     def rate_hz(self) -> int:
-        """Images of each stream a second."""
+        """Rate of each stream, Hz."""
         return self._profile[2]
 
     @property
     def forced_size(self) -> tuple[int, int] | None:
-        """Width and height that `resolution` asks for, pixels."""
+        """Width and height of `resolution`, pixels; None if it is empty."""
         if not self.resolution:
             return None
-        width, height = _numbers("resolution", self.resolution, _SIZE, "WIDTHxHEIGHT, as in 320x240")
+        width, height = _numbers("resolution", self.resolution, _SIZE, "WIDTHxHEIGHT, for example 320x240")
         return width, height
 
     @property
     def _profile(self) -> tuple[int, int, int]:
-        width, height, rate = _numbers("profile", self.profile, _PROFILE, "WIDTHxHEIGHTxRATE, as in 640x480x30")
+        form = "WIDTHxHEIGHTxRATE, for example 640x480x30"
+        width, height, rate = _numbers("profile", self.profile, _PROFILE, form)
         if not 1 <= rate <= _FASTEST_HZ:
             raise UsageError(f"parameter 'profile': expected a rate from 1 to {_FASTEST_HZ}, found '{self.profile}'")
         return width, height, rate

@@ -1,6 +1,6 @@
-"""What the synthetic camera sends at each tick, faults included: planned first, so that every fault is a pure function.
+"""Plan what the synthetic camera sends at each tick, including faults; each fault is a pure function.
 
-A plan says everything about an image but its pixels; `color_pixels` and `depth_pixels` make those.
+A plan describes an image except for its pixels; `color_pixels` and `depth_pixels` compute these.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from deal_core.structures import CameraIntrinsics, UInt8Array, UInt16Array, dept
 from deal_ros.synthetic_camera.parameters import SyntheticCameraParameters
 
 DEPTH_FRAME = "camera_depth_optical_frame"
-"""Frame of depth that is not aligned to colour."""
+"""Frame of depth images that are not aligned to colour."""
 _COLOR_CONVERSIONS = {
     "bgr8": cv2.COLOR_RGB2BGR,
     "rgba8": cv2.COLOR_RGB2RGBA,
@@ -28,28 +28,28 @@ _COLOR_CONVERSIONS = {
 
 
 class Fate(str, Enum):
-    """What becomes of an image."""
+    """Outcome of an image."""
 
     SENT = "sent"
     LOST = "lost"
-    """It would have been sent, but for a fault that loses single images."""
+    """A fault that loses single images has dropped it."""
     WITHHELD = "withheld"
     """The camera is silent or unplugged."""
 
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """One image message, but for its pixels.
+    """One image message except for its pixels.
 
     Args:
-        stamp_ns: header stamp.
+        stamp_ns: header stamp, nanoseconds.
         frame_id: header frame.
         size: width and height, pixels.
-        encoding: of sensor_msgs/Image.
-        fate: what becomes of it.
-        delay_s: how long after the tick it is sent.
-        is_empty: depth without any measurement.
-        defect: "step" (one byte short of a row), "truncated" (half the data) or nothing.
+        encoding: encoding, as in sensor_msgs/Image.
+        fate: outcome of the image.
+        delay_s: delay after the tick, seconds.
+        is_empty: whether all depth pixels are invalid.
+        defect: "step" (one byte too small), "truncated" (half of the data is missing) or empty.
     """
 
     stamp_ns: int
@@ -64,7 +64,7 @@ class ImagePlan:
 
 @dataclass(frozen=True)
 class FramePlan:
-    """Both images of a tick, and which view they show."""
+    """Both images of a tick, and the number of their view."""
 
     view: int
     color: ImagePlan
@@ -73,13 +73,13 @@ class FramePlan:
 
 @dataclass(frozen=True)
 class Tick:
-    """One moment at which a camera without faults takes a frame.
+    """One time at which a camera without faults captures a frame.
 
     Args:
-        number: counted from 0; also the source of chance for this tick.
-        now_ns: the camera's clock.
-        view: which view it sees.
-        before: what was planned for the tick before.
+        number: number of the tick, from 0; also the random seed of its faults.
+        now_ns: time of the camera's clock, nanoseconds.
+        view: number of the view.
+        before: plan of the previous tick.
     """
 
     number: int
@@ -89,7 +89,7 @@ class Tick:
 
 
 def plan_frame(tick: Tick, camera: CameraIntrinsics, wanted: SyntheticCameraParameters) -> FramePlan:
-    """Return what is sent at a tick, with all faults that are wanted."""
+    """Return the plan of a tick with all faults of the parameters."""
     size = wanted.forced_size or (camera.width, camera.height)
     color = ImagePlan(tick.now_ns, camera.frame_id, size, wanted.color_encoding)
     depth = replace(color, encoding=wanted.depth_encoding, is_empty=wanted.empty_depth)
@@ -100,16 +100,15 @@ def plan_frame(tick: Tick, camera: CameraIntrinsics, wanted: SyntheticCameraPara
 
 
 def next_tick(last: int, elapsed_s: float, rate_hz: float) -> int:
-    """Return the number of the tick to wait for: the next one, or the nearest to now if that is later.
+    """Return the number of the next tick: `last + 1`, or the tick nearest to now if that is later.
 
-    Tick n is due n / rate_hz after the start, whatever came before: rates do not drift, and ticks that are missed are
-    skipped, not made up for.
+    Tick n is due n / rate_hz seconds after the start, so that the rate does not drift. Missed ticks are skipped.
     """
     return max(last + 1, round(elapsed_s * rate_hz))
 
 
 def view_at(number: int, views: int, ticks_per_view: float) -> int:
-    """Return the view that a tick shows: all of them back and forth."""
+    """Return the number of the view of a tick; the views are shown forwards and backwards."""
     if views == 1:
         return 0
     step = int(number / ticks_per_view) % (2 * views - 2)
@@ -117,14 +116,14 @@ def view_at(number: int, views: int, ticks_per_view: float) -> int:
 
 
 def color_pixels(plan: ImagePlan, rgb: UInt8Array) -> npt.NDArray[Any]:
-    """Return an (H, W, 3) uint8 RGB view in the size and encoding of a plan."""
+    """Convert an (H, W, 3) uint8 RGB view to the size and encoding of a plan."""
     sized = _resized(rgb, plan.size, cv2.INTER_AREA)
     conversion = _COLOR_CONVERSIONS.get(plan.encoding)
     return sized if conversion is None else cv2.cvtColor(sized, conversion)
 
 
 def depth_pixels(plan: ImagePlan, depth_mm: UInt16Array) -> npt.NDArray[Any]:
-    """Return an (H, W) uint16 view (millimetres, 0 invalid) in the size and encoding of a plan."""
+    """Convert an (H, W) uint16 view (millimetres, 0 where invalid) to the size and encoding of a plan."""
     sized = _resized(np.zeros_like(depth_mm) if plan.is_empty else depth_mm, plan.size, cv2.INTER_NEAREST)
     if plan.encoding != "32FC1":
         return sized
@@ -133,18 +132,8 @@ def depth_pixels(plan: ImagePlan, depth_mm: UInt16Array) -> npt.NDArray[Any]:
 
 
 def scaled_camera(camera: CameraIntrinsics, plan: ImagePlan) -> CameraIntrinsics:
-    """Return the intrinsics of an image of a plan's size and frame."""
-    x, y = plan.size[0] / camera.width, plan.size[1] / camera.height
-    return replace(
-        camera,
-        width=plan.size[0],
-        height=plan.size[1],
-        fx=camera.fx * x,
-        fy=camera.fy * y,
-        cx=(camera.cx + 0.5) * x - 0.5,
-        cy=(camera.cy + 0.5) * y - 0.5,
-        frame_id=plan.frame_id,
-    )
+    """Return the intrinsics for the size and frame of a plan."""
+    return replace(camera.resized(*plan.size), frame_id=plan.frame_id)
 
 
 def _frozen(plan: FramePlan, tick: Tick, wanted: SyntheticCameraParameters) -> FramePlan:
@@ -194,7 +183,7 @@ def _withheld(plan: FramePlan, tick: Tick, wanted: SyntheticCameraParameters) ->
 
 
 def _happens(tick: Tick, what: str, share: float) -> bool:
-    """Return whether something that happens to a share of the ticks happens to this one, the same at every run."""
+    """Return whether a fault that affects a fraction of the ticks affects this tick; the same in every run."""
     return random.Random(f"{what} {tick.number}").random() < share
 
 

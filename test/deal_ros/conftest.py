@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ REMAPPINGS = {
 }
 CLASSES = ("mug", "drill", "box")
 FRAME = "camera_color_optical_frame"
-PERIOD_S = 0.2
+PERIOD_S = 0.1
 
 COUNTS = (
     "received_color",
@@ -44,20 +45,29 @@ COUNTS = (
     "in_flight",
 )
 
-# Up to 101, domains are clear of the ports that Linux hands out.
-_domains = itertools.count(os.getpid() * 7)
+
+def _domain_ids() -> Iterator[int]:
+    """Yield ROS domains from 1 to 88 that other pytest-xdist workers do not use.
+
+    Ports of domains up to 101 are below the ephemeral ports of Linux. `test/conftest.py` uses 90 and up.
+    """
+    run, workers = os.environ.get("PYTEST_XDIST_TESTRUNUID"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    start = zlib.crc32(run.encode()) if run else os.getpid() * 7  # runs at the same time begin at different domains
+    return (1 + (start + number) % 88 for number in itertools.count(worker, workers))
 
 
 @pytest.fixture(scope="session")
 def new_domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], int]]:
-    """Give ROS domains of this machine alone; tests that run beside each other do not hear each other."""
+    """Return ROS domains of this machine alone, so that tests that run at the same time do not disturb each other."""
     from deal_ros.node.transport import shared_memory_environment
 
     before = dict(os.environ)
     os.environ.update(shared_memory_environment(before))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_log"))
-    yield lambda: 1 + next(_domains) % 100
+    domains = _domain_ids()
+    yield lambda: next(domains)
     os.environ.clear()
     os.environ.update(before)
 
@@ -215,16 +225,6 @@ def start_node(
 
 
 @pytest.fixture(scope="session")
-def nodes(start_node: Callable[..., RunningNode]) -> dict[str, RunningNode]:
-    """The nodes of all tests, started at once because importing torch takes seconds; all but `pair` are ended."""
-    return {
-        "pair": start_node(depth_mode="required", max_age_ms=30_000),
-        "managed": start_node(autostart=False, max_age_ms=0),
-        "leaving": start_node(depth_mode="off", max_age_ms=0),
-    }
-
-
-@pytest.fixture(scope="session")
-def pair_node(nodes: dict[str, RunningNode]) -> RunningNode:
-    """A node that wants depth, shared by the tests that leave it alive."""
-    return nodes["pair"]
+def pair_node(start_node: Callable[..., RunningNode]) -> RunningNode:
+    """A node that requires depth, shared by the tests that leave it alive."""
+    return start_node(depth_mode="required", max_age_ms=30_000)

@@ -36,6 +36,7 @@ class Client:
         self.values: dict[str, str] = {}
         self.statuses: dict[str, tuple[int, str]] = {}
         self.said: list[str] = []
+        self._stamp_ns = 0
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._take_diagnostics, 20)
         subscribe_labels(self.node, NODE, self._take_labels)
 
@@ -83,10 +84,9 @@ class Client:
         return self.state()
 
     def fresh_values(self) -> dict[str, str]:
-        """Wait for diagnostics that are made after this call."""
-        for _ in range(2):
-            self.values = {}
-            self.wait(lambda: bool(self.values), "diagnostics")
+        """Wait for diagnostics with a stamp after this call; older ones may still be in the queue."""
+        begun_ns = time.time_ns()
+        self.wait(lambda: self._stamp_ns >= begun_ns, "diagnostics")
         return self.values
 
     def wait_said(self, sentence: str) -> None:
@@ -96,6 +96,9 @@ class Client:
 
     def _take_diagnostics(self, message: Any) -> None:
         mine = [s for s in message.status if s.name.startswith(f"{NODE[1:]}: ")]
+        if not mine:
+            return
+        self._stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
         self.values = {entry.key: entry.value for status in mine for entry in status.values}
         self.statuses = {s.name.split(": ", 1)[1]: (s.level[0], s.message) for s in mine}
         self.said += [s.message for s in mine]

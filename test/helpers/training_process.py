@@ -16,33 +16,35 @@ from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.transforms import TensorSample
 from deal_core.models.factory import create_model
 from deal_core.settings_file import load_settings
-from deal_core.trainer import cam_training
-from deal_core.trainer.objective import Objective
+from deal_core.trainer.cam_training import CamTraining
+from deal_core.trainer.loop import batch_loader, create_fabric
+from deal_core.trainer.recipe import try_out
+from deal_core.trainer.run_folder import TrainState
+from deal_core.trainer.schedule import create_optimizer
 from deal_core.trainer.settings import TrainSettings
+from deal_core.trainer.views import Views
 
 STEPS = 3
 
 
 def main(config: Path, cases: Path, out: Path) -> None:
     settings = load_settings(TrainSettings, config)
-    fabric = cam_training.create_fabric(settings)
+    task, fabric = CamTraining(settings), create_fabric(settings)
     frames = Dataset.open(settings.data.path)
     out.mkdir(exist_ok=True)
     for name, case in json.loads(cases.read_text()).items():
         torch.manual_seed(1)
         network = create_model(case["model"], len(frames.classes), **case["arguments"])
-        cam_training._try_out(network, settings)
+        try_out(network, task)
         before = {n: p.detach().clone() for n, p in network.named_parameters()}
-        optimizer = cam_training.create_optimizer(network, settings.optimizer)
-        objective, optimizer = fabric.setup(Objective(network, settings), optimizer)
+        optimizer = create_optimizer(network, settings.optimizer)
+        objective, optimizer = fabric.setup(task.objective(network, "metric"), optimizer)
         objective.eval()
-        state = cam_training.TrainState(total_steps=STEPS)
-        for batch in fabric.setup_dataloaders(
-            cam_training._loader(cam_training.Views(frames, settings), settings, fabric, state),
-            use_distributed_sampler=False,
-        ):
+        state = TrainState(total_steps=STEPS)
+        batches = batch_loader(Views(frames, settings), settings, fabric, state)
+        for batch in fabric.setup_dataloaders(batches, use_distributed_sampler=False):
             shown = forget_tags(batch, fabric.global_rank, fabric.world_size) if case["tags"] == "partial" else batch
-            cam_training.train_step(fabric, objective, optimizer, shown, state, settings)
+            task.step(fabric, objective, optimizer, shown, state)
             state.step += 1
         if fabric.is_global_zero:
             moved = {f"moved.{n}": (p.detach() - before[n]) for n, p in network.named_parameters()}

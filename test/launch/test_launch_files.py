@@ -90,9 +90,9 @@ def test_nodes_are_executables_with_the_parameters_they_are_given(name: str, run
     own = [node for node in context.nodes if node.package == "deal_ros"]
     assert own
     for node in own:
-        assert f'"{node.executable} = deal_ros.{node.executable}:main"' in scripts
-        known = PARAMETERS[_parameter_file(node.executable)]
-        assert set(parameters_of(node)) - {"use_sim_time"} <= known
+        room = node.executable.removesuffix("_node")
+        assert f'"{node.executable} = deal_ros.{room}.main:main"' in scripts
+        assert set(parameters_of(node)) - {"use_sim_time"} <= PARAMETERS[room]
         files = [found for found in node.parameters if isinstance(found, str)]
         assert all(Path(found).is_file() for found in files)
 
@@ -182,7 +182,3 @@ def test_the_real_launch_describes_the_file(name: str, monkeypatch: pytest.Monke
     source = PythonLaunchDescriptionSource(str(PROJECT / "launch" / name))
     arguments = source.get_launch_description(LaunchContext()).get_launch_arguments()
     assert {argument.name for argument in arguments} >= set(REQUIRED[name])
-
-
-def _parameter_file(executable: str) -> str:
-    return executable.removesuffix("_node")

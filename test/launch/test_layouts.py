@@ -10,7 +10,7 @@ import pytest
 import yaml
 from helpers.paths import CONFIG, PROJECT
 
-PAGE = PROJECT / "docs" / "node.md"
+PAGE = PROJECT / "docs" / "reference" / "segmentation_node.md"
 CAMERA_TOPICS = {"/camera/camera/color/image_raw", "/camera/camera/color/camera_info", "/diagnostics"}
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -32,7 +35,7 @@ def all_examples() -> list[tuple[str, str]]:
     for name, command in COMMANDS.items():
         module = sys.modules[command.callback.__module__]
         found += [(f"deal {name}", e) for e in examples_in(f"{command.help}\n\n{module.__doc__}")]
-    for file in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]:
+    for file in [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]:
         blocks = re.findall(r"```(?:bash|sh|console)?\n(.*?)```", file.read_text(), flags=re.DOTALL)
         found += [(file.name, e) for block in blocks for e in examples_in(block)]
     return found
@@ -142,3 +145,64 @@ def test_an_interrupt_exits_with_130_and_says_so(
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 130 and "interrupted" in capsys.readouterr().err
+
+
+def test_version_is_that_of_the_package(deal: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    version = re.findall("<version>(.*)</version>", (PROJECT / "package.xml").read_text())
+    done = deal("--version")
+    assert done.returncode == 0 and [done.stdout] == [f"deal {found}\n" for found in version]
+
+    def not_installed(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
+    assert deal("--version").stdout == done.stdout
+
+
+@pytest.fixture(scope="module")
+def completion(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """What bash offers for the last of the words of a command line."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed")
+    folder = tmp_path_factory.mktemp("bin")
+    script = folder / "deal"
+    script.write_text(f"#!{sys.executable}\nfrom deal_ros.__main__ import main\nmain()\n")
+    script.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(PROJECT)}
+    run: dict[str, Any] = {"env": environment, "capture_output": True, "text": True, "check": True, "timeout": 120}
+    offer = folder / "complete.sh"
+    source = subprocess.run([script, "--show-completion", "bash"], **run).stdout
+    offer.write_text(
+        f'{source}\nCOMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))\n'
+        "_deal_completion deal; printf '%s\\n' \"${COMPREPLY[@]}\"\n"
+    )
+    return lambda *words: subprocess.run([bash, str(offer), *words], **run).stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["deal", "ev"], ["evaluate"]),
+        (["deal", "cams", "m", "d", "--refine-"], ["--refine-option"]),
+        (["deal", "cams", "m", "d", "--refine", ""], ["none", "par", "crf", "walk", "regions"]),
+        (["deal", "check", "d", "--as", "h"], ["hope"]),
+        (["deal", "tag", "d", "--format", ""], ["csv", "coco", "voc", "labelstudio"]),
+        (["deal", "experiments", ""], ["voc", "coco", "hope", "synthetic"]),
+    ],
+)
+def test_bash_completes_commands_options_and_choices(
+    completion: Callable[..., list[str]], words: list[str], offered: list[str]
+) -> None:
+    assert completion(*words) == offered
+
+
+def test_benchmarks_and_refinements_of_the_options_are_those_of_the_library() -> None:
+    from deal_core.experiments.choices import BenchmarkName
+    from deal_core.experiments.definitions import BENCHMARKS
+    from deal_core.masks.refine.choices import Refinement
+    from deal_core.masks.refine.refinement import refinement_settings
+
+    assert set(BENCHMARKS) == set(get_args(BenchmarkName))
+    found = [refinement_settings(name) for name in get_args(Refinement)]
+    assert found[0] is None and len({type(settings) for settings in found}) == len(found)

@@ -1,4 +1,4 @@
-"""`deal check`: what is in a recording or a dataset, and what is wrong with it.
+"""`deal check`: report on the content of a recording or dataset, and on its errors.
 
 deal check kitchen_1
 deal check kitchen --json
@@ -8,71 +8,59 @@ deal check VOCdevkit --as voc --split train_aug --depth voc_depth
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
-from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from training.support.dataset_options import ClassIds, ClassIdsOption, SplitOption
+from deal_core.dataset.choices import ClassIds, Layout, OfficialLayout
+from training.support.options import ClassIdsOption, ColorTopicOption, DepthTopicOption, SlopOption, SplitOption
 
 if TYPE_CHECKING:
+    from deal_core.dataset.check import DatasetReport
     from deal_core.recording.repair import Repair
-
-
-class Layout(str, Enum):
-    """Official layouts of public datasets; HOPE's is BOP's."""
-
-    VOC = "voc"
-    COCO = "coco"
-    BOP = "bop"
-    HOPE = "hope"
+    from deal_core.recording.report import RecordingReport
 
 
 def check(
-    path: Annotated[Path, typer.Argument(help="A recording (folder, .mcap, .db3) or a dataset folder.")],
-    layout: Annotated[Layout | None, typer.Option("--as", help="The official layout that a dataset has.")] = None,
+    path: Annotated[Path, typer.Argument(help="A recording (folder, .mcap or .db3) or a dataset folder.")],
+    layout: Annotated[
+        OfficialLayout | None, typer.Option("--as", help="Layout of the dataset folder, if it is a published dataset.")
+    ] = None,
     split: SplitOption = "",
-    class_ids: ClassIdsOption = ClassIds.CONTIGUOUS,
-    depth: Annotated[Path | None, typer.Option(help="Of a dataset: folder of estimated depth maps to check.")] = None,
-    color_topic: Annotated[str | None, typer.Option(help="Where there are several colour topics.")] = None,
-    depth_topic: Annotated[str | None, typer.Option(help="Where there are several depth topics.")] = None,
-    slop_ms: Annotated[float, typer.Option(min=0, help="Largest offset of colour and depth; 0: equal stamps.")] = 0,
+    class_ids: ClassIdsOption = "contiguous",
+    depth: Annotated[
+        Path | None, typer.Option(help="For a dataset: folder of estimated depth maps to check with it.")
+    ] = None,
+    color_topic: ColorTopicOption = None,
+    depth_topic: DepthTopicOption = None,
+    slop_ms: SlopOption = 0,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Write what can be read of a damaged recording as a new, whole one.")
+        bool, typer.Option("--repair", help="Write everything readable of a damaged recording to a new one.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="With --repair: the new recording; NAME_repaired beside the other if left out.")
+        Path | None, typer.Option(help="With --repair: the new recording. Default: <path>_repaired beside the old one.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Say what is in a recording or a dataset: counts, losses by cause, gaps, depth, tags, and what is wrong.
+    """Report counts, losses by cause, gaps, depth, tags and errors of a recording or dataset.
 
-    Everything is read and decoded. Exit code 0 if it can be used as it is, 1 if there are errors.
+    The command reads and decodes everything. Exit code 0: there are no errors. 1: there are errors.
 
-    With --repair, a recording that was cut off (recorder killed, power lost, disk full) is left as it is, and every
-    complete message of it is written to a new recording, which is then checked; a whole recording is not copied.
-    Exit code 0 if the recording was whole or the new one is there, 1 if nothing could be saved or written.
+    With --repair, every complete message of a damaged recording (recorder killed, power lost, disk full) is written
+    to a new recording, which is then checked; the damaged one is not changed, and a complete one is not copied.
+    Exit code 0: the recording was complete, or the new one was written. 1: nothing could be saved or written.
 
     Example: deal check kitchen_1
     """
-    from deal_core.dataset.check import DatasetReport, check_dataset, check_recording, check_source, is_dataset
-    from deal_core.dataset.settings import SourceSettings
-    from deal_core.errors import UsageError
+    from deal_core.dataset.check import check_dataset, check_recording, is_dataset
     from deal_core.recording.repair import repair_recording
-    from deal_core.recording.report import RecordingReport
-    from training.support.console import print_json, progress
-    from training.support.recording_tables import print_dataset, print_recording, print_repair
+    from training.support.console import progress
 
-    if layout is None and split:
-        raise UsageError(f"--split {split} goes with --as: recordings and deal datasets have no splits")
-    if layout is None and depth and not is_dataset(path):
-        raise UsageError(f"--depth {depth} is for datasets, and {path} is none: give its layout with --as")
-    if repair and (layout or is_dataset(path)):
-        raise UsageError(f"--repair is for recordings, and {path} is a dataset: extract its recordings again")
-    if out and not repair:
-        raise UsageError(f"--out {out} goes with --repair: nothing else is written")
+    _refuse_unused(path, layout, split, depth, repair=repair, out=out)
     with progress(quiet=as_json) as bar:
 
         def start(total: int | None) -> None:
@@ -81,45 +69,64 @@ def check(
         def advance() -> None:
             bar.advance(bar.task_ids[-1])
 
+        checker: Callable[..., DatasetReport | RecordingReport]
         repaired: Repair | None = None
         if repair:
             start(None)
             repaired = repair_recording(path, out, on_message=advance)
             path = Path(repaired.out or path)
-
-        report: DatasetReport | RecordingReport
         if layout:
-            report = check_source(
-                SourceSettings(
-                    path=path,
-                    format="bop" if layout is Layout.HOPE else layout.value,
-                    split=split,
-                    depth=depth,
-                    class_ids=class_ids.value,
-                ),
-                as_hope=layout is Layout.HOPE,
-                on_start=start,
-                on_frame=advance,
-            )
+            checker = _published_checker(path, layout, split, class_ids, depth)
         elif is_dataset(path):
-            report = check_dataset(path, depth=depth, on_start=start, on_frame=advance)
+            checker = partial(check_dataset, path, depth=depth)
         else:
-            report = check_recording(
-                path,
-                color_topic=color_topic,
-                depth_topic=depth_topic,
-                slop_ns=round(slop_ms * 1e6),
-                on_start=start,
-                on_frame=advance,
-            )
+            slop_ns = round(slop_ms * 1e6)
+            checker = partial(check_recording, path, color_topic=color_topic, depth_topic=depth_topic, slop_ns=slop_ns)
+        report = checker(on_start=start, on_frame=advance)
+    _print(report, repaired, as_json=as_json)
+    if report.errors and not repaired:
+        raise typer.Exit(1)
+
+
+def _refuse_unused(
+    path: Path, layout: str | None, split: str, depth: Path | None, *, repair: bool, out: Path | None
+) -> None:
+    """Refuse options that do not apply to what `path` is."""
+    from deal_core.dataset.check import is_dataset
+    from deal_core.errors import UsageError
+
+    if layout is None and split:
+        raise UsageError(f"--split {split} needs --as: recordings and deal datasets have no splits")
+    if layout is None and depth and not is_dataset(path):
+        raise UsageError(f"--depth {depth} is for datasets, and {path} is not one: give its layout with --as")
+    if repair and (layout or is_dataset(path)):
+        raise UsageError(f"--repair is for recordings, and {path} is a dataset: extract its recordings again")
+    if out and not repair:
+        raise UsageError(f"--out {out} needs --repair: the command writes nothing else")
+
+
+def _published_checker(
+    path: Path, layout: OfficialLayout, split: str, class_ids: ClassIds, depth: Path | None
+) -> Callable[..., DatasetReport]:
+    from deal_core.dataset.check import check_source
+    from deal_core.dataset.settings import SourceSettings
+
+    name: Layout = "bop" if layout == "hope" else layout
+    source = SourceSettings(path=path, format=name, split=split, depth=depth, class_ids=class_ids)
+    return partial(check_source, source, as_hope=layout == "hope")
+
+
+def _print(report: DatasetReport | RecordingReport, repair: Repair | None, *, as_json: bool) -> None:
+    from deal_core.dataset.check import DatasetReport
+    from training.support.console import print_json
+    from training.support.tables import print_dataset, print_recording, print_repair
+
     if as_json:
         kind = "dataset" if isinstance(report, DatasetReport) else "recording"
-        print_json({"kind": kind, **asdict(report), **({"repair": asdict(repaired)} if repaired else {})})
+        print_json({"kind": kind, **asdict(report), **({"repair": asdict(repair)} if repair else {})})
     elif isinstance(report, DatasetReport):
         print_dataset(report)
     else:
         print_recording(report)
-        if repaired:
-            print_repair(repaired, report.pairs)
-    if report.errors and not repaired:
-        raise typer.Exit(1)
+        if repair:
+            print_repair(repair, report.pairs)

@@ -1,4 +1,4 @@
-"""`deal collect`: record a RealSense without ROS.
+"""`deal collect`: record a RealSense camera without ROS.
 
 deal collect kitchen_1 --classes mug,kettle --tags mug
 deal collect kitchen_1 --classes mug,kettle --tags mug --page --host 0.0.0.0
@@ -18,149 +18,178 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from training.commands.extract import Marker, parse_classes
+from training.support.options import MarkerOption, PageOptions, parse_classes, split_list
 
 if TYPE_CHECKING:
+    from deal_core.recorder.collect import Collected
     from deal_core.recorder.controls import RecorderControls
     from deal_core.recorder.pair_recorder import PairRecorder
+    from deal_core.recorder.realsense import RealSense, StreamRequest
 
 EXIT_LOSS = 3
-_HOST, _PORT = "127.0.0.1", 8321
+_DEFAULT_MINUTES = 10.0
 
 
 def collect(
-    recording: Annotated[Path, typer.Argument(help="Folder of the recording; it must not exist.")],
-    classes: Annotated[str, typer.Option(help="All classes that tags may name, with commas.")],
-    tags: Annotated[str, typer.Option(help="The classes that are visible at the start.")] = "",
-    marker: Annotated[
-        Marker, typer.Option(help="Are classes that the tags do not name unknown, or absent (complete)?")
-    ] = Marker.PARTIAL,
-    width: Annotated[int, typer.Option(min=1, help="Of the colour image, pixels.")] = 640,
-    height: Annotated[int, typer.Option(min=1, help="Of the colour image, pixels.")] = 480,
-    fps: Annotated[int, typer.Option(min=1, help="Images a second that the camera takes.")] = 30,
-    serial: Annotated[str, typer.Option(help="Of the camera, where there are several.")] = "",
+    recording: Annotated[Path, typer.Argument(help="Folder of the new recording; it must not exist.")],
+    classes: Annotated[str, typer.Option(help="All class names that tags may use, separated by commas.")],
+    tags: Annotated[str, typer.Option(help="Classes that are visible at the start, separated by commas.")] = "",
+    marker: MarkerOption = "partial",
+    width: Annotated[int, typer.Option(min=1, help="Width of the colour image, pixels.")] = 640,
+    height: Annotated[int, typer.Option(min=1, help="Height of the colour image, pixels.")] = 480,
+    fps: Annotated[int, typer.Option(min=1, help="Frame rate of the camera, images per second.")] = 30,
+    serial: Annotated[str, typer.Option(help="Serial number of the camera, if there are several.")] = "",
     from_file: Annotated[
         Path | None,
-        typer.Option("--from", help="A file of RealSense's tools (.bag, .db3) instead of a camera; no rosbag2."),
+        typer.Option("--from", help="Read a file of the RealSense tools (.bag, .db3) instead of a camera; no rosbag2."),
     ] = None,
-    keyframes: Annotated[float, typer.Option(min=0, help="Pairs to keep a second; 0 keeps all.")] = 5.0,
-    duration: Annotated[float, typer.Option(min=0, help="Seconds to record; 0 has no end.")] = 0.0,
-    filters: Annotated[str, typer.Option(help="Of spatial,temporal,hole_filling on depth; none by default.")] = "",
-    page: Annotated[
-        bool, typer.Option("--page", help="Show the picture on a local web page, with a button for each class.")
-    ] = False,
-    host: Annotated[str, typer.Option(help="Address of the page; 0.0.0.0 lets a phone in.")] = _HOST,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes any that is free.")] = _PORT,
-    token: Annotated[
-        str, typer.Option(help="Asked of everybody who opens the page; one is made unless --host is this machine.")
+    keyframes: Annotated[float, typer.Option(min=0, help="Pairs to keep per second; 0 keeps all.")] = 5.0,
+    duration: Annotated[float, typer.Option(min=0, help="Seconds to record; 0 is without limit.")] = 0.0,
+    filters: Annotated[
+        str, typer.Option(help="Depth filters, separated by commas: spatial, temporal, hole_filling.")
     ] = "",
-    max_loss: Annotated[float, typer.Option(min=0, max=1, help="Share of pairs lost that exits with code 3.")] = 0.01,
+    page: Annotated[
+        bool, typer.Option("--page", help="Serve a local web page with the camera image and a button for each class.")
+    ] = False,
+    *,
+    page_options: PageOptions,
+    max_loss: Annotated[
+        float, typer.Option(min=0, max=1, help="Exit with code 3 if a larger share of the pairs is lost.")
+    ] = 0.01,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Record a RealSense without ROS: colour, depth aligned to it, tags.
 
-    The recording is the same as the ROS recorder's, with the same account of what was lost; deal check and deal
-    extract read it. While it runs, keys say what is visible: 1 to 9 and 0 a class comes or goes, c clear,
-    m complete or partial, i ignore, n next segment, k keep the next pair, u undo the last segment, q or Ctrl-C end.
-    --page does the same in a browser, beside what the camera sees; it prints the page's address.
+    The recording and its summary are the same as those of the ROS recorder; deal check and deal extract read it.
+    During recording, keys change the tags: 1 to 9 and 0 add or remove a class, c clears all, m switches between
+    complete and partial, i ignores, n starts the next segment, k keeps the next pair, u undoes the last segment, and
+    q or Ctrl-C ends the recording. --page offers the same in a browser; the command prints the page's address.
 
-    A rosbag2 (an MCAP file, or a folder) is a recording already, which deal extract reads.
+    A rosbag2 (an MCAP file or a folder) needs no conversion: deal extract reads it.
 
-    Exit code 1 says that recording was refused or ended by itself (unplugged, disk full): what was recorded until
-    then is kept. 3: more than --max-loss of the wanted pairs were lost.
+    Exit code 1: recording was refused or failed (camera unplugged, disk full); everything recorded until then is kept.
+    3: a larger share of the wanted pairs than --max-loss was lost.
 
     Examples:
       deal collect kitchen_1 --classes mug,kettle --tags mug
-      deal collect kitchen_1 --classes mug,kettle --page --host 0.0.0.0    # from a phone; the address has a token
+      deal collect kitchen_1 --classes mug,kettle --page --host 0.0.0.0    # for a phone; the address has a token
     """
     from deal_core.errors import UsageError
-    from deal_core.recorder.collect import collect_pairs
-    from deal_core.recorder.controls import Control, RecorderControls
     from deal_core.recorder.pair_recorder import PairRecorder, RecorderSettings
-    from deal_core.recorder.realsense import RealSense, StreamRequest
+    from deal_core.recorder.realsense import StreamRequest
     from deal_core.recorder.tag_commands import CLEAR, parse_tags
-    from deal_core.recorder.terminal_keys import TerminalKeys
     from deal_core.recording.writer import check_unused
     from deal_core.structures import TagState
-    from training.support.console import console, print_json, progress
-    from training.support.recording_tables import escaped
 
-    if not page and (host, port, token) != (_HOST, _PORT, ""):
-        raise UsageError("--host, --port and --token are of the page: add --page, or leave them out")
+    if not page and page_options != PageOptions():
+        raise UsageError("--host, --port and --token set up the page: add --page, or leave them out")
     known = parse_classes(classes)
     if known is None:
-        raise UsageError("--classes: expected all classes that tags may name, as in mug,kettle; found nothing")
-    state = parse_tags(f"{tags or CLEAR},{marker.value}", TagState(), known)
-    request = StreamRequest(width, height, fps, tuple(name.strip() for name in filters.split(",") if name.strip()))
+        raise UsageError("--classes: expected all class names that tags may use, as in mug,kettle; found none")
+    state = parse_tags(f"{tags or CLEAR},{marker}", TagState(), known)
+    request = StreamRequest(width, height, fps, split_list(filters))
     check_unused(recording, survives=True)
-    if from_file is not None and serial:
-        raise UsageError("--serial chooses a camera, --from reads a file: give one of them")
-    source = RealSense.of_file(from_file, request.filters) if from_file else RealSense.of_camera(request, serial)
+    source = _open_source(request, serial, from_file)
 
-    def recorder() -> PairRecorder:
-        return PairRecorder(
-            RecorderSettings(
-                known,
-                rate_hz=keyframes,
-                # What a file holds comes at once, and a recording that ends by itself needs no more room than that.
-                planned_minutes=0.0 if from_file else duration / 60 or 10.0,
-                session={"tool": "deal collect", **({"file": from_file.name} if from_file else {}), **source.facts},
-            ),
-            state,
+    def create_recorder() -> PairRecorder:
+        settings = RecorderSettings(
+            known,
+            rate_hz=keyframes,
+            # The length of a file is not known, so room for it cannot be asked of the disk in advance.
+            planned_minutes=0.0 if from_file else duration / 60 or _DEFAULT_MINUTES,
+            session={"tool": "deal collect", **({"file": from_file.name} if from_file else {}), **source.facts},
         )
+        return PairRecorder(settings, state)
 
-    with ExitStack() as open_:
-        stopped = open_.enter_context(_stop_signals())
-        bar = open_.enter_context(progress(quiet=as_json))
+    done = _record(source, create_recorder, recording, duration, page_options if page else None, quiet=as_json)
+    _report(done, max_loss, as_json=as_json)
 
+
+def _open_source(request: StreamRequest, serial: str, file: Path | None) -> RealSense:
+    from deal_core.errors import UsageError
+    from deal_core.recorder.realsense import RealSense
+
+    if file is None:
+        return RealSense.of_camera(request, serial)
+    if serial:
+        raise UsageError("--serial chooses a camera and --from reads a file: use one of them")
+    return RealSense.of_file(file, request.filters)
+
+
+def _record(
+    source: RealSense,
+    create_recorder: Callable[[], PairRecorder],
+    recording: Path,
+    duration_s: float,
+    page: PageOptions | None,
+    *,
+    quiet: bool,
+) -> Collected:
+    """Record until the source ends, a key or button ends it, or the time is over; keys and page change the tags."""
+    from deal_core.recorder.collect import collect_pairs
+    from deal_core.recorder.controls import Control, RecorderControls
+    from deal_core.recorder.terminal_keys import TerminalKeys
+    from training.support.console import progress
+    from training.support.tables import escaped
+
+    with ExitStack() as stack:
+        stopped = stack.enter_context(_stop_signals())
+        bar = stack.enter_context(progress(quiet=quiet))
         say = partial(bar.console.print, markup=False)
-        show_page = open_.enter_context(_page(host, port, token, say)) if page else None
+        show_page = stack.enter_context(_page(page, say)) if page else None
+        stack.enter_context(source)
+        task = bar.add_task("waiting for the camera", total=None)
 
-        def end(source: str) -> str:
+        def end(by: str) -> str:
             stopped.set()
             return "the recording ends"
 
-        def begin(running: PairRecorder) -> None:
+        def begin(recorder: PairRecorder) -> None:
             def show(text: str) -> None:
                 bar.update(task, description=escaped(text))
 
-            controls = RecorderControls(running, [Control("end", "q", "end the recording", end, ends=True)], show)
+            controls = RecorderControls(recorder, [Control("end", "q", "end the recording", end, ends=True)], show)
             show(controls.said())
             if TerminalKeys.is_there():
                 say(controls.key_help())
-                open_.callback(TerminalKeys(partial(_press, controls, show)).close)
+                stack.callback(TerminalKeys(partial(_press, controls, show)).close)
             if show_page:
                 show_page(controls)
 
-        open_.enter_context(source)
-        task = bar.add_task("waits for the camera", total=None)
-        done = collect_pairs(
+        return collect_pairs(
             source,
-            recorder,
+            create_recorder,
             recording,
             is_stopped=stopped.is_set,
             on_start=begin,
             on_pair=lambda: bar.advance(task),
-            duration_s=duration,
+            duration_s=duration_s,
         )
+
+
+def _report(done: Collected, max_loss: float, *, as_json: bool) -> None:
+    """Print the summary; exit with a code where the recording failed or lost too much."""
+    from training.support.console import console, print_json
+    from training.support.tables import escaped
+
     summary = done.summary
     if as_json:
         print_json({**asdict(summary), "failure": done.failure, "largest_offset_ms": done.offset_ms})
     else:
         for line in summary.lines():
             print(line)
-        print(f"  colour and depth of a pair were taken up to {done.offset_ms:.1f} ms apart")
+        print(f"  largest time difference of colour and depth in a pair: {done.offset_ms:.1f} ms")
     if done.failure:
         console().print(f"[red]error:[/red] {escaped(done.failure)}; what was recorded is kept in {summary.path}")
         raise typer.Exit(1)
     if summary.loss > max_loss:
-        console().print(f"[red]error:[/red] {summary.loss:.1%} of the wanted pairs were lost, over --max-loss")
+        console().print(f"[red]error:[/red] {summary.loss:.1%} of the wanted pairs were lost, more than --max-loss")
         raise typer.Exit(EXIT_LOSS)
 
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """Give an event that Ctrl-C and SIGTERM set: a recording must be closed, not cut."""
+    """Yield an event that Ctrl-C and SIGTERM set, so that the recording is closed and not cut off."""
     stopped = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
@@ -173,22 +202,20 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _page(
-    host: str, port: int, token: str, say: Callable[[str], object]
-) -> Iterator[Callable[[RecorderControls], None]]:
-    """Say the page's address; give what shows the page there from then on."""
+def _page(options: PageOptions, say: Callable[[str], object]) -> Iterator[Callable[[RecorderControls], None]]:
+    """Print the page's address; yield a function that serves the page for a running recorder."""
     from deal_core.web import check_installed
 
     check_installed()
     from deal_core.recorder.live_page import create_live_app
     from deal_core.web.server import Door, ServingThread
 
-    with ExitStack() as open_:
-        door = open_.enter_context(Door(host, port, token))
+    with ExitStack() as stack:
+        door = stack.enter_context(Door(options.host, options.port, options.token))
         say(f"page: open {door.address} once the camera runs")
 
         def show(controls: RecorderControls) -> None:
-            open_.enter_context(ServingThread(partial(create_live_app, controls, "deal collect", door.token), door))
+            stack.enter_context(ServingThread(partial(create_live_app, controls, "deal collect", door.token), door))
 
         yield show
 

@@ -177,7 +177,7 @@ class _Making:
             for name, arguments in commands.items():
                 log = stack.enter_context(self.log(name).open("wb"))
                 overrides = [*common, f"seed={self.seed}", f"output={self.run_folder(name)}"]
-                command = [sys.executable, "-m", "training.cli", *arguments, *overrides, "--json"]
+                command = [sys.executable, "-m", "deal_ros", *arguments, *overrides, "--json"]
                 training[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
                 stack.callback(_end, training[name])
             yield training

@@ -1,4 +1,4 @@
-"""`deal doctor`: what is installed, what is missing for which job, and the command that puts it right.
+"""`deal doctor`: report what is installed, what is missing for each job, and the command that installs it.
 
 deal doctor
 deal doctor --json
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
-    """Say what this machine has, what it lacks to record, tag, train, export, run or demonstrate, and how to get it.
+    """Report what this machine has, what each job (record, train, run, ...) lacks, and the commands that install it.
 
-    Exit code 0 if the demo can run, 1 if something it needs is missing.
+    Exit code 0: the demo can run. 1: something that it needs is missing.
 
     Example: deal doctor
     """
@@ -29,7 +29,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
         machine = examine()
         print_json({"lacks": {job.value: machine.lacks(job) for job in Job}, **asdict(machine)})
     else:
-        with console().status("trying out PyTorch, ROS and the camera"):
+        with console().status("testing PyTorch, ROS and the camera"):
             machine = examine()
         _print(machine)
     if machine.lacks(Job.DEMO):

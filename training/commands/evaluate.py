@@ -1,4 +1,4 @@
-"""`deal evaluate`: a model, or pseudo masks, against the masks that someone drew."""
+"""`deal evaluate`: compare a model, or pseudo masks, with drawn masks."""
 
 from __future__ import annotations
 
@@ -10,33 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from training.commands.cams import (
-    DeviceOption,
-    FlipOption,
-    Normalise,
-    NormaliseOption,
-    Refine,
-    RefineOption,
-    RefineOptions,
-    ScalesOption,
-    Size,
-    SizeOption,
-    Tags,
-    TagsOption,
-    ThresholdRuleOption,
-    cam_settings,
-)
-from training.support.dataset_options import (
-    ClassIds,
-    ClassIdsOption,
-    DepthOption,
-    FramesOption,
-    Layout,
-    LayoutOption,
-    RecordingsOption,
-    SplitOption,
-    open_frames,
-)
+from training.support.options import PicturesOption, ScoreOptions, SourceOptions, ThresholdRuleOption
 
 if TYPE_CHECKING:
     from deal_core.dataset.dataset import Dataset
@@ -48,90 +22,119 @@ if TYPE_CHECKING:
 def evaluate(
     model: Annotated[
         Path,
-        typer.Argument(help="Model file (.safetensors, .onnx), or folder of pseudo masks by deal cams."),
+        typer.Argument(help="Model file (.safetensors, .onnx), or folder of pseudo masks written by deal cams."),
     ],
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder with masks.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder with drawn masks.")],
+    *,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder for evaluation.json and pictures; the model's own if left out.")
+        Path | None, typer.Option(help="Folder for evaluation.json and pictures. Default: the folder of the model.")
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the run in reports; the folder's if left out.")] = "",
-    layout: LayoutOption = Layout.DEAL,
-    split: SplitOption = "",
-    depth: DepthOption = None,
-    class_ids: ClassIdsOption = ClassIds.CONTIGUOUS,
-    recordings: RecordingsOption = None,
-    frames: FramesOption = None,
-    tags: TagsOption = Tags.GIVEN,
-    scales: ScalesOption = "1.0",
-    flip: FlipOption = True,
-    size: SizeOption = Size.MODEL,
-    normalise: NormaliseOption = Normalise.MAX,
-    refine: RefineOption = Refine.NONE,
-    refine_options: RefineOptions = None,
+    name: Annotated[str, typer.Option(help="Name of the run in reports. Default: the name of the folder.")] = "",
+    source: SourceOptions,
+    scores: ScoreOptions,
     threshold_rule: ThresholdRuleOption = None,
-    device: DeviceOption = "auto",
     depth_fails: Annotated[
-        bool, typer.Option("--depth-fails", help="Keep depth from a model that uses it, as where the sensor fails.")
+        bool, typer.Option("--depth-fails", help="Give the model no depth, as if the depth sensor had failed.")
     ] = False,
-    pictures: Annotated[int, typer.Option(min=0, help="Frames to draw, worst first.")] = 12,
+    pictures: PicturesOption = 12,
     frames_of: Annotated[
-        Path | None, typer.Option(help="Draw the same frames as this evaluated run, to compare them in a report.")
+        Path | None, typer.Option(help="Show the same frames as this evaluated run, to compare them in a report.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json.")] = False,
 ) -> None:
-    """Measure mIoU with the model's own threshold (auto) and with the best one for these masks (oracle).
+    """Measure mIoU at the model's own threshold (auto) and at the best threshold for the drawn masks (oracle).
 
-    Of a folder of pseudo masks it measures them as they are; of an .onnx file, in int8 say, those that the robot sees.
+    Pseudo masks are measured as they are. An .onnx file, for example in int8, is measured with the masks that a robot
+    would get from it.
 
     Examples:
       deal evaluate runs/kitchen/model.safetensors kitchen --recording held_out
       deal evaluate kitchen_int8.onnx kitchen --recording held_out --out runs/kitchen_int8
     """
     from deal_core.errors import UsageError
-    from deal_core.evaluation.evaluate import evaluate_masks, evaluate_predictions, predictions_on_robot
     from deal_core.masks.score_dataset import CamSettings
-    from deal_core.runtime.segmenter import Segmenter
     from training.support.console import print_json
 
-    settings = cam_settings(tags, scales, flip, size, normalise, refine, refine_options, device)
-    as_they_are = settings == CamSettings(device=device) and not threshold_rule
+    settings = scores.settings()
+    changes_scores = settings != CamSettings(device=scores.device) or threshold_rule is not None
     settings = replace(settings, depth_fails=depth_fails)
-    chosen = open_frames(dataset, layout, split, depth, class_ids, recordings, frames)
-    pictured = Pictured(pictures, frames_of)
+    evaluation = Evaluation(source.open(dataset), name, Pictured(pictures, frames_of), quiet=as_json)
     if model.is_dir():
-        if not as_they_are or depth_fails:
+        if changes_scores or depth_fails:
             raise UsageError(
-                f"{model} is a folder of masks that are made already: options that say how masks are made go with a "
-                "model file"
+                f"{model} is a folder of finished masks: options that say how masks are made need a model file"
             )
-        result = _evaluate(partial(evaluate_masks, model), chosen, out or model, name, pictured, quiet=as_json)
+        result = _evaluate_folder(model, evaluation, out or model)
     elif model.suffix == ".onnx":
-        if not as_they_are:
+        if changes_scores:
             raise UsageError(
                 f"{model} is evaluated as the robot runs it, one image at a time without tags: options that say how "
-                "scores are made go with a .safetensors file"
+                "scores are made need a .safetensors file"
             )
         if out is None:
-            raise UsageError(f"{model} has no run folder: say with --out where evaluation.json and pictures shall go")
-        made = predictions_on_robot(Segmenter.load(model, device), chosen, depth_fails=depth_fails)
-        result = _evaluate(partial(evaluate_predictions, made), chosen, out, name, pictured, quiet=as_json)
+            raise UsageError(f"{model} has no run folder: give a folder for evaluation.json and pictures with --out")
+        result = _evaluate_on_robot(model, evaluation, out, scores.device, depth_fails=depth_fails)
     else:
-        folder = out or model.parent
-        result = run_evaluation(
-            model, chosen, folder, settings, name=name, rule=threshold_rule, pictured=pictured, quiet=as_json
-        )
+        result = _evaluate_model(model, evaluation, out or model.parent, settings, threshold_rule)
     if as_json:
         print_json(result.to_json())
     else:
-        print_scores(result)
+        _print_scores(result)
 
 
 @dataclass(frozen=True)
 class Pictured:
-    """Which frames are drawn: so many, worst first, or those that another evaluated run has pictures of."""
+    """Which frames are drawn.
+
+    Args:
+        count: number of frames, starting with the worst.
+        as_in: an evaluated run; the frames of its pictures are drawn instead of the worst.
+    """
 
     count: int = 12
     as_in: Path | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What all evaluations need.
+
+    Args:
+        frames: frames with drawn masks.
+        name: name of the run; the name of its folder if empty.
+        pictured: which frames are drawn.
+        quiet: show no progress bar.
+    """
+
+    frames: Dataset
+    name: str = ""
+    pictured: Pictured = Pictured()
+    quiet: bool = False
+
+    def run(self, evaluator: Callable[..., EvaluationResult], folder: Path, passes: int = 1) -> EvaluationResult:
+        """Evaluate under a progress bar; write evaluation.json and pictures to the folder.
+
+        Args:
+            evaluator: takes the frames, and `name`, `pictures`, `num_pictures`, `show` and `advance` by keyword.
+            folder: the run folder.
+            passes: how often the evaluator goes through the frames.
+        """
+        from training.support.console import progress
+
+        total = passes * len(self.frames)
+        with progress(quiet=self.quiet) as bar:
+            task = bar.add_task("evaluating", total=total)
+            result = evaluator(
+                self.frames,
+                name=self.name or folder.resolve().name,
+                pictures=folder if self.pictured.count else None,
+                num_pictures=self.pictured.count,
+                show=_keys_of(self.pictured.as_in),
+                advance=lambda done: bar.update(task, completed=done),
+            )
+            bar.update(task, completed=total)
+        result.write(folder)
+        return result
 
 
 def run_evaluation(
@@ -141,66 +144,54 @@ def run_evaluation(
     settings: CamSettings,
     *,
     name: str = "",
-    rule: str | None = None,
     pictured: Pictured = Pictured(),
-    quiet: bool = False,
 ) -> EvaluationResult:
-    """Evaluate under a progress bar and write evaluation.json and the pictures into the run folder."""
+    """Evaluate a model file under a progress bar; write evaluation.json and pictures to the run folder."""
+    return _evaluate_model(model, Evaluation(frames, name, pictured), folder, settings, None)
+
+
+def _evaluate_model(
+    model: Path, evaluation: Evaluation, folder: Path, settings: CamSettings, rule: str | None
+) -> EvaluationResult:
     from deal_core.evaluation.evaluate import evaluate_model
     from deal_core.models.model_file import load_model
 
     evaluator = partial(evaluate_model, load_model(model), settings=settings, threshold_rule=rule)
-    return _evaluate(evaluator, frames, folder, name, pictured, passes=2, quiet=quiet)
+    return evaluation.run(evaluator, folder, passes=2)
 
 
-def _evaluate(
-    evaluator: Callable[..., EvaluationResult],
-    frames: Dataset,
-    folder: Path,
-    name: str,
-    pictured: Pictured,
-    *,
-    passes: int = 1,
-    quiet: bool,
+def _evaluate_folder(masks: Path, evaluation: Evaluation, folder: Path) -> EvaluationResult:
+    from deal_core.evaluation.evaluate import evaluate_masks
+
+    return evaluation.run(partial(evaluate_masks, masks), folder)
+
+
+def _evaluate_on_robot(
+    model: Path, evaluation: Evaluation, folder: Path, device: str, *, depth_fails: bool
 ) -> EvaluationResult:
-    from training.support.console import progress
+    from deal_core.evaluation.evaluate import evaluate_predictions, predictions_on_robot
+    from deal_core.runtime.segmenter import Segmenter
 
-    with progress(quiet=quiet) as bar:
-        task = bar.add_task("evaluating", total=passes * len(frames))
-        result = evaluator(
-            frames,
-            name=name or folder.resolve().name,
-            pictures=folder if pictured.count else None,
-            num_pictures=pictured.count,
-            show=_keys_of(pictured.as_in),
-            advance=lambda done: bar.update(task, completed=done),
-        )
-        bar.update(task, completed=passes * len(frames))
-    result.write(folder)
-    return result
+    made = predictions_on_robot(Segmenter.load(model, device), evaluation.frames, depth_fails=depth_fails)
+    return evaluation.run(partial(evaluate_predictions, made), folder)
 
 
-def print_scores(result: EvaluationResult) -> None:
-    """Print one table: a row a class, a column for each of auto and oracle that there is."""
+def _print_scores(result: EvaluationResult) -> None:
+    """Print a table with a row for each class and a column for each of auto and oracle that exists."""
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+
+    from training.support.tables import score_table
 
     scores = [score for score in (result.auto, result.oracle) if score is not None]
-    table = Table(title=escape(f"{result.name}: {result.num_frames} frames of {result.dataset}"))
-    table.add_column("IoU, %")
-    for score in scores:
-        table.add_column(escape(_title(score)), justify="right")
-    for of_class in zip(*(score.classes for score in scores), strict=True):
-        table.add_row(escape(of_class[0].name), *(f"{100 * one.iou:.1f}" for one in of_class))
-    table.add_section()
-    table.add_row("mean", *(f"{100 * score.miou:.1f}" for score in scores), style="bold")
+    table = score_table(
+        f"{result.name}: {result.num_frames} frames of {result.dataset}", {_title(score): score for score in scores}
+    )
     table.add_row("boundary F", *(f"{100 * score.boundary_f:.1f}" for score in scores))
     Console().print(table)
 
 
 def _keys_of(run: Path | None) -> list[str]:
-    """Return the frames that an evaluated run has pictures of."""
+    """Return the keys of the frames that an evaluated run has pictures of."""
     from deal_core.report.page import read_run
 
     return [picture.key for picture in read_run(run).pictures] if run else []

@@ -1,4 +1,4 @@
-"""`deal experiments`: the paper's table, from the runs that are missing to the figure.
+"""`deal experiments`: train and evaluate the runs of the paper's table, and write the table and the figure.
 
 deal experiments voc --data VOCdevkit/VOC2012 --depth voc_depth --out runs/voc --jobs 4
 deal experiments synthetic --out runs/synthetic --jobs 2
@@ -8,89 +8,84 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deal_core.experiments.choices import BenchmarkName
+from training.support.options import parse_scales, split_list
+
 if TYPE_CHECKING:
     from deal_core.experiments.plan import ExperimentOptions, Plan
-    from deal_core.experiments.run import Machine, RunFailure
+    from deal_core.experiments.run import Resources, RunFailure
     from deal_core.experiments.table import Row
     from deal_core.synthetic.recording import SyntheticConfig, SyntheticFrame
 
 
-class BenchmarkName(str, Enum):
-    """What can be measured on."""
-
-    VOC = "voc"
-    COCO = "coco"
-    HOPE = "hope"
-    SYNTHETIC = "synthetic"
-
-
 def experiments(
-    benchmark: Annotated[BenchmarkName, typer.Argument(help="synthetic makes its own scenes and needs no --data.")],
+    benchmark: Annotated[
+        BenchmarkName, typer.Argument(help="Benchmark; synthetic renders its own scenes and needs no --data.")
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="key=value for all runs, network:key=value for one: epochs=3 seam:optimizer.momentum=0.9"),
+        typer.Argument(
+            help="Settings as key=value for all runs, or as network:key=value for one network: "
+            "epochs=3 seam:optimizer.momentum=0.9"
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of all runs, the table and the figure; runs/<benchmark> if left out.")
+        Path | None, typer.Option(help="Folder of all runs, the table and the figure. Default: runs/<benchmark>.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Dataset folder, in its official layout.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Dataset folder in its published layout.")] = None,
     depth: Annotated[
-        Path | None, typer.Option(help="Folder of estimated depth (deal depth); of hope, for deal-estimated.")
+        Path | None,
+        typer.Option(help="Folder of estimated depth (deal depth); for hope, only deal-estimated uses it."),
     ] = None,
-    models: Annotated[str, typer.Option(help="Networks with commas; those of the paper if left out.")] = "",
+    models: Annotated[str, typer.Option(help="Networks, separated by commas. Default: those of the paper.")] = "",
     variants: Annotated[
-        str, typer.Option(help="With commas: baseline,deal,isl-fsl,deal+isl-fsl; hope has deal-estimated too.")
+        str,
+        typer.Option(
+            help="Variants, separated by commas: baseline, deal, isl-fsl, deal+isl-fsl; for hope also deal-estimated."
+        ),
     ] = "",
-    seeds: Annotated[str, typer.Option(help="With commas; a run for each.")] = "11,42,55,128",
-    val: Annotated[bool, typer.Option(help="Measure on the validation list as well.")] = True,
-    full_train: Annotated[bool, typer.Option(help="Measure on all training images as well.")] = False,
-    epochs: Annotated[int | None, typer.Option(min=1, help="In place of the presets'.")] = None,
-    scales: Annotated[str, typer.Option(help="Of the CAMs, with commas, in place of the published ones.")] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; one run for each.")] = "11,42,55,128",
+    val: Annotated[bool, typer.Option(help="Evaluate on the validation images as well.")] = True,
+    full_train: Annotated[bool, typer.Option(help="Evaluate on all training images as well.")] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs. Default: that of the preset.")] = None,
+    scales: Annotated[
+        str, typer.Option(help="Image scales of the CAMs, separated by commas. Default: the published ones.")
+    ] = "",
     presets: Annotated[
-        Path | None, typer.Option(help="Folder of <benchmark>-<network>.yaml; config/experiments if left out.")
+        Path | None, typer.Option(help="Folder of <benchmark>-<network>.yaml. Default: config/experiments.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once, each a process; one for each GPU if left out.")
+        int | None, typer.Option(min=1, help="Number of runs at once, each in a process. Default: one for each GPU.")
     ] = None,
-    scenes: Annotated[int | None, typer.Option(min=2, help="Of synthetic: tabletops to train on.")] = None,
-    test_scenes: Annotated[int | None, typer.Option(min=2, help="Of synthetic: tabletops to measure on.")] = None,
+    scenes: Annotated[int | None, typer.Option(min=2, help="For synthetic: number of training scenes.")] = None,
+    test_scenes: Annotated[int | None, typer.Option(min=2, help="For synthetic: number of test scenes.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Train and measure what the paper's table needs; what is there is kept, a stopped experiment goes on.
+    """Train and evaluate the runs of the paper's table. Finished runs are kept; a stopped experiment continues.
 
-    Each run is a process of its own with its logs in <out>/<network>/<variant>/seed-<seed>. At the end table.md,
-    results.json and figure.png lie in the folder. A run that fails is reported, and the others go on.
+    Each run is a process with its logs in <out>/<network>/<variant>/seed-<seed>. At the end the folder contains
+    table.md, results.json and figure.png. If a run fails, it is reported and the others continue.
 
     Example: deal experiments synthetic --models seam --seeds 11,42 --jobs 2
     """
-    from deal_core.errors import DealError
-    from deal_core.experiments.definitions import TEST_SCENES, TRAIN_SCENES, make_scenes, synthetic_scenes
-    from deal_core.experiments.figure import FIGURE_FILE, draw_figure
-    from deal_core.experiments.plan import ExperimentOptions, check_data, claim_folder, make_plan
-    from deal_core.experiments.table import collect_rows, write_table
-    from deal_core.synthetic.recording import render_scenes
-    from training.commands.cams import parse_scales
+    from deal_core.experiments.plan import ExperimentOptions, make_plan
     from training.support.config_folder import config_folder
-    from training.support.console import console, print_json, track
 
-    name = benchmark.value
-    folder = out or Path("runs") / name
-    about = {"benchmark": name}
-    _check_source(name, data, scenes, test_scenes)
+    folder = out or Path("runs") / benchmark
+    _check_source(benchmark, data, scenes, test_scenes)
     options = ExperimentOptions(
-        benchmark=name,
+        benchmark=benchmark,
         data=data or folder / "dataset",
         out=folder,
         presets=presets or config_folder() / "experiments",
         depth=depth,
-        models=_split(models),
-        variants=_split(variants),
+        models=split_list(models),
+        variants=split_list(variants),
         seeds=_parse_seeds(seeds),
         val=val,
         full_train=full_train,
@@ -99,71 +94,101 @@ def experiments(
     )
     plan = make_plan(options)
     if data is None:
-        made = synthetic_scenes(scenes or TRAIN_SCENES, test_scenes or TEST_SCENES)
-        claim_folder(folder, {**about, **{f"{name}_scenes": config.scenes for name, config in made.items()}})
-
-        def render(name: str, config: SyntheticConfig) -> Iterator[SyntheticFrame]:
-            return track(render_scenes(config), f"scenes: {name}", config.frames, quiet=as_json)
-
-        make_scenes(folder, made, render)
+        _render_scenes(folder, scenes, test_scenes, quiet=as_json)
     else:
-        check_data(plan)
-        claim_folder(folder, {**about, "data": str(data.absolute()), "depth": depth and str(depth.absolute())})
+        _claim_folder_for_data(plan, options)
     failures = _run(plan, _machine(jobs, options), quiet=as_json)
-    rows = collect_rows(plan)
-    table = write_table(rows, plan.benchmark.title, name, folder)
-    figure = draw_figure(rows, plan.benchmark.title, folder / FIGURE_FILE) if rows else None
+    _report(plan, folder, failures, as_json=as_json)
+
+
+def _render_scenes(folder: Path, scenes: int | None, test_scenes: int | None, *, quiet: bool) -> None:
+    """Render the scenes of the synthetic benchmark that are missing."""
+    from deal_core.experiments.definitions import TEST_SCENES, TRAIN_SCENES, make_scenes, synthetic_scenes
+    from deal_core.experiments.plan import claim_folder
+    from deal_core.synthetic.recording import render_scenes
+    from training.support.console import track
+
+    def render(name: str, config: SyntheticConfig) -> Iterator[SyntheticFrame]:
+        return track(render_scenes(config), f"scenes: {name}", config.frames, quiet=quiet)
+
+    made = synthetic_scenes(scenes or TRAIN_SCENES, test_scenes or TEST_SCENES)
+    claim_folder(
+        folder, {"benchmark": "synthetic", **{f"{name}_scenes": config.scenes for name, config in made.items()}}
+    )
+    make_scenes(folder, made, render)
+
+
+def _claim_folder_for_data(plan: Plan, options: ExperimentOptions) -> None:
+    from deal_core.experiments.plan import check_data, claim_folder
+
+    check_data(plan)
+    data, depth = options.data.absolute(), options.depth
+    about = {"benchmark": options.benchmark, "data": str(data), "depth": depth and str(depth.absolute())}
+    claim_folder(options.out, about)
+
+
+def _report(plan: Plan, folder: Path, failures: tuple[RunFailure, ...], *, as_json: bool) -> None:
+    """Write the table and the figure, and print the results.
+
+    Raises:
+        DealError: runs failed.
+    """
+    from deal_core.errors import DealError
+    from deal_core.experiments.figure import FIGURE_FILE, draw_figure
+    from deal_core.experiments.table import collect_rows, write_table
+    from training.support.console import console, print_json
+
+    rows, benchmark = collect_rows(plan), plan.benchmark
+    table = write_table(rows, benchmark.title, benchmark.name, folder)
+    figure = draw_figure(rows, benchmark.title, folder / FIGURE_FILE) if rows else None
     if as_json:
         failed = [{"run": f.run.key, "stage": f.stage, "code": f.code, "log": f.log} for f in failures]
         rows_json = [row.to_json() for row in rows]
-        print_json({"benchmark": name, "rows": rows_json, "failed": failed, "table": table, "figure": figure})
+        print_json({"benchmark": benchmark.name, "rows": rows_json, "failed": failed, "table": table, "figure": figure})
     else:
-        _print_table(rows, plan.benchmark.title)
-        console().print(f"table:  {table}\nfigure: {figure or 'none, no run has a result'}", markup=False)
+        _print_table(rows, benchmark.title)
+        console().print(f"table:  {table}\nfigure: {figure or 'none, because no run has a result'}", markup=False)
     if failures:
         for failure in failures:
             console().print(f"\n{failure}", style="red", markup=False)
         raise DealError(
-            f"{len(failures)} of {len(plan.runs)} runs failed; the same command tries them again and keeps the others"
+            f"{len(failures)} of {len(plan.runs)} runs failed; the same command repeats them and keeps the others"
         )
 
 
 def _check_source(name: str, data: Path | None, scenes: int | None, test_scenes: int | None) -> None:
-    """Refuse an option that this benchmark would not read, and a dataset that is not named."""
+    """Refuse options that the benchmark does not use, and a benchmark without its dataset."""
     from deal_core.errors import UsageError
 
     if name == "synthetic" and data is not None:
-        raise UsageError("--data: synthetic makes its own scenes; their number is --scenes and --test-scenes")
+        raise UsageError("--data: synthetic renders its own scenes; set their number with --scenes and --test-scenes")
     if name != "synthetic" and data is None:
         raise UsageError(f"--data: expected the folder of the {name} dataset, found none")
     if name != "synthetic" and (scenes is not None or test_scenes is not None):
         raise UsageError(f"--scenes and --test-scenes belong to synthetic, not to {name}")
 
 
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _parse_seeds(text: str) -> list[int]:
     from deal_core.errors import UsageError
 
     try:
-        return [int(part) for part in _split(text)]
+        return [int(part) for part in split_list(text)]
     except ValueError:
-        raise UsageError(f"--seeds: expected whole numbers with commas, like 11,42, found '{text}'") from None
+        raise UsageError(f"--seeds: expected whole numbers separated by commas, like 11,42, found '{text}'") from None
 
 
-def _machine(jobs: int | None, options: ExperimentOptions) -> Machine:
-    """Divide processor cores (unless OMP_NUM_THREADS says how many) and GPUs among the runs.
+def _machine(jobs: int | None, options: ExperimentOptions) -> Resources:
+    """Divide processor cores and GPUs among the runs.
 
-    Nobody is given a GPU where the settings name a device.
+    OMP_NUM_THREADS, if set, is the number of threads of each run. Where the settings name a device, GPUs are not
+    divided.
     """
     import os
     import sys
 
     import torch
 
-    from deal_core.experiments.run import Machine
+    from deal_core.experiments.run import Resources
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
@@ -174,11 +199,11 @@ def _machine(jobs: int | None, options: ExperimentOptions) -> Machine:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(asked) if asked.isdigit() and int(asked) > 0 else max(cores // jobs, 1)
-    return Machine((sys.executable, "-m", "training.cli"), jobs, threads, tuple(gpus))
+    return Resources((sys.executable, "-m", "deal_ros"), jobs, threads, tuple(gpus))
 
 
-def _run(plan: Plan, machine: Machine, *, quiet: bool) -> tuple[RunFailure, ...]:
-    """Run the plan under a bar for all of it and one for each run at work."""
+def _run(plan: Plan, machine: Resources, *, quiet: bool) -> tuple[RunFailure, ...]:
+    """Run the plan with a progress bar for all runs and one for each active run."""
     from deal_core.experiments.run import RunStatus, run_plan
     from training.support.console import progress
 
@@ -202,7 +227,7 @@ def _run(plan: Plan, machine: Machine, *, quiet: bool) -> tuple[RunFailure, ...]
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """End as Ctrl-C does when a job scheduler asks for it: with the processes that were started."""
+    """Treat SIGTERM, which job schedulers send, like Ctrl-C: the processes that were started end as well."""
     import signal
 
     def end(number: int, frame: object) -> None:

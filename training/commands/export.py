@@ -1,4 +1,4 @@
-"""`deal export`: a model as ONNX, for ONNX Runtime and TensorRT.
+"""`deal export`: write a model as ONNX, for ONNX Runtime and TensorRT.
 
 deal export runs/kitchen/model.safetensors --out kitchen.onnx
 deal export runs/kitchen/model.safetensors --out kitchen_int8.onnx --precision int8 --calibrate kitchen
@@ -6,13 +6,12 @@ deal export runs/kitchen/model.safetensors --out kitchen_int8.onnx --precision i
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from training.support.dataset_options import ClassIds, Layout, LayoutOption, RecordingsOption, open_frames
+from training.support.options import LayoutOption, ModelArgument, RecordingsOption, SourceOptions
 
 if TYPE_CHECKING:
     from deal_core.dataset.dataset import Dataset
@@ -21,35 +20,29 @@ if TYPE_CHECKING:
     from deal_core.runtime.quantisation import Quantised
 
 
-class ExportPrecision(str, Enum):
-    """Of what the model computes with."""
-
-    FLOAT32 = "float32"
-    INT8 = "int8"
-
-
 def export(
-    model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")],
+    model: ModelArgument,
     out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
     input_size: Annotated[
-        int, typer.Option(help="Shorter side of the images that the network will see; 0 is the model's own.")
+        int, typer.Option(help="Shorter side of the network's input, pixels; 0 keeps the model's input size.")
     ] = 0,
     precision: Annotated[
-        ExportPrecision, typer.Option(help="int8 is for CPUs; it is learnt from the frames of --calibrate.")
-    ] = ExportPrecision.FLOAT32,
+        Literal["float32", "int8"], typer.Option(help="int8 is for CPUs and needs the frames of --calibrate.")
+    ] = "float32",
     calibrate: Annotated[
-        Path | None, typer.Option(help="With int8: dataset folder with frames like those the robot will see.")
+        Path | None, typer.Option(help="With int8: dataset folder with frames like those on the robot.")
     ] = None,
-    layout: LayoutOption = Layout.DEAL,
+    layout: LayoutOption = "deal",
     recordings: RecordingsOption = None,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="With int8: no more than so many frames, evenly spread; 100 if left out.")
+        int | None, typer.Option(min=1, help="With int8: use at most this many frames, evenly spaced. Default: 100.")
     ] = None,
 ) -> None:
-    """Write the network from colours to class scores as ONNX, compared with PyTorch, its classes and threshold inside.
+    """Write the network from image to class scores as an ONNX file with its classes and threshold.
 
-    The node needs no exported file: with backend auto, it makes one of a .safetensors file where that is faster. An
-    int8 model is made here alone, and compared with the float one.
+    The exported network is compared with PyTorch. The node needs no exported file: with backend auto, it exports a
+    .safetensors file by itself where that is faster. Only this command makes int8 models, and compares each with the
+    float32 model.
 
     Example: deal export runs/kitchen/model.safetensors --out kitchen.onnx
     """
@@ -61,21 +54,22 @@ def export(
     from training.support.console import console
 
     if out.suffix != ".onnx":
-        raise UsageError(f"--out {out}: expected a file name that ends with .onnx, by which it is recognised")
-    if (calibrate is None) == (precision is ExportPrecision.INT8):
-        raise UsageError("--precision int8 and --calibrate DATASET go together: int8 is learnt from frames")
-    if calibrate is None and (layout is not Layout.DEAL or recordings or frames):
-        raise UsageError("--as, --recording and --frames say which frames --calibrate uses: name its dataset")
+        raise UsageError(f"--out {out}: expected a file name that ends with .onnx")
+    if (calibrate is None) == (precision == "int8"):
+        raise UsageError("--precision int8 and --calibrate DATASET go together: int8 is calibrated on frames")
+    if calibrate is None and (layout != "deal" or recordings or frames):
+        raise UsageError("--as, --recording and --frames choose frames of the dataset of --calibrate: add --calibrate")
     loaded = load_model(model)
-    dataset = _open(loaded, calibrate, layout, recordings, frames or 100) if calibrate else None
+    source = SourceOptions(layout, recordings=recordings, frames=frames or 100)
+    dataset = _open(loaded, source, calibrate) if calibrate else None
     exported = export_onnx(loaded, scaled_size(loaded.info.input_size, input_size))
     data, said = exported.data, f"differs from PyTorch by at most {exported.difference:.1e}"
     if dataset is not None:
         quantised = _quantise(exported, loaded, dataset)
         data = quantised.data
         said = (
-            f"int8; on {quantised.frames} frames {quantised.same:.1%} of all pixels are as in float32, and "
-            f"{quantised.agreement:.1%} of those that have a class in either"
+            f"int8; on {quantised.frames} frames, {quantised.same:.1%} of all pixels are equal to float32, and "
+            f"{quantised.agreement:.1%} of the pixels that have a class in either"
         )
     try:
         with replacing(out) as temporary:
@@ -86,10 +80,10 @@ def export(
     console().print(f"{out}: {len(data) / 1e6:.1f} MB, opset {OPSET}, {height}x{width}, {said}", markup=False)
 
 
-def _open(model: LoadedModel, path: Path, layout: Layout, recordings: list[str] | None, frames: int) -> Dataset:
+def _open(model: LoadedModel, source: SourceOptions, path: Path) -> Dataset:
     from deal_core.masks.score_dataset import CamSettings, check_use
 
-    dataset = open_frames(path, layout, "", None, ClassIds.CONTIGUOUS, recordings, frames)
+    dataset = source.open(path)
     check_use(model.info, dataset, CamSettings())
     return dataset
 

@@ -1,4 +1,4 @@
-"""`deal report`: one HTML page about any number of runs, models and pseudo masks.
+"""`deal report`: one HTML page that compares runs, models and pseudo masks.
 
 deal report runs/baseline runs/deal --out report.html
 deal report runs/deal kitchen_cams runs/robot --dataset kitchen --recording held_out
@@ -13,18 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from training.commands.cams import DeviceOption, Tags, TagsOption
-from training.support.dataset_options import (
-    ClassIds,
-    ClassIdsOption,
-    DepthOption,
-    FramesOption,
-    Layout,
-    LayoutOption,
-    RecordingsOption,
-    SplitOption,
-    open_frames,
-)
+from training.support.options import DeviceOption, PicturesOption, SourceOptions, TagsOption
 
 if TYPE_CHECKING:
     from deal_core.dataset.dataset import Dataset
@@ -38,36 +27,32 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of evaluated runs; with --dataset model files, run folders and folders of pseudo masks. "
-            "The first is compared with.",
+            help="Folders of evaluated runs; with --dataset, model files, run folders and folders of pseudo masks. "
+            "The others are compared with the first.",
             show_default=False,
         ),
     ],
+    *,
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
-    title: Annotated[str, typer.Option(help="Title of the page; made from the dataset's name if empty.")] = "",
+    title: Annotated[str, typer.Option(help="Title of the page. Default: a title with the dataset's name.")] = "",
     name: Annotated[
-        list[str] | None, typer.Option(help="Name of a run on the page; repeated, one for each run in order.")
+        list[str] | None, typer.Option(help="Name of a run on the page; repeat it for each run, in their order.")
     ] = None,
-    pictures: Annotated[int, typer.Option(min=0, help="Frames to show, worst first.")] = 12,
+    pictures: PicturesOption = 12,
     dataset: Annotated[
-        Path | None, typer.Option(help="Compare on these frames, now, in place of earlier evaluations.")
+        Path | None, typer.Option(help="Evaluate all runs on this dataset instead of reading their evaluations.")
     ] = None,
-    layout: LayoutOption = Layout.DEAL,
-    split: SplitOption = "",
-    depth: DepthOption = None,
-    class_ids: ClassIdsOption = ClassIds.CONTIGUOUS,
-    recordings: RecordingsOption = None,
-    frames: FramesOption = None,
-    tags: TagsOption = Tags.GIVEN,
+    source: SourceOptions,
+    tags: TagsOption = "given",
     device: DeviceOption = "auto",
-    json_: Annotated[bool, typer.Option("--json", help="Print the headline figures as JSON on stdout.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the main scores as JSON.")] = False,
 ) -> None:
-    """Write one page about any number of runs: figures, curves and pictures, side by side, worst frames first.
+    """Write one page that compares runs: scores, curves and pictures side by side, worst frames first.
 
-    Of folders that `deal evaluate` wrote it shows what was found then. With --dataset, models and pseudo masks are
-    compared anew on the same frames: with drawn masks, or where nobody drew any, with each other. The page is a
-    single file without any address in it: send it, open it on a phone. Runs of one name that differ in their seed
-    are also shown as mean and spread.
+    Folders written by `deal evaluate` are shown with their recorded scores. With --dataset, models and pseudo masks
+    are evaluated on the same frames: against drawn masks or, without drawn masks, against each other. The page is a
+    single file that loads nothing from the network, so it can be sent and opened on a phone. Runs of one name that
+    differ in their seed are also shown as mean and standard deviation.
 
     Examples:
       deal report runs/baseline runs/deal --out report.html
@@ -80,11 +65,10 @@ def report(
     if name and len(name) != len(runs):
         raise UsageError(f"--name: expected one for each of the {len(runs)} runs, found {len(name)}")
     if dataset is None:
-        settings = (layout, split, depth, class_ids, recordings, frames, tags, device)
-        if settings != (Layout.DEAL, "", None, ClassIds.CONTIGUOUS, None, None, Tags.GIVEN, "auto"):
+        if (source, tags, device) != (SourceOptions(), "given", "auto"):
             raise UsageError(
-                "options that choose frames, tags or device go with --dataset: without it, evaluations "
-                "are shown as `deal evaluate` found them"
+                "options that choose frames, tags or device go with --dataset: without it, the recorded evaluations "
+                "are shown"
             )
         read = [read_run(folder) for folder in track(runs, "reading", len(runs), quiet=json_)]
         read = [_renamed(run, name[i]) for i, run in enumerate(read)] if name else read
@@ -92,8 +76,8 @@ def report(
     else:
         from deal_core.masks.score_dataset import CamSettings
 
-        chosen = open_frames(dataset, layout, split, depth, class_ids, recordings, frames)
-        scoring = CamSettings(tags=tags.value, device=device)
+        chosen = source.open(dataset)
+        scoring = CamSettings(tags=tags, device=device)
         with tempfile.TemporaryDirectory(prefix="deal_report_") as work:
             found = _compare(runs, name or [""] * len(runs), chosen, Path(work), scoring, pictures, quiet=json_)
             read = list(found.runs)

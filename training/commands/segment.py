@@ -1,4 +1,4 @@
-"""`deal segment`: masks of image files with a trained model."""
+"""`deal segment`: write masks of image files with a trained model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from training.support.options import DeviceOption
+
 if TYPE_CHECKING:
     from deal_core.structures import Float32Array
 
@@ -15,18 +17,16 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 def segment(
-    model: Annotated[Path, typer.Argument(help="Model file (.safetensors, or .onnx of deal export).")],
+    model: Annotated[Path, typer.Argument(help="Model file (.safetensors, or .onnx written by deal export).")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder for <name>.png (class ids) and <name>_overlay.png.")],
     depth: Annotated[
         Path | None,
-        typer.Option(
-            help="For a model that uses depth: folder with the images' depth, <name>.png, 16 bit, millimetres."
-        ),
+        typer.Option(help="For a model that uses depth: folder of depth images, <name>.png, 16 bit, millimetres."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
-    """Segment image files as the node would, and draw the masks over them.
+    """Segment image files as the node does, and draw the masks over the images.
 
     Example: deal segment runs/kitchen/model.safetensors kitchen/recordings/kitchen_1/color --out masks
     """
@@ -42,13 +42,13 @@ def segment(
     files = find_images(images)
     segmenter = Segmenter.load(model, device=device)
     if depth is not None and not segmenter.uses_depth:
-        raise UsageError(f"--depth: {model} sees colour alone")
+        raise UsageError(f"--depth: {model} does not use depth")
     without_depth = 0
     shares = np.zeros(256, np.int64)
     for file in track(files, "segmenting", len(files)):
         image = cv2.imread(str(file), cv2.IMREAD_COLOR)
         if image is None:
-            raise DatasetError(f"{file}: not an image that can be read; expected PNG, JPEG or BMP")
+            raise DatasetError(f"{file}: cannot be read as an image; expected PNG, JPEG or BMP")
         rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         metres = None if depth is None else _read_depth(depth / f"{file.stem}.png", rgb.shape[:2])
         without_depth += segmenter.uses_depth and metres is None
@@ -68,7 +68,7 @@ def segment(
 
 
 def _read_depth(file: Path, size: tuple[int, ...]) -> Float32Array | None:
-    """Return metres, 0 where unknown; None where there is no file."""
+    """Return depth in metres, 0 where it is unknown; None if there is no file."""
     import numpy as np
 
     from deal_core.dataset.image_files import check_image, read_image
@@ -76,16 +76,16 @@ def _read_depth(file: Path, size: tuple[int, ...]) -> Float32Array | None:
 
     if not file.exists():
         return None
-    depth_mm = read_image(file, "depth image", "give depth as 16-bit PNG, millimetres, of the image's size")
+    depth_mm = read_image(file, "depth image", "give depth as a 16-bit PNG in millimetres, of the image's size")
     check_image(file, "depth image", depth_mm, np.uint16, size)
     return depth_to_metres(depth_mm)[0]
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Return the image files among the paths and in the folders among them, by name.
+    """Return the image files among the paths and in the folders among them; those of a folder sorted by name.
 
     Raises:
-        UsageError: a path does not exist, there is no image, or two have one name.
+        UsageError: a path does not exist, there is no image, or two images have the same name.
     """
     from deal_core.errors import UsageError
 
@@ -100,5 +100,5 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     stems = [file.stem for file in files]
     repeated = next((file for file in files if stems.count(file.stem) > 1), None)
     if repeated:
-        raise UsageError(f"several images are called '{repeated.stem}' and would get the same mask file")
+        raise UsageError(f"several images are named '{repeated.stem}' and would be written to the same mask file")
     return files

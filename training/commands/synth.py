@@ -9,22 +9,22 @@ import typer
 
 
 def synth(
-    output: Annotated[Path, typer.Argument(help="Folder of the recording to make.", show_default=False)],
-    scenes: Annotated[int, typer.Option(help="Number of tabletops.")] = 40,
-    frames_per_scene: Annotated[int, typer.Option(help="Views of each tabletop.")] = 10,
-    size: Annotated[str, typer.Option(help="Width x height of the images, in pixels.")] = "320x240",
+    output: Annotated[Path, typer.Argument(help="Folder of the new recording.", show_default=False)],
+    scenes: Annotated[int, typer.Option(help="Number of scenes (tabletops).")] = 40,
+    frames_per_scene: Annotated[int, typer.Option(help="Number of views of each scene.")] = 10,
+    size: Annotated[str, typer.Option(help="Width x height of the images, pixels.")] = "320x240",
     classes: Annotated[int, typer.Option(help="Number of classes, 1 to 12.")] = 6,
-    seed: Annotated[int, typer.Option(help="Recordings of different seeds share no scene.")] = 0,
-    objects: Annotated[str, typer.Option(help="Fewest-most objects on a tabletop.")] = "2-4",
-    prints: Annotated[str, typer.Option(help="Fewest-most flat pictures on a tabletop.")] = "1-3",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a recording of that name.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on stdout.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed; recordings with different seeds share no scene.")] = 0,
+    objects: Annotated[str, typer.Option(help="Smallest-largest number of objects in a scene.")] = "2-4",
+    prints: Annotated[str, typer.Option(help="Smallest-largest number of flat pictures in a scene.")] = "1-3",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a recording in this folder.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Render a synthetic RGB-D recording: tabletops with tags, stereo depth and true masks for evaluation.
 
-    The recording is what a robot's recorder writes (a rosbag2 folder), so every other command takes it. The
-    masks in its ground_truth folder are for evaluation only. The same options give the same bytes. Test on a
-    recording of another seed: two segments of one recording may show the same tabletop.
+    The recording has the format of a robot's recorder (a rosbag2 folder), so every other command reads it. The masks
+    in its ground_truth folder are for evaluation only. The same options give the same bytes. For testing, render a
+    recording with another seed: two segments of one recording may show the same tabletop.
 
     Example:
       deal synth /tmp/tabletop_train --scenes 4 --frames-per-scene 5 --size 160x120 --seed 1

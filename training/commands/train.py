@@ -1,4 +1,4 @@
-"""`deal train`: a CAM network from tags and depth.
+"""`deal train`: train a CAM network from tags and depth.
 
 deal train config/train.yaml data.path=kitchen output=runs/kitchen
 deal train config/train.yaml data.path=kitchen output=runs/baseline deal.weight=0
@@ -18,61 +18,54 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="Settings as YAML; config/train.yaml names them all.")],
+    config: Annotated[Path, typer.Argument(help="YAML file of settings; config/train.yaml lists all of them.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, dotted: data.path=kitchen deal.weight=0.3")
+        list[str] | None, typer.Argument(help="Settings as key=value: data.path=kitchen deal.weight=0.3")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a CAM network from tags and depth; no masks are read.
+    """Train a CAM network from tags and depth. Training reads no masks.
 
-    The run folder gets settings.yaml, history.jsonl, tensorboard/, checkpoint.pt and, at the end,
-    model.safetensors. The same command again goes on where an interrupted run stopped. Several GPUs or processes:
-    torchrun --nproc-per-node 2 -m training.cli train ...
+    The run folder contains settings.yaml, history.jsonl, tensorboard/, checkpoint.pt and, at the end,
+    model.safetensors. The same command continues an interrupted run. To use several GPUs or processes:
+    torchrun --nproc-per-node 2 -m deal_ros train ...
 
     Example: deal train config/train.yaml data.path=kitchen output=runs/kitchen
     """
     from deal_core.settings_file import load_settings
     from deal_core.trainer.settings import TrainSettings
-    from training.support.console import console, print_json
+    from training.support.console import console, is_first_process, print_json
 
     result = run_training(load_settings(TrainSettings, config, overrides or []), quiet=as_json)
     if not is_first_process():
         return
+    threshold = result.threshold
     if as_json:
         print_json(
             {
                 "model": result.model,
-                "threshold": result.threshold.value,
-                "threshold_rule": result.threshold.rule,
+                "threshold": threshold.value,
+                "threshold_rule": threshold.rule,
                 "steps": result.steps,
                 "resumed_from": result.resumed_from,
             }
         )
-        return
-    console().print(
-        f"model: {result.model} (background threshold {result.threshold.value:.2f}, {result.threshold.rule})",
-        markup=False,
-    )
+    else:
+        console().print(
+            f"model: {result.model} (background threshold {threshold.value:.2f}, {threshold.rule})", markup=False
+        )
 
 
-def run_training(settings: TrainSettings, *, description: str = "training", quiet: bool = False) -> TrainResult:
-    """Train under a progress bar; only the first of several processes shows it."""
+def run_training(settings: TrainSettings, *, quiet: bool = False) -> TrainResult:
+    """Train under a progress bar, which only the first of several processes shows."""
     from deal_core.trainer.cam_training import train as train_model
-    from training.support.console import progress
+    from training.support.console import is_first_process, progress
 
     with progress(quiet=quiet or not is_first_process()) as bar:
-        task = bar.add_task(description, total=None)
+        task = bar.add_task("training", total=None)
 
         def report(now: Progress) -> None:
-            text = f"{description} · tags {now.losses['loss_tags']:.3f} · deal {now.losses['loss_deal']:+.3f}"
+            text = f"training · tags {now.losses['loss_tags']:.3f} · deal {now.losses['loss_deal']:+.3f}"
             bar.update(task, completed=now.step, total=now.total_steps, description=text)
 
         return train_model(settings, report)
-
-
-def is_first_process() -> bool:
-    """Return whether this is the one of several processes that talks to the person."""
-    import os
-
-    return os.environ.get("RANK", "0") == "0"

@@ -1,4 +1,4 @@
-"""`deal view`: what the camera saw and what was made of it, along a recording, in the rerun viewer.
+"""`deal view`: show the frames of a recording, and what was computed from them, in the rerun viewer.
 
 deal view kitchen
 deal view kitchen --recording monday --model runs/robot --masks kitchen_cams --cams kitchen_cams --save monday.rrd
@@ -12,24 +12,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from training.commands.cams import DeviceOption, Tags, TagsOption
-from training.support.dataset_options import (
-    ClassIds,
-    ClassIdsOption,
-    DatasetArgument,
-    DepthOption,
-    FramesOption,
-    Layout,
-    LayoutOption,
-    SplitOption,
-    open_frames,
-)
+from training.support.options import DatasetArgument, DeviceOption, SourceOptions, TagsOption
 
 if TYPE_CHECKING:
     import rerun
@@ -43,30 +32,32 @@ _FLUSH_S = 60.0
 
 def view(
     dataset: DatasetArgument,
+    *,
     model: Annotated[
-        list[Path] | None, typer.Option(help="Model file or run folder, to predict with; may be repeated.")
+        list[Path] | None, typer.Option(help="Model file or run folder whose predictions to show; may be repeated.")
     ] = None,
     masks: Annotated[
-        list[Path] | None, typer.Option(help="Folder of pseudo masks, by deal cams; may be repeated.")
+        list[Path] | None, typer.Option(help="Folder of pseudo masks written by deal cams; may be repeated.")
     ] = None,
-    cams: Annotated[list[Path] | None, typer.Option(help="Folder of CAMs, by deal cams; may be repeated.")] = None,
-    recording: Annotated[str, typer.Option(help="Which recording, where there are several.")] = "",
-    layout: LayoutOption = Layout.DEAL,
-    split: SplitOption = "",
-    depth: DepthOption = None,
-    class_ids: ClassIdsOption = ClassIds.CONTIGUOUS,
-    frames: FramesOption = None,
-    tags: TagsOption = Tags.GIVEN,
+    cams: Annotated[
+        list[Path] | None, typer.Option(help="Folder of CAMs written by deal cams; may be repeated.")
+    ] = None,
+    source: SourceOptions,
+    tags: TagsOption = "given",
     device: DeviceOption = "auto",
-    save: Annotated[Path | None, typer.Option(help="Write a .rrd file, to open later: rerun FILE.")] = None,
-    serve: Annotated[bool, typer.Option("--serve", help="Show it on a page; every machine around can ask.")] = False,
-    port: Annotated[int, typer.Option(min=1, max=65534, help="Of --serve: of the page; the next is for data.")] = 9090,
-    spawn: Annotated[bool, typer.Option("--spawn", help="Open the viewer's window; the default.")] = False,
+    save: Annotated[Path | None, typer.Option(help="Write an .rrd file; open it later with: rerun FILE.")] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the viewer as a web page that other machines can open.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=1, max=65534, help="With --serve: port of the page; the next port serves the data.")
+    ] = 9090,
+    spawn: Annotated[bool, typer.Option("--spawn", help="Open the viewer's window. This is the default.")] = False,
 ) -> None:
-    """Show image, depth, depth edges, CAMs, pseudo masks and predictions along a recording.
+    """Show image, depth, depth edges, CAMs, pseudo masks and predictions of a recording, frame by frame.
 
-    It opens the rerun viewer, or writes a file for it, or serves the viewer as a page. With the camera's intrinsics
-    the depth stands in space.
+    The command opens the rerun viewer, writes a file for it, or serves it as a web page. If the recording has camera
+    intrinsics, depth is shown as points in space. A dataset of several recordings needs --recording.
 
     Examples:
       deal view kitchen
@@ -84,34 +75,35 @@ def view(
         _check_free(port)
         _check_free(port + 1)
     elif save is None and not _has_display():
-        raise UsageError("no display to open a window on (DISPLAY is not set): use --save FILE, or --serve")
+        raise UsageError("there is no display for a window (DISPLAY is not set): use --save FILE or --serve")
     from deal_core.masks.score_dataset import CamSettings
-    from deal_core.report.rerun_stream import APPLICATION, check_layers
-    from deal_core.report.rerun_stream import layout as arrange
+    from deal_core.report.rerun_stream import APPLICATION, check_layers, layout
 
-    chosen = open_frames(dataset, layout, split, depth, class_ids, [recording] if recording else None, frames)
-    layers = _layers(model or [], masks or [], cams or [])
-    settings = CamSettings(tags=tags.value, device=device)
-    check_layers(chosen, layers, settings)
+    shown = _Shown(
+        source.open(dataset), _layers(model or [], masks or [], cams or []), CamSettings(tags, device=device)
+    )
+    check_layers(shown.dataset, shown.layers, shown.settings)
     stream = rerun.RecordingStream(APPLICATION)
-    blueprint = arrange(chosen, layers)
+    blueprint = layout(shown.dataset, shown.layers)
     if save is not None:
-        _save(stream, blueprint, save, chosen, layers, settings)
+        _save(stream, blueprint, save, shown)
     elif serve:
-        _serve(stream, blueprint, port, chosen, layers, settings)
+        _serve(stream, blueprint, port, shown)
     else:
-        _spawn(stream, blueprint)
-        _send(stream, chosen, layers, settings)
-        try:
-            stream.flush(timeout_sec=_FLUSH_S)
-        except RuntimeError as error:
-            raise UsageError(
-                f"the viewer has not taken the frames ({error}): see what it says above, or use --save or --serve"
-            ) from None
+        _show_window(stream, blueprint, shown)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The frames to show, and what to show of each."""
+
+    dataset: Dataset
+    layers: Layers
+    settings: CamSettings
 
 
 def _layers(models: list[Path], masks: list[Path], cams: list[Path]) -> Layers:
-    """Open what the options name, each by the name of its folder; what has the name of another gets a number."""
+    """Open the models and folders, each named after its folder; a name that occurs again gets a number."""
     from deal_core.errors import UsageError
     from deal_core.report.compare import Candidate, open_candidate
     from deal_core.report.rerun_stream import Layers
@@ -122,7 +114,8 @@ def _layers(models: list[Path], masks: list[Path], cams: list[Path]) -> Layers:
             candidate = open_candidate(path)
             if (candidate.model is None) != (option == "--masks"):
                 found = "pseudo masks" if candidate.model is None else "a model"
-                raise UsageError(f"{option} {path}: found {found} there, for which there is another option")
+                other = "--masks" if option == "--model" else "--model"
+                raise UsageError(f"{option} {path}: found {found} there; use {other}")
             candidates.append(candidate)
     names = _different([candidate.name for candidate in candidates])
     candidates = [replace(candidate, name=name) for candidate, name in zip(candidates, names, strict=True)]
@@ -132,63 +125,50 @@ def _layers(models: list[Path], masks: list[Path], cams: list[Path]) -> Layers:
 
 
 def _different(names: list[str]) -> list[str]:
-    """Return the names, each that was there before with a number."""
+    """Return the names; a name that occurs again gets a number."""
     counts = [names[: index + 1].count(name) for index, name in enumerate(names)]
     return [name if count == 1 else f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
 
 
-def _send(
-    stream: rerun.RecordingStream,
-    dataset: Dataset,
-    layers: Layers,
-    settings: CamSettings,
-    check: Callable[[], None] = lambda: None,
-) -> None:
-    """Send under a progress bar; `check` is called after every frame."""
+def _send(stream: rerun.RecordingStream, shown: _Shown, check: Callable[[], None] = lambda: None) -> None:
+    """Send the frames under a progress bar; `check` is called after each frame."""
     from deal_core.report.rerun_stream import send_frames
     from training.support.console import progress
 
     with progress() as bar:
-        task = bar.add_task("frames", total=len(dataset))
+        task = bar.add_task("frames", total=len(shown.dataset))
 
         def advance(done: int) -> None:
             check()
             bar.update(task, completed=done)
 
-        send_frames(stream, dataset, layers, settings, advance=advance)
+        send_frames(stream, shown.dataset, shown.layers, shown.settings, advance=advance)
 
 
-def _save(
-    stream: rerun.RecordingStream,
-    blueprint: rerun.blueprint.Blueprint,
-    path: Path,
-    dataset: Dataset,
-    layers: Layers,
-    settings: CamSettings,
-) -> None:
+def _save(stream: rerun.RecordingStream, blueprint: rerun.blueprint.Blueprint, path: Path, shown: _Shown) -> None:
     from deal_core.errors import UsageError
     from deal_core.files import replacing
     from training.support.console import console
 
     try:
         with replacing(path) as temporary, _written(stream, temporary, blueprint) as check:
-            _send(stream, dataset, layers, settings, check)
+            _send(stream, shown, check)
     except OSError as error:
         raise UsageError(
             f"--save {path}: cannot be written ({error.strerror}): choose another file, make room, or show fewer frames"
         ) from None
     size = path.stat().st_size / 1e6
-    console().print(f"{path}: {len(dataset)} frames, {size:.0f} MB; open it with: rerun {path}", markup=False)
+    console().print(f"{path}: {len(shown.dataset)} frames, {size:.0f} MB; open it with: rerun {path}", markup=False)
 
 
 @contextmanager
 def _written(
     stream: rerun.RecordingStream, path: Path, blueprint: rerun.blueprint.Blueprint
 ) -> Iterator[Callable[[], None]]:
-    """Write what is sent to the stream within the block; yield what raises OSError once writing has failed.
+    """Write what the stream receives within the block to a file; yield a check that raises OSError if this failed.
 
-    Rerun's own writer may wait for ever once a disk is full. So it writes into a pipe that takes everything, and what
-    comes out of it is written here.
+    Rerun's own writer may block forever when a disk is full. So rerun writes to a pipe that is always read, and a
+    thread writes the data to the file.
     """
     failed: list[OSError] = []
 
@@ -219,14 +199,7 @@ def _written(
         check()
 
 
-def _serve(
-    stream: rerun.RecordingStream,
-    blueprint: rerun.blueprint.Blueprint,
-    port: int,
-    dataset: Dataset,
-    layers: Layers,
-    settings: CamSettings,
-) -> None:
+def _serve(stream: rerun.RecordingStream, blueprint: rerun.blueprint.Blueprint, port: int, shown: _Shown) -> None:
     from urllib.parse import quote
 
     import rerun
@@ -235,18 +208,18 @@ def _serve(
 
     address = stream.serve_grpc(grpc_port=port + 1, default_blueprint=blueprint, server_memory_limit="50%")
     rerun.serve_web_viewer(web_port=port, open_browser=False)
-    console().print(f"open http://127.0.0.1:{port}/?url={quote(address, safe=':/')} (Ctrl-C ends)", markup=False)
+    console().print(f"open http://127.0.0.1:{port}/?url={quote(address, safe=':/')} (Ctrl-C stops)", markup=False)
     try:
-        _send(stream, dataset, layers, settings)
+        _send(stream, shown)
         threading.Event().wait()
     except KeyboardInterrupt:
-        console().print("ended", markup=False)
+        console().print("stopped", markup=False)
 
 
-def _spawn(stream: rerun.RecordingStream, blueprint: rerun.blueprint.Blueprint) -> None:
+def _show_window(stream: rerun.RecordingStream, blueprint: rerun.blueprint.Blueprint, shown: _Shown) -> None:
     from deal_core.errors import UsageError
 
-    # The viewer is looked for on PATH, where an environment that is not activated is not.
+    # Rerun searches PATH for the viewer; the environment of this Python is on it only where it is activated.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     try:
         stream.spawn(default_blueprint=blueprint)
@@ -254,10 +227,17 @@ def _spawn(stream: rerun.RecordingStream, blueprint: rerun.blueprint.Blueprint) 
         raise UsageError(
             f"the viewer does not start ({str(error).strip().splitlines()[0]}): use --save or --serve"
         ) from None
+    _send(stream, shown)
+    try:
+        stream.flush(timeout_sec=_FLUSH_S)
+    except RuntimeError as error:
+        raise UsageError(
+            f"the viewer did not receive the frames ({error}): read its messages above, or use --save or --serve"
+        ) from None
 
 
 def _check_free(port: int) -> None:
-    """The viewer's servers start in the background: what keeps them from it is found out here."""
+    """Refuse a port in use: the servers of the viewer start in the background and would not report it."""
     import socket
 
     from deal_core.errors import UsageError
@@ -267,7 +247,7 @@ def _check_free(port: int) -> None:
         try:
             listening.bind(("", port))
         except OSError as error:
-            raise UsageError(f"port {port} cannot be used ({error.strerror}): choose others with --port") from None
+            raise UsageError(f"port {port} cannot be used ({error.strerror}): choose another with --port") from None
 
 
 def _has_display() -> bool:

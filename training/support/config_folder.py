@@ -1,4 +1,4 @@
-"""Where the settings that come with the project lie."""
+"""The folder of the settings that come with the project."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from deal_core.errors import UsageError
 
 
 def config_folder() -> Path:
-    """Return the folder of settings: beside the sources, or in the share folder of an installed package.
+    """Return the folder of settings: `config` beside the sources, or the share folder of an installed package.
 
     Raises:
-        UsageError: it is in neither place.
+        UsageError: neither folder contains train.yaml.
     """
     import sysconfig
 
@@ -22,4 +22,4 @@ def config_folder() -> Path:
     for place in places:
         if (place / "train.yaml").exists():
             return place
-    raise UsageError(f"train.yaml is in none of {', '.join(map(str, places))}: name the settings yourself")
+    raise UsageError(f"found train.yaml in none of {', '.join(map(str, places))}: name the settings file yourself")

@@ -1,8 +1,9 @@
-"""How every command talks to a person: progress and messages on stderr, results on stdout."""
+"""Output of every command: progress and messages on stderr, results on stdout."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -24,23 +25,23 @@ T = TypeVar("T")
 
 
 def console() -> Console:
-    """Return the console for messages; stdout stays free for results."""
+    """Return the console for messages, on stderr: stdout is for results."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """Print a result for scripts: one JSON document on stdout and nothing else."""
+    """Print a result for scripts: one JSON document on stdout."""
     print(json.dumps(value, indent=2, default=str))
 
 
 def track(items: Iterable[T], description: str, total: int | None = None, *, quiet: bool = False) -> Iterator[T]:
-    """Yield the items under a progress bar with rate and time left; shows nothing when `quiet`."""
+    """Yield the items and show a progress bar with rate and time left, unless `quiet`."""
     with progress(quiet=quiet) as bar:
         yield from bar.track(items, total=total, description=description)
 
 
 def progress(*, quiet: bool = False) -> Progress:
-    """Return the progress display all commands share."""
+    """Return the progress display of all commands."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -54,8 +55,13 @@ def progress(*, quiet: bool = False) -> Progress:
     )
 
 
+def is_first_process() -> bool:
+    """Return whether this process reports to the user; of the processes that torchrun starts, only the first does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class _Rate(ProgressColumn):
-    """Items a second."""
+    """Items per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed

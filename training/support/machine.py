@@ -1,7 +1,7 @@
-"""What this machine has, and for which of the project's jobs that is enough.
+"""What this machine has, and which of the project's jobs it can do.
 
-Libraries that may not fit this machine are imported in processes of their own: some print a page, or take the
-interpreter down with them.
+Libraries that may not fit this machine are imported in separate processes: some print long messages or crash the
+interpreter.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LOW_DISK_GB = 10
 
 
 class Job(str, Enum):
-    """What a person does with the project."""
+    """What the project is used for."""
 
     RECORD = "record"
     TAG = "tag"
@@ -47,11 +47,11 @@ class Job(str, Enum):
 
 
 class State(str, Enum):
-    """How a finding stands."""
+    """Result of looking for one thing."""
 
     OK = "ok"
-    NOTE = "note"  # works without, or in another way
-    WARNING = "warning"  # works, and is likely to disappoint
+    NOTE = "note"  # missing, but not needed
+    WARNING = "warning"  # works, but slowly or unreliably
     MISSING = "missing"
 
 
@@ -60,11 +60,11 @@ class Finding:
     """One thing that was looked for.
 
     Args:
-        name: what.
-        state: how it stands.
+        name: name of the library or part of the machine.
+        state: the result.
         found: version and place, or what is wrong.
-        fix: the command or step that puts it right; empty where there is nothing to do.
-        jobs: those that cannot be done without it.
+        fix: the command or step that corrects it; empty if there is nothing to correct.
+        jobs: the jobs that need it.
     """
 
     name: str
@@ -76,12 +76,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Machine:
-    """All findings, and what follows from them."""
+    """All findings about a machine."""
 
     findings: tuple[Finding, ...]
 
     def lacks(self, job: Job) -> list[str]:
-        """Return the names of what a job needs and this machine does not have."""
+        """Return the names of everything that a job needs and this machine lacks."""
         return [f.name for f in self.findings if f.state is State.MISSING and job in f.jobs]
 
 
@@ -89,8 +89,8 @@ def examine(environment: Mapping[str, str] = os.environ, folder: Path = Path()) 
     """Look at Python, libraries, ROS, camera and disk.
 
     Args:
-        environment: the variables ROS and Fast DDS read.
-        folder: where recordings and runs would go.
+        environment: environment variables, which ROS and Fast DDS read.
+        folder: folder for recordings and runs; its disk is looked at.
     """
     from deal_ros.input import optional_libraries
 
@@ -114,7 +114,7 @@ def examine(environment: Mapping[str, str] = os.environ, folder: Path = Path()) 
 # --- Python and its libraries
 
 _ALL = tuple(Job)
-_JOBS_OF_EXTRA = {  # ros and realsense are tried out instead
+_JOBS_OF_EXTRA = {  # of ros and realsense, `examine` tries the import instead
     "": _ALL,
     "tag": (Job.TAG,),
     "depth": (Job.DEPTH,),
@@ -122,7 +122,7 @@ _JOBS_OF_EXTRA = {  # ros and realsense are tried out instead
     "export": (Job.EXPORT,),
     "view": (Job.VIEW,),
 }
-_SAME_MODULE = {"opencv-python-headless": "cv2"}  # other packages bring it, too: opencv-python, apt, JetPack
+_SAME_MODULE = {"opencv-python-headless": "cv2"}  # other packages provide it as well: opencv-python, apt, JetPack
 
 
 def _python() -> Finding:
@@ -133,7 +133,7 @@ def _python() -> Finding:
 
 
 def _libraries() -> list[Finding]:
-    """Compare what setup.py asks for with what is installed."""
+    """Compare the requirements of setup.py with the installed packages."""
     from packaging.requirements import Requirement
 
     try:
@@ -153,12 +153,12 @@ def _library(requirement: Requirement, extra: str, jobs: tuple[Job, ...]) -> Fin
     name = requirement.name
     if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
         here = f"{sys.platform} {platform.machine()}"
-        return Finding(name, State.MISSING, f"no wheel for {here}", "build it, or use another machine for this", jobs)
+        return Finding(name, State.MISSING, f"no wheel for {here}", "build it, or use another machine", jobs)
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         if name in _SAME_MODULE and importlib.util.find_spec(_SAME_MODULE[name]):
-            return Finding(name, State.OK, f"{_SAME_MODULE[name]} of another package")
+            return Finding(name, State.OK, f"{_SAME_MODULE[name]} from another package")
         return Finding(name, State.MISSING, "not installed", _install(name), jobs)
     if requirement.specifier.contains(version, prereleases=True):
         return Finding(name, State.OK, version)
@@ -168,7 +168,7 @@ def _library(requirement: Requirement, extra: str, jobs: tuple[Job, ...]) -> Fin
 
 
 def _install(what: str) -> str:
-    """Return how to install: in the environment of a checkout all at once, elsewhere a package alone."""
+    """Return the command that installs it: `make setup` in the environment of a checkout, pip elsewhere."""
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "Makefile").is_file() and Path(sys.prefix).is_relative_to(checkout):
         return "make setup"
@@ -196,13 +196,13 @@ def _torch(trial: Trial) -> Finding:
     if facts["gpus"]:
         return Finding("device", State.OK, f"{', '.join(facts['gpus'])}, CUDA {facts['cuda']}")
     if not any(Path(file).exists() for file in _GPU_FILES):
-        return Finding("device", State.OK, "CPU; no NVIDIA GPU is in this machine")
+        return Finding("device", State.OK, "CPU; this machine has no NVIDIA GPU")
     if facts["cuda"] is None:
         return Finding(
-            "device", State.WARNING, "CPU: this torch is built without CUDA", "install the torch built for this GPU"
+            "device", State.WARNING, "CPU: this torch is built without CUDA", "install a torch built with CUDA"
         )
-    fix = f"update the GPU's driver to one for CUDA {facts['cuda']}, or install a torch built for the driver's CUDA"
-    return Finding("device", State.WARNING, f"CPU: this torch wants CUDA {facts['cuda']} of the driver", fix)
+    fix = f"update the GPU driver to one with CUDA {facts['cuda']}, or install a torch for the driver's CUDA version"
+    return Finding("device", State.WARNING, f"CPU: this torch needs a driver with CUDA {facts['cuda']}", fix)
 
 
 # --- ROS
@@ -223,7 +223,7 @@ def _ros(trial: Trial, environment: Mapping[str, str]) -> Finding:
         return Finding("rclpy", State.OK, f"ROS {distribution} in {place}")
     if not distribution and place.is_relative_to(sys.prefix):
         return Finding("rclpy", State.OK, f"wheel {importlib.metadata.version('ros-rclpy')} from PyPI")
-    found = f"ROS wheels from PyPI beside the sourced ROS {distribution}: the two mix (rclpy is {place})"
+    found = f"ROS wheels from PyPI and the sourced ROS {distribution} are mixed (rclpy is {place})"
     return Finding("rclpy", State.WARNING, found, "in this shell: rm -rf .venv && make setup")
 
 
@@ -236,11 +236,11 @@ def _ros_fix(distribution: str) -> str:
             return f"source {installed} && make setup"
     if (sys.platform, platform.machine()) == ("linux", "x86_64"):
         return _install(f"{PROJECT}[ros]")
-    return "install ROS 2 (its wheels on PyPI are for Linux on x86-64 only), source it, and make setup"
+    return "install ROS 2 (its PyPI wheels are for Linux on x86-64 only), source it, and run make setup"
 
 
 def _transport(ros: Trial, environment: Mapping[str, str]) -> list[Finding]:
-    """Which middleware, and whether images fit into its shared memory."""
+    """Return the middleware, and whether its shared memory is large enough for images."""
     if ros.error:
         return []
     rmw = json.loads(ros.output)["rmw"]
@@ -257,22 +257,22 @@ def _profile(environment: Mapping[str, str]) -> Finding:
         if file and Path(file).is_file():
             return Finding(name, State.OK, f"{variable}={file}")
         if file:
-            found = f"{variable}={file}: no such file, so images may be lost"
-            return Finding(name, State.WARNING, found, f"unset {variable}, or name a file")
-    found = "not set in this shell; the launch file and `deal demo` set it for what they start"
+            found = f"{variable}={file}: the file does not exist, so images may be lost"
+            return Finding(name, State.WARNING, found, f"unset {variable}, or set it to a file that exists")
+    found = "not set in this shell; the launch files and `deal demo` set it for the nodes they start"
     exports = [f"export {k}={v}" for k, v in shared_memory_environment(environment).items()]
-    return Finding(name, State.NOTE, found, f"before a camera started by hand: {' '.join(exports)}" if exports else "")
+    return Finding(name, State.NOTE, found, f"before starting a camera by hand: {' '.join(exports)}" if exports else "")
 
 
 def _optional_ros(ros: Trial, libraries: list[OptionalLibrary]) -> list[Finding]:
-    """What an apt ROS has and the wheels do not."""
+    """Return the packages that an apt ROS has and the wheels lack."""
     if ros.error:
         return []
-    labels = "label names are published as JSON (vision_msgs is not installed)"
+    labels = "not installed; label names are published as JSON"
     has_labels = importlib.util.find_spec("vision_msgs") is not None
     return [
         *(Finding(found.name, State.OK if found.is_usable else State.NOTE, str(found)) for found in libraries),
-        Finding("vision_msgs", State.OK, "there") if has_labels else Finding("vision_msgs", State.NOTE, labels),
+        Finding("vision_msgs", State.OK, "installed") if has_labels else Finding("vision_msgs", State.NOTE, labels),
     ]
 
 
@@ -292,11 +292,11 @@ def _camera(trial: Trial, *, has_ros: bool) -> Finding:
     name = "pyrealsense2"
     if not trial.error:
         cameras = json.loads(trial.output)
-        return Finding(name, State.OK, ", ".join(cameras) if cameras else "loads; no RealSense is plugged in")
+        return Finding(name, State.OK, ", ".join(cameras) if cameras else "installed; no RealSense is connected")
     no_libusb = "libusb" in trial.error
     fix = "sudo apt-get install libusb-1.0-0" if no_libusb else _install(f"{PROJECT}[realsense]")
-    if has_ros:  # then a camera's topics can be recorded
-        return Finding(name, State.NOTE, f"{trial.error}; recording from ROS topics works without", fix)
+    if has_ros:  # the topics of a camera can be recorded
+        return Finding(name, State.NOTE, f"{trial.error}; recording from ROS topics works without it", fix)
     return Finding(name, State.MISSING, trial.error, fix, (Job.RECORD,))
 
 
@@ -306,5 +306,8 @@ def _disk(folder: Path) -> Finding:
     if free_gb >= _LOW_DISK_GB:
         return Finding("disk", State.OK, found)
     return Finding(
-        "disk", State.WARNING, f"{found}; a minute of raw images takes 3 GB", "free some, or record elsewhere"
+        "disk",
+        State.WARNING,
+        f"{found}; one minute of raw images takes 3 GB",
+        "free some space, or use another disk",
     )

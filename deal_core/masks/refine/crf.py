@@ -9,20 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deal_core.errors import ConfigError, UsageError, nearest_hint
+from deal_core.errors import ConfigError, nearest_hint
 from deal_core.masks.refine.inputs import check_inputs
 from deal_core.masks.refine.lattice import PermutohedralLattice
 from deal_core.structures import UInt8Array
 
 CrfUnary = Literal["soft", "hard"]
-CrfBackend = Literal["torch", "pydensecrf"]
 
 _SMALLEST_PROBABILITY = 1e-8
 
 
 @dataclass(frozen=True)
 class CrfSettings:
-    """Kernels of the CRF, named as in the field. The defaults are those of SEAM (and AffinityNet).
+    """Kernels of the CRF, named as in the field. The defaults follow SEAM (and AffinityNet).
 
     Args:
         iterations: of the mean field.
@@ -35,7 +34,6 @@ class CrfSettings:
             the others sharing the rest.
         confidence: of "hard", in (0, 1).
         alpha: the background score is (1 - best)^alpha; made from the threshold when left out.
-        backend: "torch", the project's own on any device, or "pydensecrf" (extra `crf`), on the CPU.
 
     Raises:
         ConfigError: a value out of range, or an unknown option.
@@ -50,7 +48,6 @@ class CrfSettings:
     unary: CrfUnary = "soft"
     confidence: float = 0.7
     alpha: float | None = None
-    backend: CrfBackend = "torch"
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
@@ -65,11 +62,8 @@ class CrfSettings:
             raise ConfigError(f"crf: expected a confidence between 0 and 1, found {self.confidence}")
         if self.alpha is not None and not self.alpha > 0:
             raise ConfigError(f"crf: expected a positive alpha, found {self.alpha}")
-        for name, kind in (("unary", CrfUnary), ("backend", CrfBackend)):
-            if getattr(self, name) not in get_args(kind):
-                raise ConfigError(
-                    f"crf: expected {name} to be one of {', '.join(get_args(kind))}, found '{getattr(self, name)}'"
-                )
+        if self.unary not in get_args(CrfUnary):
+            raise ConfigError(f"crf: expected unary to be one of {', '.join(get_args(CrfUnary))}, found '{self.unary}'")
 
 
 _PRESETS = {
@@ -107,13 +101,10 @@ def dense_crf(image: UInt8Array, scores: Tensor, settings: CrfSettings | None = 
 
     Raises:
         ValueError: shapes or types that do not fit.
-        UsageError: the backend is not installed.
     """
     settings = settings or CrfSettings()
     check_inputs(image, scores)
-    log_unary = _log_unary(scores.float(), settings)
-    infer = _infer_pydensecrf if settings.backend == "pydensecrf" else _infer
-    return infer(image, log_unary, settings)
+    return _infer(image, _log_unary(scores.float(), settings), settings)
 
 
 def _log_unary(scores: Tensor, settings: CrfSettings) -> Tensor:
@@ -162,25 +153,3 @@ def _features(image: UInt8Array, device: torch.device) -> tuple[Tensor, Tensor]:
     y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
     position = torch.stack([x.reshape(-1), y.reshape(-1)], 1).float()
     return position, torch.from_numpy(np.ascontiguousarray(image)).to(device).reshape(-1, 3).float()
-
-
-def _infer_pydensecrf(image: UInt8Array, log_unary: Tensor, settings: CrfSettings) -> Tensor:
-    try:
-        from pydensecrf.densecrf import DenseCRF2D
-    except ImportError:
-        raise UsageError(
-            "the CRF backend 'pydensecrf' is not installed: pip install 'deal_ros[crf]' (it needs a C++ compiler), "
-            "or use the backend 'torch'"
-        ) from None
-    labels, height, width = log_unary.shape
-    model = DenseCRF2D(width, height, labels)
-    model.setUnaryEnergy(np.ascontiguousarray(-log_unary.reshape(labels, -1).cpu().numpy()))
-    model.addPairwiseGaussian(sxy=settings.sxy_gaussian, compat=settings.compat_gaussian)
-    model.addPairwiseBilateral(
-        sxy=settings.sxy_bilateral,
-        srgb=settings.srgb,
-        rgbim=np.ascontiguousarray(image),
-        compat=settings.compat_bilateral,
-    )
-    belief = np.asarray(model.inference(settings.iterations), np.float32)
-    return torch.from_numpy(belief).reshape(labels, height, width).to(log_unary.device)

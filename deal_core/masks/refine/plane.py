@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from deal_core.structures import BoolArray, DepthKind, Float32Array, Float64Array
+from deal_core.structures import BoolArray, DepthKind, Float32Array, Float64Array, valid_depth
 
 PlaneUse = Literal["keep", "background"]
 
@@ -45,9 +45,7 @@ def dominant_plane(
         raise ValueError(f"expected depth (H, W) and valid of the same size, got {depth.shape}")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"expected a positive tolerance, got {tolerance}")
-    known = np.isfinite(depth) & (depth > 0)
-    if valid is not None:
-        known &= valid
+    known = valid_depth(depth, valid)
     rows, columns = np.nonzero(known)
     if len(rows) < 3:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deal_core.errors import ConfigError, nearest_hint
 from deal_core.masks.refine.background import background_power, with_background, without_background
+from deal_core.masks.refine.choices import Refinement
 from deal_core.masks.refine.crf import CrfSettings, crf_preset, dense_crf
 from deal_core.masks.refine.par import ParSettings, pixel_adaptive_refinement
 from deal_core.masks.refine.plane import dominant_plane
@@ -21,7 +22,7 @@ from deal_core.structures import BoolArray, DepthKind, Float32Array, UInt8Array
 
 RefineSettings = ParSettings | CrfSettings | WalkSettings | RegionSettings
 
-_NAMES: dict[str, type[RefineSettings]] = {
+_NAMES: dict[Refinement, type[RefineSettings]] = {
     "par": ParSettings,
     "crf": CrfSettings,
     "walk": WalkSettings,
@@ -30,7 +31,7 @@ _NAMES: dict[str, type[RefineSettings]] = {
 OFF_PLANE = 0.1
 """Off the plane that carries things, a class needs this share of the threshold: the plane is most of the background."""
 
-REFINEMENTS = ("none", *_NAMES)
+REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)
 """The names `refinement_settings` knows."""
 
 
@@ -112,7 +113,6 @@ def refine_scores(
 
     Raises:
         ValueError: shapes or types that do not fit, or depth missing where the affinity needs it.
-        UsageError: the CRF's backend is not installed.
     """
     present = scores.amax((1, 2)) > 0
     if settings is None or not present.any():

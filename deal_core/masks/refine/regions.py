@@ -25,7 +25,7 @@ from deal_core.structures import BoolArray, DepthKind, Float32Array, Int64Array,
 
 @dataclass(frozen=True)
 class RegionSettings(SurfaceSettings):
-    """Neighbouring cells are of one region where their affinity, as of the walk, is at least `join`.
+    """Neighbouring cells belong to one region where their affinity, as in the walk, is at least `join`.
 
     Args:
         join: least affinity of two neighbours in one region, in (0, 1).

@@ -1,7 +1,7 @@
 """A random walk that spreads scores within surfaces: over cells of one colour, and not across a step in depth.
 
-The walk is that of AffinityNet (Ahn and Kwak 2018). Its affinities come from colour and depth, which need no
-training; those of a trained network fit in as well, through `feature_affinity`.
+The walk follows AffinityNet (Ahn and Kwak 2018). Its affinities come from colour and depth, which need no training;
+affinities of a trained network can be used as well, see `feature_affinity`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from deal_core.errors import ConfigError
 from deal_core.masks.refine.inputs import check_inputs
 from deal_core.masks.refine.plane import PlaneUse
-from deal_core.structures import BoolArray, DepthKind, Float32Array, UInt8Array
+from deal_core.structures import BoolArray, DepthKind, Float32Array, UInt8Array, valid_depth
 
 WalkAffinity = Literal["depth", "colour"]
 _Index = tuple[Any, slice, slice]  # an ellipsis, rows, columns
@@ -124,8 +124,8 @@ def walk_on_surfaces(
         image: (H, W, 3) uint8 RGB.
         scores: (C, H, W) not negative, background included.
         settings: of the walk.
-        depth: (H, W) of `depth_kind`; used by the affinity "depth". Where there is none, as in a hole, it is that
-            of the nearest pixel that has one; in an image without any, colour alone decides.
+        depth: (H, W) of `depth_kind`; used by the affinity "depth". A pixel without
+            depth takes the depth of the nearest pixel that has one; in an image without depth, colour alone decides.
         depth_valid: (H, W) bool, where depth was measured; finite and positive depth when left out.
         depth_kind: metres, or relative inverse depth.
 
@@ -211,7 +211,7 @@ def random_walk(scores: Tensor, affinity: GridAffinity, *, steps: int, restart: 
 def feature_affinity(features: Tensor, *, radius: int, scale: float, power: float = 1.0) -> GridAffinity:
     """Return exp(-(mean_c |f_i - f_j| / scale)^power) of cells nearer than `radius`, from features (C, h, w).
 
-    AffinityNet's affinity to the power of beta is that of its features with a scale of 1 / beta.
+    AffinityNet's affinity to the power of beta equals the affinity of its features at a scale of 1 / beta.
     """
 
     def affinity(here: Tensor, there: Tensor) -> Tensor:
@@ -272,8 +272,7 @@ def _depth_cells(
     The median of what was measured in a cell: a mean of two depths is the depth of nothing, and would lay a stair
     across each edge. Holes take the depth of the nearest cell that has one.
     """
-    measured = np.isfinite(depth) & (depth > 0)
-    known = np.where(measured if valid is None else measured & valid, depth, np.nan)
+    known = np.where(valid_depth(depth, valid), depth, np.nan)
     height, width = (n * _SAMPLES_A_CELL for n in grid)
     samples = cv2.resize(known, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     blocks = samples.reshape(grid[0], _SAMPLES_A_CELL, grid[1], _SAMPLES_A_CELL).transpose(0, 2, 1, 3)
@@ -294,7 +293,7 @@ def _depth_cells(
 
 
 def _central_difference(maps: Tensor, axis: int) -> Tensor:
-    """Return half the difference of the neighbours along an axis of (h, w); at the border, that of the only one."""
+    """Return half the difference of both neighbours along an axis of (h, w); at the border, to the only neighbour."""
     if maps.shape[axis] == 1:
         return torch.zeros_like(maps)
     return torch.gradient(maps, dim=axis)[0]

@@ -1,4 +1,4 @@
-"""Files that are costly to make and can be made again: found by what they were made from, checked when read."""
+"""A cache of files that are costly to make: found by what they were made from, checked when read."""
 
 from __future__ import annotations
 

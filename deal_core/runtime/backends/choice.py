@@ -1,4 +1,4 @@
-"""Which back end: what was asked for, what is here, and a sentence why."""
+"""The choice of a back end, by the options and by what this machine has, with a reason."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ INSTALL_HINT = "pip install 'deal_ros[export]'"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a person asked for.
+    """The options of a person.
 
     Args:
         backend: "auto", "torch", "onnxruntime" or "tensorrt".
         device: "auto" or a device that exists.
         precision: "auto", "float32", "float16" or "bfloat16".
         is_onnx: whether the model file is an .onnx file.
-        compile: whether PyTorch shall compile the network.
+        compile: whether PyTorch compiles the network.
     """
 
     backend: str = "auto"
@@ -48,7 +48,7 @@ class Here:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class BackendCandidate:
     """A back end that may be tried, on a device, and why."""
 
     name: str
@@ -64,7 +64,7 @@ def look_here() -> Here:
     return Here(torch.cuda.is_available(), frozenset(modules))
 
 
-def candidates(wanted: Wanted, here: Here) -> list[Candidate]:
+def candidates(wanted: Wanted, here: Here) -> list[BackendCandidate]:
     """Return the back ends to try, best first; one where it was named.
 
     By capability: TensorRT where there is a GPU, then PyTorch on the GPU; on the CPU ONNX Runtime, then PyTorch.
@@ -79,8 +79,12 @@ def candidates(wanted: Wanted, here: Here) -> list[Candidate]:
         refusal = refuse(wanted.backend, wanted, here)
         if refusal:
             raise UsageError(f"backend '{wanted.backend}' cannot be used: {refusal}")
-        return [Candidate(wanted.backend, _device(wanted.backend, wanted, gpu), f"backend {wanted.backend} was named")]
-    found: list[Candidate] = []
+        return [
+            BackendCandidate(
+                wanted.backend, _device(wanted.backend, wanted, gpu), f"backend {wanted.backend} was named"
+            )
+        ]
+    found: list[BackendCandidate] = []
     passed_over: list[str] = []
     for name in ("tensorrt", "torch", "onnxruntime") if gpu else ("onnxruntime", "torch"):
         refusal = refuse(name, wanted, here)
@@ -88,7 +92,7 @@ def candidates(wanted: Wanted, here: Here) -> list[Candidate]:
             passed_over.append(f"not {name}: {refusal}")
         else:
             device = _device(name, wanted, gpu)
-            found.append(Candidate(name, device, "; ".join((f"the fastest for {device} here", *passed_over))))
+            found.append(BackendCandidate(name, device, "; ".join((f"the fastest for {device} here", *passed_over))))
     if not found:
         raise UsageError(f"no backend can run this: {'; '.join(passed_over)}")
     return found

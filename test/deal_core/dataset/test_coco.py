@@ -12,12 +12,9 @@ import cv2
 import numpy as np
 import pytest
 from helpers.layouts import COCO_CATEGORIES, HEIGHT, WIDTH, make_coco
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from deal_core.dataset.check import check_source
-from deal_core.dataset.coco import COCO_CATEGORY_IDS, COCO_UNUSED_IDS, convert_ids, open_coco
+from deal_core.dataset.coco import open_coco
 from deal_core.dataset.open import open_dataset
 from deal_core.dataset.settings import SourceSettings
 from deal_core.errors import DatasetError, UsageError
@@ -143,32 +140,6 @@ def test_compressed_run_lengths_are_those_of_the_plain_ones(root: Path) -> None:
 # --- the two conventions
 
 
-def test_ids_are_the_published_ones() -> None:
-    assert len(COCO_CATEGORY_IDS) == 80 and len(COCO_UNUSED_IDS) == 10
-    assert sorted(COCO_CATEGORY_IDS + COCO_UNUSED_IDS) == list(range(1, 91))
-
-
-contiguous_masks = arrays(np.uint8, (5, 6), elements=st.sampled_from([0, *range(1, 81), 255]))
-
-
-@given(contiguous_masks)
-def test_conversion_counts_the_ids_that_occur_and_comes_back(mask: np.ndarray) -> None:
-    category = convert_ids(mask, "category")
-    for there, here in zip(category.reshape(-1).tolist(), mask.reshape(-1).tolist(), strict=True):
-        below = [i for i in range(1, there + 1) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
-        assert there == here if here in (0, 255) else (there in below and len(below) == here)
-    np.testing.assert_array_equal(convert_ids(category, "contiguous"), mask)
-
-
-@pytest.mark.parametrize(
-    ("found", "to", "said"),
-    [(81, "category", "1 to 80, found id 81"), (12, "contiguous", "found id 12")],
-)
-def test_masks_of_the_other_convention_cannot_be_converted_twice(found: int, to: Any, said: str) -> None:
-    with pytest.raises(DatasetError, match=said):
-        convert_ids(np.array([[0, 1, found, 255]], np.uint8), to)
-
-
 def write_masks(root: Path, class_ids: Any) -> None:
     dataset = open_coco(root, "", class_ids)
     (root / "masks" / "train2014").mkdir(parents=True)
@@ -187,7 +158,7 @@ def test_masks_made_elsewhere_are_read_in_one_convention_only(root: Path, class_
     other = "category" if class_ids == "contiguous" else "contiguous"
     report = check_source(SourceSettings(path=root, format="coco", class_ids=other))
     assert len(report.errors) == 4
-    assert all("other convention" in error and "convert_ids" in error for error in report.errors)
+    assert all("the other convention" in error and "set class_ids" in error for error in report.errors)
 
 
 # --- what is wrong
@@ -201,7 +172,7 @@ def test_masks_made_elsewhere_are_read_in_one_convention_only(root: Path, class_
         (lambda c: c["annotations"][0].pop("image_id"), "entry 0 of annotations has no image_id"),
         (lambda c: c["images"].append(7), "entry 5 of images has no id"),
         (lambda c: c["annotations"][0].update(category_id=12), "category id 12, which is not among its categories"),
-        (lambda c: c["annotations"][0].update(image_id=77), "1 image ids of annotations are no image's: 77"),
+        (lambda c: c["annotations"][0].update(image_id=77), "1 image ids of annotations belong to no image: 77"),
         (lambda c: c["annotations"].clear(), "holds no image with annotations"),
         (lambda c: c["categories"].append({"id": 1, "name": "twice"}), "unique ids from 1 on"),
         (lambda c: c["categories"].append({"id": 2, "name": "person"}), "class names must be unique"),

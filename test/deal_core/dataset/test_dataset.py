@@ -178,9 +178,9 @@ def test_no_share_holds_out_nothing_and_a_wrong_one_is_refused() -> None:
         ("", "expected a mapping"),
         ("{{", "cannot be read"),
         ("!!python/object/apply:os.getcwd []", "cannot be read"),
-        ("format: other", "expected format: deal-dataset"),
-        ("format: deal-dataset\nversion: 2", "expected version: 1, found 2"),
-        ("format: deal-dataset\nversion: 1\ndepth_unit: m", "expected depth_unit: mm"),
+        ("format: other", "'format': expected 'deal-dataset', found 'other'"),
+        ("format: deal-dataset\nversion: 2", "'version': expected 1, found 2"),
+        ("format: deal-dataset\nversion: 1\ndepth_unit: m", "'depth_unit': expected 'mm', found 'm'"),
         ("format: deal-dataset\nversion: 1\ndepth_unit: mm", "expected classes like"),
         ("format: deal-dataset\nversion: 1\ndepth_unit: mm\nclasses: [{name: a}, {name: a}]", "unique"),
         ("format: deal-dataset\nversion: 1\ndepth_unit: mm\nclasses: [mug]", "expected classes like"),
@@ -212,17 +212,17 @@ GOOD = {
         ("rubbish", "expected a JSON object"),
         ("[]", "expected a JSON object"),
         ("\x00", "expected a JSON object"),
-        ({"stamp_ns": "1"}, "expected 'stamp_ns' as int"),
-        ({"stamp_ns": True}, "expected 'stamp_ns' as int"),
-        ({"segment": None}, "expected 'segment' as int"),
-        ({"tags": []}, "expected 'tags' as dict"),
+        ({"stamp_ns": "1"}, "'stamp_ns': expected a valid integer, found '1'"),
+        ({"stamp_ns": True}, "'stamp_ns': expected a valid integer, found True"),
+        ({"segment": None}, "'segment': expected a valid integer, found None"),
+        ({"tags": []}, "'tags': expected an object, found \\[\\]"),
         ({"tags": {"present": ["ghost"]}}, "unknown class 'ghost'"),
         ({"tags": {"present": ["mug"], "absent": ["mug"]}}, "present and absent"),
-        ({"color": 3}, "expected 'color' as str"),
+        ({"color": 3}, "'color': expected a valid string, found 3"),
         ({"color": "../b/color/5.png"}, "expected a file inside"),
         ({"depth": "/etc/passwd"}, "expected a file inside"),
         ({"mask": "masks/../../../x.png"}, "expected a file inside"),
-        ({"mask": 5}, "expected a file inside"),
+        ({"mask": 5}, "'mask': expected a valid string, found 5"),
         ({"color": "color\\9.png"}, "expected a file inside"),
         ({"color": ""}, "expected a file inside"),
         ({"stamp_ns": 9}, "stamp 9 was there before"),
@@ -297,8 +297,26 @@ def test_check_lists_everything_that_is_wrong(folder: Path) -> None:
     report = check_dataset(folder)
     assert len(report.errors) == 4
     assert any("b/frames.jsonl line 1" in e for e in report.errors)
-    assert any("camera.json cannot be read" in e for e in report.errors)
+    assert any("camera.json: 'width' is missing" in e for e in report.errors)
     assert any("in no line of frames.jsonl" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "expected a JSON object"),
+        ({"fx": "wide"}, "'fx': expected a valid number"),
+        ({"fx": None}, "'fx': expected a valid number"),
+        ({"zoom": 2}, "unknown key 'zoom', found 2"),
+    ],
+)
+def test_a_camera_that_is_wrong_is_named(folder: Path, content: Any, said: str) -> None:
+    file = folder / "recordings" / "a" / "camera.json"
+    good = json.loads(file.read_text())
+    file.write_text(content if isinstance(content, str) else json.dumps({**good, **content}))
+    with pytest.raises(DatasetError, match=said) as caught:
+        Dataset.open(folder).camera("a")
+    assert str(file) in str(caught.value) and "extract the recording again" in str(caught.value)
 
 
 def test_check_reports_balance_and_what_cannot_be_learnt(folder: Path) -> None:

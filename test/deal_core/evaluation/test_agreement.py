@@ -62,3 +62,17 @@ def test_wrong_masks_are_refused() -> None:
         agreement.update([small, large], "x")
     with pytest.raises(ValueError, match=r"expected ids 0\.\.2"):
         agreement.update([small, small + 7], "x")
+
+
+def test_counts_of_two_processes_merge_into_those_of_one() -> None:
+    rng = np.random.default_rng(1)
+    images = [[rng.choice(np.array([0, 1, 2, 255], np.uint8), (6, 7)) for _ in range(3)] for _ in range(4)]
+    whole, first, second = (AgreementEvaluator(3, 2) for _ in range(3))
+    for index, masks in enumerate(images):
+        whole.update(masks, str(index))
+        (first if index < 2 else second).update(masks, str(index))
+    first.merge(second)
+    np.testing.assert_array_equal(first.pairs(), whole.pairs())
+    assert first.frames == whole.frames
+    with pytest.raises(ValueError, match="same makers and classes"):
+        first.merge(AgreementEvaluator(2, 2))

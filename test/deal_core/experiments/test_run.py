@@ -19,8 +19,8 @@ from helpers.paths import PROJECT
 from deal_core.evaluation.metrics import MaskScore
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.experiments.definitions import BENCHMARKS, Variant
-from deal_core.experiments.plan import Evaluation, Plan, Run
-from deal_core.experiments.run import Machine, RunFailure, RunStatus, epochs_done, is_evaluated, is_trained, run_plan
+from deal_core.experiments.plan import Evaluation, Plan, PlannedRun
+from deal_core.experiments.run import Resources, RunFailure, RunStatus, epochs_done, is_evaluated, is_trained, run_plan
 from deal_core.experiments.table import collect_rows
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import ModelInfo, Threshold, save_model
@@ -66,8 +66,8 @@ class Laboratory:
     home: Path
     plan: Plan
 
-    def machine(self, jobs: int = 2, gpus: tuple[str, ...] = ()) -> Machine:
-        return Machine((sys.executable, str(self.home / "stand_in.py"), str(self.home)), jobs, 3, gpus)
+    def machine(self, jobs: int = 2, gpus: tuple[str, ...] = ()) -> Resources:
+        return Resources((sys.executable, str(self.home / "stand_in.py"), str(self.home)), jobs, 3, gpus)
 
     def calls(self) -> list[dict[str, object]]:
         file = self.home / "calls.jsonl"
@@ -111,7 +111,7 @@ def lab(tmp_path: Path, model_file: Path) -> Laboratory:
         overrides = (f"seed={seed}", f"output={json.dumps(str(output))}")
         evaluations = (Evaluation("train", ("--scales", "1.0")), Evaluation("val", ("--scales", "1.0"), "train"))
         variant = Variant("deal", frozenset({"deal"}))
-        runs.append(Run("seam", variant, tmp_path / "seam.yaml", overrides, settings, evaluations))
+        runs.append(PlannedRun("seam", variant, tmp_path / "seam.yaml", overrides, settings, evaluations))
     return Laboratory(tmp_path, Plan(BENCHMARKS["voc"], tmp_path / "out", tuple(runs)))
 
 

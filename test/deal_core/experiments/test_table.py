@@ -13,7 +13,7 @@ import pytest
 from deal_core.experiments.definitions import BENCHMARKS
 from deal_core.experiments.figure import draw_figure
 from deal_core.experiments.published import published_figures
-from deal_core.experiments.table import COLUMNS, Figures, Row, markdown_table, write_table
+from deal_core.experiments.table import COLUMNS, Figures, Row, rows_as_markdown, write_table
 
 SEEDS = (11, 42, 55)
 
@@ -58,7 +58,7 @@ def test_one_seed_has_no_spread() -> None:
 def test_markdown_and_json_hold_every_row(rows: list[Row], tmp_path: Path) -> None:
     path = write_table(rows, "PASCAL VOC 2012", "voc", tmp_path)
     text = path.read_text()
-    assert text == markdown_table(rows, "PASCAL VOC 2012")
+    assert text == rows_as_markdown(rows, "PASCAL VOC 2012")
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 4 and all(line.count("|") == len(COLUMNS) + 1 for line in lines)
     stored = json.loads((tmp_path / "results.json").read_text())

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from helpers.masks_by_hand import copy_of, masks_by_hand
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from deal_core.dataset.dataset import Dataset
 from deal_core.errors import DatasetError, UsageError
-from deal_core.evaluation.evaluate import evaluate_masks, evaluate_model
-from deal_core.evaluation.picture_folder import read_pictures
 from deal_core.masks.decide import pseudo_mask
-from deal_core.masks.mask_folder import read_cam, recorded_threshold, write_cams
+from deal_core.masks.mask_folder import check_masks, read_cam, recorded_threshold, write_cams
 from deal_core.masks.refine.crf import CrfSettings
 from deal_core.masks.refine.walk import WalkSettings
 from deal_core.masks.score_dataset import CamSettings, score_frames
 from deal_core.models.model_file import LoadedModel, Threshold
-from deal_core.structures import ClassList
 
 INPUT_SIZE, THRESHOLD = (24, 32), 0.45  # of the fixture `model`
 GIVEN = CamSettings(device="cpu", batch_size=5)
-
-
-def masks_by_hand(all_scores: list[np.ndarray], threshold: float) -> list[np.ndarray]:
-    masks = []
-    for scores in all_scores:
-        best = scores.max(axis=0).astype(np.float64)
-        masks.append(np.where(best > threshold, scores.argmax(axis=0) + 1, 0))
-    return masks
-
-
-def copy_of(dataset: Dataset, folder: Path) -> Path:
-    return Path(shutil.copytree(dataset.path, folder / "copy"))
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -101,55 +86,6 @@ def test_bands_and_thresholds(model: LoadedModel, dataset: Dataset, tmp_path: Pa
     np.testing.assert_array_equal(mask, masks_by_hand([first.scores], 0.3)[0])
 
 
-def test_masks_in_a_folder_are_as_good_as_the_model_that_made_them(
-    model: LoadedModel, dataset: Dataset, tmp_path: Path
-) -> None:
-    assert all(write_cams(model, dataset, tmp_path, GIVEN))
-    done: list[int] = []
-    of_masks = evaluate_masks(tmp_path, dataset, name="masks", advance=done.append)
-    of_model = evaluate_model(model, dataset, GIVEN, name="model")
-    assert of_masks.to_json()["auto"] == of_model.to_json()["auto"]
-    assert of_masks.oracle is None and of_masks.num_frames == 12
-    assert of_masks.per_frame == of_model.per_frame and done == list(range(1, 13))
-    everything_ignored = tmp_path / f"{dataset.frames[0].key}.png"
-    cv2.imwrite(str(everything_ignored), np.full((48, 64), 255, np.uint8))
-    assert evaluate_masks(tmp_path, dataset, name="x").per_frame[0].iou == 0, "nobody's pixels are wrong"
-
-
-def test_the_worst_masks_of_a_folder_are_drawn_or_those_of_another_run(
-    model: LoadedModel, dataset: Dataset, tmp_path: Path
-) -> None:
-    assert all(write_cams(model, dataset, tmp_path / "masks", GIVEN))
-    result = evaluate_masks(tmp_path / "masks", dataset, name="x", pictures=tmp_path, num_pictures=3)
-    pictures = read_pictures(tmp_path)
-    assert len(pictures) == 3 and pictures[0].iou == min(frame.iou for frame in result.per_frame)
-    assert set(pictures[0].files) == {"image", "depth", "edges", "prediction", "truth"}
-    wanted = [dataset.frames[7].key, dataset.frames[2].key]
-    evaluate_masks(tmp_path / "masks", dataset, name="x", pictures=tmp_path, show=[*wanted, "another/1"])
-    assert {picture.key for picture in read_pictures(tmp_path)} == set(wanted)
-
-
-def test_a_folder_of_masks_that_cannot_be_compared(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"holds no cams\.json"):
-        evaluate_masks(tmp_path, dataset, name="x")
-    assert all(write_cams(model, dataset, tmp_path, GIVEN))
-    other = Dataset(dataset.path, ClassList(("a", "b", "c")), dataset.frames)
-    with pytest.raises(DatasetError, match="is for the classes"):
-        evaluate_masks(tmp_path, other, name="x")
-    file = tmp_path / f"{dataset.frames[3].key}.png"
-    for content, said in (
-        (np.full((48, 64), 4, np.uint8), "ids up to 3"),
-        (np.zeros((48, 63), np.uint8), "expected a mask"),
-        (None, f"lacks the masks of 1 of 12 frames.*{dataset.frames[3].key}.png"),
-    ):
-        file.unlink()
-        if content is not None:
-            cv2.imwrite(str(file), content)
-        with pytest.raises(DatasetError, match=said) as caught:
-            evaluate_masks(tmp_path, dataset, name="x")
-        assert str(tmp_path) in str(caught.value) and f"{dataset.frames[3].key}.png" in str(caught.value)
-
-
 @pytest.mark.parametrize("frames_before", [0, 1, 5, 11])
 def test_interrupted_cams_go_on_and_end_in_the_same_files(
     model: LoadedModel, dataset: Dataset, tmp_path: Path, frames_before: int
@@ -209,6 +145,34 @@ def test_a_folder_with_cams_of_another_model_or_settings_is_refused(
     (tmp_path / "cams.json").write_text("{")
     with pytest.raises(DatasetError, match=r"cams\.json cannot be read"):
         next(write_cams(model, dataset, tmp_path, GIVEN))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("threshold", value) for value in ("nan", "0.3", 2, -0.1, float("nan"), [], True)),
+        *(("classes", value) for value in ("mug", [1], {}, [None])),
+        *(("model", 7), ("threshold_rule", 0.3), ("scales", 1), ("refine", "crf"), ("ignore_band", ["a"])),
+    ],
+)
+def test_a_description_with_a_wrong_value_names_its_file_and_key(
+    dataset: Dataset, tmp_path: Path, key: str, value: object
+) -> None:
+    content = {"model": "0", "classes": list(dataset.classes.names), "threshold": 0.3, "threshold_rule": "otsu"}
+    file = tmp_path / "cams.json"
+    file.write_text(json.dumps(content))
+    assert recorded_threshold(tmp_path, "otsu") == Threshold(0.3, "otsu")
+    file.write_text(json.dumps({**content, key: value}))
+    for read in (lambda: recorded_threshold(tmp_path, "otsu"), lambda: check_masks(tmp_path, dataset)):
+        with pytest.raises(DatasetError, match=f"{file} cannot be read.*{key}.*found"):
+            read()
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", '"cams"', "", "\xff"])
+def test_a_description_that_is_no_object_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "cams.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"cams\.json cannot be read"):
+        recorded_threshold(tmp_path, "otsu")
 
 
 def test_frames_without_any_class(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:

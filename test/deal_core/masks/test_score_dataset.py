@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.masks_by_hand import copy_of, iou_by_hand, masks_by_hand
 
 from deal_core.dataset.dataset import Dataset, evenly_spread
-from deal_core.errors import ConfigError, DatasetError, ModelFileError, UsageError
+from deal_core.errors import ConfigError, ModelFileError, UsageError
 from deal_core.evaluation.evaluate import evaluate_model
 from deal_core.masks import score_dataset
 from deal_core.masks.mask_folder import write_cams
@@ -101,134 +100,10 @@ def test_a_device_that_is_not_there(model: LoadedModel, dataset: Dataset) -> Non
         next(score_frames(model, dataset, CamSettings(device="gpu")))
 
 
-def iou_by_hand(masks: list[np.ndarray], truths: list[np.ndarray], classes: int) -> list[float]:
-    """IoU of background and every class over all pixels of all images; nan where a class is in neither."""
-    result = []
-    for c in range(classes + 1):
-        both = either = 0
-        for mask, truth in zip(masks, truths, strict=True):
-            for ours, theirs in zip(mask.ravel().tolist(), truth.ravel().tolist(), strict=True):
-                if theirs != 255:
-                    both += ours == c and theirs == c
-                    either += ours == c or theirs == c
-        result.append(both / either if either else float("nan"))
-    return result
-
-
-def masks_by_hand(all_scores: list[np.ndarray], threshold: float) -> list[np.ndarray]:
-    masks = []
-    for scores in all_scores:
-        best = scores.max(axis=0).astype(np.float64)
-        masks.append(np.where(best > threshold, scores.argmax(axis=0) + 1, 0))
-    return masks
-
-
-def test_evaluation_equals_the_figures_counted_by_hand(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:
-    frames = list(score_frames(model, dataset, GIVEN))
-    scores = [f.scores for f in frames]
-    truths = [f.sample.mask for f in frames if f.sample.mask is not None]
-    assert len(truths) == 12
-    done: list[int] = []
-    result = evaluate_model(model, dataset, GIVEN, name="tiny", pictures=tmp_path, num_pictures=3, advance=done.append)
-    assert done == list(range(1, 25))
-    assert result.auto is not None and result.oracle is not None and result.curve is not None
-
-    auto = iou_by_hand(masks_by_hand(scores, THRESHOLD), truths, 3)
-    assert [c.iou for c in result.auto.classes] == pytest.approx(auto, nan_ok=True)
-    assert result.auto.miou == pytest.approx(np.nanmean(auto))
-    assert (result.auto.rule, result.auto.threshold) == ("otsu", THRESHOLD)
-
-    grid = [i / 100 for i in range(101)]
-    fast_miou = []
-    for threshold in grid:  # the same count, with numpy: 101 passes in loops take long
-        masks, truth = np.stack(masks_by_hand(scores, threshold)), np.stack(truths)
-        ious = [((masks == c) & (truth == c)).sum() / max(((masks == c) | (truth == c)).sum(), 1) for c in range(4)]
-        there = [bool(((masks == c) | (truth == c)).any()) for c in range(4)]
-        fast_miou.append(np.mean([iou for iou, t in zip(ious, there, strict=True) if t]))
-    assert result.curve.miou.tolist() == pytest.approx(fast_miou)
-    best = int(np.argmax(fast_miou))
-    assert result.oracle.threshold == grid[best] and result.oracle.miou == pytest.approx(fast_miou[best])
-    assert result.oracle.miou > result.auto.miou > 0
-
-    per_frame = {f.key: f.iou for f in result.per_frame}
-    for index, frame in enumerate(frames):
-        alone = iou_by_hand(masks_by_hand([scores[index]], THRESHOLD), [truths[index]], 3)
-        assert per_frame[frame.sample.key] == pytest.approx(np.nanmean(alone))
-    assert result.num_frames == 12 and result.name == "tiny" and result.dataset == str(dataset.path)
-    how = {
-        "tags": "given",
-        "scales": "1",
-        "flip": "yes",
-        "size": "model",
-        "normalise": "max",
-        "refine": "none",
-    }
-    assert result.details == {**how, "model": model.sha256[:12], "seed": 5}
-    pictures = json.loads((tmp_path / "pictures" / "pictures.json").read_text())
-    shown = [picture["key"] for picture in pictures["pictures"]]
-    assert len(shown) == 3 and min(per_frame, key=lambda key: per_frame[key]) in shown
-
-
-def test_the_frames_of_another_run_are_drawn_in_its_order(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:
-    wanted = [dataset.frames[7].key, dataset.frames[2].key]
-    evaluate_model(model, dataset, GIVEN, name="tiny", pictures=tmp_path, show=[*wanted, "another/1"])
-    pictures = json.loads((tmp_path / "pictures" / "pictures.json").read_text())["pictures"]
-    assert [picture["key"] for picture in pictures] == wanted
-
-
 def test_two_iterators_that_take_turns_leave_torch_as_it_was(model: LoadedModel, dataset: Dataset) -> None:
     for _ in zip(score_frames(model, dataset, GIVEN), score_frames(model, dataset, GIVEN), strict=True):
         assert not torch.is_inference_mode_enabled()
     assert not torch.is_inference_mode_enabled()
-
-
-def copy_of(dataset: Dataset, folder: Path) -> Path:
-    return Path(shutil.copytree(dataset.path, folder / "copy"))
-
-
-def rewrite_masks(path: Path, change: Callable[[int, Path], None]) -> None:
-    for index, file in enumerate(sorted(path.glob("recordings/*/masks/*.png"))):
-        change(index, file)
-
-
-def test_frames_without_a_mask_are_left_out_and_unlabelled_pixels_too(
-    model: LoadedModel, dataset: Dataset, tmp_path: Path
-) -> None:
-    path = copy_of(dataset, tmp_path)
-    lines = (path / "recordings/tiny/frames.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    for record in records[4:]:
-        del record["mask"]
-    (path / "recordings/tiny/frames.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    reduced = Dataset.open(path)
-    result = evaluate_model(model, reduced, GIVEN, name="x")
-    assert result.num_frames == 4 and [f.key for f in result.per_frame] == [f.key for f in dataset.frames[:4]]
-
-    def half_unlabelled(index: int, file: Path) -> None:
-        mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-        mask[:, :32] = 255
-        cv2.imwrite(str(file), mask)
-
-    rewrite_masks(path, half_unlabelled)
-    half = evaluate_model(model, Dataset.open(path), GIVEN, name="x")
-    frames = list(score_frames(model, reduced.subset(predicate=lambda f: f.mask is not None), GIVEN))
-    masks = [m[:, 32:] for m in masks_by_hand([f.scores for f in frames], THRESHOLD)]
-    truths = [f.sample.mask[:, 32:] for f in frames if f.sample.mask is not None]
-    assert half.auto is not None
-    assert [c.iou for c in half.auto.classes] == pytest.approx(iou_by_hand(masks, truths, 3), nan_ok=True)
-
-
-def test_masks_that_cannot_be_compared_with(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:
-    path = copy_of(dataset, tmp_path)
-    rewrite_masks(path, lambda index, file: cv2.imwrite(str(file), np.full((48, 64), 255, np.uint8)))
-    with pytest.raises(DatasetError, match="no labelled pixel"):
-        evaluate_model(model, Dataset.open(path), GIVEN, name="x", pictures=tmp_path / "run")
-    lines = (path / "recordings/tiny/frames.jsonl").read_text().splitlines()
-    bare = [{k: v for k, v in json.loads(line).items() if k != "mask"} for line in lines]
-    (path / "recordings/tiny/frames.jsonl").write_text("".join(json.dumps(r) + "\n" for r in bare))
-    with pytest.raises(DatasetError, match=f"{path}: no frame has a mask"):
-        evaluate_model(model, Dataset.open(path), GIVEN, name="x")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")
@@ -346,9 +221,7 @@ def test_frames_evenly_spread(dataset: Dataset) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    "refine", [None, ParSettings(iterations=2), CrfSettings(backend="torch"), WalkSettings(steps=2)]
-)
+@pytest.mark.parametrize("refine", [None, ParSettings(iterations=2), CrfSettings(), WalkSettings(steps=2)])
 def test_on_the_gpu_scores_are_nearly_those_of_the_cpu(
     model: LoadedModel, dataset: Dataset, refine: RefineSettings | None
 ) -> None:

@@ -351,7 +351,7 @@ def depth_as_color(recorder: PairRecorder) -> None:
         ),
         (unaligned_size, "not aligned.*depth 4x3"),
         (colorized, "found 'rgb8'.*colorizer"),
-        (other_camera, "camera_info speaks of 320x240, the colour image is 8x6"),
+        (other_camera, "camera_info is for 320x240, the colour image is 8x6"),
         (depth_as_color, "expected colour in a colour encoding, as rgb8; found '16UC1'"),
     ],
 )

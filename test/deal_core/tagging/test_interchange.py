@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as arrays
 from deal_core.dataset.dataset import FrameRecord
 from deal_core.errors import DatasetError, UsageError
 from deal_core.structures import ClassList, TagState
-from deal_core.tagging.interchange import Imported, TagFormat, read_tags, write_tags
+from deal_core.tagging.choices import TagFormat
+from deal_core.tagging.interchange import Imported, export_tags, import_tags
 from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN
 
 ROOT = Path("kitchen")
@@ -32,7 +33,7 @@ FRAMES = [frame(7), frame(8), frame(7, "b,c"), frame(9, "b,c")]
 
 
 def read(path: Path, form: TagFormat) -> Imported:
-    return read_tags(path, form, ROOT, FRAMES, CLASSES)
+    return import_tags(path, form, ROOT, FRAMES, CLASSES)
 
 
 def table(imported: Imported) -> list[list[int | None]]:
@@ -49,7 +50,7 @@ def table(imported: Imported) -> list[list[int | None]]:
 def test_what_is_written_is_read_again(form: TagFormat, states: np.ndarray) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "new" / "tags"
-        write_tags(path, form, ROOT, FRAMES, states, CLASSES)
+        export_tags(path, form, ROOT, FRAMES, states, CLASSES)
         imported = read(path, form)
         assert [entry.name for entry in path.parent.iterdir()] == ["tags"], "nothing temporary is left"
     assert table(imported) == states.tolist()
@@ -148,11 +149,11 @@ def test_files_and_folders_that_are_not_as_needed(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds no list of tags"):
         read(tmp_path, TagFormat.VOC)
     with pytest.raises(DatasetError, match="written to a new folder"):
-        write_tags(tmp_path, TagFormat.VOC, ROOT, FRAMES, states, CLASSES)
+        export_tags(tmp_path, TagFormat.VOC, ROOT, FRAMES, states, CLASSES)
     with pytest.raises(UsageError, match="'a/b' cannot be a file"):
-        write_tags(tmp_path / "v", TagFormat.VOC, ROOT, FRAMES, states[:, :1], ClassList(("a/b",)))
+        export_tags(tmp_path / "v", TagFormat.VOC, ROOT, FRAMES, states[:, :1], ClassList(("a/b",)))
     with pytest.raises(DatasetError, match="cannot be written"):
-        write_tags(tmp_path / "latin.csv" / "x", TagFormat.CSV, ROOT, FRAMES, states, CLASSES)
+        export_tags(tmp_path / "latin.csv" / "x", TagFormat.CSV, ROOT, FRAMES, states, CLASSES)
     (tmp_path / "mug_val.txt").write_text("day 1/7 1\nday 1/8 yes\n")
     with pytest.raises(DatasetError, match=r"mug_val\.txt line 2: expected `<frame> 1`"):
         read(tmp_path, TagFormat.VOC)
@@ -160,7 +161,7 @@ def test_files_and_folders_that_are_not_as_needed(tmp_path: Path) -> None:
 
 def test_csv_is_what_a_spreadsheet_reads(tmp_path: Path) -> None:
     states = np.array([[1, 0, -1, 1]] * 4, np.int8)
-    write_tags(tmp_path / "t.csv", TagFormat.CSV, ROOT, FRAMES, states, CLASSES)
+    export_tags(tmp_path / "t.csv", TagFormat.CSV, ROOT, FRAMES, states, CLASSES)
     with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["frame", *CLASSES.names] and rows[3] == ["b,c/7", "1", "0", "", "1"]

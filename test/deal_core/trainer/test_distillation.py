@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.training_runs import StoppedError, history, stop_after
 from safetensors.torch import load_file
 
 from deal_core.dataset.dataset import Dataset, with_masks
@@ -25,10 +26,9 @@ from deal_core.models.model_file import LoadedModel, load_model, read_info
 from deal_core.runtime.segmenter import Segmenter
 from deal_core.settings_file import load_settings
 from deal_core.structures import ClassList
-from deal_core.trainer import distillation
+from deal_core.trainer import recipe
 from deal_core.trainer.cam_training import train
 from deal_core.trainer.distillation import distill
-from deal_core.trainer.loop import Progress
 from deal_core.trainer.settings import DistillSettings, TrainSettings
 
 MakeSettings = Callable[..., DistillSettings]
@@ -63,10 +63,6 @@ def make_settings(tiny_dataset: Path, tmp_path: Path) -> MakeSettings:
     return make
 
 
-def history(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-
-
 @pytest.mark.slow
 def test_learns_drawn_masks_and_runs_everywhere(make_settings: MakeSettings, dataset: Dataset) -> None:
     settings = make_settings("epochs=15", "data.validation_fraction=0.1", "data.color_jitter=0", "data.cache=true")
@@ -92,18 +88,11 @@ def test_learns_drawn_masks_and_runs_everywhere(make_settings: MakeSettings, dat
 def test_pseudo_masks_are_what_is_learned_and_a_stopped_run_goes_on(
     make_settings: MakeSettings, masks: Path, dataset: Dataset
 ) -> None:
-    class StoppedError(Exception):
-        pass
-
-    def stop(progress: Progress) -> None:
-        if progress.step == 5:
-            raise StoppedError
-
     whole = make_settings(f"masks={masks}", output="whole")
     expected = distill(whole)
     parts = make_settings(f"masks={masks}", "checkpoint_every=2", output="parts")
     with pytest.raises(StoppedError):
-        distill(parts, stop)
+        distill(parts, stop_after(5))
     result = distill(parts)
     assert result.resumed_from == 4 and result.steps == expected.steps
     one, two = load_file(expected.model), load_file(result.model)
@@ -217,7 +206,7 @@ def test_a_network_of_depth_wants_it_in_metres(
         next(score_frames(model, dataset.with_depth(DepthMaps.open(estimated)), CamSettings(device="cpu")))
     colour = Dataset(dataset.path, dataset.classes, [replace(frame, depth=None) for frame in dataset.frames])
     assert next(score_frames(model, colour, CamSettings(device="cpu"))).scores.shape[1:] == (48, 64)
-    monkeypatch.setattr(distillation, "open_dataset", lambda source: colour)
+    monkeypatch.setattr(recipe, "open_dataset", lambda source: colour)
     with pytest.raises(ConfigError, match="has no depth, which the network uses"):
         distill(make_settings(*RGBD))
 

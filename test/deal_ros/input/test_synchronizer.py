@@ -2,55 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
-from sensor_msgs.msg import Image
+from helpers.synchronizers import MS, WAYS, message, new_synchronizer
 
-from deal_ros.input import optional_libraries
-from deal_ros.input.conversions import stamp_from_ns
-from deal_ros.input.create_synchronizer import create_synchronizer
-from deal_ros.input.optional_libraries import OptionalLibrary
-from deal_ros.input.synchronizer import (
-    ColorOnly,
-    DepthMode,
-    Frame,
-    StampSynchronizer,
-    SyncCounts,
-    Synchronizer,
-    SyncLimits,
-)
-
-MS = 1_000_000
-FOUND = optional_libraries.message_filters()
-WAYS = pytest.mark.parametrize(
-    "way",
-    [
-        "deal_core",
-        pytest.param(
-            "message_filters", marks=pytest.mark.skipif(not FOUND.is_usable, reason=f"message_filters {FOUND.problem}")
-        ),
-    ],
-)
-
-
-def new_synchronizer(way: str, frames: list[Frame], **options: Any) -> Synchronizer:
-    if way == "deal_core":
-        return StampSynchronizer(frames.append, **options)
-    from deal_ros.input.message_filters_synchronizer import FiltersSynchronizer
-
-    return FiltersSynchronizer(frames.append, **options)
-
-
-def message(stamp_ns: int) -> Image:
-    image = Image()
-    image.header.stamp = stamp_from_ns(stamp_ns)
-    return image
+from deal_ros.input.synchronizer import ColorOnly, Frame, SyncCounts, SyncLimits
 
 
 class Clock:
@@ -264,37 +224,3 @@ def test_every_message_is_accounted_for(
     if alone_after_s is not None:
         assert sync.counts.pending_color == 0
     check_balance(sync.counts, frames)
-
-
-@WAYS
-@pytest.mark.parametrize(
-    ("mode", "policy", "offset_ms", "expected"),
-    [
-        ("off", "exact", 0, [False]),
-        ("required", "exact", 0, [True]),
-        ("required", "exact", 1, []),
-        ("required", "approximate", 10, [True]),
-        ("required", "approximate", 20, []),
-        ("optional", "exact", 0, [True]),
-        ("optional", "exact", 1, [False]),
-    ],
-)
-def test_the_parameters_choose_the_behaviour(
-    way: str, mode: str, policy: str, offset_ms: int, expected: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if way == "deal_core":
-        absent = OptionalLibrary("message_filters", "pairing", "deal_core", "is not installed")
-        monkeypatch.setattr(optional_libraries, "message_filters", lambda: absent)
-    frames: list[Frame] = []
-    sync: Synchronizer = create_synchronizer(
-        frames.append, depth_mode=DepthMode(mode), policy=policy, slop_ms=15.0, queue_size=5, timeout_ms=0.0
-    )
-    if mode != "off":
-        assert isinstance(sync, StampSynchronizer) == (way == "deal_core")
-        sync.add_depth(message((100 + offset_ms) * MS))
-    sync.add_color(message(100 * MS))
-    sync.expire()
-    if policy == "approximate":  # both streams move on, so that it is certain that nothing closer will come
-        sync.add_depth(message(200 * MS))
-        sync.add_color(message(201 * MS))
-    assert [f.depth is not None for f in frames if f.stamp_ns == 100 * MS] == expected

@@ -100,7 +100,7 @@ def test_other_parameters_change_only_until_the_node_is_configured(new_node: Cal
     refused = set_one(node, "place", "kitchen")
     assert not refused.successful and live.current.place == "orchard"
     assert "'place' was read when the node was configured" in refused.reason
-    assert "Live are: rate_hz, names, loud" in refused.reason
+    assert "Parameters that can change: rate_hz, names, loud" in refused.reason
 
 
 def test_several_changes_are_taken_together_or_not_at_all(new_node: Callable[..., Any]) -> None:

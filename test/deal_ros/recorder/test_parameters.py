@@ -11,7 +11,6 @@ from helpers.paths import PROJECT
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
-from deal_core.dataset.dataset import FORMAT, VERSION
 from deal_core.errors import UsageError
 from deal_ros.recorder.parameters import RecorderParameters
 
@@ -27,8 +26,8 @@ def test_the_parameter_file_sets_every_parameter_but_output_and_classes_to_its_d
 
 def test_classes_come_from_names_or_from_a_dataset(tmp_path: Path) -> None:
     content = {
-        "format": FORMAT,
-        "version": VERSION,
+        "format": "deal-dataset",
+        "version": 1,
         "depth_unit": "mm",
         "classes": [{"name": "mug"}, {"name": "drill"}],
     }

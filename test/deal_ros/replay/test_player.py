@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from deal_core.structures import RgbdPair
-from deal_ros.replay.main import main
 from deal_ros.replay.player import NodeDiagnostics, ReplayError, ReplayOptions, ReplayResult, replay, save_masks_to
 
 pytestmark = pytest.mark.ros
@@ -32,6 +31,12 @@ def pairs(count: int, size: tuple[int, int] = (48, 64)) -> list[RgbdPair]:
 def totals(result: ReplayResult, *keys: str) -> list[int]:
     assert result.diagnostics is not None
     return [int(result.diagnostics.values[key]) for key in keys]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leaving_node(start_node: Callable[..., Any], pair_node: Any) -> Any:
+    """A node that a test stops; it starts together with `pair_node`, because both import torch for seconds."""
+    return start_node(depth_mode="off", max_age_ms=0)
 
 
 @pytest.mark.slow
@@ -93,7 +98,7 @@ def test_recorded_stamps_are_kept_when_asked_for(pair_node: Any) -> None:
 
 
 def test_without_a_node_it_says_what_is_missing(new_domain: Callable[[], int]) -> None:
-    with pytest.raises(ReplayError, match=r"not ready after 0\.3 s: no labels beside /deal_segmentation/mask"):
+    with pytest.raises(ReplayError, match=r"not ready after 0\.3 s: no labels next to /deal_segmentation/mask"):
         replay(pairs(1), lambda *_: None, domain_id=new_domain(), options=ReplayOptions(ready_timeout_s=0.3))
     with pytest.raises(ReplayError, match="process ended before it was ready"):
         replay(pairs(1), lambda *_: None, domain_id=new_domain(), is_alive=lambda: False)
@@ -101,29 +106,34 @@ def test_without_a_node_it_says_what_is_missing(new_domain: Callable[[], int]) -
 
 @pytest.mark.slow
 def test_a_node_that_reads_other_topics_is_named(pair_node: Any) -> None:
-    options = ReplayOptions(color_topic="/elsewhere/image_raw", ready_timeout_s=3)
-    with pytest.raises(ReplayError, match="nobody subscribes to /elsewhere/image_raw; it reads /camera/camera/color"):
-        replay(pairs(1), lambda *_: None, domain_id=pair_node.domain, options=options)
+    said = ""
+    for timeout_s in (0.5, 1, 2, 4, 8, 16):  # discovery takes longer on a busy machine
+        options = ReplayOptions(color_topic="/elsewhere/image_raw", ready_timeout_s=timeout_s)
+        with pytest.raises(ReplayError) as caught:
+            replay(pairs(1), lambda *_: None, domain_id=pair_node.domain, options=options)
+        said = str(caught.value)
+        if "no subscriber" in said:
+            break
+    assert "/elsewhere/image_raw has no subscriber; the node subscribes to /camera/camera/color" in said
 
 
-def test_a_node_that_goes_away_is_noticed(nodes: Any) -> None:
-    running = nodes["leaving"]
-
+def test_a_node_that_goes_away_is_noticed(leaving_node: Any) -> None:
     def interrupted() -> Iterator[RgbdPair]:
         first, second = pairs(2)
         yield first
-        assert running.node.stop(signal.SIGTERM) == 0
+        assert leaving_node.node.stop(signal.SIGTERM) == 0
         yield second
 
-    with pytest.raises(ReplayError, match="went away after 1 masks"):
+    with pytest.raises(ReplayError, match="stopped after 1 masks"):
         replay(
             interrupted(),
             lambda *_: None,
-            domain_id=running.domain,
-            is_alive=running.node.is_alive,
+            domain_id=leaving_node.domain,
+            is_alive=leaving_node.node.is_alive,
             options=ReplayOptions(ready_timeout_s=200),
         )
-    assert "received 1 colour and 0 depth" in running.node.text() and "Traceback" not in running.node.text()
+    text = leaving_node.node.text()
+    assert "received 1 colour and 0 depth" in text and "Traceback" not in text
 
 
 def test_lost_is_what_was_sent_and_not_answered() -> None:
@@ -140,33 +150,3 @@ def test_masks_are_saved_as_they_are(tmp_path: Path) -> None:
     (file,) = (tmp_path / "new" / "folder").iterdir()
     assert file.name == "12.png"
     np.testing.assert_array_equal(np.asarray(Image.open(file)), mask)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["/nowhere/kitchen"], 1, "/nowhere/kitchen"),
-        (["{recording}", "--ready-timeout", "0.2"], 1, "the segmentation node was not ready"),
-        (["{recording}", "--recorded-color-topic", "/x"], 1, "has no images on '/x'"),
-    ],
-)
-def test_the_executable_says_what_is_wrong(
-    arguments: list[str],
-    code: int,
-    said: str,
-    tiny_recording: Path,
-    new_domain: Callable[[], int],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(new_domain()))
-    assert main(["replay_node", *(a.format(recording=tiny_recording) for a in arguments)]) == code
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and said in error
-
-
-@pytest.mark.parametrize("arguments", [[], ["bag", "--rate", "-1"], ["bag", "--limit", "few"]])
-def test_wrong_use_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["replay_node", *arguments])
-    assert caught.value.code == 2 and "usage: replay_node" in capsys.readouterr().err

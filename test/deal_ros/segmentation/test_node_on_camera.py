@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,11 +19,11 @@ WIDTH, HEIGHT = 96, 64
 
 
 @pytest.fixture(scope="module")
-def running(nodes: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The managed node, with a camera in its domain."""
+def running(start_node: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A node that waits for a lifecycle manager, with a camera in its domain."""
     from deal_ros.node.process import node_process
 
-    node = nodes["managed"]
+    node = start_node(autostart=False, max_age_ms=0)
     with node_process(
         "deal_ros.synthetic_camera.main",
         tmp_path_factory.mktemp("camera") / "output.txt",
@@ -87,7 +87,7 @@ def test_a_broken_file_is_not_loaded_and_the_old_model_goes_on(active: Client, m
     assert active.set(model=str(broken)) == ""
     answer = active.call(Trigger, "reload_model")
     assert not answer.success and f"{broken}: damaged or truncated" in answer.message
-    assert answer.message.endswith(f"{model_file} stays")
+    assert answer.message.endswith(f"{model_file} stays in use")
     active.wait_said("the model was not replaced")
     wait_masks(active)
     assert active.set(model=str(model_file)) == "" and active.call(Trigger, "reload_model").success
@@ -100,12 +100,15 @@ def test_a_broken_file_is_not_loaded_and_the_old_model_goes_on(active: Client, m
     [
         ({"malformed": "color_step"}, "frames failed since the last report: frame"),
         ({"malformed": "color_truncated"}, "length: expected"),
-        ({"stamp_offset_s": 600.0}, "are stamped in the future, the last by"),
-        ({"stamp_offset_s": -600.0}, "are stamped before the one that came ahead of them"),
-        ({"resolution": "64x48"}, f"changed: {WIDTH}x{HEIGHT} rgb8 to 64x48 rgb8"),
+        ({"stamp_offset_s": 600.0}, "have stamps in the future, the last by"),
+        (
+            {"stamp_offset_s": -600.0},
+            f"images on {CAMERA}/color/image_raw have an earlier stamp than the image",
+        ),
+        ({"resolution": "64x48"}, f"changed from {WIDTH}x{HEIGHT} rgb8 to 64x48 rgb8"),
         ({"color_encoding": "bgr8"}, "rgb8 to 96x64 bgr8"),
         ({"silent": True}, "no input on /camera/camera/color/image_raw for"),
-        ({"unplugged": True}, "its publisher went away; input goes on when the camera is back"),
+        ({"unplugged": True}, "its publisher is gone; images resume when the camera is back"),
     ],
 )
 def test_a_fault_of_the_colour_stream_is_named_and_survived(active: Client, fault: dict[str, Any], said: str) -> None:
@@ -115,15 +118,15 @@ def test_a_fault_of_the_colour_stream_is_named_and_survived(active: Client, faul
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ({"lost_depth": 1.0}, "frames went on without depth"),
-        ({"late_depth_ms": 400.0}, "frames went on without depth"),
-        ({"depth_stamp_offset_ms": 7.0}, "images without a partner since the last report"),
+        ({"lost_depth": 1.0}, "frames were segmented without depth"),
+        ({"late_depth_ms": 400.0}, "frames were segmented without depth"),
+        ({"depth_stamp_offset_ms": 7.0}, "unpaired images since the last report"),
         ({"duplicate_stamps": 1.0}, "duplicate stamp"),
-        ({"unaligned": "size"}, "depth left out: unaligned_depth"),
-        ({"unaligned": "frame"}, "depth left out: unaligned_depth"),
-        ({"malformed": "depth_step"}, "depth left out: step"),
-        ({"malformed": "depth_truncated"}, "depth left out: length"),
-        ({"empty_depth": True}, "no pixel of the last depth image has a measurement"),
+        ({"unaligned": "size"}, "depth ignored: unaligned_depth"),
+        ({"unaligned": "frame"}, "depth ignored: unaligned_depth"),
+        ({"malformed": "depth_step"}, "depth ignored: step"),
+        ({"malformed": "depth_truncated"}, "depth ignored: length"),
+        ({"empty_depth": True}, "no pixel of the last depth image is valid"),
         ({"depth_encoding": "32FC1"}, "16UC1 to 96x64 32FC1"),
     ],
 )

@@ -12,7 +12,7 @@ from helpers.paths import PROJECT
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from deal_core.errors import UsageError
-from deal_ros.segmentation.parameters import SegmentationParameters
+from deal_ros.segmentation.parameters import OutputOptions, SegmentationParameters
 
 FIELDS = {field.name: field for field in dataclasses.fields(SegmentationParameters)}
 
@@ -63,3 +63,17 @@ def test_the_parameter_file_sets_every_parameter_but_the_model_to_its_default() 
     values = content["/**"]["ros__parameters"]
     assert values.keys() | {"model"} == FIELDS.keys()
     assert SegmentationParameters(model="m", **values) == SegmentationParameters(model="m")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"overlay_alpha": 1.5}, "'overlay_alpha': expected a number from 0 to 1, found 1.5"),
+        ({"points_stride": 0}, "'points_stride': expected an integer from 1 to 64, found 0"),
+        ({"jpeg_quality": 101}, "'jpeg_quality': expected an integer from 1 to 100"),
+        ({"depth_min_m": 5}, "'depth_min_m', 'depth_max_m': expected depth_min_m below depth_max_m, found 5 m and 5 m"),
+    ],
+)
+def test_options_out_of_range_are_refused_by_name(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        OutputOptions(**values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,16 +62,29 @@ class Rig:
             self.pipeline.synchronizer.add_depth(depth)
 
     def settle(self) -> None:
-        assert self.pipeline._worker.wait_idle(10)
+        self.wait_idle()
         counts, work = self.pipeline.sync, self.pipeline.work
         assert counts.paired + counts.color_alone == work.submitted
         assert work.submitted == work.done + work.dropped + sum(work.failed.values()) + work.in_flight
         assert work.done == len(self.results)
 
+    def wait_idle(self) -> None:
+        end = time.monotonic() + 10
+        while self.pipeline.work.in_flight:
+            assert time.monotonic() < end, f"waited in vain for the worker: {self.pipeline.work}"
+            time.sleep(0.0005)
+
 
 @pytest.fixture
 def new_rig(request: pytest.FixtureRequest) -> Callable[..., Rig]:
-    def make(depth_mode: str = "required", gate: threading.Semaphore | None = None, **parameters: object) -> Rig:
+    def make(
+        depth_mode: str = "required",
+        gate: threading.Semaphore | None = None,
+        *,
+        keeps_results: bool = True,
+        publish_more: Callable[[SegmentedFrame], object] = lambda result: None,
+        **parameters: object,
+    ) -> Rig:
         results: list[SegmentedFrame] = []
         errors: list[str] = []
         clock = [0]
@@ -79,7 +93,8 @@ def new_rig(request: pytest.FixtureRequest) -> Callable[..., Rig]:
             segmenter,
             SegmentationParameters(model="m", depth_mode=depth_mode, **parameters),
             DepthMode(depth_mode),
-            publish=results.append,
+            publish=results.append if keeps_results else lambda result: None,
+            publish_more=publish_more,  # type: ignore[arg-type]
             now_ns=lambda: clock[0],
             on_error=errors.append,
         )
@@ -219,7 +234,7 @@ def test_optional_depth_that_cannot_be_used_is_left_out_and_told(new_rig: Callab
     rig.settle()
     assert rig.segmenter.depths == [None] and len(rig.results) == 1 and not rig.pipeline.work.failed
     summary = rig.pipeline.statistics.summary
-    assert summary.troubles == 1 and "frame 1: depth left out: un" in summary.last_trouble == rig.errors[0]
+    assert summary.troubles == 1 and "frame 1: depth ignored: un" in summary.last_trouble == rig.errors[0]
 
 
 def test_depth_wanted_for_a_while_leaves_no_message_uncounted(new_rig: Callable[..., Rig]) -> None:
@@ -255,12 +270,11 @@ def test_classes_and_confidence_restrict_the_mask_from_the_next_frame_on(new_rig
 
 
 def test_an_output_that_raises_costs_no_mask(new_rig: Callable[..., Rig]) -> None:
-    rig = new_rig("off")
-    rig.pipeline._publish_more = lambda result: 1 / 0  # type: ignore[assignment, return-value]
+    rig = new_rig("off", publish_more=lambda result: 1 / 0)
     rig.send(color_of(1), None)
     rig.settle()
     assert len(rig.results) == 1 and rig.pipeline.work.done == 1
-    assert "outputs beside the mask: ZeroDivisionError" in rig.pipeline.statistics.summary.last_trouble
+    assert "outputs other than the mask: ZeroDivisionError" in rig.pipeline.statistics.summary.last_trouble
 
 
 def test_frames_beyond_the_rate_and_while_switched_off_are_dropped_and_counted(new_rig: Callable[..., Rig]) -> None:
@@ -315,8 +329,7 @@ def test_ten_thousand_pairs_leave_no_memory_behind(new_rig: Callable[..., Rig]) 
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    rig = new_rig("optional", max_age_ms=0)
-    rig.pipeline._publish = lambda result: None
+    rig = new_rig("optional", max_age_ms=0, keeps_results=False)
     size, before = (128, 160), 0
     for number in range(1, 11_001):
         if number == 1_000:
@@ -324,7 +337,7 @@ def test_ten_thousand_pairs_leave_no_memory_behind(new_rig: Callable[..., Rig]) 
         depth = depth_of(number, size=size if number % 7 else (4, 5))
         rig.send(color_of(number, size=size), depth if number % 11 else None)
         if number % 20 == 0:
-            assert rig.pipeline._worker.wait_idle(10)
+            rig.wait_idle()
         rig.segmenter.depths.clear()
         rig.errors.clear()
     counts, work = rig.pipeline.sync, rig.pipeline.work

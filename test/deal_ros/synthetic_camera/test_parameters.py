@@ -31,10 +31,10 @@ def test_a_profile_is_written_as_for_realsense(profile: str) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"profile": "640x480"}, r"'profile': expected WIDTHxHEIGHTxRATE, as in 640x480x30, found '640x480'"),
+        ({"profile": "640x480"}, r"'profile': expected WIDTHxHEIGHTxRATE, for example 640x480x30, found '640x480'"),
         ({"profile": "640x8x30"}, r"'profile': expected sides of 32 to 1920 pixels, found '640x8x30'"),
         ({"profile": "640x480x0"}, r"'profile': expected a rate from 1 to 240, found '640x480x0'"),
-        ({"resolution": "half"}, r"'resolution': expected WIDTHxHEIGHT, as in 320x240, found 'half'"),
+        ({"resolution": "half"}, r"'resolution': expected WIDTHxHEIGHT, for example 320x240, found 'half'"),
         ({"lost_depth": 1.5}, r"'lost_depth': expected a number from 0 to 1, found 1.5"),
         ({"unaligned": "maybe"}, r"'unaligned': expected one of off, frame, size, found 'maybe'"),
     ],

@@ -137,7 +137,7 @@ def test_another_size_shows_the_same_scene() -> None:
     np.testing.assert_array_equal(depth_pixels(plan.depth, DEPTH), big)
     assert color_pixels(plan.color, RGB).shape == (96, 128, 3)
     camera = scaled_camera(CAMERA, plan.color)
-    assert (camera.width, camera.height) == (128, 96)
+    assert (camera.width, camera.height) == (128, 96) and camera.frame_id == plan.color.frame_id
     # The middle of pixel (10, 20) lies on the border between its four pixels; the same ray goes through both.
     assert (20.5 - camera.cx) / camera.fx == pytest.approx((10 - CAMERA.cx) / CAMERA.fx)
     assert (40.5 - camera.cy) / camera.fy == pytest.approx((20 - CAMERA.cy) / CAMERA.fy)

@@ -228,7 +228,7 @@ def test_a_read_only_folder_is_named(deal: Deal, plugged: Plugged, read_only: Pa
         (("--classes", ","), "--classes"),
         (("--tags", "mugg"), "Did you mean 'mug'"),
         (("--filters", "temporl"), "Did you mean 'temporal'"),
-        (("--serial", "1", "--from", "a.db3"), "give one of them"),
+        (("--serial", "1", "--from", "a.db3"), "use one of them"),
         (("--port", "9000"), "add --page, or leave them out"),
         (("--page", "--host", "no.such.host.invalid"), "--host no.such.host.invalid: expected an address"),
     ],

@@ -34,9 +34,9 @@ def test_writes_maps_and_goes_on(tmp_path: Path, model: Path, deal: Callable[...
     common = (tmp_path / "kitchen", "--out", out, "--model", model, "--device", "cpu")
     done = deal("depth", *common, "--recording", "two")
     assert done.returncode == 0 and done.stdout == ""
-    assert f"{out}: 2 maps of inverse depth written, 0 were there already" in done.stderr
+    assert f"{out}: 2 maps of inverse depth written, 0 existed already" in done.stderr
     done = deal("depth", *common, "--batch-size", "1")
-    assert f"{out}: 2 maps of inverse depth written, 2 were there already" in done.stderr
+    assert f"{out}: 2 maps of inverse depth written, 2 existed already" in done.stderr
     assert Dataset.open(tmp_path / "kitchen").with_depth(DepthMaps.open(out)).load(3).depth_valid.all()
     refused = deal("depth", *common, "--precision", "bfloat16")
     assert refused.returncode == 1 and "choose another folder" in refused.stderr

@@ -105,7 +105,7 @@ def test_options_of_scores_are_not_of_an_onnx_file(tiny_dataset: Path, tmp_path:
     run("export", segmenter_file(tiny_dataset, tmp_path, encoder="test_resnet"), "--out", onnx)
     with pytest.raises(UsageError, match=r"robot\.onnx is evaluated as the robot runs it"):
         run("evaluate", onnx, tiny_dataset, "--out", tmp_path, "--refine", "crf")
-    with pytest.raises(UsageError, match=r"say with --out"):
+    with pytest.raises(UsageError, match=r"has no run folder: give a folder .* with --out"):
         run("evaluate", onnx, tiny_dataset)
     with pytest.raises(UsageError, match="sees colour alone"):
         run("evaluate", onnx, tiny_dataset, "--out", tmp_path, "--depth-fails")
@@ -118,7 +118,7 @@ def test_int8_and_its_frames_go_together(model: Path, tiny_dataset: Path, tmp_pa
         run("export", model, "--out", out, "--precision", "int8")
     with pytest.raises(UsageError, match="go together"):
         run("export", model, "--out", out, "--calibrate", tiny_dataset)
-    with pytest.raises(UsageError, match="name its dataset"):
+    with pytest.raises(UsageError, match="add --calibrate"):
         run("export", model, "--out", out, "--frames", 5)
     with pytest.raises(ModelFileError, match=r"the model is for the classes a, b, but .* has"):
         run("export", model, "--out", out, "--precision", "int8", "--calibrate", tiny_dataset)

@@ -72,7 +72,7 @@ def test_repair_makes_a_recording_that_checks_and_extracts(
 ) -> None:
     whole = deal("check", kitchen, "--repair", "--json")
     assert whole.returncode == 0 and json.loads(whole.stdout)["repair"]["out"] is None
-    assert "is whole, 12 messages: nothing to repair" in deal("check", kitchen, "--repair").stderr
+    assert "is complete, 12 messages: nothing to repair" in deal("check", kitchen, "--repair").stderr
     assert [p.name for p in tmp_path.iterdir()] == ["kitchen"]
 
     file = kitchen / "kitchen.mcap"
@@ -95,7 +95,7 @@ def test_repair_makes_a_recording_that_checks_and_extracts(
     done = deal("check", kitchen, "--repair")
     assert done.returncode == 1 and "exists already" in done.stderr and "--out" in done.stderr
     done = deal("check", kitchen, "--repair", "--out", tmp_path / "again")
-    assert done.returncode == 0 and f"{report['pairs']} whole pairs" in done.stderr
+    assert done.returncode == 0 and f"{report['pairs']} complete pairs" in done.stderr
     assert "lost: 1 messages" in done.stderr and str(tmp_path / "again") in done.stderr
     assert deal("check", tmp_path / "again").returncode == 0
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_repaired(deal: Callable[..., Any], kitchen: Path, tmp_pa
     assert done.returncode == 1 and "nothing can be saved" in done.stderr and "Traceback" not in done.stderr
     assert deal("extract", kitchen, "--out", tmp_path / "dataset").returncode == 0
     for arguments, said in (
-        ((kitchen, "--out", tmp_path / "x"), "goes with --repair"),
+        ((kitchen, "--out", tmp_path / "x"), "needs --repair"),
         ((tmp_path / "dataset", "--repair"), "is a dataset"),
         ((tmp_path, "--as", "voc", "--repair"), "is a dataset"),
         ((kitchen, "--repair", "--depth", tmp_path), "--depth"),

@@ -47,7 +47,7 @@ def serve(dataset: Path) -> Iterator[Callable[..., str]]:
     for process in started:
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=WAIT_S)[1]
-        assert process.returncode == 0 and "every tag is saved" in said, said
+        assert process.returncode == 0 and "all tags are saved" in said, said
 
 
 def ask(address: str, **headers: str) -> tuple[int, str, Any]:
@@ -125,7 +125,7 @@ def test_wrong_use_is_refused_by_name(deal: Deal, dataset: Path, tmp_path: Path)
     done = deal("tag", tmp_path / "nowhere")
     assert done.returncode == 1 and "is no dataset" in done.stderr
     done = deal("tag", dataset, "--import", "a", "--export", "b")
-    assert done.returncode == 2 and "one of the two" in done.stderr
+    assert done.returncode == 2 and "use one of them" in done.stderr
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = deal("tag", dataset, "--port", str(taken.getsockname()[1]))
         assert done.returncode == 2 and "cannot be used" in done.stderr and "--port 0" in done.stderr

@@ -72,10 +72,10 @@ def test_train_evaluate_cams_report(deal: Deal, config: Path, tiny_dataset: Path
 
     cams = tmp_path / "cams"
     done = deal("cams", model, tiny_dataset, "--out", cams, "--scales", "0.5,1", "--device", "cpu")
-    assert done.returncode == 0 and "12 frames written, 0 were there already" in done.stderr
+    assert done.returncode == 0 and "12 frames written, 0 existed already" in done.stderr
     assert len(list(cams.rglob("*.npz"))) == len(list(cams.rglob("*.png"))) == 12
     done = deal("cams", model, tiny_dataset, "--out", cams, "--scales", "0.5,1", "--device", "cpu")
-    assert done.returncode == 0 and "0 frames written, 12 were there already" in done.stderr
+    assert done.returncode == 0 and "0 frames written, 12 existed already" in done.stderr
 
     masks = tmp_path / "masks"
     refined = ("--refine", "walk", "--refine-option", "steps=20", "--device", "cpu")
@@ -152,7 +152,7 @@ def test_evaluate_prints_a_table_and_writes_where_it_is_told(
                 "--threshold-rule",
                 "otsu",
             ],
-            *(2, "use either"),
+            *(2, "use one of them"),
         ),
         (["cams", "{model}", "{dataset}", "--out", "{tmp}/x", "--threshold-rule", "ostu"], 2, "Did you mean 'otsu'"),
         (["cams", "{model}", "{dataset}", "--out", "{tmp}/x", "--refine-option", "steps=3"], 2, "none was chosen"),
@@ -160,7 +160,7 @@ def test_evaluate_prints_a_table_and_writes_where_it_is_told(
         (["evaluate", "{model}", "{dataset}", "--split", "train"], 2, "no splits"),
         (["evaluate", "{model}", "{tmp}", "--as", "voc"], 1, "{tmp}"),
         (["evaluate", "{tmp}", "{dataset}"], 1, "holds no cams.json"),
-        (["evaluate", "{tmp}", "{dataset}", "--refine", "crf"], 2, "made already"),
+        (["evaluate", "{tmp}", "{dataset}", "--refine", "crf"], 2, "a folder of finished masks"),
         (["report", "{tmp}"], 1, "deal evaluate"),
     ],
 )

@@ -1,17 +1,16 @@
-"""The CRF against an exact mean field in loops, against pydensecrf, and what it does to a picture."""
+"""The CRF against an exact mean field in loops, and what it does to a picture."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from deal_core.errors import ConfigError, UsageError
-from deal_core.masks.refine.crf import CRF_PRESETS, CrfSettings, crf_preset, dense_crf
+from deal_core.errors import ConfigError
+from deal_core.masks.refine.crf import CrfSettings, crf_preset, dense_crf
 from deal_core.masks.refine.lattice import PermutohedralLattice
 
 
@@ -106,22 +105,6 @@ def test_an_object_takes_the_edge_of_its_colour(scores: np.ndarray) -> None:
     assert (before != truth).mean() > 0.08 and (after == truth).all()
 
 
-@pytest.mark.parametrize("preset", CRF_PRESETS)
-def test_equals_pydensecrf(scores: np.ndarray, preset: str) -> None:
-    pytest.importorskip("pydensecrf.densecrf", reason="the extra 'crf' is not installed")
-    settings = crf_preset(preset)
-    for image in (two_halves(), two_halves(noise=30)):
-        ours = dense_crf(image, torch.from_numpy(scores), settings)
-        theirs = dense_crf(image, torch.from_numpy(scores), dataclasses.replace(settings, backend="pydensecrf"))
-        assert torch.allclose(ours, theirs, atol=1e-3)
-
-
-def test_pydensecrf_that_is_not_there(scores: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
-    with pytest.raises(UsageError, match=r"deal_ros\[crf\]"):
-        dense_crf(two_halves(), torch.from_numpy(scores), CrfSettings(backend="pydensecrf"))
-
-
 def test_hard_labels_are_believed_with_the_confidence() -> None:
     """Without any neighbourhood, each pixel keeps its own belief."""
     scores = torch.tensor([[[0.6, 0.2]], [[0.3, 0.5]], [[0.1, 0.3]]])
@@ -143,7 +126,6 @@ def test_hard_labels_are_believed_with_the_confidence() -> None:
         ({"confidence": 1.0}, "confidence"),
         ({"alpha": 0.0}, "alpha"),
         ({"unary": "sfot"}, "soft, hard"),
-        ({"backend": "cuda"}, "torch, pydensecrf"),
     ],
 )
 def test_settings_out_of_range(values: dict[str, object], said: str) -> None:

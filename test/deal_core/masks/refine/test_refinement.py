@@ -49,7 +49,7 @@ def test_thresholds_at_the_ends_have_a_power() -> None:
         ("par", [], ParSettings()),
         ("par", ["dilations=1,2, 4", "position_weight=0"], ParSettings(dilations=(1, 2, 4), position_weight=0.0)),
         ("crf", ["preset=weaktr_voc", "iterations=3"], CrfSettings(3, 4.0, 3.0, 83.0, 5.0, 3.0, "hard")),
-        ("crf", ["alpha=4", "backend=pydensecrf"], CrfSettings(alpha=4.0, backend="pydensecrf")),
+        ("crf", ["alpha=4", "unary=hard"], CrfSettings(alpha=4.0, unary="hard")),
         ("walk", ["affinity=colour", "restart=0"], WalkSettings("colour", restart=0.0)),
         ("regions", ["join=0.3", "plane=keep"], RegionSettings(join=0.3, plane="keep")),
     ],

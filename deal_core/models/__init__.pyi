@@ -1,0 +1,24 @@
+# The names that users may rely on; each is imported when it is first used.
+from .cam_net import CamNet
+from .factory import create_model
+from .model_file import LoadedModel, ModelInfo, Threshold, load_model, read_info, save_model
+from .output import CamOutput, SegmenterOutput
+from .seam import Seam
+from .segmenter import SegmenterNet
+from .weaktr import WeakTr
+
+__all__ = [
+    "CamNet",
+    "CamOutput",
+    "LoadedModel",
+    "ModelInfo",
+    "Seam",
+    "SegmenterNet",
+    "SegmenterOutput",
+    "Threshold",
+    "WeakTr",
+    "create_model",
+    "load_model",
+    "read_info",
+    "save_model",
+]
