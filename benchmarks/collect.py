@@ -27,6 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test"))
 
 import numpy as np
+from _processes import resident_mib
 from helpers.software_camera import PERIOD_MS, SoftwareCamera  # type: ignore[import-not-found]
 
 from deal_core.dataset.extract import ExtractOptions, extract_recording
@@ -107,7 +108,7 @@ def measure(seconds: float, out: Path, viewers: int = 0) -> Measurement:
         while time.monotonic() - begin < seconds:
             given += 1
             camera.give(given, np.roll(color, given, axis=1), depth)
-            memory.append(_memory_mib())
+            memory.append(resident_mib(os.getpid()))
             time.sleep(max(0.0, begin + given * PERIOD_MS / 1000 - time.monotonic()))
         time.sleep(0.5)
         is_over.set()
@@ -150,10 +151,6 @@ def _look(recorder: PairRecorder, viewers: int, open_: ExitStack) -> None:
         viewer = subprocess.Popen([sys.executable, "-c", VIEWER, door.address], stderr=subprocess.DEVNULL)
         open_.callback(viewer.wait)
         open_.callback(viewer.kill)
-
-
-def _memory_mib() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 if __name__ == "__main__":

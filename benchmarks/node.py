@@ -30,6 +30,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from _processes import cpu_seconds, resident_mib
 
 CAMERA = "/camera/camera"
 COLOR_TOPIC, DEPTH_TOPIC = f"{CAMERA}/color/image_raw", f"{CAMERA}/aligned_depth_to_color/image_raw"
@@ -346,18 +347,6 @@ class Observer:
 def python_path() -> str:
     """Return PYTHONPATH with this script's folder, so that `python -m node` is this script."""
     return os.pathsep.join(filter(None, (str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH"))))
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time a process has used, all threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return sum(int(ticks) for ticks in fields[11:13]) / os.sysconf("SC_CLK_TCK")
-
-
-def resident_mib(pid: int) -> float:
-    """Return the memory a process holds, in MiB."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 # The node that is measured ---------------------------------------------------------------------------------------

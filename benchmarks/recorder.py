@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from _processes import cpu_seconds, resident_mib
+
 from deal_ros.node.process import NodeProcess, node_process
 
 CASES = {"every pair": 0.0, "keyframes": 5.0}
@@ -102,12 +104,12 @@ def measure(case: str, rate_hz: float, seconds: float, out: Path) -> Measurement
         ) as recorder,
     ):
         _wait_for_recording(recorder, recording.with_name("recording.partial"))
-        began_s, cpu_s = time.monotonic(), _cpu_s(recorder.process.pid)
+        began_s, cpu_s = time.monotonic(), cpu_seconds(recorder.process.pid)
         memory = []
         while time.monotonic() - began_s < seconds:
             time.sleep(_SAMPLE_S)
-            memory.append(_memory_mib(recorder.process.pid))
-        took_s, used_s = time.monotonic() - began_s, _cpu_s(recorder.process.pid) - cpu_s
+            memory.append(resident_mib(recorder.process.pid))
+        took_s, used_s = time.monotonic() - began_s, cpu_seconds(recorder.process.pid) - cpu_s
         code = recorder.stop()
     if code not in (0, 3):
         raise SystemExit(f"the recorder ended with exit code {code}: {recorder.text()}")
@@ -149,15 +151,6 @@ def _wait_for_recording(recorder: NodeProcess, folder: Path) -> None:
         if not recorder.is_alive() or time.monotonic() > end:
             raise SystemExit(f"recording did not begin: {recorder.text()}")
         time.sleep(_SAMPLE_S)
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _memory_mib(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
+from _processes import peak_mib
 
 if TYPE_CHECKING:
     from deal_core.dataset.dataset import FrameRecord
@@ -330,12 +330,6 @@ def serve(out: str, size: Sequence[int], threads: int, case: dict[str, Any]) -> 
             found["cpu_ms"].append((time.process_time() - cpu_start) * 1000)
             found["forward_ms"].append(done.forward_ms)
         print(json.dumps({**found, "peak_mib": peak_mib()}), flush=True)
-
-
-def peak_mib() -> float:
-    """Return the most memory this process has held, in MiB; without that of the one it was started from."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
 
 
 if __name__ == "__main__":

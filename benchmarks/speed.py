@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _processes import peak_mib
 from torch import Tensor, nn
 
 from deal_core.evaluation.sweep import ThresholdSweep
@@ -130,14 +130,14 @@ def measure(case: Case, variant: str, quick: bool) -> dict[str, Any]:
     """Return CPU seconds of each repetition, after one that is not counted, and memory in MiB."""
     torch.set_num_threads(1)
     step: Step = getattr(case.build(QUICK if quick else Sizes()), variant)
-    before = peak_memory()
+    before = peak_mib()
     step()
     seconds = []
     for _ in range(1 if quick else case.repeats):
         start = time.process_time()
         step()
         seconds.append(time.process_time() - start)
-    return {"cpu_s": seconds, "peak_mib": peak_memory(), "start_mib": before}
+    return {"cpu_s": seconds, "peak_mib": peak_mib(), "start_mib": before}
 
 
 def measure_apart(name: str, quick: bool) -> dict[str, Any]:
@@ -178,11 +178,6 @@ def table(rows: Sequence[dict[str, Any]], machine: str) -> str:
         memory = [f"{row[v]['peak_mib']:.0f} (+{row[v]['peak_mib'] - row[v]['start_mib']:.0f})" for v in VARIANTS]
         lines.append(f"| {row['title']} | {ours:.3g} | {plain:.3g} | {plain / ours:.2f} | {memory[0]} | {memory[1]} |")
     return "\n".join(lines) + "\n"
-
-
-def peak_memory() -> float:
-    """Return the most memory this process has held, in MiB (Linux counts in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 # WeakTr ----------------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,8 +34,8 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes; replaced if a demo made it.")] = Path(
         "demo_output"
     ),
-    scenes: Annotated[int, typer.Option(min=4, help="Tabletops to train on; 6 views each.")] = 100,
-    epochs: Annotated[int, typer.Option(min=1, help="Of each of the four trainings.")] = 12,
+    scenes: Annotated[int, typer.Option(min=4, help="Tabletops to train on; 6 views each.")] = 80,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each of the four trainings.")] = 8,
     seed: Annotated[int, typer.Option(min=0)] = 11,
     config: Annotated[Path | None, typer.Option(help="Settings of the CAM networks; config/demo.yaml if left out.")] = (
         None
@@ -56,7 +56,7 @@ def demo(
         console().print(step, style="bold", markup=False)
 
     started = time.monotonic()
-    folder = _fresh_folder(out)
+    folder = fresh_folder(out)
     say("1/7 record: synthetic tabletops, tags and depth as a RealSense would give")
     recordings = _record(folder / "recordings", scenes, seed)
     say("2/7 extract: recordings into a dataset")
@@ -65,18 +65,17 @@ def demo(
     say("3/7 train from tags and depth: the same schedule without and with the depth edge alignment loss")
     cams = config or config_folder() / "demo.yaml"
     deal = made.model(DEAL)
-    made.deal({BASELINE: ["train", str(cams), "deal.weight=0"], DEAL: ["train", str(cams)]})
+    with made.started({BASELINE: ["train", str(cams), "deal.weight=0"], DEAL: ["train", str(cams)]}) as networks:
+        made.wait(networks)
     say("4/7 pseudo masks: the CAMs of DEAL, brought to what is connected in depth")
     masks = folder / "masks"
-    _make_masks(deal, dataset, masks)
-    say("5/7 distil: a network for the robot from pseudo masks, and the same one from drawn masks, as a bound")
     small = str(student or config_folder() / "demo_distill.yaml")
-    made.deal(
-        {
-            DISTILLED: ["distill", small, f"masks={masks}"],
-            FULL: ["distill", small, "masks=drawn", "clip.below=0"],  # drawn masks are right
-        }
-    )
+    # The bound needs no pseudo masks: it is trained on the core that making them leaves idle.
+    with made.started({FULL: ["distill", small, "masks=drawn", "clip.below=0"]}) as bound:  # drawn masks are right
+        _make_masks(deal, dataset, masks)
+        say("5/7 distil: a network for the robot from pseudo masks, and the same one from drawn masks, as a bound")
+        with made.started({DISTILLED: ["distill", small, f"masks={masks}"]}) as distilled:
+            made.wait({**distilled, **bound})
     say("6/7 evaluate on scenes never seen")
     stages = _stages(made)
     results = _evaluate(stages, dataset)
@@ -161,32 +160,46 @@ class _Making:
 
         return self.run_folder(name) / MODEL_FILE
 
-    def deal(self, commands: Mapping[str, Sequence[str]]) -> None:
-        """Train side by side, each a `deal` of its own: small networks use one core well, two badly."""
+    def log(self, name: str) -> Path:
+        return self.runs / f"{self.run_folder(name).name}.log"
+
+    @contextmanager
+    def started(self, commands: Mapping[str, Sequence[str]]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+        """Train side by side, each a `deal` of its own; what still trains at the end of the block is stopped.
+
+        Two at a time share the cores: small networks use one core well, two badly.
+        """
+        common = [f"data.path={self.dataset}", f"data.recordings=[{_TRAIN}]", f"epochs={self.epochs}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(max((os.cpu_count() or 2) // 2, 1))}
+        self.runs.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            training = {}
+            for name, arguments in commands.items():
+                log = stack.enter_context(self.log(name).open("wb"))
+                overrides = [*common, f"seed={self.seed}", f"output={self.run_folder(name)}"]
+                command = [sys.executable, "-m", "deal_ros", *arguments, *overrides, "--json"]
+                training[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+                stack.callback(_end, training[name])
+            yield training
+
+    def wait(self, training: Mapping[str, subprocess.Popen[bytes]]) -> None:
+        """Show how far the trainings are until all have ended.
+
+        Raises:
+            DealError: one failed.
+        """
         from deal_core.experiments.run import epochs_done
         from training.support.console import progress
 
-        common = [f"data.path={self.dataset}", f"data.recordings=[{_TRAIN}]", f"epochs={self.epochs}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(max((os.cpu_count() or 2) // len(commands), 1))}
-        self.runs.mkdir(parents=True, exist_ok=True)
-        logs = {name: self.runs / f"{self.run_folder(name).name}.log" for name in commands}
-        with ExitStack() as stack:
-            bar = stack.enter_context(progress())
-            training = {}
-            for name, arguments in commands.items():
-                log = stack.enter_context(logs[name].open("wb"))
-                overrides = [*common, f"seed={self.seed}", f"output={self.run_folder(name)}"]
-                command = [sys.executable, "-m", "deal_ros", *arguments, *overrides, "--json"]
-                process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-                stack.callback(_end, process)
-                training[bar.add_task(name, total=self.epochs)] = (name, process)
-            while any(process.poll() is None for _, process in training.values()):
-                time.sleep(0.5)
-                for task, (name, _) in training.items():
+        with progress() as bar:
+            tasks = {name: bar.add_task(name, total=self.epochs) for name in training}
+            while any(process.poll() is None for process in training.values()):
+                time.sleep(0.2)
+                for name, task in tasks.items():
                     bar.update(task, completed=epochs_done(self.run_folder(name)))
-        for name, process in training.values():
+        for name, process in training.items():
             if process.returncode:
-                text = logs[name].read_text(encoding="utf-8", errors="replace")
+                text = self.log(name).read_text(encoding="utf-8", errors="replace")
                 raise DealError(f"training {name} failed with exit code {process.returncode}: {text[-2000:]}")
 
 
@@ -360,7 +373,7 @@ def _print_summary(results: Mapping[str, EvaluationResult], node: NodeResult) ->
         )
 
 
-def _fresh_folder(out: Path) -> Path:
+def fresh_folder(out: Path) -> Path:
     """Make the folder; replace the one of an earlier demo, and nothing else."""
     import shutil
 

@@ -76,8 +76,14 @@ def test_other_images_keep_their_proportions_and_get_depth_of_their_own_size(
     model: Path, estimator: DepthEstimator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, ...]] = []
-    run = estimator._run
-    monkeypatch.setattr(estimator, "_run", lambda batch: seen.append(tuple(batch.shape)) or run(batch))
+    network = pytest.importorskip("transformers").DepthAnythingForDepthEstimation
+    forward = network.forward
+
+    def watched(self: Any, pixel_values: torch.Tensor) -> Any:
+        seen.append(tuple(pixel_values.shape))
+        return forward(self, pixel_values=pixel_values)
+
+    monkeypatch.setattr(network, "forward", watched)
     sizes = [(84, 112), (112, 84), (84, 112), (91, 117), (1, 3)]
     images = [picture(n, *size) for n, size in enumerate(sizes)]
     depths = estimator.estimate(images)

@@ -276,15 +276,17 @@ def test_what_belongs_to_moments_before_and_after_is_not_lost(tmp_path: Path) ->
 
 
 def test_a_busy_writer_and_a_slow_disk_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = threading.Event()
+    gate, is_at_work = threading.Event(), threading.Event()
     for cause, owner, name in (
         ("disk slow", RecordingWriter, "write_images"),
         ("queue full", write_queue, "_fault"),
     ):
         work = getattr(owner, name)
         gate.clear()
+        is_at_work.clear()
 
         def wait(*arguments: Any, work: Any = work) -> Any:
+            is_at_work.set()
             assert gate.wait(WAIT_S)
             return work(*arguments)
 
@@ -293,7 +295,7 @@ def test_a_busy_writer_and_a_slow_disk_are_told_apart(tmp_path: Path, monkeypatc
             rig = Rig(rate_hz=0, queue_pairs=3)
             rig.recorder.start(tmp_path / cause)
             rig.pair(START + 33 * MS)
-            rig.wait(lambda counts, rig=rig: not rig.recorder._session._queue._items)
+            assert is_at_work.wait(WAIT_S)  # the queue is empty again
             rig.pairs(66, 33 * 10)
             counts = rig.recorder.state.counts
             assert counts.lost == {cause: 5} and counts.pending_pairs == 4

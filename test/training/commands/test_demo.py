@@ -16,7 +16,7 @@ from helpers.paths import PROJECT
 
 from deal_core.errors import UsageError
 from deal_core.models.model_file import read_info
-from training.commands.demo import _fresh_folder
+from training.commands.demo import fresh_folder
 
 
 @pytest.mark.slow
@@ -75,10 +75,10 @@ def test_only_what_a_demo_made_is_replaced(tmp_path: Path) -> None:
     mine.mkdir()
     (mine / "thesis.tex").touch()
     with pytest.raises(UsageError, match="was not made by the demo"):
-        _fresh_folder(mine)
+        fresh_folder(mine)
     assert (mine / "thesis.tex").exists()
-    made = _fresh_folder(tmp_path / "new" / "demo")
+    made = fresh_folder(tmp_path / "new" / "demo")
     (made / "left_over").touch()
-    assert "left_over" not in {p.name for p in _fresh_folder(made).iterdir()}
+    assert "left_over" not in {p.name for p in fresh_folder(made).iterdir()}
     (tmp_path / "empty").mkdir()
-    assert _fresh_folder(tmp_path / "empty").is_dir()
+    assert fresh_folder(tmp_path / "empty").is_dir()
