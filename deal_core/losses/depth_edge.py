@@ -130,7 +130,7 @@ def depth_edge_alignment_loss(
     >>> depth_edge_alignment_loss(cams, depth, tags).shape
     torch.Size([])
     """
-    return DepthEdgeAlignmentLoss(**options)(cams, depth, tags, valid)  # type: ignore[no-any-return]
+    return DepthEdgeAlignmentLoss(**options)(cams, depth, tags, valid)
 
 
 def edge_sign(strength: Tensor, mu: float = 2.5) -> Tensor:

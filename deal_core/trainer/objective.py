@@ -16,6 +16,8 @@ from deal_core.models.output import CamOutput, ConsistentNetwork
 from deal_core.structures import DepthKind
 from deal_core.trainer.settings import DealSettings, TrainSettings
 
+_DEAL_OPTIONS = [field.name for field in fields(DepthEdgeOptions) if field.name in DealSettings.model_fields]
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -91,8 +93,6 @@ def alignment_loss(
     settings: DealSettings, image_size: tuple[int, int], depth_kind: DepthKind = "metric"
 ) -> DepthEdgeAlignmentLoss:
     """Return the edge loss as the settings describe it."""
-    given = {
-        field.name: getattr(settings, field.name) for field in fields(DepthEdgeOptions) if hasattr(settings, field.name)
-    }
+    options = {name: getattr(settings, name) for name in _DEAL_OPTIONS}
     size = settings.size or (image_size[0] // 4, image_size[1] // 4)
-    return DepthEdgeAlignmentLoss(**{**given, "size": size, "depth_kind": depth_kind})
+    return DepthEdgeAlignmentLoss(**{**options, "size": size, "depth_kind": depth_kind})
