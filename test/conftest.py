@@ -73,7 +73,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     for marker, (name, reason) in LACKING.items():
         if left_out := sum(marker in report.keywords for report in skipped):
-            terminalreporter.write_line(f"{name}: {left_out} tests left out: {reason}")
+            tests = "test" if left_out == 1 else "tests"
+            terminalreporter.write_line(f"{name}: {left_out} {tests} left out: {reason}")
 
 
 @dataclass(frozen=True)

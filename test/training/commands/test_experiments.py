@@ -93,7 +93,7 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint(deal: Deal, tmp_path: Path
     """kill -9 of the training itself: the command reports it, and given again resumes."""
     out = tmp_path / "runs"
     words = ["experiments", "synthetic", "--out", str(out), "--scenes", "2", "--test-scenes", "2", "--models", "seam"]
-    words += ["--seeds", "11", "--variants", "baseline", "--no-val", "epochs=20", "batch_size=4", "device=cpu"]
+    words += ["--seeds", "11", "--variants", "baseline", "--no-val", "epochs=8", "batch_size=4", "device=cpu"]
     words += ["threshold_rule=otsu", "data.image_size=[48,64]"]
     command = subprocess.Popen(
         [sys.executable, "-m", "training.cli", *words],
@@ -120,7 +120,7 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint(deal: Deal, tmp_path: Path
     done = deal(*words)
     assert done.returncode == 0, done.stderr
     steps = [json.loads(line)["step"] for line in (run / "history.jsonl").read_text().splitlines()]
-    assert steps == sorted(steps) and steps[-1] == read_info(run / "model.safetensors").training["steps"] == 60
+    assert steps == sorted(steps) and steps[-1] == read_info(run / "model.safetensors").training["steps"] == 24
     assert not (run / "val").exists() and (run / "train" / "evaluation.json").exists()
 
 
