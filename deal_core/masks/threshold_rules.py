@@ -136,13 +136,7 @@ class _DepthRule(ThresholdRule):
         self._correlation = _Correlation()
         self._sums = self._correlation.sums
 
-    def update(
-        self,
-        scores: Array,
-        depth: Array | None = None,
-        depth_valid: Array | None = None,
-        tags: Array | None = None,
-    ) -> None:
+    def update(self, scores: Array, depth: Any = None, depth_valid: Any = None, tags: Array | None = None) -> None:
         """Count one image, as described in `ThresholdRule`."""
         if depth is None:
             raise ValueError(f"the rule '{self._name}' needs depth; without depth, use the rule 'otsu'")
@@ -368,7 +362,7 @@ def _edge_strength(
     from deal_core.losses.depth_edge import depth_edges
 
     values, valid = (torch.from_numpy(array)[None, None] for array in (depth, measured))
-    edges = depth_edges(values, valid, size=size, kind=kind)
+    edges = depth_edges(values, valid, size=(size[0], size[1]), kind=kind)
     # Stereo cameras measure no depth at depth jumps. The edge across the filled hole counts here, although its place is
     # uncertain by the width of the hole; the loss ignores it.
     return edges.strength[0, 0].double().numpy()

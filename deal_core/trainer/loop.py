@@ -203,7 +203,7 @@ def check_batch_size(settings: RunSettings, frames: int, processes: int) -> None
         raise ConfigError(f"batch_size {settings.batch_size} cannot be divided over {processes} processes")
     if frames < settings.batch_size:
         raise ConfigError(
-            f"batch_size {settings.batch_size} is larger than the training set: {frames} frames of {settings.data.path}"
+            f"batch_size {settings.batch_size} is larger than the training set, {frames} frames of {settings.data.path}"
         )
 
 

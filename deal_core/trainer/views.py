@@ -126,4 +126,5 @@ def collate_or_error(samples: list[TensorSample | DealError]) -> TensorSample | 
 def _collate(samples: list[TensorSample]) -> TensorSample:
     tensors = [default_collate([getattr(s, name) for s in samples]) for name in ("image", "depth", "valid", "tags")]
     masks = [sample.mask for sample in samples if sample.mask is not None]
-    return TensorSample(*tensors, default_collate(masks) if masks else None)
+    image, depth, valid, tags = tensors
+    return TensorSample(image, depth, valid, tags, default_collate(masks) if masks else None)

@@ -22,8 +22,15 @@ class RefinementOptions:
 
     method: ClassVar[str]
 
+    @classmethod
+    @cache
+    def option_types(cls) -> dict[str, TypeAdapter[Any]]:
+        """Return the validators of the options, by name."""
+        hints = get_type_hints(cls, include_extras=True)
+        return {key: TypeAdapter(hint) for key, hint in hints.items() if key != "method"}
+
     def __post_init__(self) -> None:
-        for key in option_types(type(self)):
+        for key in self.option_types():
             self.parse(key, getattr(self, key))
 
     @classmethod
@@ -34,17 +41,10 @@ class RefinementOptions:
             ConfigError: the value is of another type or out of range.
         """
         try:
-            return option_types(cls)[key].validate_python(value)
+            return cls.option_types()[key].validate_python(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"].replace("Input should be", "expected")
             raise ConfigError(f"{cls.method}: {key}={value}: {reason}") from None
-
-
-@cache
-def option_types(kind: type[RefinementOptions]) -> dict[str, TypeAdapter[Any]]:
-    """Return the validators of the options, by name."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {key: TypeAdapter(hint) for key, hint in hints.items() if key != "method"}
 
 
 def check_inputs(image: UInt8Array, scores: Tensor) -> None:

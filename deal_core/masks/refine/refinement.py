@@ -13,7 +13,6 @@ from deal_core.errors import ConfigError, nearest_hint
 from deal_core.masks.refine.background import background_power, with_background, without_background
 from deal_core.masks.refine.choices import Refinement
 from deal_core.masks.refine.crf import CrfSettings, crf_preset, dense_crf
-from deal_core.masks.refine.inputs import option_types
 from deal_core.masks.refine.par import ParSettings, pixel_adaptive_refinement
 from deal_core.masks.refine.plane import dominant_plane
 from deal_core.masks.refine.regions import RegionSettings, average_over_regions
@@ -55,7 +54,7 @@ def refinement_settings(name: str, options: Sequence[str] = ()) -> RefineSetting
         return None
     kind = _KINDS[name]
     base: RefineSettings = crf_preset(values.pop("preset")) if kind is CrfSettings and "preset" in values else kind()
-    known = [*option_types(kind), *(["preset"] if kind is CrfSettings else [])]
+    known = [*kind.option_types(), *(["preset"] if kind is CrfSettings else [])]
     parsed = {}
     for key, text in values.items():
         if key not in known:
