@@ -263,11 +263,7 @@ class MaskEvaluator:
 
 
 def checked_mask(mask: Array, num_classes: int, what: str) -> npt.NDArray[Any]:
-    """Return a mask as numpy integers.
-
-    Raises:
-        ValueError: the values are not integers, or an id is neither in 0..K nor 255.
-    """
+    """Return a mask as numpy integers; raise `ValueError` unless all ids are in 0..K or 255."""
     values = to_numpy(mask)
     if values.dtype.kind not in "iu":
         raise ValueError(f"expected an integer {what}, found {values.dtype}")

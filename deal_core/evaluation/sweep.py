@@ -93,11 +93,7 @@ class ThresholdSweep:
         return SweepCurve(self.thresholds.copy(), mean_of_known(iou_of_confusions(self._confusions())))
 
     def best(self) -> ThresholdChoice:
-        """Return the threshold with the highest mIoU; the lowest among equal ones.
-
-        Raises:
-            ValueError: no labelled pixel was counted.
-        """
+        """Return the threshold with the highest mIoU, the lowest among equals; raise `ValueError` without any count."""
         miou = self.curve().miou
         if np.isnan(miou).all():
             raise ValueError("no labelled pixel was counted: there is no best threshold")

@@ -133,11 +133,7 @@ _SCORE_SLACK = 1e-4
 
 
 def checked_scores(scores: Array) -> npt.NDArray[Any]:
-    """Return scores as (K, H, W) numpy floats, clipped to [0, 1].
-
-    Raises:
-        ValueError: the shape or type is another, or values are nan or outside [0, 1] by more than rounding errors.
-    """
+    """Return scores (K, H, W) clipped to [0, 1]; raise `ValueError` unless they are floats in [0, 1] up to rounding."""
     values = to_numpy(scores)
     if values.ndim != 3 or 0 in values.shape or values.dtype.kind != "f":
         raise ValueError(f"expected float scores of shape (K, H, W), found {values.dtype} {values.shape}")

@@ -60,11 +60,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder.
-
-    Raises:
-        EvaluationError: the folder has no evaluation, or one of its files cannot be read.
-    """
+    """Read a run folder; raise `EvaluationError` if it has no evaluation, or a file cannot be read."""
     evaluation = EvaluationResult.read(folder)
     return Run(folder, evaluation, read_history(folder / HISTORY_FILE), read_pictures(folder))
 

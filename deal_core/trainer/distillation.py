@@ -214,11 +214,7 @@ class LabelledFrames:
         return len(self.dataset)
 
     def load(self, frame: int) -> Sample:
-        """Read one frame.
-
-        Raises:
-            DatasetError: a file is missing or damaged, or the mask has another size or other classes.
-        """
+        """Read one frame; raise `DatasetError` if a file is missing or damaged, or the mask does not fit."""
         return self.with_mask(self.dataset.load(frame))
 
     def with_mask(self, sample: Sample) -> Sample:

@@ -44,11 +44,7 @@ class Task(Protocol[F]):
         """Settings of the run."""
 
     def split(self, dataset: Dataset) -> tuple[F, F]:
-        """Return the training frames and the held-out frames.
-
-        Raises:
-            DealError: the training cannot use this dataset.
-        """
+        """Return the training and the held-out frames; raise `DealError` if the dataset does not fit."""
 
     def outputs(self, network: nn.Module, image: Tensor) -> Iterable[Tensor]:
         """Return every output for an image (1, 3, H, W) that a loss may use."""

@@ -35,11 +35,7 @@ class TrainState:
     step: int = 0
 
     def save(self, path: Path, network: nn.Module, optimizer: Optimizer, precision: Precision) -> None:
-        """Write a checkpoint; the old one stays until the new one is complete.
-
-        Raises:
-            ModelFileError: the checkpoint cannot be written, for example on a full disk.
-        """
+        """Write a checkpoint, which replaces the old one when it is complete; raise `ModelFileError` on failure."""
         content = {
             "step": self.step,
             "total_steps": self.total_steps,
@@ -144,11 +140,7 @@ def _history_lines(path: Path, last_step: int) -> Iterator[str]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file of a run folder; it appears under its name only when it is complete.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
+    """Write a file that appears only when it is complete; raise `ConfigError` if it cannot be written."""
     try:
         with replacing(path, per_process=False) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -61,11 +61,7 @@ CRF_PRESETS = tuple(_PRESETS)
 
 
 def crf_preset(name: str) -> CrfSettings:
-    """Return the published settings of a method, one of `CRF_PRESETS`.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
+    """Return the published settings of a method of `CRF_PRESETS`; raise `ConfigError` for another name."""
     if name not in _PRESETS:
         raise ConfigError(
             f"unknown CRF preset '{name}': expected one of {', '.join(CRF_PRESETS)}.{nearest_hint(name, CRF_PRESETS)}"

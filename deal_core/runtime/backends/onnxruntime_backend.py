@@ -37,11 +37,7 @@ class OnnxRuntimeBackend:
 
 
 def open_session(data: bytes, threads: int = 1) -> Any:
-    """Return an ONNX Runtime session for the content of an .onnx file, on the CPU.
-
-    Raises:
-        BackendError: ONNX Runtime is missing or cannot run the model.
-    """
+    """Return an ONNX Runtime session on the CPU for an .onnx file; raise `BackendError` if it cannot run."""
     try:
         import onnxruntime
     except (ImportError, OSError) as error:

@@ -77,11 +77,7 @@ def engine_key(data: bytes, gpu: str, version: str, precision: str, input_size: 
 
 
 def engine_precision(precision: str, trt: Any) -> str:
-    """Return the precision of the engine.
-
-    Raises:
-        BackendError: this version of TensorRT takes the precision from the network, which is float32.
-    """
+    """Return the precision of the engine; raise `BackendError` if this version of TensorRT cannot provide it."""
     can_choose = hasattr(trt.BuilderFlag, "FP16")
     if precision == "float16" and not can_choose:
         raise BackendError(
