@@ -1,4 +1,4 @@
-"""How good masks are: metrics, threshold sweeps, results on disk, and pictures of frames."""
+"""Evaluation of masks: metrics, threshold sweeps, result files, and pictures of frames."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""How masks of several makers agree, for frames without a true mask: each is scored against those of the others."""
+"""Agreement of the masks of several makers, for frames without a true mask."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from deal_core.evaluation.metrics import ConfusionMatrix, FrameScore, MaskEvalua
 from deal_core.structures import UNLABELLED, ClassList, Float64Array, UInt8Array
 
 AGREEMENT = "agreement"
-"""The rule of a `MaskScore` that compares with the masks of others, not with the truth."""
+"""Rule of a `MaskScore` that compares with the masks of the other makers instead of the truth."""
 
 
 class AgreementEvaluator:
-    """Counts, in one streaming pass, how the masks of R makers agree, each with each.
+    """Pairwise agreement of the masks of R makers, in one streaming pass.
 
-    A pixel that is undecided (255) in either of two masks is left out of their comparison.
+    The comparison of two masks ignores pixels that are undecided (255) in either of them.
 
     Args:
-        num_makers: R, at least two.
-        num_classes: K foreground classes.
+        num_makers: Number of makers R, at least two.
+        num_classes: Number of foreground classes K.
 
     Attributes:
-        frames: of each maker, the mIoU of every image against the masks of the others.
+        frames: For each maker, the mIoU of every image against the masks of the other makers.
 
     Raises:
-        ValueError: fewer than two makers.
+        ValueError: there are fewer than two makers.
 
     Example:
         >>> agreement = AgreementEvaluator(2, 1)
@@ -48,11 +48,11 @@ class AgreementEvaluator:
         """Count one image.
 
         Args:
-            masks: R of them, (H, W) ids 0..K or 255.
-            key: the frame's name.
+            masks: R masks (H, W) with ids 0..K or 255.
+            key: Key of the frame.
 
         Raises:
-            ValueError: another number of masks, shapes that differ, or an unknown id.
+            ValueError: the number of masks is not R, shapes differ, or an id is unknown.
         """
         if len(masks) != self.num_makers:
             raise ValueError(f"expected {self.num_makers} masks, found {len(masks)}")
@@ -67,7 +67,7 @@ class AgreementEvaluator:
             self.frames[maker].append(FrameScore(key, self._against_others(maker, of_frame).miou()))
 
     def merge(self, other: AgreementEvaluator) -> None:
-        """Add what another evaluator counted of the same makers; frames stay in the order of the merges."""
+        """Add the counts of another evaluator of the same makers; frames stay in the order of the merges."""
         require_same((self.num_makers, self.num_classes), (other.num_makers, other.num_classes), "makers and classes")
         for pair, matrix in self._pairs.items():
             matrix.merge(other._pairs[pair])
@@ -75,13 +75,13 @@ class AgreementEvaluator:
             ours.extend(theirs)
 
     def score(self, maker: int, classes: ClassList) -> MaskScore:
-        """Return the figures of one maker's masks against those of all others; without boundary F."""
+        """Return the score of the masks of one maker against all other makers, without boundary F."""
         evaluator = MaskEvaluator(self.num_classes)
         evaluator.confusion = self._against_others(maker, self._pairs)
         return evaluator.score(classes, rule=AGREEMENT)
 
     def pairs(self) -> Float64Array:
-        """Return (R, R) mIoU of each maker's masks against each other's, 1 on the diagonal."""
+        """Return (R, R) the mIoU of each pair of makers, with 1 on the diagonal."""
         table = np.eye(self.num_makers)
         for (first, second), matrix in self._pairs.items():
             table[first, second] = table[second, first] = matrix.miou()
@@ -91,7 +91,7 @@ class AgreementEvaluator:
         return {pair: ConfusionMatrix(self.num_classes) for pair in combinations(range(self.num_makers), 2)}
 
     def _against_others(self, maker: int, pairs: dict[tuple[int, int], ConfusionMatrix]) -> ConfusionMatrix:
-        """Return the counts of one maker's pairs, its own ids as columns."""
+        """Return the sum over the pairs of one maker, with its own ids as columns."""
         total = ConfusionMatrix(self.num_classes)
         for (first, second), matrix in pairs.items():
             counts = matrix.counts[:, :-1]

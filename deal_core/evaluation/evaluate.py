@@ -1,7 +1,6 @@
-"""Masks of a model, of a robot or of a folder, compared with the true ones.
+"""Comparison of the masks of a model, a robot or a folder with the true masks.
 
-An evaluation is a sum: each frame is counted alone, and `add_up` merges the counts. Counts of several processes, each
-with a share of the frames, merge in the same way.
+Each frame is counted separately, and `add_up` merges the counts. The counts of several processes merge in the same way.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, eq=False)
 class PredictedFrame:
-    """A frame and a predicted mask of it.
+    """A frame and its predicted mask.
 
     Args:
-        sample: the frame.
+        sample: The frame.
         mask: (H, W) ids, 255 where undecided.
-        scores: (K, H, W) in [0, 1] that the mask was made from; None where there are none.
+        scores: (K, H, W) scores of the mask, in [0, 1]; None if there are none.
     """
 
     sample: Sample
@@ -54,13 +53,13 @@ class PredictedFrame:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Masks that exist already, or that are made of one image after the other.
+    """Masks that exist already or are predicted image by image.
 
     Args:
-        predict: returns the mask of a frame, (H, W) ids, 255 where undecided.
-        rule: the name of the rule that chose the threshold.
-        threshold: of the masks; None where it is not known.
-        details: facts about how the masks are made, for readers of the figures.
+        predict: Function that returns the mask of a frame, (H, W) ids, 255 where undecided.
+        rule: Name of the rule that chose the threshold.
+        threshold: Threshold of the masks; None if it is unknown.
+        details: Facts about the masks for the report.
     """
 
     predict: Callable[[Sample], UInt8Array]
@@ -88,9 +87,9 @@ def add_up(totals: C, frames: Iterable[C], advance: Advance = lambda frames: Non
     """Merge the counts of frames into the totals, frame by frame, and return the totals.
 
     Args:
-        totals: what was counted before; fresh counts at the beginning.
-        frames: the counts of each frame, in the order of the totals.
-        advance: called with the number of frames done.
+        totals: Counts so far; empty counts at the beginning.
+        frames: Counts of each frame, in the order of the totals.
+        advance: Function to call with the number of processed frames.
     """
     for done, counts in enumerate(frames, 1):
         for total, of_frame in zip(totals, counts, strict=True):
@@ -100,7 +99,7 @@ def add_up(totals: C, frames: Iterable[C], advance: Advance = lambda frames: Non
 
 
 def count_mask(prediction: UInt8Array, truth: UInt8Array | None, key: str, num_classes: int) -> MaskEvaluator:
-    """Return the counts of one frame; those of no frame where it has no true mask."""
+    """Return the counts of one frame; empty counts for a frame without a true mask."""
     counts = MaskEvaluator(num_classes)
     if truth is not None:
         counts.update(prediction, truth, key)
@@ -119,27 +118,27 @@ def evaluate_model(
     show: Collection[str] = (),
     advance: Advance = lambda frames: None,
 ) -> EvaluationResult:
-    """Compare a model's masks with the true ones, with a threshold that saw no masks and the swept one.
+    """Compare the masks of a model with the true masks, at the automatic threshold and at the swept threshold.
 
-    Two passes over the frames that have a mask: the second draws the masks at the thresholds that the first found.
+    The first pass over the frames finds the thresholds, and the second pass scores the masks at these thresholds.
 
     Args:
-        model: the model.
-        dataset: frames without a mask are left out.
-        settings: how scores are made, refinement included.
-        name: of the run, for readers.
-        threshold_rule: chooses the threshold anew for these scores; `decision_threshold` when left out.
-        pictures: run folder into which pictures of some frames are written, worst first; none when left out.
-        num_pictures: how many frames to show.
-        show: the keys of the frames to show instead, to compare this run with another in a report.
-        advance: called with the number of frames done, up to twice their number.
+        model: Model to evaluate.
+        dataset: Frames; frames without a mask are ignored.
+        settings: Settings of the scores, refinement included.
+        name: Name of the run for the report.
+        threshold_rule: Rule that chooses the automatic threshold on these scores; default: `decision_threshold`.
+        pictures: Run folder for pictures of some frames, worst first; default: no pictures.
+        num_pictures: Number of frames to draw.
+        show: Keys of the frames to draw instead, to compare runs in a report.
+        advance: Function to call with the number of processed frames, up to twice the number of frames.
 
     Raises:
-        DatasetError: no frame has a mask, or none of the masks a labelled pixel.
+        DatasetError: no frame has a mask, or the masks have no labelled pixel.
         ModelFileError: the model is for other classes.
-        ConfigError: an unknown threshold rule.
-        UsageError: as `score_frames` and `choose_threshold`.
-        EvaluationError: nothing was seen that the threshold rule could decide on.
+        ConfigError: the threshold rule is unknown.
+        UsageError: `score_frames` or `choose_threshold` raises it.
+        EvaluationError: the frames give the threshold rule no information.
     """
     settings = settings or CamSettings()
     check_use(model.info, dataset, settings)
@@ -178,16 +177,16 @@ def evaluate_model(
 
 
 def predictions_on_robot(segmenter: Segmenter, dataset: Dataset, *, depth_fails: bool = False) -> Predictions:
-    """Return the masks that the robot will make: one image at a time, without tags.
+    """Return the masks that the robot makes: one image at a time, without tags.
 
     Args:
-        segmenter: of any back end and precision.
-        dataset: the frames that will be predicted.
-        depth_fails: keep depth from a network that uses it.
+        segmenter: Segmenter with any back end and precision.
+        dataset: Frames to predict.
+        depth_fails: Whether to give no depth to a network that uses it.
 
     Raises:
         ModelFileError: the model is for other classes.
-        UsageError: as `check_use`.
+        UsageError: `check_use` raises it.
     """
     check_use(segmenter.info, dataset, CamSettings(tags="predicted", depth_fails=depth_fails))
     sees_depth = segmenter.uses_depth and not depth_fails
@@ -204,14 +203,10 @@ def predictions_on_robot(segmenter: Segmenter, dataset: Dataset, *, depth_fails:
 
 
 def predictions_in_folder(folder: Path, dataset: Dataset) -> Predictions:
-    """Return the pseudo masks in a folder that `write_cams` wrote.
-
-    Args:
-        folder: of the pseudo masks.
-        dataset: the frames that will be read.
+    """Return the pseudo masks of a folder by `write_cams`.
 
     Raises:
-        DatasetError: no cams.json, masks for other classes, or not of every frame.
+        DatasetError: the folder has no cams.json, is for other classes than the dataset or lacks frames of it.
     """
     found = check_masks(folder, dataset)
 
@@ -231,20 +226,20 @@ def evaluate_predictions(
     show: Collection[str] = (),
     advance: Advance = lambda frames: None,
 ) -> EvaluationResult:
-    """Compare masks with the true ones, as they are; an undecided pixel (255) counts as wrong.
+    """Compare masks with the true masks; an undecided pixel (255) counts as wrong.
 
     Args:
-        predictions: the masks.
-        dataset: frames without a true mask are left out.
-        name: of the run, for readers.
-        pictures: as `evaluate_model`, like the arguments that follow.
-        num_pictures: how many frames to show.
-        show: the keys of the frames to show instead.
-        advance: called with the number of frames done.
+        predictions: Masks to compare.
+        dataset: Frames; frames without a true mask are ignored.
+        name: Name of the run for the report.
+        pictures: Run folder for pictures, as in `evaluate_model`.
+        num_pictures: Number of frames to draw.
+        show: Keys of the frames to draw instead.
+        advance: Function to call with the number of processed frames.
 
     Raises:
         DatasetError: no frame has a mask.
-        ModelFileError: a network's scores are not finite.
+        ModelFileError: the scores of a network are not finite.
     """
     dataset = with_masks(dataset)
     classes = dataset.classes
@@ -267,31 +262,19 @@ def evaluate_predictions(
     )
 
 
-def evaluate_masks(
-    folder: Path,
-    dataset: Dataset,
-    *,
-    name: str,
-    pictures: Path | None = None,
-    num_pictures: int = 12,
-    show: Collection[str] = (),
-    advance: Advance = lambda frames: None,
-) -> EvaluationResult:
-    """Compare the pseudo masks of a folder that `write_cams` wrote with the true ones, as `evaluate_predictions` does.
+def evaluate_masks(folder: Path, dataset: Dataset, *, name: str, **options: Any) -> EvaluationResult:
+    """Compare the pseudo masks of a folder by `write_cams` with the true masks; options as in `evaluate_predictions`.
 
     Raises:
-        DatasetError: no cams.json, masks for other classes, or one that is missing or damaged.
+        DatasetError: the folder has no cams.json, is for other classes, or a mask is missing or damaged.
     """
-    predictions = predictions_in_folder(folder, with_masks(dataset))
-    return evaluate_predictions(
-        predictions, dataset, name=name, pictures=pictures, num_pictures=num_pictures, show=show, advance=advance
-    )
+    return evaluate_predictions(predictions_in_folder(folder, with_masks(dataset)), dataset, name=name, **options)
 
 
 def predicted_frames(
     model: LoadedModel, dataset: Dataset, settings: CamSettings, threshold: float
 ) -> Iterable[PredictedFrame]:
-    """Yield every frame with the model's mask at a threshold, in order and in constant memory."""
+    """Yield every frame with the mask of the model at a threshold, in order and in constant memory."""
     return (
         PredictedFrame(frame.sample, predict_mask(frame.scores, frame.tags, threshold), frame.scores)
         for frame in score_frames(model, dataset, settings)
@@ -299,30 +282,33 @@ def predicted_frames(
 
 
 def draw_frames(run: Path, classes: ClassList, frames: Iterable[PredictedFrame], scores: Sequence[FrameScore]) -> None:
-    """Write the pictures of frames into a run folder.
-
-    Args:
-        run: the run folder.
-        classes: names and colours of the masks.
-        frames: to draw, in the order of the pictures.
-        scores: those of the frames, perhaps among others.
-    """
+    """Write the pictures of frames into a run folder, in their order; `scores` may hold the scores of more frames."""
     iou = {score.key: score.iou for score in scores}
     with PictureWriter(run, classes) as pictures:
         for frame in frames:
-            pictures.add_sample(frame.sample, iou[frame.sample.key], frame.mask, frame.scores)
+            sample = frame.sample
+            pictures.add(
+                sample.key,
+                iou[sample.key],
+                image=sample.image,
+                prediction=frame.mask,
+                truth=sample.mask,
+                depth=sample.depth if sample.depth_valid.any() else None,
+                depth_valid=sample.depth_valid,
+                scores=frame.scores,
+            )
 
 
 def mask_of(sample: Sample) -> UInt8Array:
-    """Return the mask of a frame of `with_masks`."""
-    assert sample.mask is not None  # only frames with a mask were asked for
+    """Return the mask of a frame from `with_masks`."""
+    assert sample.mask is not None  # `with_masks` keeps only frames with a mask
     return sample.mask
 
 
 def _choose_thresholds(
     model: LoadedModel, dataset: Dataset, settings: CamSettings, threshold_rule: str | None, advance: Advance
 ) -> tuple[ThresholdSweep, Threshold]:
-    """Return the figures at every threshold, and the threshold that saw no masks."""
+    """Return the sweep over all thresholds, and the automatic threshold, which uses no masks."""
     own = decision_threshold(model, settings)
 
     def new_rule() -> ThresholdRule:
@@ -339,21 +325,21 @@ def _choose_thresholds(
         need_depth_for_rule(threshold_rule, dataset)
     sweep, rule = add_up(totals, map(count, score_frames(model, dataset, settings)), advance)
     if not sweep.counts.any():
-        raise DatasetError(f"{dataset.path}: the masks hold no labelled pixel, only {UNLABELLED} (ignored)")
+        raise DatasetError(f"{dataset.path}: the masks have no labelled pixel, only {UNLABELLED} (ignored)")
     return sweep, Threshold(rule.threshold(), threshold_rule or own.rule)
 
 
 def _in_order(
     keys: Sequence[str], dataset: Dataset, predict: Callable[[Dataset], Iterable[PredictedFrame]]
 ) -> list[PredictedFrame]:
-    """Return the predicted frames of these keys, in the order of the keys; keys of other datasets are left out."""
+    """Return the predicted frames with these keys, in the order of the keys; unknown keys are ignored."""
     few = dataset.subset(predicate=lambda frame: frame.key in keys)
     found = {frame.sample.key: frame for frame in predict(few)}
     return [found[key] for key in keys if key in found]
 
 
 def _details(model: LoadedModel, settings: CamSettings) -> dict[str, str]:
-    """Return what a reader of figures must know about how the scores were made."""
+    """Return the facts about the scores that a report shows."""
     of_network = "as the network says"
     return {
         "tags": of_network if model.info.is_segmenter else settings.tags,

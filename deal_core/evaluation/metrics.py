@@ -1,21 +1,7 @@
-"""How good masks are: IoU, precision and recall by class, and boundary F.
+"""Metrics of masks: IoU, precision and recall per class, and boundary F.
 
-All figures come from counts that add up: memory does not grow with the number of images, and the counts of two
-processes merge into those of one process that saw all images. Arrays may be numpy or torch (on any device);
-results are numpy.
-
-A typical evaluation of class activation maps reads the set twice: once to find the thresholds, once to score
-the masks they give.
-
-    sweep = ThresholdSweep(len(classes))
-    for frame in frames():
-        sweep.update(frame.scores, frame.tags, frame.mask)
-    best = sweep.best()
-
-    masks = MaskEvaluator(len(classes))
-    for frame in frames():
-        masks.update(predict_mask(frame.scores, frame.tags, best.threshold), frame.mask, frame.key)
-    oracle = masks.score(classes, rule="oracle", threshold=best.threshold)
+All metrics come from counts: memory does not grow with the number of images, and the counts of several processes can
+be merged. Inputs are numpy arrays or torch tensors on any device; results are numpy arrays.
 """
 
 from __future__ import annotations
@@ -36,20 +22,20 @@ if TYPE_CHECKING:
 
 
 BOUNDARY_TOLERANCE = 0.008
-"""Boundaries may lie this share of the image diagonal apart and still match."""
+"""Largest distance of matching boundaries, as a share of the image diagonal."""
 
 
 class ConfusionMatrix:
     """Pixel counts of truth against prediction, background included; 255 in the truth is ignored.
 
-    A predicted 255 (undecided, as in pseudo masks with an ignore band) is wrong: a miss for the true
-    class, whichever it is, and a false alarm for none.
+    A predicted 255 (undecided, as in pseudo masks with an ignore band) is wrong: it is a false negative of the true
+    class, and a false positive of no class.
 
     Args:
-        num_classes: K foreground classes; masks hold 0..K and 255.
+        num_classes: Number of foreground classes K; masks hold 0..K and 255.
 
     Attributes:
-        counts: (K + 1, K + 2) int64, rows truth, columns prediction, the last one predicted 255.
+        counts: (K + 1, K + 2) int64 counts; rows are the truth, columns the prediction, the last column predicted 255.
 
     Example:
         >>> matrix = ConfusionMatrix(1)
@@ -66,8 +52,8 @@ class ConfusionMatrix:
         """Count one image or a batch.
 
         Args:
-            prediction: integer ids of any shape, 0..K or 255.
-            mask: the truth, of the same shape.
+            prediction: Integer ids 0..K or 255, of any shape.
+            mask: Truth of the same shape.
 
         Raises:
             ValueError: the shapes differ, or an id is not one of 0..K and 255.
@@ -87,23 +73,23 @@ class ConfusionMatrix:
         self.counts += other.counts
 
     def iou(self) -> Float64Array:
-        """Return (K + 1,) intersection over union; nan for a class neither in truth nor in prediction."""
+        """Return (K + 1,) intersection over union; nan for a class that is in neither truth nor prediction."""
         return iou_of_confusions(self.counts[None])[0]
 
     def precision(self) -> Float64Array:
-        """Return (K + 1,) share of the predicted pixels that are right; nan where nothing was predicted."""
+        """Return (K + 1,) share of correct pixels among the predicted ones; nan for a class without prediction."""
         return _divide(self._hits(), self.counts[:, :-1].sum(axis=0))
 
     def recall(self) -> Float64Array:
-        """Return (K + 1,) share of the true pixels that were found; nan for a class not in the truth."""
+        """Return (K + 1,) share of correct pixels among the true ones; nan for a class that is not in the truth."""
         return _divide(self._hits(), self.counts.sum(axis=1))
 
     def miou(self) -> float:
-        """Return the mean IoU over the classes in truth or prediction, background included; nan if none."""
+        """Return the mean IoU over the classes in truth or prediction, background included; nan without any."""
         return float(mean_of_known(self.iou()[None])[0])
 
     def pixel_accuracy(self) -> float:
-        """Return the share of labelled pixels that are right; nan if there is none."""
+        """Return the share of correct pixels among the labelled ones; nan without any labelled pixel."""
         return float(_divide(self._hits().sum(), self.counts.sum()))
 
     def _hits(self) -> Int64Array:
@@ -111,20 +97,19 @@ class ConfusionMatrix:
 
 
 class BoundaryScore:
-    """Boundary F per class over a whole set: how many contour pixels lie within reach of the other contour.
+    """Boundary F per class over a whole dataset: the share of contour pixels near the other contour.
 
-    A contour is the pixels of a class that have a 4-neighbour of another class inside the image, so that an
-    object cut by the image's frame has no contour there. Precision is the share of predicted contour pixels
-    within `tolerance` times the image diagonal (at least 1 pixel) of the true contour of that class, recall the
-    reverse; both are counted over all images before F is taken. Unlabelled pixels (255) count as background on
-    either side.
+    The contour of a class consists of its pixels with a 4-neighbour of another class inside the image, so an object
+    that the image border cuts has no contour there. Precision is the share of predicted contour pixels within
+    `tolerance` times the image diagonal (at least 1 pixel) of the true contour of the class, and recall the reverse;
+    both are counted over all images before F is computed. Unlabelled pixels (255) count as background.
 
     Args:
-        num_classes: K foreground classes.
-        tolerance: share of the image diagonal.
+        num_classes: Number of foreground classes K.
+        tolerance: Largest distance, as a share of the image diagonal.
 
     Attributes:
-        counts: (K, 4) int64: predicted contour pixels, those matched, true contour pixels, those matched.
+        counts: (K, 4) int64: predicted contour pixels, their matches, true contour pixels, their matches.
     """
 
     def __init__(self, num_classes: int, *, tolerance: float = BOUNDARY_TOLERANCE) -> None:
@@ -139,7 +124,7 @@ class BoundaryScore:
 
         Args:
             prediction: (H, W) ids 0..K or 255.
-            mask: (H, W) the truth.
+            mask: (H, W) truth.
 
         Raises:
             ValueError: the shapes differ or are not (H, W), or an id is unknown.
@@ -153,12 +138,8 @@ class BoundaryScore:
         for class_id in np.union1d(np.unique(found), np.unique(truth)):
             if class_id not in (BACKGROUND, UNLABELLED):
                 ours, theirs = contour(found == class_id), contour(truth == class_id)
-                self.counts[class_id - 1] += (
-                    ours.sum(),
-                    _within(ours, theirs, reach),
-                    theirs.sum(),
-                    _within(theirs, ours, reach),
-                )
+                matches, their_matches = _within(ours, theirs, reach), _within(theirs, ours, reach)
+                self.counts[class_id - 1] += (ours.sum(), matches, theirs.sum(), their_matches)
 
     def merge(self, other: BoundaryScore) -> None:
         """Add the counts of another score over the same classes with the same tolerance."""
@@ -166,7 +147,7 @@ class BoundaryScore:
         self.counts += other.counts
 
     def per_class(self) -> Float64Array:
-        """Return (K,) F in [0, 1]; nan for a class without contour in both truth and prediction."""
+        """Return (K,) F in [0, 1]; nan for a class without a contour in truth and prediction."""
         predicted, predicted_hit, true, true_hit = self.counts.T
         precision = np.nan_to_num(_divide(predicted_hit, predicted))
         recall = np.nan_to_num(_divide(true_hit, true))
@@ -174,7 +155,7 @@ class BoundaryScore:
         return np.where(predicted + true > 0, score, np.nan)
 
     def mean(self) -> float:
-        """Return the mean F over the foreground classes that have a contour; nan if none has."""
+        """Return the mean F over the foreground classes with a contour; nan without any."""
         return float(mean_of_known(self.per_class()[None])[0])
 
 
@@ -191,7 +172,7 @@ def contour(region: BoolArray) -> BoolArray:
 
 @dataclass(frozen=True)
 class FrameScore:
-    """The mIoU of one image, over the classes in its truth or prediction; nan where nothing is labelled."""
+    """The mIoU of one image, over the classes in its truth or prediction; nan without any labelled pixel."""
 
     key: str
     iou: float
@@ -199,7 +180,7 @@ class FrameScore:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The figures of one class; every figure in [0, 1], or nan where it is not defined (boundary F of background)."""
+    """The metrics of one class, in [0, 1]; nan if undefined, as for the boundary F of the background."""
 
     name: str
     iou: float
@@ -210,16 +191,16 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class MaskScore:
-    """The figures of masks that were made with the threshold of one rule.
+    """The metrics of masks at the threshold of one rule.
 
     Args:
-        rule: `oracle` (threshold swept on the truth), the name of a rule that sees no masks, or `argmax` for a
-            network that predicts background itself.
-        threshold: of the background; None for masks without a threshold.
-        miou: mean IoU, background included.
-        pixel_accuracy: share of labelled pixels that are right.
-        boundary_f: mean boundary F over foreground classes.
-        classes: background, then the K classes in order.
+        rule: `oracle` (threshold swept on the truth), the name of a rule without masks, or `argmax` for a network that
+            predicts the background itself.
+        threshold: Background threshold; None for masks without a threshold.
+        miou: Mean IoU, background included.
+        pixel_accuracy: Share of correct pixels among the labelled ones.
+        boundary_f: Mean boundary F over the foreground classes.
+        classes: Metrics of the background, then of the K classes in order.
     """
 
     rule: str
@@ -231,11 +212,11 @@ class MaskScore:
 
 
 class MaskEvaluator:
-    """Confusion, boundary and per-image IoU of predicted masks, in one streaming pass.
+    """Confusion matrix, boundary F and per-image IoU of predicted masks, in one streaming pass.
 
     Args:
-        num_classes: K foreground classes.
-        tolerance: of the boundary F, as a share of the image diagonal.
+        num_classes: Number of foreground classes K.
+        tolerance: Tolerance of the boundary F, as a share of the image diagonal.
     """
 
     def __init__(self, num_classes: int, *, tolerance: float = BOUNDARY_TOLERANCE) -> None:
@@ -244,12 +225,12 @@ class MaskEvaluator:
         self.frames: list[FrameScore] = []
 
     def update(self, prediction: Array, mask: Array, key: str) -> FrameScore:
-        """Count one image and return its own mIoU.
+        """Count one image and return its mIoU.
 
         Args:
             prediction: (H, W) ids 0..K or 255.
-            mask: (H, W) the truth, 255 ignored.
-            key: the frame's name.
+            mask: (H, W) truth; 255 is ignored.
+            key: Key of the frame.
         """
         one = ConfusionMatrix(self.confusion.num_classes)
         one.update(prediction, mask)
@@ -259,39 +240,30 @@ class MaskEvaluator:
         return self.frames[-1]
 
     def merge(self, other: MaskEvaluator) -> None:
-        """Add what another evaluator counted; frames stay in the order of the merges."""
+        """Add the counts of another evaluator; frames stay in the order of the merges."""
         self.confusion.merge(other.confusion)
         self.boundary.merge(other.boundary)
         self.frames.extend(other.frames)
 
     def score(self, classes: ClassList, *, rule: str, threshold: float | None = None) -> MaskScore:
-        """Return the figures over everything counted so far."""
+        """Return the metrics over all counts."""
         require_same(self.confusion.num_classes, len(classes), "number of classes")
+        matrix = self.confusion
         boundary = np.concatenate([[np.nan], self.boundary.per_class()])
-        columns = zip(
-            ("background", *classes.names),
-            self.confusion.iou(),
-            self.confusion.precision(),
-            self.confusion.recall(),
-            boundary,
-            strict=True,
-        )
+        figures = np.stack([matrix.iou(), matrix.precision(), matrix.recall(), boundary], axis=1).tolist()
+        names = ("background", *classes.names)
         return MaskScore(
             rule=rule,
             threshold=threshold,
-            miou=self.confusion.miou(),
-            pixel_accuracy=self.confusion.pixel_accuracy(),
+            miou=matrix.miou(),
+            pixel_accuracy=matrix.pixel_accuracy(),
             boundary_f=self.boundary.mean(),
-            classes=tuple(ClassScore(name, *map(float, figures)) for name, *figures in columns),
+            classes=tuple(ClassScore(name, *values) for name, values in zip(names, figures, strict=True)),
         )
 
 
 def checked_mask(mask: Array, num_classes: int, what: str) -> npt.NDArray[Any]:
-    """Return a mask as numpy integers.
-
-    Raises:
-        ValueError: no integers, or an id that is neither in 0..K nor 255.
-    """
+    """Return a mask as numpy integers; raise `ValueError` unless all ids are in 0..K or 255."""
     values = to_numpy(mask)
     if values.dtype.kind not in "iu":
         raise ValueError(f"expected an integer {what}, found {values.dtype}")
@@ -304,14 +276,14 @@ def checked_mask(mask: Array, num_classes: int, what: str) -> npt.NDArray[Any]:
 
 
 def iou_of_confusions(counts: Int64Array) -> Float64Array:
-    """Return (T, K + 1) IoU of (T, K + 1, K + 1 or K + 2) confusion matrices; nan where the union is empty."""
+    """Return (T, K + 1) IoU of (T, K + 1, K + 1 or K + 2) confusion matrices; nan for an empty union."""
     hits = np.diagonal(counts, axis1=1, axis2=2)
     predicted = counts[:, :, : counts.shape[1]].sum(axis=1)
     return _divide(hits, counts.sum(axis=2) + predicted - hits)
 
 
 def _within(ours: BoolArray, theirs: BoolArray, reach: float) -> int:
-    """Count our contour pixels at most `reach` pixels (Euclidean) from their contour."""
+    """Return the number of pixels of `ours` at most `reach` pixels (Euclidean) from `theirs`."""
     if not ours.any() or not theirs.any():
         return 0
     distance = cv2.distanceTransform((~theirs).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -319,31 +291,31 @@ def _within(ours: BoolArray, theirs: BoolArray, reach: float) -> int:
 
 
 def _divide(above: npt.ArrayLike, below: npt.ArrayLike) -> Float64Array:
-    """Divide; nan where the divisor is 0."""
+    """Return the quotient; nan where the divisor is 0."""
     top, bottom = np.asarray(above, np.float64), np.asarray(below, np.float64)
     return np.divide(top, bottom, out=np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan), where=bottom != 0)
 
 
 def mean_of_known(rows: Float64Array) -> Float64Array:
-    """Return the mean of each row over its entries that are not nan; nan for a row of nan, without a warning."""
+    """Return the mean of each row over its entries that are not nan; nan, without a warning, for a row of nan."""
     known = ~np.isnan(rows)
     return _divide(np.where(known, rows, 0.0).sum(axis=1), known.sum(axis=1))
 
 
 def checked_num_classes(num_classes: int) -> int:
-    """Return a number of foreground classes that masks can hold; raise ValueError for another."""
+    """Return the number of foreground classes; raise `ValueError` if masks cannot hold that many."""
     if not 1 <= num_classes < UNLABELLED:
         raise ValueError(f"expected 1 to {UNLABELLED - 1} foreground classes, found {num_classes}")
     return num_classes
 
 
 def require_same_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Raise ValueError if a shape is not that of the mask."""
+    """Raise `ValueError` if a shape differs from the shape of the mask."""
     if found != expected:
         raise ValueError(f"expected the shape of the mask {expected}, found {found}")
 
 
 def require_same(ours: object, theirs: object, what: str) -> None:
-    """Raise ValueError if two settings differ."""
+    """Raise `ValueError` if two settings differ."""
     if ours != theirs:
         raise ValueError(f"expected the same {what}, found {ours} and {theirs}")

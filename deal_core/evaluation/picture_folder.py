@@ -1,4 +1,4 @@
-"""Pictures of evaluated frames, in a folder with a list."""
+"""Pictures of evaluated frames, in a folder with a list of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,24 +19,22 @@ from deal_core.errors import EvaluationError, explain_invalid
 from deal_core.evaluation.metrics import FrameScore
 from deal_core.files import replacing_folder
 from deal_core.masks.decide import winning_class
-from deal_core.structures import BoolArray, ClassList, Float32Array, Sample, UInt8Array
+from deal_core.structures import BoolArray, ClassList, Float32Array, UInt8Array
 
 PICTURE_FOLDER = "pictures"
 PICTURE_LIST = "pictures.json"
-PICTURE_FORMAT = "deal-pictures"
-PICTURE_VERSION = 1
 PARTS = ("image", "depth", "edges", "cam", "prediction", "truth")
-"""The kinds of picture of one frame, in reading order."""
+"""The kinds of pictures of a frame, in reading order."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """The pictures of one frame in a run's folder.
+    """The pictures of one frame in a run folder.
 
     Args:
-        key: the frame's name.
-        iou: its mIoU; nan where nothing is labelled.
-        files: part (one of `PARTS`) to PNG file; parts that were not available are missing.
+        key: Key of the frame.
+        iou: mIoU of the frame; nan without any labelled pixel.
+        files: PNG file by part (one of `PARTS`), for all available parts.
     """
 
     key: str
@@ -46,10 +43,10 @@ class Picture:
 
 
 def choose_frames(frames: Sequence[FrameScore], count: int = 12) -> tuple[str, ...]:
-    """Return the keys of the frames worth showing, worst first.
+    """Return the keys of frames to show, worst first.
 
-    Half are the worst; the others are spread evenly over the rest, up to the best one, so that a reader also
-    sees typical and good ones. Frames without a figure (nan) are left out; of equal ones, the first key comes first.
+    Half of them are the worst frames; the others are spread evenly over the rest, up to the best frame. Frames with nan
+    are ignored; equal frames are ordered by key.
     """
     ranked = sorted((f for f in frames if not math.isnan(f.iou)), key=lambda f: (f.iou, f.key))
     worst = ranked[: min((count + 1) // 2, len(ranked))]
@@ -60,14 +57,14 @@ def choose_frames(frames: Sequence[FrameScore], count: int = 12) -> tuple[str, .
 
 
 def worst_frames(per_run: Sequence[Sequence[FrameScore]], count: int) -> tuple[str, ...]:
-    """Return the keys of the frames on which runs fare worst: on the average, and each of them in turn.
+    """Return the keys of the frames with the lowest mIoU, on average and for each run.
 
-    The worst on the average comes first, then the worst of each run, then the second worst on the average and so on;
-    no frame comes twice. Frames without a figure (nan) come last.
+    The order is: the worst frame on average, the worst frame of each run, the second worst frame on average, and so on,
+    without repetitions. Frames with nan come last.
 
     Args:
-        per_run: the figures of each run, not necessarily of the same frames.
-        count: how many; fewer where there are no more.
+        per_run: Frame scores of each run; the runs may have different frames.
+        count: Largest number of keys.
 
     Example:
         >>> ours, theirs = [FrameScore("a", 0.2), FrameScore("b", 0.3)], [FrameScore("a", 0.9), FrameScore("b", 0.7)]
@@ -88,14 +85,14 @@ def worst_frames(per_run: Sequence[Sequence[FrameScore]], count: int) -> tuple[s
 
 
 class PictureWriter:
-    """Writes pictures of frames into `<run>/pictures`: `<n>_<part>.png` and pictures.json.
+    """Context manager that writes pictures of frames into `<run>/pictures`: `<n>_<part>.png` and pictures.json.
 
-    A context manager. The pictures of an earlier evaluation are replaced when it ends well; when it does not,
-    they stay and nothing of this one is left behind. Entering raises EvaluationError where the folder is another's.
+    On success, the pictures replace those of an earlier evaluation; on failure, the earlier pictures stay. Entering
+    raises `EvaluationError` if the folder holds something else than pictures.
 
     Args:
-        run: the run's folder, made if missing.
-        classes: names and colours of the masks.
+        run: Run folder, made if missing.
+        classes: Names and colours of the masks.
 
     Example:
         with PictureWriter(run, classes) as pictures:
@@ -110,17 +107,15 @@ class PictureWriter:
     def __enter__(self) -> PictureWriter:
         if self._folder.exists() and not (self._folder / PICTURE_LIST).is_file():
             raise EvaluationError(
-                f"{self._folder} would be replaced, and holds no {PICTURE_LIST}, so no evaluation made it: choose "
-                "another run folder"
+                f"{self._folder} holds no {PICTURE_LIST}, so it is not from an evaluation and will not be replaced: "
+                "choose another run folder"
             )
         self._writing = self._write_folder()
         self._writing.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writing.__exit__(kind, error, trace)
+    def __exit__(self, *raised: Any) -> None:
+        self._writing.__exit__(*raised)
 
     def add(
         self,
@@ -135,18 +130,18 @@ class PictureWriter:
         scores: npt.NDArray[Any] | None = None,
         tags: npt.NDArray[Any] | None = None,
     ) -> None:
-        """Write the pictures of one frame; all arrays of one height and width.
+        """Write the pictures of one frame.
 
         Args:
-            key: the frame's name.
-            iou: its mIoU, shown beside it.
+            key: Key of the frame.
+            iou: mIoU of the frame.
             image: (H, W, 3) uint8 RGB.
             prediction: (H, W) ids.
-            truth: (H, W) ids, 255 unlabelled.
-            depth: (H, W) metres; its edges are shown too, see `depth_edge_picture`.
-            depth_valid: (H, W) bool; finite and positive depth when left out.
-            scores: (K, H, W) CAM in [0, 1]; the strongest present class is shown as heat.
-            tags: (K,) which classes of `scores` are present; all when left out.
+            truth: (H, W) ids; 255 is unlabelled.
+            depth: (H, W) metres, for pictures of the depth and of its edges, see `depth_edge_picture`.
+            depth_valid: (H, W) bool mask of measured depth; default: finite and positive depth.
+            scores: (K, H, W) CAMs in [0, 1], for a heat map of the strongest present class.
+            tags: (K,) tags as in `winning_class`; default: all classes.
 
         Raises:
             ValueError: an array has another height or width than the image.
@@ -170,32 +165,16 @@ class PictureWriter:
                 write_png(self._temporary / files[part], parts[part])
         self._entries.append({"key": key, "iou": iou if math.isfinite(iou) else None, "files": files})
 
-    def add_sample(
-        self, sample: Sample, iou: float, prediction: UInt8Array, scores: npt.NDArray[Any] | None = None
-    ) -> None:
-        """Write the pictures of a frame of a dataset; arguments as `add`."""
-        has_depth = sample.depth_valid.any()
-        self.add(
-            sample.key,
-            iou,
-            image=sample.image,
-            prediction=prediction,
-            truth=sample.mask,
-            depth=sample.depth if has_depth else None,
-            depth_valid=sample.depth_valid if has_depth else None,
-            scores=scores,
-        )
-
     @contextmanager
     def _write_folder(self) -> Iterator[None]:
         with replacing_folder(self._folder, overwrite=True) as self._temporary:
             yield
-            listing = {"format": PICTURE_FORMAT, "version": PICTURE_VERSION, "pictures": self._entries}
+            listing = {"format": "deal-pictures", "version": 1, "pictures": self._entries}
             (self._temporary / PICTURE_LIST).write_text(json.dumps(listing, indent=1) + "\n", "utf-8")
 
 
 def read_pictures(run: Path) -> tuple[Picture, ...]:
-    """Return the pictures in a run's folder, worst first; none where none were written.
+    """Return the pictures of a run folder, worst first; empty for a run without pictures.
 
     Raises:
         EvaluationError: the list cannot be read, names a file outside the folder, or a file is missing.
@@ -236,6 +215,6 @@ def _read_entry(folder: Path, entry: _Entry) -> Picture:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Return the mean of the values that are numbers; nan where none is."""
+    """Return the mean of the values that are not nan; nan without any."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan

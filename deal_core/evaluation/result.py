@@ -1,4 +1,4 @@
-"""The result of an evaluation, and the file `deal evaluate` writes."""
+"""The result of an evaluation, and its file."""
 
 from __future__ import annotations
 
@@ -28,24 +28,22 @@ from deal_core.files import replacing
 from deal_core.structures import ClassList, classes_from_json, classes_to_json
 
 EVALUATION_FILE = "evaluation.json"
-EVALUATION_FORMAT: Literal["deal-evaluation"] = "deal-evaluation"
-EVALUATION_VERSION: Literal[1] = 1
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
-    """The figures of one model on one dataset; `deal evaluate` writes them as evaluation.json into a run's folder.
+    """The result of one model on one dataset; `deal evaluate` writes it as evaluation.json into a run folder.
 
     Args:
-        name: of the run, as a reader should see it.
-        dataset: what it was evaluated on.
-        classes: names and colours.
-        num_frames: images that were compared.
-        oracle: with the threshold swept on the truth, as papers report; None for a model without threshold.
-        auto: with the threshold of a rule that sees no masks, or `argmax`; None where it was not measured.
+        name: Name of the run for the report.
+        dataset: Path of the dataset.
+        classes: Names and colours of the classes.
+        num_frames: Number of compared images.
+        oracle: Score at the threshold swept on the truth, as in papers; None for a model without threshold.
+        auto: Score at the threshold of a rule without masks, or of `argmax`; None if it was not measured.
         curve: mIoU by threshold; None for a model without threshold.
-        per_frame: the mIoU of every image, at the auto threshold where there is one, else at the oracle's.
-        details: anything else worth a line in the report (seed, backbone, model hash, ...).
+        per_frame: mIoU of every image, at the auto threshold if there is one, else at the oracle threshold.
+        details: Further facts for the report (seed, backbone, model hash, ...).
     """
 
     name: str
@@ -59,10 +57,10 @@ class EvaluationResult:
     details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plain form; figures that are not defined become null."""
+        """Return the JSON form; undefined figures become null."""
         return _EvaluationJson(
-            format=EVALUATION_FORMAT,
-            version=EVALUATION_VERSION,
+            format="deal-evaluation",
+            version=1,
             name=self.name,
             dataset=self.dataset,
             classes=classes_to_json(self.classes),
@@ -76,10 +74,10 @@ class EvaluationResult:
 
     @classmethod
     def from_json(cls, value: Any) -> EvaluationResult:
-        """Read the plain form of `to_json`.
+        """Read the JSON form of `to_json`.
 
         Raises:
-            EvaluationError: another format or version, a missing key or a value of another type.
+            EvaluationError: format or version are others, a key is missing, or a value has another type.
         """
         try:
             read = _EvaluationJson.model_validate(value)
@@ -100,11 +98,7 @@ class EvaluationResult:
         )
 
     def write(self, folder: Path) -> Path:
-        """Write evaluation.json into `folder` (made if missing), under a temporary name first.
-
-        Returns:
-            The file's path.
-        """
+        """Write evaluation.json into `folder`, which is made if missing, and return the path of the file."""
         path = folder / EVALUATION_FILE
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", "utf-8")
@@ -112,18 +106,16 @@ class EvaluationResult:
 
     @classmethod
     def read(cls, folder: Path) -> EvaluationResult:
-        """Read evaluation.json of a run's folder.
+        """Read evaluation.json of a run folder.
 
         Raises:
-            EvaluationError: no such folder or file, or a file that holds something else.
+            EvaluationError: the folder or the file is missing, or the file has other content.
         """
         path = folder / EVALUATION_FILE
         if not folder.is_dir():
-            raise EvaluationError(f"{folder}: expected the folder of a run, found no folder")
+            raise EvaluationError(f"{folder}: expected a run folder, found no folder")
         if not path.is_file():
-            raise EvaluationError(
-                f"{folder}: expected a run's folder with {EVALUATION_FILE}, found none. `deal evaluate` writes it"
-            )
+            raise EvaluationError(f"{folder}: expected {EVALUATION_FILE} of `deal evaluate`, found none")
         try:
             return cls.from_json(json.loads(path.read_text("utf-8")))
         except (EvaluationError, ValueError) as error:
@@ -131,7 +123,7 @@ class EvaluationResult:
 
 
 def score_to_json(score: MaskScore) -> dict[str, Any]:
-    """Return the figures as JSON, nan as null."""
+    """Return the score as JSON; nan becomes null."""
     return _ScoreJson.model_validate(score).model_dump(mode="json")
 
 
@@ -141,7 +133,7 @@ _Figure = Annotated[
     BeforeValidator(lambda value: math.nan if value is None else value),
     PlainSerializer(lambda value: float(value) if math.isfinite(value) else None, return_type=float | None),
 ]
-"""A figure that is null in JSON where it is not defined, and nan in Python."""
+"""A figure; undefined figures are null in JSON and nan in Python."""
 
 
 class _Json(BaseModel):

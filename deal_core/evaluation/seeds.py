@@ -5,39 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
 class SeedSummary:
-    """Mean and spread of a figure over seeds.
-
-    Args:
-        values: one figure a seed, in the order given.
-        mean: their mean.
-        std: their sample standard deviation (n - 1); nan for a single seed, which has no spread.
-    """
+    """Mean and sample standard deviation (n - 1) of a figure over seeds; the deviation of a single seed is nan."""
 
     values: tuple[float, ...]
     mean: float
     std: float
 
     def percent(self) -> str:
-        """Return `63.5 ± 1.2` (in points), or `63.5` for a single seed."""
+        """Return text such as `63.5 ± 1.2` (in points), or `63.5` for a single seed."""
         spread = "" if math.isnan(self.std) else f" ± {100 * self.std:.1f}"
         return f"{100 * self.mean:.1f}{spread}"
 
 
 def summarise_seeds(values: Iterable[float]) -> SeedSummary:
-    """Return mean and sample standard deviation of one figure over seeds.
+    """Return mean and sample standard deviation of a figure over seeds.
 
     Raises:
-        ValueError: no value.
+        ValueError: there is no value.
 
     Example:
         >>> summarise_seeds([0.62, 0.64, 0.66, 0.64]).percent()

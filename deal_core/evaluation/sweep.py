@@ -24,12 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SweepCurve:
-    """mIoU at every threshold.
-
-    Args:
-        thresholds: (T,) background scores, ascending.
-        miou: (T,) in [0, 1].
-    """
+    """The mIoU (T,), in [0, 1], at every threshold (T,), in increasing order."""
 
     thresholds: Float64Array
     miou: Float64Array
@@ -37,7 +32,7 @@ class SweepCurve:
 
 @dataclass(frozen=True)
 class ThresholdChoice:
-    """A background threshold and the mIoU it gives."""
+    """A background threshold and the mIoU at this threshold."""
 
     threshold: float
     miou: float
@@ -46,13 +41,13 @@ class ThresholdChoice:
 class ThresholdSweep:
     """The mIoU at every background threshold, from one pass over the images.
 
-    At threshold t a pixel is background if and only if its best present class scores at most t, so a histogram
-    of (true class, winning class, score bin) holds the confusion matrix of every threshold. The bins are the
-    thresholds themselves: the result equals that of one pass a threshold, to the last pixel.
+    At threshold t, a pixel is background if and only if its best score of a present class is at most t. So a histogram
+    of (true class, winning class, score bin) holds the confusion matrix of every threshold. The bin edges are the
+    thresholds, so the result is exactly the same as with one pass per threshold.
 
     Args:
-        num_classes: K foreground classes.
-        bins: thresholds are 0, 1/bins, ..., 1.
+        num_classes: Number of foreground classes K.
+        bins: Number of bins; the thresholds are 0, 1/bins, ..., 1.
 
     Example:
         >>> sweep = ThresholdSweep(1)
@@ -70,12 +65,12 @@ class ThresholdSweep:
         """Count one image.
 
         Args:
-            scores: (K, H, W) in [0, 1].
-            tags: (K,) as in `winning_class`, or None.
-            mask: (H, W) ids 0..K, 255 ignored.
+            scores: (K, H, W) scores in [0, 1].
+            tags: (K,) tags as in `winning_class`, or None.
+            mask: (H, W) ids 0..K; 255 is ignored.
 
         Raises:
-            ValueError: shapes that differ, scores outside [0, 1], or an unknown id.
+            ValueError: shapes differ, scores lie outside [0, 1], or an id is unknown.
         """
         best, ids = winning_class(scores, tags)
         truth = checked_mask(mask, self.num_classes, "mask")
@@ -89,20 +84,16 @@ class ThresholdSweep:
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
 
     def merge(self, other: ThresholdSweep) -> None:
-        """Add the counts of another sweep over the same classes and thresholds."""
+        """Add the counts of another sweep with the same classes and thresholds."""
         require_same(self.counts.shape, other.counts.shape, "classes and bins")
         self.counts += other.counts
 
     def curve(self) -> SweepCurve:
-        """Return the mIoU of every threshold."""
+        """Return the mIoU at every threshold."""
         return SweepCurve(self.thresholds.copy(), mean_of_known(iou_of_confusions(self._confusions())))
 
     def best(self) -> ThresholdChoice:
-        """Return the threshold of highest mIoU, the lowest one of several equal ones.
-
-        Raises:
-            ValueError: no labelled pixel was counted.
-        """
+        """Return the threshold with the highest mIoU, the lowest among equals; raise `ValueError` without any count."""
         miou = self.curve().miou
         if np.isnan(miou).all():
             raise ValueError("no labelled pixel was counted: there is no best threshold")
@@ -111,7 +102,7 @@ class ThresholdSweep:
 
     def _confusions(self) -> Int64Array:
         """Return (T, K + 1, K + 1): the confusion matrix of every threshold."""
-        above = self.counts[:, :, ::-1].cumsum(axis=2)[:, :, ::-1][:, :, 1:]  # of bin > i, at i = 0..bins
+        above = self.counts[:, :, ::-1].cumsum(axis=2)[:, :, ::-1][:, :, 1:]  # counts with bin > i, for i = 0..bins
         foreground = above.transpose(2, 0, 1)
         background = self.counts.sum(axis=(1, 2)) - foreground.sum(axis=2)
         return np.concatenate([background[:, :, None], foreground], axis=2)

@@ -1,4 +1,4 @@
-"""The parts of the paper's table: the benchmarks, the variants, and how CAMs are made for each network."""
+"""Definitions of the paper's table: the benchmarks, the variants, and the CAM settings of each network."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LOSSES: tuple[LossName, ...] = ("deal", "isl", "fsl")
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train: the losses that are added to the network's own, with the weights of the preset.
+    """One variant of the training: the losses in addition to the network's own, with the weights of the preset.
 
     Args:
-        name: as in the table.
-        losses: what is added; the others are switched off.
-        estimated_depth: takes the estimated depth where the benchmark has a sensor's.
+        name: Name in the table.
+        losses: Added losses; all others are turned off.
+        estimated_depth: Whether to use estimated depth on a benchmark with sensor depth.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Variant:
     estimated_depth: bool = False
 
     def overrides(self) -> list[str]:
-        """Return the settings that switch off what this variant is without."""
+        """Return the settings that turn off the losses which the variant does not use."""
         return [f"{loss}.weight=0" for loss in LOSSES if loss not in self.losses]
 
 
@@ -48,12 +48,12 @@ _ESTIMATED = Variant("deal-estimated", frozenset({"deal"}), estimated_depth=True
 
 @dataclass(frozen=True)
 class Part:
-    """Frames of a dataset to train on or to measure on.
+    """Frames of a dataset for training or evaluation.
 
     Args:
-        split: list of the dataset's layout; "" for a deal dataset, which has none.
-        recordings: of a deal dataset; all when empty.
-        frames: at most so many, evenly spread; None is all.
+        split: Split of the dataset; "" for a deal dataset, which has none.
+        recordings: Recordings of a deal dataset; default: all.
+        frames: Largest number of frames, evenly spread; None for all.
     """
 
     split: str = ""
@@ -66,14 +66,14 @@ class Benchmark:
     """A dataset and its protocol.
 
     Args:
-        name: as on the command line.
-        title: for people.
-        format: layout of the dataset, as `SourceSettings.format`.
-        trained_on: frames to train on.
-        parts: frames to measure on, by name: `train`, `val`, and `full_train` where `train` is not all of them.
-        variants: those that can be asked for.
-        default_models: those of the paper.
-        has_depth: whether the images come with a sensor's depth.
+        name: Name on the command line.
+        title: Title for users.
+        format: Layout of the dataset, as in `SourceSettings.format`.
+        trained_on: Training frames.
+        parts: Evaluation frames by name: `train`, `val`, and `full_train` if `train` is a subset of it.
+        has_depth: Whether the images have sensor depth.
+        variants: Available variants.
+        default_models: Models of the paper.
     """
 
     name: BenchmarkName
@@ -81,9 +81,9 @@ class Benchmark:
     format: Layout
     trained_on: Part
     parts: Mapping[str, Part]
-    variants: tuple[Variant, ...]
-    default_models: tuple[str, ...]
     has_depth: bool
+    variants: tuple[Variant, ...] = _PAPER_VARIANTS
+    default_models: tuple[str, ...] = ("weaktr",)
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
@@ -94,9 +94,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
             title="PASCAL VOC 2012",
             format="voc",
             trained_on=Part("train_aug"),
-            # CAMs are measured on the 1,464 images that VOC itself has masks for.
+            # CAMs are evaluated on the 1,464 images with masks from VOC itself.
             parts={"train": Part("train"), "full_train": Part("train_aug"), "val": Part("val")},
-            variants=_PAPER_VARIANTS,
             default_models=("weaktr", "seam"),
             has_depth=False,
         ),
@@ -105,26 +104,19 @@ BENCHMARKS: Mapping[str, Benchmark] = {
             title="MS COCO 2014",
             format="coco",
             trained_on=Part("train2014"),
-            # As many images of the training set as WeakTr measures on; all 82,783 take longer than the training.
-            parts={
-                "train": Part("train2014", frames=1250),
-                "full_train": Part("train2014"),
-                "val": Part("val2014"),
-            },
-            variants=_PAPER_VARIANTS,
-            default_models=("weaktr",),
+            # WeakTr also evaluates on 1,250 training images; all 82,783 images take longer than the training.
+            parts={"train": Part("train2014", frames=1250), "full_train": Part("train2014"), "val": Part("val2014")},
             has_depth=False,
         ),
         Benchmark(
             name="hope",
             title="HOPE, static onboarding",
             format="bop",
-            # Each object was recorded twice, standing up and upside down. How the paper divides them is not
-            # published; here the two poses are apart.
+            # Each object has two recordings, upright and upside down. The split of the paper is not published; here
+            # each pose is one split.
             trained_on=Part("onboarding_static:up"),
             parts={"train": Part("onboarding_static:up"), "val": Part("onboarding_static:down")},
             variants=(*_PAPER_VARIANTS, _ESTIMATED),
-            default_models=("weaktr",),
             has_depth=True,
         ),
         Benchmark(
@@ -137,7 +129,6 @@ BENCHMARKS: Mapping[str, Benchmark] = {
                 "full_train": Part(recordings=("train",)),
                 "val": Part(recordings=("test",)),
             },
-            variants=_PAPER_VARIANTS,
             default_models=("weaktr", "seam"),
             has_depth=True,
         ),
@@ -148,11 +139,11 @@ TRAIN_SCENES, TEST_SCENES = 150, 40
 
 
 def synthetic_scenes(train: int = TRAIN_SCENES, test: int = TEST_SCENES) -> dict[str, SyntheticConfig]:
-    """Return what the recordings of the synthetic benchmark show; scenes of the two have nothing in common.
+    """Return the configurations of the two recordings of the synthetic benchmark, which share no scenes.
 
     Args:
-        train: tabletops to train on, of 6 views each.
-        test: tabletops to measure on, of 5 views each.
+        train: Number of tabletops for training, with 6 views each.
+        test: Number of tabletops for evaluation, with 5 views each.
     """
     return {
         "train": SyntheticConfig(seed=1, scenes=train, frames_per_scene=6, width=160, height=120),
@@ -165,16 +156,16 @@ def make_scenes(
     scenes: Mapping[str, SyntheticConfig],
     render: Callable[[str, SyntheticConfig], Iterable[SyntheticFrame]] = lambda name, config: render_scenes(config),
 ) -> Path:
-    """Write the recordings that are missing, and extract all; return the dataset.
+    """Write the missing recordings, extract all, and return the dataset folder.
 
     Args:
-        folder: of `recordings/<name>` and `dataset`.
-        scenes: what each recording shows.
-        render: renders one, where the caller watches its frames go by.
+        folder: Folder of `recordings/<name>` and `dataset`.
+        scenes: Configuration of each recording.
+        render: Function that renders a recording, for callers that report its progress.
 
     Raises:
         RecordingError: a recording cannot be written.
-        DatasetError: the dataset holds others, or cannot be written.
+        DatasetError: the dataset has other recordings, or cannot be written.
     """
     for name, config in scenes.items():
         recording = folder / "recordings" / name
@@ -186,12 +177,12 @@ def make_scenes(
 
 @dataclass(frozen=True)
 class CamRecipe:
-    """How the CAMs that are measured are made; each scale also mirrored.
+    """Settings of the evaluated CAMs; each scale is also mirrored.
 
     Args:
-        scales: factors on the size of the image.
-        size: "image" scales the image itself, as published, "model" the size that the network was trained at.
-        normalise: how a map becomes a score: "min_max" as published, or "max".
+        scales: Factors on the image size.
+        size: Size at scale 1: of the "image", as published, or the input size of the "model".
+        normalise: Normalisation of a map: "min_max", as published, or "max".
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -204,7 +195,7 @@ _RECIPES = {
     ("coco", "weaktr"): CamRecipe((1.0, 0.8, 1.2), "image", "min_max"),
     ("voc", "seam"): CamRecipe((0.5, 1.0, 1.5, 2.0), "image", "min_max"),
     ("coco", "seam"): CamRecipe((0.5, 1.0, 1.5, 2.0), "image", "min_max"),
-    # Attention over a whole image of HOPE takes tens of gigabytes, and no recipe is published.
+    # Attention over a whole image of HOPE takes tens of gigabytes, and there is no published recipe.
     ("hope", "weaktr"): CamRecipe((1.0, 1.2), normalise="min_max"),
     ("hope", "seam"): CamRecipe((0.5, 1.0, 1.5, 2.0), normalise="min_max"),
 }

@@ -1,4 +1,4 @@
-"""The table as a picture: bars for each network and variant, the spread over seeds, and the paper's figures."""
+"""The table as a figure: bars per network and variant, the spread over seeds, and the results of the paper."""
 
 from __future__ import annotations
 
@@ -17,28 +17,18 @@ _BASELINE_COLOR = "#9aa3ad"
 
 
 def draw_figure(rows: Sequence[Row], title: str, path: Path) -> Path:
-    """Write a PNG with a panel for each part: mIoU as bars, networks side by side, variants in colours.
+    """Write a PNG with a panel per part: mIoU as bars, networks side by side, variants in colours.
 
-    Bars: oracle threshold, mean over seeds, with the standard deviation as a whisker where there are several seeds and
-    each seed as a dot. Bar across: automatic threshold. Diamond: the paper's figure.
-
-    Args:
-        rows: at least one.
-        title: of the picture.
-        path: where to write it.
+    Bars are means over seeds at the oracle threshold. With several seeds, a whisker shows the standard deviation and a
+    dot each seed. A dashed line is the automatic threshold, and a diamond the result of the paper. At least one row.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     parts = [part for part in _PARTS if any(row.part == part for row in rows)]
     models = list(dict.fromkeys(row.model for row in rows))
     variants = list(dict.fromkeys(row.variant for row in rows))
-    figure = Figure(
-        figsize=(max(7.0, 1.2 + 1.1 * len(models) * len(variants)), 1.0 + 3.8 * len(parts)),
-        dpi=130,
-        layout="constrained",
-    )
-    FigureCanvasAgg(figure)
+    size = (max(7.0, 1.2 + 1.1 * len(models) * len(variants)), 1.0 + 3.8 * len(parts))
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
     panels = figure.subplots(len(parts), 1, sharey=True, squeeze=False)[:, 0]
     for axes, part in zip(panels, parts, strict=True):
         _draw_panel(axes, [row for row in rows if row.part == part], models, variants)
@@ -67,18 +57,15 @@ def _draw_panel(axes: Any, rows: Sequence[Row], models: Sequence[str], variants:
         axes.hlines(100 * auto.mean, x - 0.4 * bar, x + 0.4 * bar, color="#222222", linewidth=1.0, linestyle="dashed")
         top = mean + spread
         if row.published is not None:
-            beside = x + 0.28 * bar  # not on top of the whisker
-            axes.plot(
-                beside, 100 * row.published, "D", color="white", markeredgecolor="#222222", markersize=6, zorder=5
-            )
+            beside = x + 0.28 * bar  # beside the whisker
+            axes.plot(beside, 100 * row.published, "D", color="white", mec="#222222", markersize=6, zorder=5)
             top = max(top, 100 * row.published + 1)
         axes.annotate(f"{mean:.1f}", (x, top), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=9)
     axes.set_xticks(range(len(models)), models)
     axes.set_xlim(-0.5, len(models) - 0.5)
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _legend(variants: Sequence[str], rows: Sequence[Row]) -> list[Any]:
@@ -88,9 +75,8 @@ def _legend(variants: Sequence[str], rows: Sequence[Row]) -> list[Any]:
     handles: list[Any] = [Patch(color=_color(variant, variants), label=variant) for variant in variants]
     handles.append(Line2D([], [], color="#222222", linewidth=1.0, linestyle="dashed", label="automatic threshold"))
     if any(len(row.seeds) > 1 for row in rows):
-        handles.append(
-            Line2D([], [], color="#222222", marker=".", linewidth=1.3, label="standard deviation, each seed")
-        )
+        spread = "standard deviation, each seed"
+        handles.append(Line2D([], [], color="#222222", marker=".", linewidth=1.3, label=spread))
     if any(row.published is not None for row in rows):
         paper = Line2D([], [], color="white", marker="D", markeredgecolor="#222222", linestyle="none", label="paper")
         handles.append(paper)
@@ -98,7 +84,7 @@ def _legend(variants: Sequence[str], rows: Sequence[Row]) -> list[Any]:
 
 
 def _color(variant: str, variants: Sequence[str]) -> str:
-    """Return grey for the baseline, and of the others the colour of their place."""
+    """Return grey for the baseline, and a colour by position for the other variants."""
     others = [name for name in variants if name != "baseline"]
     return SERIES_COLORS[others.index(variant) % len(SERIES_COLORS)] if variant in others else _BASELINE_COLOR
 

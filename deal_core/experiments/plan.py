@@ -1,4 +1,4 @@
-"""The runs that a table needs, checked together before the first one starts."""
+"""The runs of a table, all checked before the first one starts."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ _OURS = {
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    """What is asked for.
+    """The options of an experiment.
 
     Args:
-        benchmark: voc, coco, hope, synthetic.
-        data: the dataset's folder.
-        out: folder for everything that is made.
-        presets: folder of `<benchmark>-<model>.yaml`, settings as `deal train` takes them.
-        depth: folder of estimated depth (`deal depth`).
-        models: names of presets; those of the paper when empty.
-        variants: names; when empty all that can be had with this depth.
-        seeds: one run each.
-        val: measure on the validation list as well.
-        full_train: measure on all images of the training set as well.
-        scales: of the CAMs, in place of the published recipe's.
-        overrides: settings for all runs such as `epochs=3`, or for one model: `seam:optimizer.momentum=0.9`.
+        benchmark: voc, coco, hope or synthetic.
+        data: Folder of the dataset.
+        out: Folder for all results.
+        presets: Folder of `<benchmark>-<model>.yaml`, with settings as for `deal train`.
+        depth: Folder of estimated depth (`deal depth`).
+        models: Names of presets; default: the models of the paper.
+        variants: Names of variants; default: all that are possible with this depth.
+        seeds: Seeds, with one run per model, variant and seed.
+        val: Whether to evaluate on the validation split as well.
+        full_train: Whether to evaluate on all images of the training set as well.
+        scales: Scales of the CAMs; default: the published recipe.
+        overrides: Settings for all runs such as `epochs=3`, or for one model such as `seam:optimizer.momentum=0.9`.
     """
 
     benchmark: str
@@ -68,12 +68,12 @@ class ExperimentOptions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A part of the dataset to measure a run on.
+    """An evaluation of a run on a part of the dataset.
 
     Args:
-        part: train, full_train or val; also the folder within the run's.
-        arguments: of `deal evaluate`, about the frames and the CAMs.
-        threshold_of: the part whose automatic threshold is taken; None where the arguments or the model give one.
+        part: train, full_train or val; also the name of the subfolder of the run.
+        arguments: Arguments of `deal evaluate` for the frames and the CAMs.
+        threshold_of: Part that provides the automatic threshold; None if the arguments or the model provide it.
     """
 
     part: str
@@ -86,12 +86,12 @@ class PlannedRun:
     """One training and its evaluations.
 
     Args:
-        model: name of the preset.
-        variant: what is added to the network's own losses.
-        preset: the settings file.
-        overrides: what is changed in it.
-        settings: both together.
-        evaluations: of the trained model.
+        model: Name of the preset.
+        variant: Variant of the training.
+        preset: Settings file.
+        overrides: Overrides of the settings file.
+        settings: Complete settings.
+        evaluations: Evaluations of the trained model.
     """
 
     model: str
@@ -103,7 +103,7 @@ class PlannedRun:
 
     @property
     def key(self) -> str:
-        """`<model>/<variant>/seed-<seed>`, the run's folder within the experiment's."""
+        """`<model>/<variant>/seed-<seed>`, the run folder relative to the folder of the experiment."""
         return f"{self.model}/{self.variant.name}/seed-{self.settings.seed}"
 
     @property
@@ -113,13 +113,13 @@ class PlannedRun:
 
     @property
     def model_file(self) -> Path:
-        """Where the trained model will be."""
+        """The path of the trained model."""
         return self.folder / MODEL_FILE
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a table, those of one seed after another so that an early look compares like with like."""
+    """All runs of a table, ordered by seed, so that intermediate results are comparable."""
 
     benchmark: Benchmark
     out: Path
@@ -127,17 +127,17 @@ class Plan:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What each run is measured on."""
+        """The parts of the evaluation of each run."""
         return tuple(evaluation.part for evaluation in self.runs[0].evaluations)
 
 
 def make_plan(options: ExperimentOptions) -> Plan:
-    """Return the runs that the options ask for, each with complete settings.
+    """Return the runs of the options, each with complete settings.
 
     Raises:
-        UsageError: an unknown benchmark, model or variant, a bad seed, or options that do not go together.
-        ConfigError: a preset or an override that is wrong.
-        DatasetError: the folder of estimated depth is no such folder.
+        UsageError: a benchmark, model or variant is unknown, a seed is invalid, or options contradict each other.
+        ConfigError: a preset or an override is invalid.
+        DatasetError: the folder of estimated depth cannot be read.
     """
     benchmark = find_benchmark(options.benchmark)
     models = _chosen(options.models or benchmark.default_models, _known_models(options), "model")
@@ -147,9 +147,8 @@ def make_plan(options: ExperimentOptions) -> Plan:
         raise UsageError(f"--full-train: 'train' of {benchmark.name} is all of its training set already")
     data, out, depth = _absolute(options.data), _absolute(options.out), options.depth and _absolute(options.depth)
     _check_depth(benchmark, variants, depth)
-    names = [name for name in ("train", "full_train", "val") if name in benchmark.parts]
-    wanted = {"train", *(["full_train"] if options.full_train else []), *(["val"] if options.val else [])}
-    parts = {name: benchmark.parts[name] for name in names if name in wanted}
+    wanted = {"train": True, "full_train": options.full_train, "val": options.val}
+    parts = {name: benchmark.parts[name] for name in wanted if wanted[name] and name in benchmark.parts}
 
     def run(model: str, variant: Variant, seed: int) -> PlannedRun:
         taken = depth if not benchmark.has_depth or variant.estimated_depth else None
@@ -179,7 +178,7 @@ def make_plan(options: ExperimentOptions) -> Plan:
 
 
 def check_data(plan: Plan) -> None:
-    """Read the lists of all frames to train and measure on, so that missing files are reported once, before any run.
+    """Read the frame lists for training and evaluation, to report missing files before the first run.
 
     Raises:
         DatasetError: files of the dataset are missing or contradict each other.
@@ -187,16 +186,11 @@ def check_data(plan: Plan) -> None:
     data = plan.runs[0].settings.data
     parts = [plan.benchmark.trained_on, *(plan.benchmark.parts[name] for name in plan.parts)]
     for split, recordings in dict.fromkeys((part.split, part.recordings) for part in parts):
-        source = SourceSettings(path=data.path, format=data.format, split=split, recordings=recordings)
-        open_dataset(source)
+        open_dataset(SourceSettings(path=data.path, format=data.format, split=split, recordings=recordings))
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """Return the benchmark of this name.
-
-    Raises:
-        UsageError: there is no benchmark of this name.
-    """
+    """Return the benchmark of this name; raise `UsageError` if there is none."""
     return BENCHMARKS[_chosen([name], BENCHMARKS, "benchmark")[0]]
 
 
@@ -204,17 +198,17 @@ def claim_folder(out: Path, about: dict[str, Any]) -> None:
     """Make the folder of an experiment, or check that it belongs to this experiment.
 
     Args:
-        out: the folder.
-        about: what must not change between two calls, as JSON values: benchmark, dataset, depth.
+        out: Folder of the experiment.
+        about: JSON values that must not change between two calls: benchmark, dataset, depth.
 
     Raises:
-        UsageError: it holds something else.
+        UsageError: the folder has other content.
     """
     path = out / EXPERIMENT_FILE
     about = {"format": _FORMAT, "version": _VERSION, **about}
     if not path.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(f"{out} is there and no experiment's folder: choose another --out, or remove it")
+            raise UsageError(f"{out} exists, but is no experiment's folder: choose another --out, or remove it")
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         return
@@ -233,7 +227,7 @@ def _known_models(options: ExperimentOptions) -> list[str]:
     prefix = f"{options.benchmark}-"
     files = sorted(options.presets.glob(f"{prefix}*.yaml")) if options.presets.is_dir() else []
     if not files:
-        raise UsageError(f"{options.presets}: expected presets such as {prefix}weaktr.yaml there, found none")
+        raise UsageError(f"{options.presets}: expected presets such as {prefix}weaktr.yaml, found none")
     return [file.stem.removeprefix(prefix) for file in files]
 
 
@@ -247,7 +241,7 @@ def _choose_variants(benchmark: Benchmark, options: ExperimentOptions) -> list[V
 
 
 def _chosen(names: Iterable[str], known: Iterable[str], what: str) -> list[str]:
-    """Return the names without repetition; every one must be known."""
+    """Return the names without repetitions; raise `UsageError` for an unknown name."""
     known, chosen = list(known), list(dict.fromkeys(names))
     for name in chosen:
         if name not in known:
@@ -258,33 +252,32 @@ def _chosen(names: Iterable[str], known: Iterable[str], what: str) -> list[str]:
 def _check_seeds(seeds: Sequence[int]) -> list[int]:
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         found = ", ".join(map(str, seeds)) or "none"
-        raise UsageError(f"--seeds: expected different whole numbers from 0 on, found {found}")
+        raise UsageError(f"--seeds: expected different whole numbers of at least 0, found {found}")
     return list(seeds)
 
 
 def _check_depth(benchmark: Benchmark, variants: Sequence[Variant], depth: Path | None) -> None:
-    """Refuse depth that is missing, and depth that nothing would read."""
+    """Raise `UsageError` if depth is missing or would not be used."""
     estimated = [variant.name for variant in variants if variant.estimated_depth]
     if depth is not None:
         if benchmark.has_depth and not estimated:
             raise UsageError(
-                f"--depth: the images of {benchmark.name} have depth of their own, and none of the variants takes the "
-                "estimated one"
+                f"--depth: the images of {benchmark.name} have sensor depth, and no variant uses estimated depth"
             )
         DepthMaps.open(depth)
     elif not benchmark.has_depth:
         raise UsageError(
-            f"{benchmark.name} has no depth of its own, and DEAL and the automatic threshold read it: estimate it with "
+            f"{benchmark.name} has no depth, which DEAL and the automatic threshold need: estimate it with "
             "`deal depth` and pass the folder as --depth"
         )
     elif estimated:
         raise UsageError(
-            f"variant '{estimated[0]}' reads estimated depth: make it with `deal depth`, pass it as --depth"
+            f"variant '{estimated[0]}' needs estimated depth: make it with `deal depth`, pass it as --depth"
         )
 
 
 def _overrides_of(model: str, overrides: Sequence[str], models: Sequence[str]) -> list[str]:
-    """Return the overrides that apply to the model, those for all before those for it alone."""
+    """Return the overrides for the model: first those for all models, then those for this one."""
     for_all, for_it = [], []
     for override in overrides:
         key, sign, value = override.partition("=")
@@ -293,9 +286,9 @@ def _overrides_of(model: str, overrides: Sequence[str], models: Sequence[str]) -
             hint = " Lists are given with commas: --seeds 11,42" if override.isdigit() else ""
             raise UsageError(f"expected a setting like epochs=3 or seam:epochs=3, found '{override}'.{hint}")
         if colon and owner not in models:
-            raise UsageError(f"'{override}': model '{owner}' is not run here, but {', '.join(models)}")
+            raise UsageError(f"'{override}': model '{owner}' is not one of the chosen models {', '.join(models)}")
         if setting in _OURS:
-            raise ConfigError(f"'{override}': {setting} is given by {_OURS[setting]} in an experiment")
+            raise ConfigError(f"'{override}': in an experiment, {_OURS[setting]} sets {setting}")
         if not colon:
             for_all.append(override)
         elif owner == model:
@@ -306,14 +299,13 @@ def _overrides_of(model: str, overrides: Sequence[str], models: Sequence[str]) -
 def _check_weights(variant: Variant, settings: TrainSettings, preset: Path) -> None:
     for loss in sorted(variant.losses):
         if getattr(settings, loss).weight == 0:
-            raise ConfigError(f"{preset}: {loss}.weight is 0, and variant '{variant.name}' needs it: expected more")
+            raise ConfigError(f"{preset}: {loss}.weight is 0, but variant '{variant.name}' needs a larger one")
 
 
 def _evaluation(name: str, part: Part, settings: TrainSettings, recipe: CamRecipe) -> Evaluation:
-    """Return how a part is measured: the arguments of `deal evaluate` that differ from its defaults.
+    """Return the evaluation of a part, with the arguments of `deal evaluate` that differ from its defaults.
 
-    The threshold in the model file is that of default CAMs. For others the same rule chooses it anew, on the training
-    images alone.
+    The threshold in the model file is for default CAMs. For other CAMs, the same rule chooses one on training images.
     """
     source = settings.data
     arguments = ["--scales", ",".join(map(str, recipe.scales)), "--device", settings.device]
@@ -336,10 +328,10 @@ def _evaluation(name: str, part: Part, settings: TrainSettings, recipe: CamRecip
 
 
 def _quoted(value: Path | str | None) -> str:
-    """Return YAML that reads back as this text, whatever is in it."""
+    """Return the value as quoted YAML."""
     return json.dumps(None if value is None else str(value))
 
 
 def _absolute(path: Path) -> Path:
-    """Return the path from the root on: a run goes on wherever the command is called from."""
+    """Return the absolute path, so that a run can resume from any working directory."""
     return Path(os.path.abspath(path))

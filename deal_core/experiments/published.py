@@ -1,25 +1,11 @@
-"""The figures of the paper: mIoU of the CAMs in %, mean over seeds 11, 42, 55 and 128 (arXiv 2509.17702 v2)."""
+"""The results of the paper: mIoU of the CAMs in %, mean over seeds 11, 42, 55 and 128 (arXiv 2509.17702 v2)."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 PUBLISHED_SEEDS = (11, 42, 55, 128)
 
 
-@dataclass(frozen=True)
-class PublishedFigures:
-    """mIoU in % of one row of the paper, its threshold swept on the masks that it is measured on."""
-
-    train: float
-    val: float
-
-    def on(self, part: str) -> float | None:
-        """Return the figure of a part: `train` or `val`; None for any other."""
-        return {"train": self.train, "val": self.val}.get(part)
-
-
-_FIGURES = {
+_FIGURES: dict[tuple[str, str, str], tuple[float, float]] = {
     ("voc", "weaktr", "baseline"): (63.461, 60.635),
     ("voc", "weaktr", "deal"): (64.792, 61.908),
     ("voc", "weaktr", "isl-fsl"): (66.545, 63.818),
@@ -38,14 +24,10 @@ _FIGURES = {
 }
 
 
-def published_figures(benchmark: str, model: str, variant: str) -> PublishedFigures | None:
-    """Return the paper's row, or None where it has none.
+def published_figures(benchmark: str, model: str, variant: str) -> dict[str, float]:
+    """Return the mIoU in %, by part (`train`, `val`), of a row of the paper; empty if the paper has no such row.
 
-    Args:
-        benchmark: voc, coco, hope.
-        model: weaktr, seam.
-        variant: baseline, deal, isl-fsl, deal+isl-fsl; on hope, deal is with the RealSense's depth and
-            deal-estimated with that of Depth Anything V2 base.
+    The thresholds of the paper are swept on the evaluated masks. On hope, the variant deal uses the depth of the
+    RealSense, and deal-estimated the depth of Depth Anything V2 base.
     """
-    figures = _FIGURES.get((benchmark, model, variant))
-    return PublishedFigures(*figures) if figures else None
+    return dict(zip(("train", "val"), _FIGURES.get((benchmark, model, variant), ()), strict=False))

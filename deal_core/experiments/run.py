@@ -1,7 +1,7 @@
-"""Runs side by side, each step in a process of its own: finished steps are kept, missing ones are made.
+"""Parallel execution of runs, with one process per step; only missing steps are made.
 
-A run is locked while a process works on it, even after the command that started the process has ended. So two
-commands on one folder share the work, and a command that was killed can simply be started again.
+A run is locked while a process works on it, even after the end of the command that started the process. So two commands
+on one folder share the work, and an interrupted command can be started again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from deal_core.trainer.run_folder import HISTORY_FILE, SETTINGS_FILE
 from deal_core.trainer.settings import TrainSettings
 
 MADE_FILE = "made.json"
-"""Beside an evaluation: from which model and with which arguments."""
+"""File next to an evaluation, with its model and arguments."""
 
 _LOCK_FILE = ".lock"
 _POLL_S = 0.1
@@ -39,13 +39,13 @@ _TAIL_BYTES = 4096
 
 @dataclass(frozen=True)
 class Resources:
-    """What the processes may use.
+    """The resources of the processes.
 
     Args:
-        command: how `deal` is started, such as `python -m deal_ros`.
-        jobs: runs at once.
-        threads: of each process.
-        gpus: names as in CUDA_VISIBLE_DEVICES, given to the runs in turn; when empty, every process sees all GPUs.
+        command: Command that starts `deal`, such as `python -m deal_ros`.
+        jobs: Number of parallel runs.
+        threads: Threads per process.
+        gpus: GPU names as in CUDA_VISIBLE_DEVICES, assigned to the runs in turn; default: all GPUs for every process.
     """
 
     command: tuple[str, ...]
@@ -56,7 +56,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run is: `stage` is `waiting`, `training`, `evaluating <part>`, `done` or `failed`."""
+    """The progress of a run: `stage` is `waiting`, `training`, `evaluating <part>`, `done` or `failed`."""
 
     run: PlannedRun
     stage: str
@@ -65,14 +65,14 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class RunFailure:
-    """Why a run has no result.
+    """The failure of a run.
 
     Args:
-        run: which one.
-        stage: what it was doing.
-        code: exit code of the process; -9 is one that was killed with signal 9.
-        log: what the process said.
-        last_lines: the end of it.
+        run: The failed run.
+        stage: Stage of the failure.
+        code: Exit code of the process; -9 means signal 9.
+        log: Log file of the process.
+        last_lines: Last lines of the log.
     """
 
     run: PlannedRun
@@ -89,9 +89,9 @@ class RunFailure:
 def run_plan(
     plan: Plan, resources: Resources, report: Callable[[RunStatus], None] = lambda status: None
 ) -> tuple[RunFailure, ...]:
-    """Make everything of the plan that is missing; return the runs that failed. The other runs go on after a failure.
+    """Make all missing results of the plan, and return the failed runs. After a failure, the other runs continue.
 
-    Whatever ends this function, also Ctrl-C, ends the processes that it started; a later call goes on.
+    The end of this function, also by Ctrl-C, ends the processes that it started; a later call resumes the runs.
     """
     waiting, active, slots = list(plan.runs), list[_Job](), list(range(resources.jobs))
     failures: list[RunFailure] = []
@@ -123,7 +123,7 @@ def run_plan(
 
 
 def is_trained(run: PlannedRun) -> bool:
-    """Return whether the run has a complete model file that was trained with these settings."""
+    """Return whether the run has a complete model file from a training with these settings."""
     try:
         read_info(run.model_file)
         there = load_settings(TrainSettings, run.folder / SETTINGS_FILE)
@@ -133,7 +133,7 @@ def is_trained(run: PlannedRun) -> bool:
 
 
 def is_evaluated(run: PlannedRun, evaluation: Evaluation) -> bool:
-    """Return whether the run's model, as it is now, was measured in this way."""
+    """Return whether the run has this evaluation of its current model."""
     folder = run.folder / evaluation.part
     try:
         EvaluationResult.read(folder)
@@ -144,7 +144,7 @@ def is_evaluated(run: PlannedRun, evaluation: Evaluation) -> bool:
 
 
 class _Job:
-    """A run at work: its remaining steps, and the process of the first of them."""
+    """An active run: its remaining steps, and the process of the first step."""
 
     def __init__(self, run: PlannedRun, resources: Resources, slot: int, lock: int) -> None:
         self.run, self.slot = run, slot
@@ -154,7 +154,7 @@ class _Job:
         self._process: subprocess.Popen[bytes] | None = None
 
     def advance(self) -> RunStatus:
-        """Check the process, start the next one if it has ended, and return where the run is."""
+        """Check the process, start the next one if it has ended, and return the progress of the run."""
         if self._process is not None:
             code = self._process.poll()
             if code is None:
@@ -199,7 +199,7 @@ class _Job:
         if self._resources.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._resources.gpus[self.slot % len(self._resources.gpus)]
         with self._log().open("ab") as log:
-            # The lock goes along: it holds as long as any process of this run lives.
+            # The process inherits the lock, which holds until all processes of this run end.
             self._process = subprocess.Popen(
                 [*self._resources.command, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -222,18 +222,18 @@ class _Job:
 
 
 def epochs_done(folder: Path) -> int:
-    """Return how many epochs of the run in this folder are done, by its history."""
+    """Return the number of completed epochs of the run in this folder, from its history."""
     try:
         with (folder / HISTORY_FILE).open("rb") as history:
             history.seek(max(history.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
             lines = history.read().split(b"\n")
-        return int(json.loads(lines[-2])["epoch"])  # after the last line break, a line may be half-written
+        return int(json.loads(lines[-2])["epoch"])  # the text after the last line break may be incomplete
     except (OSError, IndexError, ValueError, KeyError, TypeError):
         return 0
 
 
 def _lock(folder: Path) -> int | None:
-    """Return an open file that locks the run until it is closed, here and in every process that was given it."""
+    """Return an open file that locks the run until this process and all that inherit the file close it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -257,15 +257,12 @@ def _sign(run: PlannedRun, evaluation: Evaluation) -> None:
 
 
 def _made_from(run: PlannedRun, evaluation: Evaluation) -> _Made:
-    digest = hashlib.sha256()
-    with run.model_file.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return _Made(model=digest.hexdigest(), arguments=_arguments(run, evaluation))
+    digest = hashlib.sha256(run.model_file.read_bytes()).hexdigest()
+    return _Made(model=digest, arguments=_arguments(run, evaluation))
 
 
 def _arguments(run: PlannedRun, evaluation: Evaluation) -> list[str]:
-    """Return the arguments for `deal evaluate`, with the threshold of the part that was measured before."""
+    """Return the arguments for `deal evaluate`, with the threshold of an earlier evaluation if required."""
     if evaluation.threshold_of is None:
         return list(evaluation.arguments)
     auto = EvaluationResult.read(run.folder / evaluation.threshold_of).auto

@@ -1,4 +1,4 @@
-"""The results: a row for each network, variant and part, with mean and spread over the seeds beside the paper's."""
+"""The table of results: rows per network, variant and part, with mean and spread over seeds, and published results."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ COLUMNS = (
     "threshold auto",
 )
 SHORT_COLUMNS = ("network", "variant", "on", "oracle", "paper", "gain", "auto", "F auto")
-"""Those that fit a terminal."""
+"""Columns that fit a terminal."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What is kept of one evaluation, everything in [0, 1]."""
+    """The figures of one evaluation, all in [0, 1]."""
 
     oracle: float
     auto: float
@@ -51,7 +51,7 @@ class Figures:
 
     @classmethod
     def of(cls, result: EvaluationResult) -> Figures:
-        """Take the figures from an evaluation of CAMs, which has both thresholds."""
+        """Return the figures of an evaluation of CAMs, which has both thresholds."""
         auto, oracle = result.auto, result.oracle
         assert auto is not None and oracle is not None
         return cls(oracle.miou, auto.miou, oracle.boundary_f, auto.boundary_f, _threshold(oracle), _threshold(auto))
@@ -59,17 +59,17 @@ class Figures:
 
 @dataclass(frozen=True)
 class Row:
-    """One network trained in one way and measured on one part.
+    """The results of one network, variant and part.
 
     Args:
-        model: name of the preset.
-        variant: its name.
+        model: Name of the preset.
+        variant: Name of the variant.
         part: train, full_train or val.
-        seeds: those that have a result.
-        figures: one a seed, in the same order.
-        gains: mIoU (oracle) minus that of the baseline of the same seed, for the seeds that have both.
-        published: the paper's mIoU, in [0, 1]; None where it has none.
-        published_gain: the paper's, over its baseline.
+        seeds: Seeds with a result.
+        figures: Figures of each seed, in the same order.
+        gains: Oracle mIoU minus the oracle mIoU of the baseline, for each seed with both.
+        published: mIoU of the paper, in [0, 1]; None if the paper has none.
+        published_gain: Gain of the paper over its baseline.
     """
 
     model: str
@@ -82,11 +82,11 @@ class Row:
     published_gain: float | None = None
 
     def summary(self, figure: str) -> SeedSummary:
-        """Return mean and spread over the seeds of one of the `Figures`, by its name."""
+        """Return mean and spread over the seeds of the named one of the `Figures`."""
         return summarise_seeds(getattr(each, figure) for each in self.figures)
 
     def cells(self) -> tuple[str, ...]:
-        """Return the text of the row, one for each of `COLUMNS`; figures in %, gains in points."""
+        """Return the texts of the row, one per column of `COLUMNS`; figures in %, gains in points."""
         is_baseline = self.variant == BASELINE.name
         thresholds = [
             f"{sum(values) / len(values):.2f}"
@@ -108,7 +108,7 @@ class Row:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as plain values; what is not defined is null."""
+        """Return the row as JSON; undefined values are null."""
         summaries = {name: _summary_json(self.summary(name)) for name in Figures.__dataclass_fields__}
         return {
             "model": self.model,
@@ -123,7 +123,7 @@ class Row:
 
 
 def collect_rows(plan: Plan) -> list[Row]:
-    """Read the evaluations of the plan's runs that are there and up to date; a row without any is left out."""
+    """Return the rows from all up-to-date evaluations of the plan; rows without any evaluation are left out."""
     found: dict[tuple[str, str, str], dict[int, Figures]] = {}
     for run in plan.runs:
         for evaluation in run.evaluations:
@@ -135,13 +135,13 @@ def collect_rows(plan: Plan) -> list[Row]:
 
 
 def rows_as_markdown(rows: Sequence[Row], title: str) -> str:
-    """Return the rows as a Markdown table that says what its figures are."""
+    """Return the rows as a Markdown table with an explanation of its figures."""
     lines = [
         f"# {title}",
         "",
         "CAMs of tagged classes; figures in %, mean ± standard deviation over the seeds. Oracle: mIoU at the threshold "
-        "swept on the masks that it is measured on, as papers do. Auto: mIoU at the threshold chosen on the training "
-        "images, no mask seen. F: boundary F at these. Gain: points of oracle over the baseline of the same seed. "
+        "swept on the evaluated masks, as in papers. Auto: mIoU at the threshold chosen on the training images without "
+        "masks. F: boundary F at these thresholds. Gain: points of oracle over the baseline with the same seed. "
         "Paper: arXiv 2509.17702.",
         "",
         f"| {' | '.join(COLUMNS)} |",
@@ -152,7 +152,7 @@ def rows_as_markdown(rows: Sequence[Row], title: str) -> str:
 
 
 def write_table(rows: Sequence[Row], title: str, benchmark: str, folder: Path) -> Path:
-    """Write table.md and results.json into the folder; return the path of the table."""
+    """Write table.md and results.json into the folder, and return the path of the table."""
     content = {"benchmark": benchmark, "rows": [row.to_json() for row in rows]}
     with replacing(folder / RESULTS_FILE) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -181,8 +181,7 @@ def _rows(benchmark: str, found: Mapping[tuple[str, str, str], Mapping[int, Figu
 
 
 def _published(benchmark: str, model: str, variant: str, part: str) -> float | None:
-    figures = published_figures(benchmark, model, variant)
-    percent = figures.on(part) if figures else None
+    percent = published_figures(benchmark, model, variant).get(part)
     return None if percent is None else percent / 100
 
 

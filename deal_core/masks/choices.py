@@ -1,12 +1,12 @@
-"""The values of options of class scores and masks that are one of a few words; importing them loads nothing else."""
+"""Literal types of the options of class scores and masks, in a module without other imports."""
 
 from typing import Literal
 
 TagSource = Literal["given", "predicted"]
-"""Which classes may score: those tagged present in the frame, or those that the network predicts."""
+"""Source of the present classes: the tags of the frame, or the prediction of the network."""
 
 ImageSize = Literal["model", "image"]
 """Image size at scale 1: the input size of the model file, or the size of the image."""
 
 Normalisation = Literal["max", "min_max"]
-"""How a class activation map becomes a score: divided by its maximum, or stretched from its minimum to its maximum."""
+"""Normalisation of a class activation map: by its maximum, or, as WeakTr and SEAM do, by minimum and maximum."""

@@ -1,4 +1,4 @@
-"""From the output of a network to class scores in [0, 1]: scales and flips; of CAMs, gating by tags, normalisation."""
+"""Class scores in [0, 1] from the output of a network, over scales and flips; CAMs are gated by tags and normalised."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from deal_core.errors import ConfigError
 from deal_core.masks.choices import Normalisation
 from deal_core.models.output import CamOutput, SegmenterOutput
 
-"""How a map becomes a score: divided by its maximum, or moved to span [0, 1] as WeakTr and SEAM do."""
-
 TAG_THRESHOLD = 0.5
-"""A class whose predicted tag probability is below this counts as absent where no tags are given."""
+"""Without given tags, a class with a predicted tag probability below this value counts as absent."""
 
 
 class ScoreNetwork(nn.Module):
-    """A network from the image to class scores, as it is used at run time on every back end.
+    """A network from an image to class scores, as every back end runs it.
 
     Args:
-        network: a CAM network or a segmenter.
+        network: CAM network or segmenter.
 
     >>> from deal_core.models.cam_net import CamNet
     >>> scores, tags = ScoreNetwork(CamNet(3, backbone="test_resnet"))(torch.rand(1, 3, 48, 64))
@@ -38,13 +36,12 @@ class ScoreNetwork(nn.Module):
     def forward(self, image: Tensor, depth: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return class scores (B, K, h, w) in [0, 1] at the network's stride, and tag probabilities (B, K).
 
-        Of CAMs, a class that the network holds absent, with a probability below `TAG_THRESHOLD`, scores 0; the largest
-        score of each other class is 1. The scores of a segmenter are those of its output, and a tag's probability is
-        the largest of its class.
+        For a CAM network, classes with a probability below `TAG_THRESHOLD` have the score 0, and the largest score of
+        every other class is 1. For a segmenter, the tag probability of a class is its largest score.
 
         Args:
             image: (B, 3, H, W) RGB in [0, 1].
-            depth: (B, 1, H, W) metres, 0 where unknown; None for a network of colour alone.
+            depth: (B, 1, H, W) metres, 0 where unknown; None for a network without depth.
         """
         output = _output(self.network, image, depth)
         if isinstance(output, SegmenterOutput):
@@ -67,25 +64,23 @@ def multi_scale_scores(
 ) -> Tensor:
     """Return class scores (B, K, H, W) in [0, 1], summed over scales and horizontal flips, then normalised.
 
-    Those of a segmenter are the mean over the passes, without regard to tags and normalisation: it has seen masks, and
-    says itself what is there.
-
-    An image and its mirror image pass the network together, and only the maps of classes that some image has are
-    brought to full size.
+    The scores of a segmenter are the mean over the passes, without tags and normalisation: a segmenter predicts the
+    present classes itself. An image and its mirror image form one batch, and only the maps of classes that are present
+    in some image are resized to full size.
 
     Args:
-        network: in evaluation mode.
-        images: (B, 3, h, w) RGB in [0, 1], at the scale 1.
-        depth: (B, 1, h, w) metres, 0 where unknown; None for a network of colour alone.
-        tags: (B, K), 1 where a class is present; classes that are not score 0. Predicted by the network itself,
-            with a probability of at least `TAG_THRESHOLD` in the mean of its heads, when left out.
-        scales: factors on (h, w).
-        flip: add the pass over the mirrored image at each scale.
-        size: (H, W) of the result; that of `images` when left out.
-        normalisation: of the sum, a map at a time.
+        network: Network in evaluation mode.
+        images: (B, 3, h, w) RGB in [0, 1], at scale 1.
+        depth: (B, 1, h, w) metres, 0 where unknown; None for a network without depth.
+        tags: (B, K) with 1 for present classes; all other classes have the score 0. Default: the classes with a
+            predicted probability, in the mean over the heads, of at least `TAG_THRESHOLD`.
+        scales: Factors on (h, w).
+        flip: Whether to add the mirrored image at each scale.
+        size: (H, W) of the result; default: the size of `images`.
+        normalisation: Normalisation of the sum, map by map.
 
     Raises:
-        ConfigError: an unknown normalisation.
+        ConfigError: the normalisation is unknown.
     """
     size = size or (images.shape[-2], images.shape[-1])
     batch, passes = len(images), len(scales) * (2 if flip else 1)
@@ -93,7 +88,7 @@ def multi_scale_scores(
     logits = torch.zeros(())
     for scale in scales:
         scaled = _rescale(images, scale)
-        # By nearest neighbour: a mean of two depths is the depth of nothing.
+        # By nearest neighbour: a mean of two depths would be a surface that does not exist.
         scaled_depth = None if depth is None else F.interpolate(depth, scaled.shape[-2:], mode="nearest-exact")
         if flip:
             scaled = _with_mirrored(scaled)
@@ -103,13 +98,13 @@ def multi_scale_scores(
             found, seen = output.scores / passes, None
         else:
             found, seen = output.activation.float(), _mean_logits(output)
-        # Resampling commutes with mirroring and adding, so it can wait until the two are one map.
+        # Resampling commutes with mirroring and adding, so one resampling of the sum suffices.
         maps.append(found[:batch] + found[batch:].flip(-1) if flip else found)
         if seen is not None:
             logits = logits.to(seen) + (seen[:batch] + seen[batch:] if flip else seen)
     if seen is None:
         return torch.stack([_resize(found, size) for found in maps]).sum(0)
-    # Written so that a network that answers nan is not one that sees nothing.
+    # Negated, so that classes with a probability of nan stay present and their nan is noticed.
     present = ~((logits / passes).sigmoid() < TAG_THRESHOLD) if tags is None else (tags == 1)
     used = present.any(0)
     scores = maps[0].new_zeros(*present.shape, *size)
@@ -122,21 +117,20 @@ def multi_scale_scores(
 
 
 def normalise(activation: Tensor, present: Tensor, normalisation: Normalisation = "max") -> Tensor:
-    """Bring each map of `activation` (B, K, H, W) to [0, 1], and set absent classes to 0.
+    """Scale each map of `activation` (B, K, H, W) to [0, 1], and set absent classes to 0.
 
     Args:
-        activation: not negative.
-        present: (B, K) bool.
-        normalisation: "max" divides by the maximum; "min_max" subtracts the minimum before, so that a map without
-            any contrast scores nothing.
+        activation: Non-negative maps.
+        present: (B, K) bool mask of present classes.
+        normalisation: "max" divides by the maximum; "min_max" first subtracts the minimum, so that a constant map
+            becomes 0.
 
     Raises:
-        ConfigError: an unknown normalisation.
+        ConfigError: the normalisation is unknown.
     """
-    if normalisation not in get_args(Normalisation):
-        raise ConfigError(
-            f"expected normalise to be one of {', '.join(get_args(Normalisation))}, found '{normalisation}'"
-        )
+    choices = get_args(Normalisation)
+    if normalisation not in choices:
+        raise ConfigError(f"expected normalise to be one of {', '.join(choices)}, found '{normalisation}'")
     if normalisation == "min_max":
         activation = activation - activation.amin(dim=(-2, -1), keepdim=True)
     maximum = activation.amax(dim=(-2, -1), keepdim=True)

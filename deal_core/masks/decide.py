@@ -1,13 +1,12 @@
-"""From class scores to a mask: every way the project decides which class a pixel belongs to.
+"""Masks from class scores: all functions that decide the class of a pixel.
 
-- `decide` is right on the robot: scores at the network's stride become a full-size mask with its confidence, fast.
-- `predict_mask` is right where one frame is evaluated or drawn: the scores have the image's size already, and tags may
-  limit which classes compete.
-- `pseudo_mask` is right for masks to train on: pixels between two thresholds stay unlabelled (255).
-- `strongest_channel` is right while a segmenter trains: its logits, with background as a channel, stay on their device.
+- `decide` is for the robot: scores at the network's stride become a full-size mask with its confidence, fast.
+- `predict_mask` is for evaluation and drawing: the scores have the size of the image, and tags may limit the classes.
+- `pseudo_mask` is for training masks: pixels between two thresholds stay unlabelled (255).
+- `strongest_channel` is for the training of a segmenter: its logits, background included, stay on their device.
 
-All ways break ties alike: of equal scores the lowest class id wins, and a score equal to the threshold is background.
-All compare a score with the threshold as exact real numbers, whatever the type of the scores.
+All functions break ties alike: among equal scores the lowest class id wins, and a score equal to the threshold is
+background. They compare scores with the threshold as exact real numbers, independent of the type of the scores.
 """
 
 from __future__ import annotations
@@ -27,25 +26,25 @@ if TYPE_CHECKING:
     from deal_core.structures import Array
 
 IgnoreBand = tuple[float, float]
-"""Thresholds (low, high): a score up to low is background, one above high is the class, any other is unlabelled."""
+"""Thresholds (low, high): scores up to low are background, scores above high the class, all others unlabelled."""
 
 
 def decide(
     scores: Float32Array, size: tuple[int, int], threshold: float, *, relative: bool = True
 ) -> tuple[UInt8Array, Float32Array]:
-    """Return the mask (H, W) of class ids, 0 is background, and the confidence (H, W) in [0, 1] in it.
+    """Return the mask (H, W) of class ids, with 0 for background, and its confidence (H, W) in [0, 1].
 
-    Scores are resized bilinearly to full size. Relative scores are then divided by the maximum of their map. The
-    confidence of a class is its score; that of the background is 1 - score.
+    Scores are resized bilinearly to full size; relative scores are then divided by the maximum of their map. The
+    confidence of a class is its score, and the confidence of the background is 1 - score.
 
-    A class whose score is 0 everywhere costs nothing, and most classes are such. Every other class costs a few passes
-    over the image in numpy and OpenCV, whose loops are faster here than PyTorch's.
+    Classes with a score of 0 everywhere, usually most classes, take no time. Every other class takes a few passes over
+    the image in numpy and OpenCV, which are faster here than PyTorch.
 
     Args:
-        scores: (K, h, w) in [0, 1], finite.
-        size: (H, W).
-        threshold: of the background, in [0, 1].
-        relative: whether scores are relative to the largest of their map, as CAMs are.
+        scores: (K, h, w) finite scores in [0, 1].
+        size: (H, W) of the mask.
+        threshold: Background threshold in [0, 1].
+        relative: Whether scores are relative to the maximum of their map, as for CAMs.
     """
     top, mask = _strongest(_full_size_maps(scores, size, relative), size)
     foreground = _exceeds(top, threshold)
@@ -58,28 +57,17 @@ def decide(
 def predict_mask(scores: Array, tags: Array | None, threshold: float) -> UInt8Array:
     """Return the (H, W) uint8 mask: the winning class where its score is above `threshold`, else background.
 
-    Args:
-        scores: (K, H, W) in [0, 1].
-        tags: (K,) as in `winning_class`, or None.
-        threshold: of the background, in [0, 1].
-
-    Raises:
-        ValueError: as `winning_class`.
+    Arguments and errors are as in `winning_class`; `threshold` is in [0, 1].
     """
     best, ids = winning_class(scores, tags)
     return np.where(_exceeds(best, threshold), ids, np.uint8(BACKGROUND))
 
 
 def pseudo_mask(scores: Array, tags: Array | None, band: IgnoreBand) -> UInt8Array:
-    """Return the (H, W) uint8 mask of class ids, with 0 for background and 255 for what lies between two thresholds.
+    """Return the (H, W) uint8 mask of class ids, with 0 for background and 255 for scores between two thresholds.
 
-    Args:
-        scores: (K, H, W) in [0, 1].
-        tags: (K,) as in `winning_class`, or None.
-        band: the two thresholds, in [0, 1] and not falling; where they are equal, this is `predict_mask`.
-
-    Raises:
-        ValueError: as `winning_class`.
+    Arguments and errors are as in `winning_class`; the thresholds of `band` are in [0, 1] and do not decrease. With two
+    equal thresholds, the result is that of `predict_mask`.
     """
     low, high = band
     best, ids = winning_class(scores, tags)
@@ -88,31 +76,27 @@ def pseudo_mask(scores: Array, tags: Array | None, band: IgnoreBand) -> UInt8Arr
 
 
 def strongest_channel(logits: Tensor) -> Tensor:
-    """Return the ids (B, H, W) of the largest logits, on their device; the lowest id wins a tie.
+    """Return the ids (B, H, W) of the largest logits (B, K + 1, H, W), background first; the lowest id wins a tie.
 
-    Agrees with `predict_mask` of a segmenter's scores at the threshold 1/2: a class that ties with the background
-    loses.
-
-    Args:
-        logits: (B, K + 1, H, W), background first.
+    The result agrees with `predict_mask` for the scores of a segmenter at the threshold 1/2.
     """
     return logits.argmax(1)
 
 
 def winning_class(scores: Array, tags: Array | None = None) -> tuple[npt.NDArray[Any], UInt8Array]:
-    """Return the highest score of a present class and that class's mask id, per pixel.
+    """Return the highest score of a present class and the mask id of this class, per pixel.
 
     Args:
-        scores: (K, H, W) in [0, 1].
-        tags: (K,) where 1 marks the classes that may be predicted; absent (0) and unknown (nan) ones may not.
-            None lets all compete.
+        scores: (K, H, W) scores in [0, 1].
+        tags: (K,) with 1 for the classes that may be predicted; 0 marks absent and nan unknown classes. None allows all
+            classes.
 
     Returns:
-        (H, W) scores and (H, W) uint8 ids 1..K. The lowest id wins a tie. With no present class the scores are 0,
-        so that every threshold makes the image background.
+        (H, W) scores and (H, W) uint8 ids 1..K. The lowest id wins a tie. Without any present class, all scores are 0,
+        so every threshold makes the whole image background.
 
     Raises:
-        ValueError: another shape, or scores that are not in [0, 1].
+        ValueError: the shape is another, or scores lie outside [0, 1].
     """
     values = checked_scores(scores)
     maps = ((k + 1, values[k].copy()) for k in _present(tags, len(values)))
@@ -120,16 +104,16 @@ def winning_class(scores: Array, tags: Array | None = None) -> tuple[npt.NDArray
 
 
 def threshold_grid(bins: int = 100) -> Float64Array:
-    """Return the `bins + 1` background thresholds 0, 1/bins, ..., 1 that sweeps and rules share."""
+    """Return the `bins + 1` background thresholds 0, 1/bins, ..., 1 of sweeps and rules."""
     if bins < 1:
         raise ValueError(f"expected at least 1 bin, found {bins}")
     return np.arange(bins + 1, dtype=np.float64) / bins
 
 
 def threshold_bins(scores: npt.NDArray[Any], thresholds: Float64Array) -> npt.NDArray[np.int64]:
-    """Return for each score how many thresholds lie strictly below it.
+    """Return the number of thresholds strictly below each score.
 
-    A score of bin `b` is foreground at exactly the thresholds 0 .. b - 1: background wins the tie.
+    A score in bin `b` is foreground exactly at the thresholds 0 .. b - 1: background wins a tie.
     """
     return np.searchsorted(thresholds, scores, side="left").astype(np.int64, copy=False)
 
@@ -140,7 +124,7 @@ def to_numpy(array: Array) -> npt.NDArray[Any]:
         values = array
     else:
         tensor = array.detach().cpu()
-        # numpy knows no bfloat16; widening to float32 keeps every value.
+        # numpy has no bfloat16; float32 represents all its values exactly.
         values = (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy()
     return values.astype(np.float32) if values.dtype == np.float16 else values
 
@@ -149,11 +133,7 @@ _SCORE_SLACK = 1e-4
 
 
 def checked_scores(scores: Array) -> npt.NDArray[Any]:
-    """Return scores as (K, H, W) numpy floats, clipped to [0, 1].
-
-    Raises:
-        ValueError: another shape or type, nan, or beyond [0, 1] by more than rounding explains.
-    """
+    """Return scores (K, H, W) clipped to [0, 1]; raise `ValueError` unless they are floats in [0, 1] up to rounding."""
     values = to_numpy(scores)
     if values.ndim != 3 or 0 in values.shape or values.dtype.kind != "f":
         raise ValueError(f"expected float scores of shape (K, H, W), found {values.dtype} {values.shape}")
@@ -166,12 +146,12 @@ def checked_scores(scores: Array) -> npt.NDArray[Any]:
 def _strongest(
     maps: Iterable[tuple[int, npt.NDArray[Any]]], size: tuple[int, ...], kind: npt.DTypeLike = np.float32
 ) -> tuple[npt.NDArray[Any], UInt8Array]:
-    """Return the highest score and its class id, per pixel; without a map the score 0 and the id 1.
+    """Return the highest score and its class id, per pixel; without any map, the score 0 and the id 1.
 
     Args:
-        maps: class ids, rising, each with its scores (H, W), of which the first array is written over.
-        size: (H, W).
-        kind: type of the scores.
+        maps: Increasing class ids, each with its scores (H, W); the first array is overwritten.
+        size: (H, W) of the maps.
+        kind: Type of the scores.
     """
     top, ids, found = np.zeros(size, kind), np.ones(size, np.uint8), False
     for class_id, scores in maps:
@@ -180,16 +160,16 @@ def _strongest(
             ids.fill(class_id)
             continue
         better = scores > top
-        # Ids rise, so the larger of the two ids is that of the later class where that class is better.
+        # Ids increase, so the maximum is the id of the later class where this class is better.
         np.maximum(ids, better.view(np.uint8) * np.uint8(class_id), out=ids)
         np.maximum(top, scores, out=top)
     return top, ids
 
 
 def _exceeds(scores: npt.NDArray[Any], threshold: float) -> BoolArray:
-    """Return where scores are above a threshold, as exact real numbers.
+    """Return the mask of scores above a threshold, compared as exact real numbers.
 
-    A score is above the threshold exactly where it is above the largest number of its own type that is not above the
+    A score is above the threshold if and only if it is above the largest number of its type that does not exceed the
     threshold. So float32 scores need no copy in float64.
     """
     bound = scores.dtype.type(threshold)
@@ -202,7 +182,7 @@ def _exceeds(scores: npt.NDArray[Any], threshold: float) -> BoolArray:
 def _full_size_maps(
     scores: Float32Array, size: tuple[int, int], relative: bool
 ) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Yield class id and map (H, W) of each class whose score is not 0 everywhere."""
+    """Yield the id and the map (H, W) of each class with a score above 0."""
     height, width = size
     for class_id, score in enumerate(scores, 1):
         if not score.any():

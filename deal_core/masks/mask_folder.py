@@ -1,4 +1,4 @@
-"""CAMs and pseudo masks in a folder, written so that an interrupted run goes on."""
+"""Folders of CAMs and pseudo masks; an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from deal_core.structures import UNLABELLED, Float32Array, UInt8Array
 
 CAMS_FILE = "cams.json"
 
-# What numpy and zipfile raise for files that are damaged or of another kind.
+# Errors of numpy and zipfile for damaged files and files of another kind.
 _DAMAGE = (
     *(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, MemoryError),
     *(zipfile.BadZipFile, zlib.error),
@@ -45,31 +45,30 @@ def write_cams(
     threshold: Threshold | None = None,
     ignore_band: IgnoreBand | None = None,
 ) -> Iterator[bool]:
-    """Write scores and pseudo mask of each frame; yield, frame by frame, whether it had to be made.
+    """Write scores and pseudo mask of each frame; yield for each frame whether its files were written now.
 
-    `<out>/<recording>/<name>.npz` holds `scores` (P, h, w) uint8, of [0, 1], as refined, and `classes` (P,), the
-    mask ids of the P present classes. They are as large as the model's input or, of images taken at their own size,
-    a quarter of it along each side. `<name>.png` is the mask (H, W), made of the scores before they were reduced;
-    `<out>/cams.json` says which model and settings made them. Frames whose two files exist are left alone, so an
-    interrupted run goes on where it stopped.
+    `<out>/<recording>/<name>.npz` holds the refined `scores` (P, h, w), from [0, 1] to uint8, and `classes` (P,), the
+    mask ids of the P present classes. The size of the scores is the input size of the model or, with the size "image",
+    a quarter of the image along each side. `<name>.png` is the mask (H, W), made from the full-size scores.
+    `<out>/cams.json` describes model and settings. Frames with both files are skipped, so an interrupted run resumes.
 
     Args:
-        model: the model.
-        dataset: the frames.
-        out: the folder.
-        settings: how scores are made.
-        threshold: at which masks are cut; `decision_threshold` when left out.
-        ignore_band: two thresholds in place of one; pixels between them become 255.
+        model: Model that makes the scores.
+        dataset: Frames to score.
+        out: Folder to write.
+        settings: Settings of the scores.
+        threshold: Threshold of the masks; default: `decision_threshold`.
+        ignore_band: Two thresholds that replace `threshold`; pixels between them become 255.
 
     Raises:
-        DatasetError: as `score_frames`; or the folder holds CAMs of another model or other settings, or cannot be
-            written.
-        ModelFileError: as `score_frames`.
-        UsageError: as `score_frames`; or an ignore band that is not two rising thresholds in [0, 1].
+        DatasetError: `score_frames` raises it, the folder holds CAMs of another model or other settings, or it cannot
+            be written.
+        ModelFileError: `score_frames` raises it.
+        UsageError: `score_frames` raises it, or the ignore band is not two increasing thresholds in [0, 1].
     """
     settings = settings or CamSettings()
     if ignore_band and not 0 <= ignore_band[0] <= ignore_band[1] <= 1:
-        raise UsageError(f"expected an ignore band of two rising thresholds in [0, 1], found {ignore_band}")
+        raise UsageError(f"expected an ignore band of two increasing thresholds in [0, 1], found {ignore_band}")
     check_use(model.info, dataset, settings)
     resolve_device(settings.device)
     chosen = threshold or decision_threshold(model, settings)
@@ -87,7 +86,7 @@ def write_cams(
 
 
 def read_cam(path: Path, num_classes: int) -> Float32Array:
-    """Return the scores (K, h, w) in [0, 1] of a file that `write_cams` wrote.
+    """Return the scores (K, h, w) in [0, 1] from a file by `write_cams`.
 
     Raises:
         DatasetError: the file is missing, damaged, or for other classes.
@@ -100,16 +99,15 @@ def read_cam(path: Path, num_classes: int) -> Float32Array:
         if not all(1 <= int(c) <= num_classes for c in classes):
             raise ValueError(f"found the ids {classes.tolist()}")
     except _DAMAGE as error:
-        raise DatasetError(
-            f"{path}: not a CAM file for {num_classes} classes ({error}); delete it and run again"
-        ) from None
+        reason = f"not a CAM file for {num_classes} classes ({error})"
+        raise DatasetError(f"{path}: {reason}; delete it and run again") from None
     scores = np.zeros((num_classes, *small.shape[1:]), np.float32)
     scores[classes.astype(int) - 1] = small.astype(np.float32) / 255.0
     return scores
 
 
 def recorded_threshold(out: Path, rule: str) -> Threshold | None:
-    """Return the threshold that this rule has chosen for the CAMs of a folder; None where it has not.
+    """Return the threshold that this rule chose for the CAMs of a folder; None for a folder with another rule.
 
     Raises:
         DatasetError: the folder's cams.json cannot be read.
@@ -121,18 +119,18 @@ def recorded_threshold(out: Path, rule: str) -> Threshold | None:
 
 
 def cam_paths(folder: Path, key: str) -> tuple[Path, Path]:
-    """Return the files of a frame's scores and of its pseudo mask."""
+    """Return the paths of the scores and of the pseudo mask of a frame."""
     return folder / f"{key}.npz", folder / f"{key}.png"
 
 
 @dataclass(frozen=True)
 class MaskOrigin:
-    """What made the masks of a folder.
+    """The origin of the masks in a folder.
 
     Args:
         model: SHA-256 of the model file.
-        rule: the name of the rule that chose the threshold.
-        threshold: of the masks; None where it is not noted.
+        rule: Name of the rule that chose the threshold.
+        threshold: Threshold of the masks; None if it is not recorded.
     """
 
     model: str
@@ -141,15 +139,15 @@ class MaskOrigin:
 
 
 def check_masks(folder: Path, dataset: Dataset, what: Literal["masks", "CAMs"] = "masks") -> MaskOrigin:
-    """Return what made the masks of a folder, after a check of its classes and frames.
+    """Check the classes and frames of a folder by `write_cams`, and return the origin of its masks.
 
     Args:
-        folder: that `write_cams` wrote.
-        dataset: the classes and frames that are wanted.
-        what: of each frame is wanted, its pseudo mask or its scores.
+        folder: Folder to check.
+        dataset: Required classes and frames.
+        what: Required files of each frame: pseudo masks or scores.
 
     Raises:
-        DatasetError: no cams.json, other classes, or not every frame.
+        DatasetError: the folder has no cams.json, is for other classes or lacks frames.
     """
     found = _read_description(folder)
     if found is None:
@@ -163,7 +161,7 @@ def check_masks(folder: Path, dataset: Dataset, what: Literal["masks", "CAMs"] =
     if missing:
         raise DatasetError(
             f"{folder} lacks the {what} of {len(missing)} of {len(dataset)} frames of {dataset.path}: "
-            f"{first_few(missing)}; run `deal cams` on these frames, too, or choose fewer"
+            f"{first_few(missing)}; run `deal cams` on these frames, or choose fewer frames"
         )
     return MaskOrigin(str(found.model), str(found.threshold_rule), found.threshold)
 
@@ -172,13 +170,13 @@ def read_mask(folder: Path, key: str, size: tuple[int, ...], num_classes: int) -
     """Return the pseudo mask of a frame, (H, W) with ids up to `num_classes` and 255.
 
     Args:
-        folder: that `write_cams` wrote.
-        key: of the frame.
-        size: (H, W) of its image.
-        num_classes: K.
+        folder: Folder by `write_cams`.
+        key: Key of the frame.
+        size: (H, W) of the image.
+        num_classes: Number of classes K.
 
     Raises:
-        DatasetError: it is missing or damaged, of another size, or holds another id.
+        DatasetError: the mask is missing, damaged or of another size, or holds another id.
     """
     file = cam_paths(folder, key)[1]
     mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED) if file.is_file() else None
@@ -192,7 +190,7 @@ def read_mask(folder: Path, key: str, size: tuple[int, ...], num_classes: int) -
 
 
 def _compressed(frame: ScoredFrame, size: tuple[int, int] | None) -> bytes:
-    """Return the .npz file of a frame's scores, at `size`; a quarter of the image's when left out."""
+    """Return the .npz file of the scores of a frame at `size`; default: a quarter of the image size."""
     present = np.flatnonzero(frame.tags)
     height, width = size or (max(round(n / 4), 1) for n in frame.scores.shape[1:])
     reduce = cv2.INTER_LINEAR if size else cv2.INTER_AREA
@@ -204,7 +202,7 @@ def _compressed(frame: ScoredFrame, size: tuple[int, int] | None) -> bytes:
 
 
 class _Description(BaseModel):
-    """The content of cams.json; a key that an older file lacks is None, one that a newer file adds is kept."""
+    """The content of cams.json; keys missing in older files are None, additional keys of newer files are kept."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -243,7 +241,7 @@ def _describe(
 
 
 def _claim_folder(out: Path, ours: _Description) -> None:
-    """Note which model and settings made the folder's CAMs; refuse a folder with CAMs of other ones."""
+    """Record model and settings in the folder; raise `DatasetError` if it holds CAMs of others."""
     theirs = _read_description(out)
     if theirs is None:
         _write_whole(out / CAMS_FILE, (json.dumps(ours.model_dump(mode="json"), indent=1) + "\n").encode())
@@ -254,8 +252,8 @@ def _claim_folder(out: Path, ours: _Description) -> None:
     other = [name for name in {**here, **there} if there.get(name) != here.get(name)]
     if other:
         raise DatasetError(
-            f"{out} holds CAMs that were made with another {', '.join(other)} ({CAMS_FILE} says which): "
-            "choose another folder, or delete this one"
+            f"{out} holds CAMs made with another {', '.join(other)} (see its {CAMS_FILE}): choose another folder, "
+            "or delete this one"
         )
 
 

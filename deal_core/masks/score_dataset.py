@@ -1,4 +1,4 @@
-"""A model over a whole dataset: class scores, thresholds, and figures against the masks that someone drew."""
+"""Class scores and thresholds of a model on a whole dataset."""
 
 from __future__ import annotations
 
@@ -29,26 +29,24 @@ from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.structures import Float32Array, Sample
 
 THRESHOLD_FRAMES = 500
-"""A rule that chooses a threshold looks at no more."""
+"""Largest number of frames from which a rule chooses a threshold."""
 
 
 @dataclass(frozen=True)
 class CamSettings:
-    """How scores are made.
+    """Settings of the class scores.
 
     Args:
-        tags: "given": only classes tagged present in the frame can score, as papers evaluate CAMs; "predicted":
-            the network's own opinion, as on the robot.
-        scales: factors on the image's size.
-        flip: add the mirrored image at each scale.
+        tags: Present classes of a CAM network: "given" takes the tags of the frame, as in papers; "predicted" takes the
+            prediction of the network, as on the robot.
+        scales: Factors on the image size.
+        flip: Whether to add the mirrored image at each scale.
         device: auto, cpu, cuda, ...
-        batch_size: images at once; those at their own size go one by one.
-        size: what a scale of 1 is: the "model" file's input size, or the "image" as it is, as papers have it.
-        normalise: of each class map, see `deal_core.masks.class_scores.normalise`.
-        refine: refinement of the scores; None leaves them as they are.
-        depth_fails: give no depth to a network that uses it, as if the sensor had failed.
-
-    `tags` and `normalise` are for CAM networks; a segmenter predicts which classes are present.
+        batch_size: Images per batch; with the size "image", every batch has one image.
+        size: Image size at scale 1: the input size of the "model" file, or of the "image", as in papers.
+        normalise: Normalisation of the maps of a CAM network, see `deal_core.masks.class_scores.normalise`.
+        refine: Refinement of the scores; None for no refinement.
+        depth_fails: Whether to give no depth to a network that uses it, as if the sensor had failed.
     """
 
     tags: TagSource = "given"
@@ -71,7 +69,7 @@ class ScoredFrame:
 
     @property
     def tags(self) -> Float32Array:
-        """(K,) 1 for the classes whose score is not 0 everywhere."""
+        """(K,) with 1 for the classes with a score above 0."""
         return (self.scores.max(axis=(1, 2)) > 0).astype(np.float32)
 
 
@@ -79,9 +77,9 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
     """Yield every frame of the dataset with its class scores, in order and in constant memory.
 
     Raises:
-        ModelFileError: the model is for other classes than the dataset, or its scores of a frame are not finite.
+        ModelFileError: the model is for other classes than the dataset, or its scores are not finite.
         DatasetError: a file of the dataset is missing or damaged.
-        UsageError: the device is not there, or the refinement needs depth and the dataset has none.
+        UsageError: the device is not available, or the refinement needs depth and the dataset has none.
     """
     settings = settings or CamSettings()
     check_use(model.info, dataset, settings)
@@ -92,13 +90,13 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
         samples = [dataset.load(i) for i in range(start, min(start + at_once, len(dataset)))]
         with torch.inference_mode():
             batch = _batch_scores(network, samples, model.info, device, settings)
-        # Nothing is yielded within the mode: of two iterators that take turns, one would leave the other's switched on.
+        # No `yield` inside inference mode: alternating iterators would leave it active for each other.
         for sample, scores in zip(samples, batch, strict=True):
             yield ScoredFrame(sample, _finished(model, dataset, settings, sample, scores))
 
 
 def decision_threshold(model: LoadedModel, settings: CamSettings) -> Threshold:
-    """Return the threshold that goes with the scores: the model's own, or 1/2 where the background competes."""
+    """Return the threshold for the scores: that of the model file, or 1/2 if classes compete with the background."""
     if lets_background_compete(settings.refine):
         return Threshold(ARGMAX_THRESHOLD, "argmax")
     return model.info.threshold
@@ -112,21 +110,19 @@ def choose_threshold(
     *,
     advance: Callable[[int], None] = lambda frames: None,
 ) -> Threshold:
-    """Choose the threshold anew for these images and scores, by a rule that sees no masks.
-
-    Looks at no more than `THRESHOLD_FRAMES`, evenly spread.
+    """Choose a threshold for these frames by a rule without masks, from at most `THRESHOLD_FRAMES`, evenly spread.
 
     Args:
-        model: the model.
-        dataset: the frames.
-        settings: how scores are made.
-        rule: a name that `deal_core.masks.threshold_rules.create_rule` knows.
-        advance: called with the number of frames done.
+        model: Model that makes the scores.
+        dataset: Frames.
+        settings: Settings of the scores.
+        rule: Name of a rule for `deal_core.masks.threshold_rules.create_rule`.
+        advance: Function to call with the number of processed frames.
 
     Raises:
-        ConfigError: an unknown rule.
+        ConfigError: the rule is unknown.
         UsageError: the rule needs depth and the dataset has none.
-        EvaluationError: nothing was seen that the rule could decide on.
+        EvaluationError: the frames give the rule no information.
     """
     chooser = create_rule(rule, depth_kind=dataset.depth_kind)
     need_depth_for_rule(rule, dataset)
@@ -137,21 +133,21 @@ def choose_threshold(
 
 
 def need_depth_for_rule(rule: str, dataset: Dataset) -> None:
-    """Raise UsageError if the threshold rule of this name reads depth and the dataset has none."""
+    """Raise `UsageError` if the threshold rule of this name needs depth and the dataset has none."""
     if rule.startswith("depth") and not dataset.has_depth:
         raise UsageError(
             f"the threshold rule '{rule}' needs depth, and {dataset.path} has none: use 'otsu', or estimate depth "
-            "with `deal depth` and name its folder"
+            "with `deal depth` and pass its folder"
         )
 
 
 def check_use(model: ModelInfo, dataset: Dataset, settings: CamSettings) -> None:
-    """Refuse, before any work, what cannot be scored.
+    """Check that the model and the settings fit the dataset.
 
     Raises:
-        ModelFileError: classes or their order differ from the dataset's; the message shows both.
-        UsageError: the refinement needs depth and the dataset has none, the network uses metres and the dataset's
-            depth is not in metres, or `depth_fails` is set for a network that does not use depth.
+        ModelFileError: the classes of the model and the dataset, or their order, differ.
+        UsageError: the refinement needs depth and the dataset has none; the network uses depth in metres and the
+            dataset has another kind; or `depth_fails` is set for a network without depth.
     """
     if model.classes.names != dataset.classes.names:
         raise ModelFileError(
@@ -159,15 +155,16 @@ def check_use(model: ModelInfo, dataset: Dataset, settings: CamSettings) -> None
             f"{', '.join(dataset.classes.names)}"
         )
     if settings.depth_fails and not model.uses_depth:
-        raise UsageError("depth can be kept only from a model that uses it, and this one sees colour alone")
+        raise UsageError("depth_fails needs a model that uses depth, but this model sees colour alone")
     if model.uses_depth and not settings.depth_fails and dataset.depth_kind != "metric":
         raise UsageError(
-            f"the model uses depth in metres, and that of {dataset.path} is {dataset.depth_kind}: use the sensor's"
+            f"the model uses depth in metres, but the depth of {dataset.path} is {dataset.depth_kind}: use the "
+            "depth of the sensor"
         )
     if needs_depth(settings.refine) and len(dataset) and not dataset.has_depth:
         raise UsageError(
             f"the refinement '{refinement_name(settings.refine)}' needs depth, and {dataset.path} has none: estimate "
-            "it with `deal depth` and name its folder, or use par, crf, or the walk with affinity=colour"
+            "it with `deal depth` and pass its folder, or use par, crf, or the walk with affinity=colour"
         )
 
 
@@ -175,11 +172,11 @@ def check_use(model: ModelInfo, dataset: Dataset, settings: CamSettings) -> None
 def _finished(
     model: LoadedModel, dataset: Dataset, settings: CamSettings, sample: Sample, scores: Tensor
 ) -> Float32Array:
-    """Return the scores (K, h, w) of a network refined, at the size of the image."""
+    """Return the refined scores (K, H, W) at the size of the image, from the scores (K, h, w) of the network."""
     if not torch.isfinite(scores).all():
         raise ModelFileError(
-            f"{sample.key}: the network's class scores are not finite; its training has diverged: train again with a "
-            "lower learning rate"
+            f"{sample.key}: the class scores of the network are not finite, so its training has diverged: train again "
+            "with a lower learning rate"
         )
     refined = refine_scores(
         sample.image,
@@ -195,13 +192,9 @@ def _finished(
 
 
 def _batch_scores(
-    network: torch.nn.Module,
-    samples: Sequence[Sample],
-    info: ModelInfo,
-    device: str,
-    settings: CamSettings,
+    network: torch.nn.Module, samples: Sequence[Sample], info: ModelInfo, device: str, settings: CamSettings
 ) -> Tensor:
-    """Return (B, K, h, w) scores at the network's input size, or at that of the only image."""
+    """Return (B, K, h, w) scores at the input size of the network, or at the size of the only image."""
     sized = [resize_sample(s, info.input_size) for s in samples] if settings.size == "model" else samples
     tensors = [to_tensors(s) for s in sized]
     images = torch.stack([t.image for t in tensors]).to(device, memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Networks that turn an image into class activation maps or masks."""
+"""Networks from images to class activation maps or masks."""
 
 import lazy_loader
 

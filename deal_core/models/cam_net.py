@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from deal_core.errors import ConfigError, ModelFileError, nearest_hint
 from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation
 from deal_core.models.output import CamOutput
 
-# Of timm.create_model: set from our own arguments, or able to load a pickle, which no model file may ask for.
+# Arguments of timm.create_model that the network sets, or that could load a pickle, which no model file may do.
 _OWN_ARGUMENTS = (
     "pretrained",
     "pretrained_cfg",
@@ -32,25 +33,24 @@ _OWN_ARGUMENTS = (
 class CamNet(nn.Module):
     """Class activation maps from image-level tags (Zhou et al. 2016, with the classifier as a 1x1 convolution).
 
-    Feature levels of the backbone are projected to `width` channels, brought to the finest of them and added;
-    a 1x1 convolution makes the CAM logits, and their spatial mean the tag logits.
+    Feature levels of the backbone are projected to `width` channels, resized to the finest level and added. A 1x1
+    convolution makes the CAM logits, and their spatial mean is the tag logits.
 
     Args:
-        num_classes: K.
-        backbone: name of a timm model that can return feature maps.
-        levels: which feature levels to use, as indices into the backbone's list, whose first is the finest; what the
-            backbone would compute after the last of them is left out where timm can.
-        width: channels of the fused features.
-        weights: "none" (random), "hub" (timm's pretrained weights, downloaded) or the path of a .safetensors file.
-        backbone_arguments: passed on to `timm.create_model`, e.g. `{"output_stride": 8}`.
-        mean: of the RGB channels in [0, 1], subtracted from the image.
-        std: of the RGB channels in [0, 1], by which the image is divided.
-        dropout: on the fused features.
-        freeze_batch_norm: keep the backbone's BatchNorm statistics and affine parameters as they were loaded.
+        num_classes: Number of classes K.
+        backbone: Name of a timm model that can return feature maps.
+        levels: Indices of the feature levels of the backbone, from fine to coarse. timm omits later layers if possible.
+        width: Channels of the fused features.
+        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a .safetensors file.
+        backbone_arguments: Further arguments of `timm.create_model`, e.g. `{"output_stride": 8}`.
+        mean: Mean of the RGB channels, in [0, 1].
+        std: Standard deviation of the RGB channels, in [0, 1].
+        dropout: Dropout rate of the fused features.
+        freeze_batch_norm: Whether to freeze the BatchNorm statistics and affine parameters of the backbone.
 
     Raises:
         ConfigError: the backbone is unknown or cannot return these levels, or a value is out of range.
-        ModelFileError: the weights file is missing, damaged or of another network.
+        ModelFileError: the weights file is missing, damaged or from another network.
 
     >>> net = CamNet(3, backbone="test_resnet")
     >>> net(torch.rand(1, 3, 64, 64)).cams.shape
@@ -76,7 +76,7 @@ class CamNet(nn.Module):
         self.normalise_colours = ColourNormalisation(mean, std)
         self.backbone = create_backbone(backbone, levels, weights, backbone_arguments)
         info = self.backbone.feature_info.info
-        # The backbone returns its levels from fine to coarse, however they were asked for.
+        # The backbone returns its levels from fine to coarse, independent of the order of `levels`.
         used = [info[i] for i in sorted({level % len(info) for level in levels})]
         self.stride = int(min(level["reduction"] for level in used))
         output_format = getattr(self.backbone, "output_fmt", None)
@@ -115,21 +115,15 @@ class CamNet(nn.Module):
 def create_backbone(
     name: str, levels: Sequence[int], weights: str, arguments: Mapping[str, Any] | None = None, **own: Any
 ) -> Any:
-    """Return a timm model that gives the feature maps of `levels`, with its weights.
+    """Return a timm model with its weights that returns the feature maps of `levels`, as in `CamNet`.
 
-    Args:
-        name: of the timm model.
-        levels: indices into its list of feature levels.
-        weights: "none" (random), "hub" (timm's pretrained weights, downloaded) or the path of a .safetensors file.
-        arguments: of `timm.create_model`, chosen by the user.
-        own: those that the network sets, and the user may not.
+    The user chooses `arguments` of `timm.create_model`, which must not contain the network's `own` arguments.
 
     Raises:
-        ConfigError: the backbone is unknown, cannot be made like this, or its weights cannot be downloaded.
-        ModelFileError: the weights file is missing, damaged or of another network.
+        ConfigError: the backbone is unknown, cannot be made with these arguments, or its download fails.
+        ModelFileError: the weights file is missing, damaged or from another network.
     """
-    if not isinstance(weights, str):
-        raise ConfigError(f"expected weights as none, hub or the path of a .safetensors file, found {weights!r}")
+    check_weights(weights)
     if isinstance(levels, str) or not levels or any(type(level) is not int for level in levels):
         raise ConfigError(f"expected levels as whole numbers, like [-3, -2], found {levels!r}")
     refuse_own_arguments("backbone_arguments", arguments or {}, own)
@@ -139,49 +133,62 @@ def create_backbone(
     return backbone
 
 
+def check_weights(weights: object) -> None:
+    """Raise `ConfigError` if the weights are no text."""
+    if not isinstance(weights, str):
+        raise ConfigError(f"expected weights as none, hub or the path of a .safetensors file, found {weights!r}")
+
+
 def refuse_own_arguments(what: str, arguments: Iterable[str], own: Iterable[str] = ()) -> None:
-    """Refuse arguments of `timm.create_model` that the network sets itself, or that could load a pickle.
+    """Raise `ConfigError` if `arguments` has one that the network sets (`own`) or that could load a pickle.
 
-    Args:
-        what: the name under which the user gave them.
-        arguments: their names.
-        own: further names that the network sets.
-
-    Raises:
-        ConfigError: one is among them.
+    `what` is the name under which the user gave the arguments.
     """
     for argument in arguments:
         if argument in (*_OWN_ARGUMENTS, *own):
-            raise ConfigError(f"{what} cannot set '{argument}': the network sets it itself, from its other arguments")
+            raise ConfigError(f"{what} cannot set '{argument}': the network sets it, or it would have no effect")
 
 
 def freeze_batch_norm(module: nn.Module) -> None:
-    """Keep the statistics and affine parameters of every BatchNorm in `module`; to be called after each `train()`."""
+    """Freeze statistics and affine parameters of every BatchNorm in `module`; call this after each `train()`."""
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.eval().requires_grad_(False)
 
 
-def no_download(name: str, error: OSError) -> ConfigError:
-    """Return what to say where the weights of a timm model cannot be downloaded."""
-    return ConfigError(
-        f"the weights of '{name}' cannot be downloaded ({str(error).splitlines()[0]}); fetch them where there is "
-        "a connection and give the path of the .safetensors file as weights"
-    )
+@contextmanager
+def explain_timm_errors(name: str, what: str) -> Iterator[None]:
+    """Raise `ConfigError` if timm cannot download the weights of `name`, or cannot make `what`."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"the weights of '{name}' cannot be downloaded ({str(error).splitlines()[0]}); download them on another "
+            "machine and set weights to the path of the .safetensors file"
+        ) from error
+    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AssertionError, AttributeError) as error:
+        raise ConfigError(f"{what} cannot be made: {error}") from error
+
+
+def check_timm_name(what: str, name: object, expected: str = "a timm model", patterns: Sequence[str] = ("*",)) -> None:
+    """Raise `ConfigError` if timm has no model of this name; `patterns` limits the suggestions."""
+    if not isinstance(name, str) or not timm.is_model(name):
+        hint = nearest_hint(str(name), [known for pattern in patterns for known in timm.list_models(pattern)])
+        raise ConfigError(f"unknown {what} '{name}': expected {expected}.{hint}")
 
 
 def load_backbone_weights(
     backbone: nn.Module, path: Path, adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 ) -> None:
-    """Load a whole network's .safetensors into a backbone; tensors the backbone does not have are left out.
+    """Load the .safetensors file of a whole network into a backbone, and ignore the other tensors.
 
     Args:
-        backbone: the module to load into.
-        path: the file.
-        adapt: what to do to the file's tensors first, such as resizing position embeddings.
+        backbone: Module to load into.
+        path: Path of the file.
+        adapt: Function to apply to the tensors of the file first, such as resizing position embeddings.
 
     Raises:
-        ModelFileError: the file is missing or damaged, or lacks a tensor of the backbone in the right shape.
+        ModelFileError: the file is missing or damaged, or a tensor of the backbone is missing or has another shape.
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: expected a .safetensors file with backbone weights, found no file")
@@ -194,7 +201,7 @@ def load_backbone_weights(
             tensors = adapt(tensors)
         except (RuntimeError, ValueError, KeyError) as error:
             raise ModelFileError(f"{path}: weights of another network: {error}") from error
-    # As a feature extractor, timm names some tensors with '_' for '.', or puts 'model.' before them.
+    # In feature extractors, timm replaces '.' by '_' in some names, or puts 'model.' before them.
     known = {_plain_name(n): t for n, t in tensors.items()}
     wanted = backbone.state_dict()
     found = {n: known.get(_plain_name(n)) for n in wanted}
@@ -213,24 +220,17 @@ def _plain_name(name: str) -> str:
 
 
 def _create_timm_model(name: str, levels: Sequence[int], pretrained: bool, arguments: dict[str, Any]) -> Any:
-    if not isinstance(name, str) or not timm.is_model(name):
-        hint = nearest_hint(str(name), timm.list_models())
-        raise ConfigError(f"unknown backbone '{name}': expected a timm model.{hint}")
-    try:
-        return timm.create_model(
-            name, pretrained=pretrained, features_only=True, out_indices=tuple(levels), **arguments
-        )
-    except IndexError:
-        count = len(timm.create_model(name, features_only=True, **arguments).feature_info.info)
-        raise ConfigError(
-            f"backbone '{name}' has feature levels 0..{count - 1} (or -{count}..-1), found {list(levels)}"
-        ) from None
-    except OSError as error:
-        raise no_download(name, error) from error
-    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        raise ConfigError(
-            f"backbone '{name}' cannot be made with levels {list(levels)} and arguments {arguments}: {error}"
-        ) from error
+    check_timm_name("backbone", name)
+    with explain_timm_errors(name, f"backbone '{name}' with levels {list(levels)} and arguments {arguments}"):
+        try:
+            return timm.create_model(
+                name, pretrained=pretrained, features_only=True, out_indices=tuple(levels), **arguments
+            )
+        except IndexError:
+            count = len(timm.create_model(name, features_only=True, **arguments).feature_info.info)
+            raise ConfigError(
+                f"backbone '{name}' has feature levels 0..{count - 1} (or -{count}..-1), found {list(levels)}"
+            ) from None
 
 
 def _resize(maps: Tensor, size: torch.Size) -> Tensor:

@@ -14,39 +14,40 @@ from deal_core.models.seam import Seam
 from deal_core.models.segmenter import SegmenterNet
 from deal_core.models.weaktr import WeakTr
 
+_MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cam_net": CamNet,
+    "seam": Seam,
+    "segmenter": SegmenterNet,
+    "weaktr": WeakTr,
+}
+
 
 def create_model(name: str, num_classes: int, /, **arguments: Any) -> nn.Module:
     """Return the network called `name` for `num_classes` foreground classes.
 
-    Its forward takes images (B, 3, H, W), RGB in [0, 1], and returns a `CamOutput`; that of "segmenter" a
-    `SegmenterOutput`, and where it `uses_depth`, it takes depth (B, 1, H, W), metres, too.
+    The network takes images (B, 3, H, W), RGB in [0, 1], and returns a `CamOutput`. A "segmenter" returns a
+    `SegmenterOutput`; if it `uses_depth`, it also takes depth (B, 1, H, W) in metres.
 
     Raises:
-        ConfigError: the name or an argument is unknown, and the message suggests the nearest one; or a value is of
-            another type or out of range.
+        ConfigError: the name or an argument is unknown, or a value has another type or is out of range.
     """
-    models = _models()
-    if name not in models:
-        raise ConfigError(f"unknown model '{name}': expected {', '.join(models)}.{nearest_hint(name, models)}")
-    known = list(inspect.signature(models[name]).parameters)
+    if name not in _MODELS:
+        raise ConfigError(f"unknown model '{name}': expected {', '.join(_MODELS)}.{nearest_hint(name, _MODELS)}")
+    known = list(inspect.signature(_MODELS[name]).parameters)
     for argument in arguments:
         if argument not in known or argument == "num_classes":
             raise ConfigError(f"model '{name}' has no argument '{argument}'.{nearest_hint(argument, known)}")
     try:
-        return models[name](num_classes, **arguments)
+        return _MODELS[name](num_classes, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"model '{name}' cannot be made with {arguments}: {error}") from error
 
 
 def is_segmenter(name: str) -> bool:
-    """Return whether the network called `name` knows the background, and is trained on masks."""
+    """Return whether the network called `name` predicts the background and is trained on masks."""
     return name == "segmenter"
 
 
 def uses_depth(name: str, arguments: Mapping[str, Any]) -> bool:
-    """Return whether the network called `name`, made with these arguments, sees depth beside colour."""
+    """Return whether the network called `name`, made with these arguments, uses depth."""
     return is_segmenter(name) and arguments.get("inputs") == "rgbd"
-
-
-def _models() -> dict[str, Callable[..., nn.Module]]:
-    return {"cam_net": CamNet, "seam": Seam, "segmenter": SegmenterNet, "weaktr": WeakTr}

@@ -1,6 +1,6 @@
-"""Model files: one .safetensors that carries its own classes, architecture, input size and threshold.
+"""Model files: .safetensors files with classes, architecture, input size and threshold in the header.
 
-Nothing in it can run code: tensors, and JSON in the header.
+They contain only tensors and JSON, so loading a file never runs code from it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HEADER_KEY = "deal"
 
 @dataclass(frozen=True)
 class Threshold:
-    """The background threshold on class scores in [0, 1], and the rule that chose it."""
+    """The background threshold on class scores, in [0, 1], and the rule that chose it."""
 
     value: float
     rule: str
@@ -37,16 +37,16 @@ class Threshold:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Everything about a model but its weights.
+    """The description of a model, without its weights.
 
     Args:
-        architecture: name for `create_model`.
-        arguments: its arguments, without where initial weights came from.
-        classes: the foreground classes.
-        input_size: (height, width) at which the network works.
-        threshold: background threshold.
-        training: plain facts about the training (steps, losses, dataset), for people.
-        format_version: of the file it was read from.
+        architecture: Name for `create_model`.
+        arguments: Arguments for `create_model`, without the source of the initial weights.
+        classes: Foreground classes.
+        input_size: Size (height, width) of the input images.
+        threshold: Background threshold.
+        training: Facts about the training (steps, losses, dataset), for users.
+        format_version: Format version of the file.
     """
 
     architecture: str
@@ -59,18 +59,18 @@ class ModelInfo:
 
     @property
     def is_segmenter(self) -> bool:
-        """Whether scores are probabilities against the background, and not relative to the largest of their map."""
+        """Whether scores are probabilities against the background, and not relative to the maximum of their map."""
         return is_segmenter(self.architecture)
 
     @property
     def uses_depth(self) -> bool:
-        """Whether the network sees depth beside colour; it works without."""
+        """Whether the network uses depth; it also works without depth."""
         return uses_depth(self.architecture, self.arguments)
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A network in evaluation mode on the CPU, what describes it, and the SHA-256 of its file."""
+    """A network in evaluation mode on the CPU, its description, and the SHA-256 of its file."""
 
     network: nn.Module
     info: ModelInfo
@@ -78,10 +78,10 @@ class LoadedModel:
 
 
 def save_model(path: Path, network: nn.Module, info: ModelInfo) -> None:
-    """Write a model file; the name appears only when the file is whole.
+    """Write a model file; it appears under its name only when it is complete.
 
     Raises:
-        ModelFileError: the file cannot be written there; one that was there before is kept.
+        ModelFileError: the file cannot be written; an existing file is kept.
     """
     tensors: dict[str, Tensor] = {n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}
     header = info_to_metadata(info)
@@ -93,7 +93,7 @@ def save_model(path: Path, network: nn.Module, info: ModelInfo) -> None:
 
 
 def info_to_metadata(info: ModelInfo) -> dict[str, str]:
-    """Return what describes a model, as the metadata of its file: JSON under one key."""
+    """Return the metadata of a model file that describes the model: JSON under one key."""
     header = {
         "format_version": FORMAT_VERSION,
         "architecture": info.architecture,
@@ -107,7 +107,7 @@ def info_to_metadata(info: ModelInfo) -> dict[str, str]:
 
 
 def read_info(path: Path) -> ModelInfo:
-    """Read what describes a model, without its weights.
+    """Read the description of a model, without its weights.
 
     Raises:
         ModelFileError: the file is missing, truncated, not a DEAL model, or of a newer format.
@@ -117,11 +117,7 @@ def read_info(path: Path) -> ModelInfo:
 
 
 def load_model(path: Path, *, expected_classes: ClassList | None = None) -> LoadedModel:
-    """Load a model file.
-
-    Args:
-        path: the .safetensors file.
-        expected_classes: refuse a model whose class names are others, or in another order.
+    """Load a .safetensors model file; `expected_classes` are the class names, in order, that it must have.
 
     Raises:
         ModelFileError: the file is missing, truncated, not a DEAL model, of a newer format, or for other classes.
@@ -137,14 +133,14 @@ def load_model(path: Path, *, expected_classes: ClassList | None = None) -> Load
     try:
         network = create_model(info.architecture, len(info.classes), **_without_initial_weights(info.arguments))
     except ConfigError as error:
-        raise ModelFileError(f"{path}: its header describes a network that cannot be made: {error}") from None
+        raise ModelFileError(f"{path}: the network in the header cannot be made: {error}") from None
     wanted = network.state_dict()
     wrong = [
         n for n in {**wanted, **tensors} if n not in wanted or n not in tensors or tensors[n].shape != wanted[n].shape
     ]
     if wrong:
         raise ModelFileError(
-            f"{path}: weights do not fit '{info.architecture}': {len(wrong)} tensors are missing, not its own or of "
+            f"{path}: weights do not fit '{info.architecture}': {len(wrong)} tensors are missing, unknown or of "
             f"another shape, the first is '{wrong[0]}'"
         )
     network.load_state_dict(tensors)
@@ -152,14 +148,10 @@ def load_model(path: Path, *, expected_classes: ClassList | None = None) -> Load
 
 
 def info_from_metadata(path: Path, metadata: Mapping[str, str] | None) -> ModelInfo:
-    """Return what the metadata of a model's file says of it; `info_to_metadata` backwards.
-
-    Args:
-        path: of the file, for messages.
-        metadata: as the file holds it.
+    """Return the description of a model from the metadata of its file; `path` is for error messages.
 
     Raises:
-        ModelFileError: it is not there, damaged, or of a newer format.
+        ModelFileError: the metadata is missing, damaged, or of a newer format.
     """
     if not metadata or _HEADER_KEY not in metadata:
         raise ModelFileError(
@@ -212,7 +204,7 @@ class _Header(BaseModel):
 
 
 def _without_initial_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a network whose weights come from the file, and from nowhere else."""
+    """Return the arguments of a network without initial weights: all weights come from the model file."""
     return {name: "none" if name == "weights" else value for name, value in arguments.items()}
 
 
@@ -224,13 +216,13 @@ def _open(path: Path) -> Any:
     if path.suffix == ".onnx":
         raise ModelFileError(
             f"{path}: an .onnx file makes masks (the node, deal segment, deal evaluate); expected the .safetensors "
-            "file that it was made from"
+            "file from which it was exported"
         )
     try:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:
         raise ModelFileError(
-            f"{path}: damaged or truncated, or not a .safetensors file ({error}); copy it again from where it was made"
+            f"{path}: damaged or truncated, or not a .safetensors file ({error}); copy it again from its source"
         ) from None
 
 

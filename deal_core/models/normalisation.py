@@ -1,4 +1,4 @@
-"""Colours and depth as a network expects them."""
+"""Normalisation of colours and depth for networks."""
 
 from __future__ import annotations
 
@@ -13,20 +13,16 @@ from deal_core.structures import valid_depth
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _NEAREST_M = 0.1
-"""What is nearer counts as this near; no camera that we know of measures it."""
+"""Smallest depth; nearer values, which no common camera measures, are set to it."""
 
 
 class ColourNormalisation(nn.Module):
-    """Subtracts a mean from each colour channel and divides by a standard deviation.
+    """Subtracts the mean of each colour channel, in [0, 1], and divides by its standard deviation.
 
-    Both are arguments of the network and so in its model file; they are no part of its weights.
-
-    Args:
-        mean: of the RGB channels in [0, 1].
-        std: of the RGB channels in [0, 1].
+    Both are arguments of the network in the model file, and not part of the weights.
 
     Raises:
-        ConfigError: not three numbers each, or a std that is not above 0.
+        ConfigError: mean or std are not three numbers, or a std is not above 0.
     """
 
     mean: Tensor
@@ -40,19 +36,21 @@ class ColourNormalisation(nn.Module):
         self.register_buffer("std", torch.tensor(tuple(std)).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return `image` (B, 3, H, W), RGB in [0, 1], with mean 0 and deviation 1 in each channel of such a dataset."""
+        """Return the normalised `image` (B, 3, H, W), which is RGB in [0, 1]."""
         return (image - self.mean) / self.std
 
 
 class DepthNormalisation(nn.Module):
-    """Brings metres to two channels: inverse depth, in which errors are alike near and far, and where it is known.
+    """Converts metres to two channels: normalised inverse depth, and the mask of known depth.
+
+    Errors of inverse depth are similar at all distances.
 
     Args:
-        mean: of the inverse depth, 1/m, subtracted from it.
-        std: of the inverse depth, 1/m, by which it is divided.
+        mean: Mean of the inverse depth, in 1/m.
+        std: Standard deviation of the inverse depth, in 1/m.
 
     Raises:
-        ConfigError: a std that is not above 0.
+        ConfigError: the std is not above 0.
 
     >>> DepthNormalisation(1.0, 0.5)(torch.tensor([[[[0.5, 1.0, 0.0]]]]))[0, :, 0].tolist()
     [[2.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
@@ -65,7 +63,7 @@ class DepthNormalisation(nn.Module):
         self.mean, self.std = float(mean), float(std)
 
     def forward(self, depth: Tensor) -> Tensor:
-        """Return (B, 2, H, W) of `depth` (B, 1, H, W), metres; both are 0 where it is not valid."""
+        """Return (B, 2, H, W) from `depth` (B, 1, H, W) in metres; both channels are 0 for invalid depth."""
         known = valid_depth(depth)
         inverse = (depth.clamp(min=_NEAREST_M).reciprocal() - self.mean) / self.std
         return torch.cat([torch.where(known, inverse, 0.0), known.to(inverse.dtype)], dim=1)

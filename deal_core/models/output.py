@@ -1,4 +1,4 @@
-"""The outputs of networks: one form for all CAM networks, so that every loss works with each, and the segmenter's."""
+"""Outputs of networks: one class for all CAM networks, so that every loss works with each, and one for segmenters."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from deal_core.errors import ConfigError, nearest_hint
 
 MapFunction = Callable[[bool], Tensor]
-"""Makes a map (B, K, h, w); the argument says whether gradient reaches the backbone, or only the layers behind it."""
+"""Makes a map (B, K, h, w); the argument says whether gradients reach the backbone, or only the later layers."""
 
 
 @dataclass(frozen=True)
 class CamOutput:
-    """One forward pass of a CAM network.
+    """The output of a CAM network.
 
     Args:
-        tag_logits: (B, K) logits by name of the head; each is trained with the tag loss.
-        cam_head: the head whose logits are the spatial mean of `cams`.
-        cams: (B, K, h, w) raw CAM logits, with gradient to the backbone.
-        stride: pixels of the input a cell of `cams` stands for.
-        maps: every map that a loss may act on, by name; made when asked for.
-        refined: (B, K, h, w) CAM after the network's own refinement, not negative; None for a network without one.
+        tag_logits: (B, K) logits by name of the head; the tag loss trains each head.
+        cam_head: Name of the head that takes the spatial mean of `cams`.
+        cams: (B, K, h, w) raw CAM logits, with gradients to the backbone.
+        stride: Pixels of the input per cell of `cams`, along each side.
+        maps: Functions that make the maps for losses, by name.
+        refined: (B, K, h, w) non-negative CAM after refinement by the network; None for a network without refinement.
     """
 
     tag_logits: Mapping[str, Tensor]
@@ -36,18 +36,18 @@ class CamOutput:
 
     @property
     def activation(self) -> Tensor:
-        """The map to make masks from, (B, K, h, w), not negative: the refined CAM, or ReLU of the raw one."""
+        """The map (B, K, h, w) for masks, non-negative: the refined CAM, or the ReLU of the raw CAM."""
         return self.refined if self.refined is not None else self.cams.relu()
 
     def map(self, name: str | None = None, through_backbone: bool = True) -> Tensor:
-        """Return the map (B, K, h, w) called `name`; the raw CAM when left out.
+        """Return a map (B, K, h, w).
 
         Args:
-            name: one of `maps`.
-            through_backbone: whether a loss on it trains the backbone too. The values are the same either way.
+            name: Name of one of `maps`; default: the raw CAM.
+            through_backbone: Whether a loss on the map also trains the backbone; the values are the same.
 
         Raises:
-            ConfigError: the network has no such map; the message names those it has.
+            ConfigError: the network has no such map.
         """
         if name is None and through_backbone:
             return self.cams
@@ -62,11 +62,7 @@ class CamOutput:
 
 @dataclass(frozen=True)
 class SegmenterOutput:
-    """One forward pass of a network that was trained on masks.
-
-    Args:
-        logits: (B, K + 1, h, w), background first.
-    """
+    """The output of a segmenter: logits (B, K + 1, h, w), background first."""
 
     logits: Tensor
 
@@ -82,11 +78,11 @@ class SegmenterOutput:
 
 @dataclass(frozen=True)
 class Consistency:
-    """What a network asks of two views of the same images.
+    """The consistency losses of a network on two views of the same images.
 
     Args:
-        second: output for the second view; its tag loss is averaged with that of the first.
-        losses: scalars by name, weighted, that are added to the total.
+        second: Output for the second view; the tag loss is the mean over the two views.
+        losses: Weighted scalars by name, added to the total loss.
     """
 
     second: CamOutput
@@ -95,14 +91,14 @@ class Consistency:
 
 @runtime_checkable
 class ConsistentNetwork(Protocol):
-    """A network with losses of its own that compare two views, as SEAM's."""
+    """A network with losses that compare two views, such as SEAM."""
 
     def consistency(self, image: Tensor, tags: Tensor, first: CamOutput) -> Consistency:
-        """Return the second view and what the two should agree on.
+        """Return the output for the second view, and the losses on the two views.
 
         Args:
-            image: (B, 3, H, W), the first view.
+            image: (B, 3, H, W) first view.
             tags: (B, K) in {1, 0, nan}.
-            first: output for the first view.
+            first: Output for the first view.
         """
         ...

@@ -1,4 +1,4 @@
-"""ResNet38-d: the wide residual network that SEAM and its relatives are built on."""
+"""ResNet38-d: the wide residual network of SEAM and related methods."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from deal_core.models.cam_net import freeze_batch_norm
 class ResNet38(nn.Module):
     """Wide ResNet-38 (Wu, Shen, van den Hengel 2016) at output stride 8, as SEAM (Wang et al. 2020) uses it.
 
-    Pre-activation blocks; the last two stages are dilated by 2 and 4 in place of striding. Made to be fine-tuned: the
-    first convolution, the stage `b2` and every BatchNorm keep what was loaded, also in training.
+    It has pre-activation blocks, and dilations of 2 and 4 instead of strides in the last two stages. For fine-tuning,
+    the first convolution, the stage `b2` and every BatchNorm are frozen.
     """
 
     channels = (512, 1024, 4096)
-    """Of the three feature maps."""
+    """Channels of the three feature maps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,12 +33,12 @@ class ResNet38(nn.Module):
         self.train(self.training)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Return feature maps of (B, 512, h, w), (B, 1024, h, w) and (B, 4096, h, w) at stride 8, none negative.
+        """Return non-negative feature maps (B, 512, h, w), (B, 1024, h, w) and (B, 4096, h, w) at stride 8.
 
         They are the activated inputs of `b5` and `b6` ("conv4", "conv5") and the activated output of `b7` ("conv6").
 
         Args:
-            image: (B, 3, H, W), normalised; h = ceil(H / 8), w = ceil(W / 8).
+            image: (B, 3, H, W) normalised image; h = ceil(H / 8), w = ceil(W / 8).
         """
         x = self.b4(self.b3(self.b2(self.conv1a(image))))
         first, *others = self.b5
@@ -59,7 +59,7 @@ class ResNet38(nn.Module):
 
 
 class _BasicBlock(nn.Module):
-    """Pre-activation block of two 3x3 convolutions; a shortcut that changes shape starts at the activated input."""
+    """Pre-activation block of two 3x3 convolutions; a shortcut with a convolution starts at the activated input."""
 
     def __init__(
         self, in_channels: int, width: int, out_channels: int, *, stride: int, first_dilation: int, dilation: int
@@ -109,14 +109,12 @@ def _stage(
     first_dilation: int = 1,
     dilation: int = 1,
 ) -> nn.Sequential:
-    first = _BasicBlock(
-        in_channels, width, out_channels, stride=stride, first_dilation=first_dilation, dilation=dilation
+    options = {"stride": stride, "first_dilation": first_dilation, "dilation": dilation}
+    rest = {**options, "stride": 1, "first_dilation": dilation}
+    return nn.Sequential(
+        _BasicBlock(in_channels, width, out_channels, **options),
+        *(_BasicBlock(out_channels, width, out_channels, **rest) for _ in range(blocks - 1)),
     )
-    rest = (
-        _BasicBlock(out_channels, width, out_channels, stride=1, first_dilation=dilation, dilation=dilation)
-        for _ in range(blocks - 1)
-    )
-    return nn.Sequential(first, *rest)
 
 
 def _conv3x3(in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:

@@ -1,7 +1,7 @@
-"""SEAM: CAMs that two views of an image agree on, and their refinement by pixel correlation.
+"""SEAM: CAMs that are consistent over two views of an image, and their refinement by pixel correlation.
 
 Wang, Zhang, Kan, Shan, Chen, "Self-supervised Equivariant Attention Mechanism for Weakly Supervised Semantic
-Segmentation", CVPR 2020, arXiv 2004.04581. docs/explanation/seam.md shows what carries gradient where.
+Segmentation", CVPR 2020, arXiv 2004.04581. docs/explanation/seam.md shows the flow of gradients.
 """
 
 from __future__ import annotations
@@ -23,11 +23,7 @@ from deal_core.losses.equivariance import (
     max_norm,
     refined_minimum_loss,
 )
-from deal_core.models.cam_net import (
-    create_backbone,
-    freeze_batch_norm,
-    load_backbone_weights,
-)
+from deal_core.models.cam_net import check_weights, create_backbone, freeze_batch_norm, load_backbone_weights
 from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation
 from deal_core.models.output import CamOutput, Consistency
 from deal_core.models.resnet38 import ResNet38
@@ -40,50 +36,47 @@ _BLOCK = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class SeamOutput(CamOutput):
-    """One forward pass of SEAM.
-
-    Args:
-        refined_background: (B, 1, h, w) in [0, 1], what the refinement makes of the background.
-    """
+    """The output of SEAM."""
 
     refined_background: Tensor
+    """(B, 1, h, w) refined background in [0, 1]."""
 
 
 class Seam(nn.Module):
     """SEAM with its own ResNet38, or with a convolutional timm backbone, at output stride 8.
 
-    `cams` are the logits of a 1x1 convolution on the last feature map. `refined` is their normalised form, averaged
-    over the pixels that look alike to the pixel correlation module (PCM). Its embedding is made from an early and a
-    middle feature map and the colours. As published, no gradient leaves the PCM: losses on `refined` train the three
-    convolutions of the embedding, and the map "refined" with `through_backbone` lets them train everything.
+    `cams` are the logits of a 1x1 convolution on the last feature map. `refined` are the normalised CAMs, averaged over
+    similar pixels by the pixel correlation module (PCM). The embedding of the PCM uses an early and a middle feature
+    map and the colours. As published, gradients do not leave the PCM: losses on `refined` train only the three
+    convolutions of the embedding. The map "refined" with `through_backbone` passes gradients on to all layers.
 
-    With the preset "reference" it trains as published. "fixed" differs in four points that are errors:
+    The preset "reference" trains as published. The preset "fixed" corrects four errors:
 
-    1. The difference between the views is averaged over the tags that are present, not over all classes, of which
-       the absent ones are 0 by construction: the published weight of L_ER falls with the number of classes.
+    1. The difference between the views is averaged over the present tags. The published mean over all classes contains
+       zeros for all absent classes, so the weight of L_ER decreases with the number of classes.
     2. Hard mining takes the largest 20 % of the entries of present classes and background. The published 20 % of all
-       entries holds every one that is not 0 as soon as less than a fifth of the classes is present, and mines nothing.
-    3. The classifier has one output a class. The published one has one more, which nothing trains or reads.
-    4. Images are made smaller with an antialiasing filter, and everything is resized with one convention
-       (`align_corners=False`), as when CAMs are made and masks are compared.
+       entries contain all non-zero entries if less than a fifth of the classes is present.
+    3. The classifier has one output per class. The published classifier has one more, which is not trained.
+    4. Images are downsampled with an antialiasing filter, and all resizing uses `align_corners=False`, as for CAMs and
+       masks.
 
     Args:
-        num_classes: K.
-        backbone: "resnet38", or the name of a timm model whose last three feature levels are at stride 8 when it is
-            asked for that output stride.
-        weights: "none" (random), "hub" (timm's pretrained weights, downloaded) or the path of a .safetensors file.
-        backbone_arguments: passed on to `timm.create_model`, e.g. `{"pad_type": "same"}`.
-        mean: of the RGB channels in [0, 1], subtracted from the image.
-        std: of the RGB channels in [0, 1], by which the image is divided.
-        dropout: of whole channels before the classifier.
-        second_scale: size of the second view, of that of the first.
-        freeze_batch_norm: keep the BatchNorm statistics and affine parameters of a timm backbone as they were
-            loaded; those of resnet38 are always kept.
+        num_classes: Number of classes K.
+        backbone: "resnet38", or the name of a timm model with the last three feature levels at stride 8 for that output
+            stride.
+        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a .safetensors file.
+        backbone_arguments: Further arguments of `timm.create_model`, e.g. `{"pad_type": "same"}`.
+        mean: Mean of the RGB channels, in [0, 1].
+        std: Standard deviation of the RGB channels, in [0, 1].
+        dropout: Dropout rate of whole channels before the classifier.
+        second_scale: Size of the second view relative to the first view.
+        freeze_batch_norm: Whether to freeze the BatchNorm statistics and affine parameters of a timm backbone; those of
+            resnet38 are always frozen.
         preset: "reference" or "fixed", see above.
 
     Raises:
-        ConfigError: the backbone is unknown or cannot work at stride 8, or a value is out of range.
-        ModelFileError: the weights file is missing, damaged or of another network.
+        ConfigError: the backbone is unknown or does not support stride 8, or a value is out of range.
+        ModelFileError: the weights file is missing, damaged or from another network.
 
     >>> net = Seam(3, backbone="test_resnet")
     >>> net(torch.rand(1, 3, 64, 80)).refined.shape
@@ -122,7 +115,7 @@ class Seam(nn.Module):
         self.train(self.training)
 
     def forward(self, image: Tensor) -> SeamOutput:
-        """Return CAMs, their refinement and tag logits of `image` (B, 3, H, W), RGB in [0, 1], at stride 8."""
+        """Return CAMs, refined CAMs and tag logits of `image` (B, 3, H, W), RGB in [0, 1], at stride 8."""
         normalised = self.normalise_colours(image)
         early, middle, last = self.backbone(normalised)
         last = self.dropout(last)
@@ -149,16 +142,16 @@ class Seam(nn.Module):
         )
 
     def consistency(self, image: Tensor, tags: Tensor, first: CamOutput) -> Consistency:
-        """Return the output for the smaller view and what SEAM asks of the two, each with weight 1.
+        """Return the output for the smaller view and the losses of SEAM, each with weight 1.
 
-        "rvmin", the mean of the two views, pulls the refined map to 0 where it is lowest; "er" makes the CAMs of the
-        two views equal; "ecr" makes the refined map of each view equal to the CAM of the other. A tag that is unknown
-        is taken as absent: it contributes nothing.
+        "rvmin", the mean over the two views, pulls the minimum of the refined map to 0; "er" makes the CAMs of the two
+        views equal; "ecr" makes the refined map of each view equal to the CAM of the other view. An unknown tag counts
+        as absent and contributes nothing.
 
         Args:
-            image: (B, 3, H, W), the first view.
+            image: (B, 3, H, W) first view.
             tags: (B, K) in {1, 0, nan}.
-            first: this network's output for it.
+            first: Output of this network for the first view.
 
         Raises:
             TypeError: `first` is the output of another network.
@@ -167,7 +160,7 @@ class Seam(nn.Module):
             raise TypeError(f"expected a SeamOutput for the first view, got {type(first).__name__}")
         size, second_size = image.shape[-2:], [max(int(side * self.second_scale), 1) for side in image.shape[-2:]]
         second = self.forward(self._reduce(image, second_size))
-        # Losses of nearly equal maps are differences: under autocast, too, the arithmetic stays in float32.
+        # The losses are differences of similar maps, so they are computed in float32 even under autocast.
         with torch.autocast(device_type=image.device.type, enabled=False):
             return Consistency(second, self._losses((first, second), (size, second_size), tags))
 
@@ -184,7 +177,7 @@ class Seam(nn.Module):
     def _losses(
         self, outputs: tuple[SeamOutput, SeamOutput], sizes: tuple[Sequence[int], Sequence[int]], tags: Tensor
     ) -> dict[str, Tensor]:
-        # Classes that no image of the batch has are 0 on both sides: most of the work is left out with them.
+        # Classes absent from the whole batch are 0 in both views; skipping them saves most of the work.
         used = (tags == 1).any(dim=0)
         used[0] |= ~used.any()
         known, classes = tags[:, used], tags.shape[1] if self.preset == "reference" else None
@@ -207,7 +200,7 @@ class Seam(nn.Module):
         }
 
     def _reduce(self, image: Tensor, size: Sequence[int]) -> Tensor:
-        """Make an image smaller; as published, a pixel is made of its four neighbours and no more."""
+        """Downsample an image; as published, each pixel is interpolated from only four pixels."""
         return self._interpolate(image, size, antialias=self.preset == "fixed")
 
     def _resize(self, maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -221,7 +214,7 @@ class Seam(nn.Module):
 
 
 class PixelEmbedding(nn.Module):
-    """What the pixel correlation module compares: a feature vector a pixel, from two feature maps and the colours."""
+    """Embedding of the pixel correlation module: one vector per pixel, from two feature maps and the colours."""
 
     def __init__(self, early_channels: int, middle_channels: int) -> None:
         super().__init__()
@@ -233,16 +226,16 @@ class PixelEmbedding(nn.Module):
         nn.init.xavier_uniform_(self.fuse.weight, gain=4)
 
     def forward(self, colours: Tensor, early: Tensor, middle: Tensor) -> Tensor:
-        """Return (B, 192, h, w) of normalised colours (B, 3, h, w) and feature maps (B, C, h, w)."""
+        """Return the embedding (B, 192, h, w) from normalised colours (B, 3, h, w) and feature maps (B, C, h, w)."""
         parts = [colours, F.relu(self.early(early)), F.relu(self.middle(middle))]
         return self.fuse(torch.cat([part.to(colours.dtype) for part in parts], dim=1))
 
 
 def seed(cams: Tensor) -> Tensor:
-    """Return what the pixel correlation module spreads, (B, K + 1, h, w) in [0, 1], the background first.
+    """Return the input (B, K + 1, h, w), in [0, 1], of the pixel correlation module, background first.
 
-    Each CAM (B, K, h, w) is divided by its maximum; the background is 1 - max over classes, and of the classes only
-    the largest one at each pixel is kept.
+    Each CAM (B, K, h, w) is divided by its maximum. The background is 1 - max over classes, and only the largest class
+    at each pixel is kept.
     """
     positive = _full_precision(cams).relu()
     scaled = (positive - EPSILON).relu() / (positive.amax(dim=(-2, -1), keepdim=True) + EPSILON)
@@ -251,22 +244,20 @@ def seed(cams: Tensor) -> Tensor:
 
 
 def pixel_correlation(maps: Tensor, embedding: Tensor) -> Tensor:
-    """Return at every pixel the mean of `maps` over all pixels, weighted by how alike the embeddings are.
+    """Return (B, C, h, w), at least float32: at every pixel, the mean of `maps` weighted by embedding similarity.
 
-    The pixel correlation module of SEAM: the weight is the cosine of the two embeddings, 0 where it is negative.
+    This is the pixel correlation module of SEAM: the weight is the cosine similarity of the two embeddings, with
+    negative values set to 0.
 
     Args:
-        maps: (B, C, h, w).
-        embedding: (B, D, h, w).
-
-    Returns:
-        (B, C, h, w), at least float32, in the range of `maps`.
+        maps: (B, C, h, w) maps to average.
+        embedding: (B, D, h, w) embedding of the pixels.
     """
     with torch.autocast(device_type=maps.device.type, enabled=False):
         vectors = _full_precision(embedding).flatten(2)
         vectors = vectors / (torch.linalg.vector_norm(vectors, dim=1, keepdim=True) + EPSILON)
-        # The product is divided, not the n x n affinity: its column sums are one more row of the same product. Without
-        # gradient, a block of columns is all of the affinity that exists at a time.
+        # A row of ones adds the column sums of the n x n affinity to the product, so only the product is divided.
+        # Without gradients, only one block of columns of the affinity exists at a time.
         rows = F.pad(_full_precision(maps).flatten(2), (0, 0, 0, 1), value=1.0)
         blocks = vectors.split(_BLOCK, dim=2)
         spread = torch.cat([rows @ (vectors.transpose(1, 2) @ block).relu_() for block in blocks], dim=2)
@@ -281,8 +272,7 @@ def _create_resnet38(weights: str, arguments: Mapping[str, Any] | None) -> tuple
     """Return the backbone and the channels of its three feature maps."""
     if arguments:
         raise ConfigError(f"expected no backbone_arguments for resnet38, found {dict(arguments)}")
-    if not isinstance(weights, str):
-        raise ConfigError(f"expected weights as none or the path of a .safetensors file, found {weights!r}")
+    check_weights(weights)
     if weights == "hub":
         raise ConfigError("resnet38 has no weights to download: expected none or the path of a .safetensors file")
     backbone = ResNet38()

@@ -1,4 +1,4 @@
-"""Tokens and attention of a plain vision transformer from timm, with additional prefix tokens, at any image size."""
+"""Tokens and attention of a plain vision transformer of timm, with additional prefix tokens, at any image size."""
 
 from __future__ import annotations
 
@@ -14,37 +14,29 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Attention, Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from deal_core.errors import ConfigError, nearest_hint
-from deal_core.models.cam_net import load_backbone_weights, no_download
-
-# Of timm.create_model: set from our own arguments, able to load a pickle, or without an effect on tokens and attention.
-_REFUSED_ARGUMENTS = (
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "checkpoint_path",
-    "cache_dir",
-    "features_only",
-    "num_classes",
-    "drop_path_rate",
-    "patch_drop_rate",
-    "drop_rate",
-    "dynamic_img_size",
-    "dynamic_img_pad",
+from deal_core.errors import ConfigError
+from deal_core.models.cam_net import (
+    check_timm_name,
+    explain_timm_errors,
+    load_backbone_weights,
+    refuse_own_arguments,
 )
+
+# Arguments of timm.create_model that the network sets, or that have no effect on tokens and attention.
+_REFUSED = ("num_classes", "drop_path_rate", "patch_drop_rate", "drop_rate", "dynamic_img_size", "dynamic_img_pad")
 _BLOCK_PARTS = {"norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2"}
 _ATTENTION_PARTS = {"qkv", "q_norm", "k_norm", "attn_drop", "norm", "proj", "proj_drop"}
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a transformer makes of an image: T tokens, the prefix first, the h x w patches last, row by row.
+    """The output of a transformer: T tokens, first the prefix and last the h x w patches, row by row.
 
     Args:
-        tokens: (B, T, D) after the last block, without the final norm.
+        tokens: (B, T, D) tokens after the last block, without the final norm.
         grid: (h, w) of the patches.
-        attention: of each layer (B, heads, T, T), after the softmax; rows sum to 1.
-        branches: of each layer (B, T, D), the output of the attention, before it is added to the tokens.
+        attention: Attention (B, heads, T, T) of each layer, after the softmax; rows sum to 1.
+        branches: Output (B, T, D) of the attention of each layer, before its addition to the tokens.
     """
 
     tokens: Tensor
@@ -62,11 +54,11 @@ class Tokens:
 class TokenTransformer(nn.Module):
     """The body of a timm vision transformer that also returns its attention, and takes images of any size.
 
-    Position embeddings are resized bicubically to the grid of the image; pixels beyond the last whole patch are left
-    out. The final norm is kept, so that weights fit, but neither applied nor trained.
+    Position embeddings are resized bicubically to the grid of the image; pixels beyond the last whole patch are
+    ignored. The final norm exists only so that weights fit: it is neither applied nor trained.
 
     Args:
-        vit: made by `create_vit`; its parts are used, not copied.
+        vit: Transformer made by `create_vit`; its modules are shared, not copied.
     """
 
     def __init__(self, vit: VisionTransformer) -> None:
@@ -89,8 +81,8 @@ class TokenTransformer(nn.Module):
         """Return tokens and attention of a normalised image.
 
         Args:
-            image: (B, 3, H, W).
-            prefix: (P, D) tokens that go before the patches, with their position embeddings.
+            image: (B, 3, H, W) normalised image.
+            prefix: (P, D) tokens before the patches, with their position embeddings.
 
         Raises:
             ConfigError: the image is smaller than a patch.
@@ -127,30 +119,20 @@ def create_vit(name: str, weights: str, drop_path: float, arguments: Mapping[str
     """Make a timm vision transformer without a classifier.
 
     Args:
-        name: of the timm model.
-        weights: "none" (random), "hub" (timm's pretrained weights, downloaded) or the path of a .safetensors file;
+        name: Name of the timm model.
+        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a .safetensors file;
             position embeddings of another grid and patch filters of another size are resized.
-        drop_path: rate of stochastic depth in the last block; it rises linearly from 0 in the first.
-        arguments: passed on to `timm.create_model`, such as `{"patch_size": 8, "depth": 6}`.
+        drop_path: Rate of stochastic depth in the last block; it increases linearly from 0 in the first block.
+        arguments: Further arguments of `timm.create_model`, such as `{"patch_size": 8, "depth": 6}`.
 
     Raises:
         ConfigError: the model is unknown, is no plain vision transformer with square patches, or refuses an argument.
-        ModelFileError: the weights file is missing, damaged or of another network.
+        ModelFileError: the weights file is missing, damaged or from another network.
     """
-    if not isinstance(name, str) or not timm.is_model(name):
-        hint = nearest_hint(str(name), timm.list_models("*vit*") + timm.list_models("deit*"))
-        raise ConfigError(f"unknown backbone '{name}': expected a vision transformer of timm.{hint}")
-    for argument in arguments:
-        if argument in _REFUSED_ARGUMENTS:
-            raise ConfigError(
-                f"backbone_arguments cannot set '{argument}': the network sets it itself, or it would have no effect"
-            )
-    try:
+    check_timm_name("backbone", name, "a vision transformer of timm", ("*vit*", "deit*"))
+    refuse_own_arguments("backbone_arguments", arguments, _REFUSED)
+    with explain_timm_errors(name, f"backbone '{name}' with arguments {dict(arguments)}"):
         vit = timm.create_model(name, pretrained=weights == "hub", num_classes=0, drop_path_rate=drop_path, **arguments)
-    except OSError as error:
-        raise no_download(name, error) from error
-    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        raise ConfigError(f"backbone '{name}' cannot be made with arguments {dict(arguments)}: {error}") from error
     _check_plain(name, vit)
     if weights not in ("none", "hub"):
         load_backbone_weights(vit, Path(weights), adapt=lambda tensors: checkpoint_filter_fn(tensors, vit))
@@ -158,18 +140,18 @@ def create_vit(name: str, weights: str, drop_path: float, arguments: Mapping[str
 
 
 def _attend(attention: Attention, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the output (B, T, D) of timm's attention, and the probabilities (B, heads, T, T), which timm discards."""
+    """Return the output (B, T, D) of timm's attention, and its probabilities (B, heads, T, T)."""
     q, k, v = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     q, k = attention.q_norm(q) * attention.scale, attention.k_norm(k)
     probabilities = _softmax((q @ k.transpose(-2, -1)).float())
     mixed = (attention.attn_drop(probabilities) @ v).transpose(1, 2).flatten(2)
-    if hasattr(attention, "norm"):  # older timm has none
+    if hasattr(attention, "norm"):  # older versions of timm have no norm
         mixed = attention.norm(mixed)
     return attention.proj_drop(attention.proj(mixed)), probabilities
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    """Softmax over the last axis; where no gradient is asked for, in the memory of `scores`, which are large."""
+    """Return the softmax over the last axis; without gradients, computed in place, since `scores` are large."""
     if torch.is_grad_enabled():
         return scores.softmax(dim=-1)
     scores.sub_(scores.amax(dim=-1, keepdim=True)).exp_()
@@ -177,7 +159,7 @@ def _softmax(scores: Tensor) -> Tensor:
 
 
 def _check_plain(name: str, vit: Any) -> None:
-    """Refuse whatever `TokenTransformer` would compute otherwise than timm does."""
+    """Raise `ConfigError` for models for which `TokenTransformer` would differ from timm."""
     plain = (
         type(vit) is VisionTransformer
         and type(vit.patch_embed) is PatchEmbed

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
+from deal_core.models.cam_net import check_weights
 from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation
 from deal_core.models.output import CamOutput, MapFunction
 from deal_core.models.vit import Tokens, TokenTransformer, create_vit
@@ -17,8 +18,8 @@ Pool = Literal["max", "mean"]
 Fused = Literal["both", "attention", "cam"]
 Refined = Literal["coarse", "fused", "fine"]
 
-# Of the fusion's bottlenecks, as published; there 72 maps leave 9 units. With only one or two, as a small transformer
-# would have, the ReLU is often 0 for every image, and the fusion cannot learn.
+# Reduction of the bottlenecks of the fusion, as published: 72 maps give 9 units. With only one or two units, as for a
+# small transformer, the ReLU is often 0 for every image, and the fusion cannot learn.
 _REDUCTION = 8
 _LEAST_UNITS = 8
 
@@ -33,28 +34,27 @@ class WeakTr(nn.Module):
         M = C * ReLU(S)    "fused": C is the weighted attention of class tokens to patches
         F = P M            "fine":  P is the weighted attention of patches to patches
 
-    As published, F and M train the fusion alone: attention, features and S are detached. `CamOutput.refined`, the
-    logits "fine" and the maps made with `through_backbone=False` do so; with `through_backbone=True` S and the
-    attention carry gradient into convolution, class tokens and backbone. The features that the weights are computed
-    from are always detached.
+    As published, F and M train only the fusion: attention, features and S are detached in `CamOutput.refined`, in the
+    logits "fine" and in maps made with `through_backbone=False`. With `through_backbone=True`, gradients reach
+    convolution, class tokens and backbone through S and the attention. Features for the weights are always detached.
 
     Args:
-        num_classes: K.
-        backbone: name of a plain vision transformer of timm with square patches.
-        weights: "none" (random), "hub" (timm's pretrained weights, downloaded) or the path of a .safetensors file.
-        backbone_arguments: passed on to `timm.create_model`, e.g. `{"img_size": 128, "patch_size": 8, "depth": 6}`.
-            Images may have any size; `img_size` is that of the learned position embeddings.
-        mean: of the RGB channels in [0, 1], subtracted from the image.
-        std: of the RGB channels in [0, 1], by which the image is divided.
-        pool: how the fusion pools features over tokens: "max" or "mean".
-        fused: what M is made of: "both" as above, "attention" (C alone) or "cam" (ReLU(S) alone).
-        refined: the map that masks are made from. As published "fine"; a small transformer trained from random weights
-            attends nearly everywhere, so that P averages over the image, and "fused" serves it better.
-        drop_path: stochastic depth in training, rising linearly to this rate in the last block.
+        num_classes: Number of classes K.
+        backbone: Name of a plain vision transformer of timm with square patches.
+        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a .safetensors file.
+        backbone_arguments: Further arguments of `timm.create_model`, e.g. `{"img_size": 128, "patch_size": 8}`. Images
+            may have any size; `img_size` is the size of the learned position embeddings.
+        mean: Mean of the RGB channels, in [0, 1].
+        std: Standard deviation of the RGB channels, in [0, 1].
+        pool: Pooling of features over tokens in the fusion: "max" or "mean".
+        fused: Factors of M: "both" as above, "attention" (only C) or "cam" (only ReLU(S)).
+        refined: Map for masks; published: "fine". For a small transformer trained from random weights, "fused" is
+            better: its attention is nearly uniform, so P averages over the image.
+        drop_path: Rate of stochastic depth in the last block; it increases linearly from 0 in the first block.
 
     Raises:
         ConfigError: the backbone is unknown or no plain vision transformer, or a value is out of range.
-        ModelFileError: the weights file is missing, damaged or of another network.
+        ModelFileError: the weights file is missing, damaged or from another network.
 
     >>> net = WeakTr(3, "vit_tiny_patch16_224", backbone_arguments={"depth": 2, "embed_dim": 32, "num_heads": 2})
     >>> net(torch.rand(1, 3, 120, 160)).cams.shape
@@ -83,7 +83,7 @@ class WeakTr(nn.Module):
         self.num_classes = num_classes
         self.fused = fused
         self.refined = refined
-        # Outside of the backbone: they are of this task, and must learn where the backbone is frozen.
+        # Outside of the backbone, because they must also learn if the backbone is frozen.
         token, position = _class_token(vit, num_classes)
         self.class_tokens = nn.Parameter(token)
         self.class_positions = nn.Parameter(position)
@@ -105,7 +105,7 @@ class WeakTr(nn.Module):
             "coarse": cams.mean(dim=(-2, -1)),
             "fine": fine.mean(dim=(-2, -1)),
         }
-        # Without gradient the maps are what they are, and the attention of all layers can be freed.
+        # Without gradients, the maps need no attention, so the attention of all layers can be freed.
         maps: dict[str, MapFunction] = {"coarse": lambda _: cams, "fused": lambda _: fused, "fine": lambda _: fine}
         if torch.is_grad_enabled():
             maps = self._maps(tokens, weights, cams, fused, fine)
@@ -142,16 +142,16 @@ class WeakTr(nn.Module):
 
 
 class AttentionFusion(nn.Module):
-    """A weight in (0, 1) for the attention of every head and layer, from pooled features (WeakTr's AAF).
+    """A weight in (0, 1) for the attention of every head and layer, from pooled features (AAF of WeakTr).
 
-    As published, a head's features are every `heads`-th channel of the attention branch, beginning with the head's
-    index, and not the contiguous channels the head has written before the output projection.
+    As published, the features of a head are every `heads`-th channel of the attention branch, starting at the index of
+    the head, and not the contiguous channels of the head before the output projection.
 
     Args:
-        dim: D, channels of the features.
-        heads: of each layer.
-        depth: L, number of layers.
-        pool: over the tokens, "max" or "mean".
+        dim: Channels D of the features.
+        heads: Number of heads per layer.
+        depth: Number of layers L.
+        pool: Pooling over the tokens, "max" or "mean".
     """
 
     def __init__(self, dim: int, heads: int, depth: int, pool: Pool) -> None:
@@ -171,7 +171,7 @@ class AttentionFusion(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def forward(self, branches: Sequence[Tensor]) -> Tensor:
-        """Return weights (B, heads, L) from the attention branches (B, T, D) of L layers."""
+        """Return the weights (B, heads, L) from the attention branches (B, T, D) of L layers."""
         pooled = torch.stack([b.amax(1) if self.pool == "max" else b.mean(1) for b in branches], dim=1)
         features = pooled.unflatten(-1, (-1, self.heads)).permute(0, 3, 1, 2)  # (B, heads, L, D / heads)
         scores = self.squeeze(features).flatten(1)
@@ -179,13 +179,13 @@ class AttentionFusion(nn.Module):
 
 
 def fuse_attention(attention: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Return the weighted mean (B, T, T) over heads and layers; rows are not normalised again.
+    """Return the weighted mean (B, T, T) over heads and layers, without another normalisation of the rows.
 
-    One layer after the other is added up in place of the whole stack, which at 375x500 would be 155 MB a copy.
+    The sum goes layer by layer, since a stack of all layers would need 155 MB per copy at 375x500 pixels.
 
     Args:
-        attention: of each of L layers (B, heads, T, T).
-        weights: (B, heads, L).
+        attention: Attention (B, heads, T, T) of each of L layers.
+        weights: (B, heads, L) weights.
     """
     scaled = weights.float() / (weights.shape[1] * weights.shape[2])
     mixed = attention[0].new_zeros(weights.shape[0], 1, attention[0][0, 0].numel(), dtype=torch.float32)
@@ -195,7 +195,7 @@ def fuse_attention(attention: Sequence[Tensor], weights: Tensor) -> Tensor:
 
 
 def _class_token(vit: Any, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Return K class tokens and their positions, both (K, D): copies of the backbone's, or random where it has none."""
+    """Return K class tokens and their positions, both (K, D): copies of that of the backbone, or random without one."""
     token = torch.empty(num_classes, vit.embed_dim)
     position = torch.zeros(num_classes, vit.embed_dim)
     nn.init.trunc_normal_(token, std=0.02)
@@ -207,15 +207,9 @@ def _class_token(vit: Any, num_classes: int) -> tuple[Tensor, Tensor]:
 
 
 def _check_arguments(weights: str, pool: str, fused: str, refined: str, drop_path: float) -> None:
-    if not isinstance(weights, str):
-        raise ConfigError(f"expected weights as none, hub or the path of a .safetensors file, found {weights!r}")
-    options = (
-        ("pool", pool, get_args(Pool)),
-        ("fused", fused, get_args(Fused)),
-        ("refined", refined, get_args(Refined)),
-    )
-    for option, value, choices in options:
-        if value not in choices:
-            raise ConfigError(f"expected {option} as {', '.join(choices)}, found {value!r}")
+    check_weights(weights)
+    for option, value, kind in (("pool", pool, Pool), ("fused", fused, Fused), ("refined", refined, Refined)):
+        if value not in get_args(kind):
+            raise ConfigError(f"expected {option} as {', '.join(get_args(kind))}, found {value!r}")
     if not 0 <= drop_path < 1:
         raise ConfigError(f"expected drop_path in [0, 1), found {drop_path!r}")

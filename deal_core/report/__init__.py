@@ -1,4 +1,4 @@
-"""The page that compares runs, its charts, and the stream for the rerun viewer."""
+"""Report page that compares runs, its charts, and the stream for the rerun viewer."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Line charts as SVG text that sits in a page: transparent, in the page's font, black or white as the page is."""
+"""Line charts as SVG elements of a page, transparent and in the font and text colour of the page."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-SERIES_COLORS = ("#2f80d8", "#e8762b", "#1fa37a", "#c74f9e", "#8b6be0", "#b08d12", "#2aa5b8", "#d9534f")
-"""Colours of runs, apart for colour-blind eyes too, readable on white and on near-black."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-_INK = "#010203"  # Stands for the page's text colour until the SVG is written.
+SERIES_COLORS = ("#2f80d8", "#e8762b", "#1fa37a", "#c74f9e", "#8b6be0", "#b08d12", "#2aa5b8", "#d9534f")
+"""Colours of runs: distinguishable with colour blindness, readable on white and on near-black."""
+
+_INK = "#010203"  # Placeholder for the text colour of the page
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +25,11 @@ class Line:
     """One line of a chart.
 
     Args:
-        x: (N,) ascending.
-        y: (N,), nan where undefined.
-        color: `#rrggbb`.
-        dashed: for a line that is only there to compare with.
-        faint: for raw values behind a smoothed line.
+        x: (N,) increasing values.
+        y: (N,) values, nan where undefined.
+        color: Colour as `#rrggbb`.
+        dashed: Whether the line is dashed, for a reference.
+        faint: Whether the line is faint, for raw values behind a smoothed line.
     """
 
     x: npt.NDArray[Any]
@@ -38,12 +41,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """One point of a chart, with a few words beside it. Filled or as a ring."""
+    """One point of a chart, filled or as a ring."""
 
     x: float
     y: float
     color: str
-    text: str = ""
     ring: bool = False
 
 
@@ -60,31 +62,21 @@ def line_chart(
     """Return an `<svg>` element with the lines and marks.
 
     Args:
-        lines: at least one.
-        x_label: what the x axis counts.
-        y_label: what the y axis measures.
-        name: for those who cannot see it; different for every chart of a page.
-        marks: points on top.
-        size: in inches at 72 a inch; the page scales it.
-        zero: whether the y axis starts at 0.
+        lines: At least one line.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        name: Accessible name, unique on the page.
+        marks: Points on top of the lines.
+        size: Size in inches of 72 units; the page scales it.
+        zero: Whether the y axis starts at 0.
     """
     import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    style: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "font.size": 10.5,
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "axes.edgecolor": _INK,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
-    }
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10.5, **dict.fromkeys(inked, _INK)}
     with mpl.rc_context(style):
         figure = Figure(figsize=size)
-        FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         for line in lines:
             axes.plot(
@@ -98,33 +90,11 @@ def line_chart(
                 solid_joinstyle="round",
             )
         for mark in marks:
-            axes.plot(
-                [mark.x],
-                [mark.y],
-                marker="o",
-                markersize=8,
-                color=mark.color,
-                markerfacecolor="none" if mark.ring else mark.color,
-                markeredgewidth=2,
-                linestyle="none",
-                zorder=5,
-            )
-            if mark.text:
-                axes.annotate(
-                    mark.text, (mark.x, mark.y), xytext=(0, 10), textcoords="offset points", ha="center", fontsize=9.5
-                )
+            face = "none" if mark.ring else mark.color
+            axes.plot(mark.x, mark.y, "o", color=mark.color, ms=8, mfc=face, mew=2, zorder=5)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.margins(x=0.02, y=0.08)
-        if zero:
-            axes.set_ylim(bottom=0)
-        axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.8)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        axes.spines["bottom"].set_alpha(0.35)
-        axes.tick_params(length=0, pad=6)
-        axes.locator_params(axis="x", nbins=7)
-        axes.locator_params(axis="y", nbins=5)
+        _style_axes(axes, zero)
         buffer = io.StringIO()
         figure.savefig(
             buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.04, metadata={"Date": None}
@@ -132,8 +102,21 @@ def line_chart(
     return _inline(buffer.getvalue(), name)
 
 
+def _style_axes(axes: Axes, zero: bool) -> None:
+    """Draw only a light grid and the bottom axis, with few ticks."""
+    axes.margins(x=0.02, y=0.08)
+    if zero:
+        axes.set_ylim(bottom=0)
+    axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_alpha(0.35)
+    axes.tick_params(length=0, pad=6)
+    axes.locator_params(axis="x", nbins=7)
+    axes.locator_params(axis="y", nbins=5)
+
+
 def smooth(values: npt.NDArray[np.float64], span: int) -> npt.NDArray[np.float64]:
-    """Return the exponential moving average over about `span` values, without the bias of its start."""
+    """Return the exponential moving average over about `span` values, with bias correction."""
     decay = 1.0 - 2.0 / (max(span, 1) + 1)
     total = weight = 0.0
     out = np.empty(len(values))
@@ -145,12 +128,12 @@ def smooth(values: npt.NDArray[np.float64], span: int) -> npt.NDArray[np.float64
 
 
 def _inline(text: str, name: str) -> str:
-    """Turn matplotlib's SVG file into an element of a page."""
+    """Return the SVG file of matplotlib as an element of a page."""
     svg = text[text.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace(_INK, "currentColor")
     svg = re.sub(r"(font: [^;'\"]*px )'[^;\"]*", r"\1inherit", svg)
-    # A page's own style says this for every chart; and only what is referred to may keep an id.
+    # The page styles all charts, and ids must be unique on it: keep only those that are referred to.
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     referred = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: found.group(0) if found.group(1) in referred else "", svg)

@@ -1,4 +1,4 @@
-"""Models and pseudo masks on the same frames: against drawn masks or, where there are none, against each other."""
+"""Comparison of models and pseudo masks on the same frames: with drawn masks or, without these, with each other."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from deal_core.structures import Float64Array
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """Something that has a mask for every frame.
+    """A source of a mask for every frame.
 
     Args:
-        name: for readers.
-        folder: of the run, or of the pseudo masks.
-        model: None where the folder holds pseudo masks.
+        name: Name for the report.
+        folder: Run folder, or folder of pseudo masks.
+        model: Model; None for a folder of pseudo masks.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What a report shows.
+    """The content of a report.
 
     Args:
-        runs: a candidate each, in order.
-        pairs: (R, R) mIoU of each with each; None where they were compared with drawn masks.
+        runs: One run per candidate, in order.
+        pairs: (R, R) mIoU of each pair of candidates; None after a comparison with drawn masks.
     """
 
     runs: tuple[Run, ...]
@@ -57,14 +57,14 @@ class Comparison:
 
 
 def open_candidate(path: Path, name: str = "") -> Candidate:
-    """Open a model file, a run's folder with one in it, or a folder of pseudo masks by `deal cams`.
+    """Open a model file, a run folder with a model file, or a folder of pseudo masks by `deal cams`.
 
     Args:
-        path: of the file or folder.
-        name: for readers; the folder's when left out.
+        path: Path of the file or folder.
+        name: Name for the report; default: the name of the folder.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the path is none of these.
         ModelFileError: the model cannot be read.
     """
     folder = path if path.is_dir() else path.parent
@@ -76,18 +76,18 @@ def open_candidate(path: Path, name: str = "") -> Candidate:
     if (path / MODEL_FILE).is_file():
         return Candidate(name, folder, load_model(path / MODEL_FILE))
     raise UsageError(
-        f"{path}: expected a model file, a run's folder with {MODEL_FILE}, or a folder of pseudo masks with "
+        f"{path}: expected a model file, a run folder with {MODEL_FILE}, or a folder of pseudo masks with "
         f"{CAMS_FILE}, found {'a folder without either' if path.is_dir() else 'nothing'}"
     )
 
 
 def check_candidate(candidate: Candidate, dataset: Dataset, settings: CamSettings) -> None:
-    """Refuse, before any work, what has no masks for these frames.
+    """Check that a candidate can provide the masks of these frames.
 
     Raises:
         ModelFileError: the model is for other classes.
         DatasetError: the pseudo masks are for other classes, or lack frames.
-        UsageError: as `deal_core.masks.score_dataset.check_use`.
+        UsageError: `deal_core.masks.score_dataset.check_use` raises it.
     """
     if candidate.model:
         check_use(candidate.model.info, dataset, settings)
@@ -96,12 +96,10 @@ def check_candidate(candidate: Candidate, dataset: Dataset, settings: CamSetting
 
 
 def predict_frames(candidate: Candidate, dataset: Dataset, settings: CamSettings) -> Iterable[PredictedFrame]:
-    """Yield every frame with the candidate's mask, in order and in constant memory.
+    """Yield every frame with the mask of the candidate, in order and in constant memory.
 
     Raises:
-        ModelFileError: as `score_frames`.
-        DatasetError: a file of the dataset or a mask is missing or damaged.
-        UsageError: as `score_frames`.
+        DealError: `check_candidate` or `score_frames` raises it, or a mask is damaged.
     """
     if candidate.model:
         threshold = decision_threshold(candidate.model, settings).value
@@ -118,20 +116,20 @@ def compare(
     num_pictures: int = 12,
     advance: Advance = lambda steps: None,
 ) -> Comparison:
-    """Compare candidates on the frames that have a drawn mask or, where none has, on all with each other.
+    """Compare candidates on the frames with drawn masks or, without any, with each other on all frames.
 
     Args:
-        candidates: at least one; two where no frame has a mask.
-        dataset: the frames.
-        work: folder into which the pictures are written, as long as the report is not.
-        settings: how models make scores.
-        num_pictures: how many frames to draw, the worst ones.
-        advance: called with the number of steps done, up to `num_steps`.
+        candidates: At least one candidate; at least two if no frame has a drawn mask.
+        dataset: Frames.
+        work: Folder for the pictures, which must exist until the report is written.
+        settings: Settings of the scores of models.
+        num_pictures: Number of frames to draw, worst first.
+        advance: Function to call with the number of completed steps, up to `num_steps`.
 
     Raises:
-        UsageError: no candidate, a single one without drawn masks, or as `check_candidate`.
-        DatasetError: as `check_candidate`; or a file is missing or damaged.
-        ModelFileError: as `check_candidate`.
+        UsageError: there is no candidate, only one without drawn masks, or `check_candidate` raises it.
+        DatasetError: `check_candidate` raises it, or a file is missing or damaged.
+        ModelFileError: `check_candidate` raises it.
     """
     settings = settings or CamSettings()
     if not candidates:
@@ -157,7 +155,7 @@ def compare(
 
 
 def num_steps(candidates: Sequence[Candidate], dataset: Dataset) -> int:
-    """Return how many steps `compare` takes."""
+    """Return the number of steps of `compare`."""
     drawn = _num_drawn(dataset)
     return sum(_passes(candidate) for candidate in candidates) * drawn if drawn else len(dataset)
 
@@ -167,7 +165,7 @@ def _num_drawn(dataset: Dataset) -> int:
 
 
 def _passes(candidate: Candidate) -> int:
-    """Return how often `_evaluate` looks at a frame."""
+    """Return the number of passes of `_evaluate` over the frames."""
     return 2 if candidate.model else 1
 
 
@@ -193,10 +191,10 @@ def _evaluate(
 def _agree(
     candidates: Sequence[Candidate], dataset: Dataset, settings: CamSettings, advance: Advance
 ) -> tuple[list[EvaluationResult], Float64Array]:
-    """Compare the candidates with each other, all of them on one frame after the other, so that no mask is kept."""
+    """Compare the candidates with each other, frame by frame, so that no mask is kept."""
     if len(candidates) < 2:
         raise UsageError(
-            f"{dataset.path}: no frame has a drawn mask, so there is nothing to compare {candidates[0].folder} with: "
+            f"{dataset.path}: no frame has a drawn mask, so {candidates[0].folder} has nothing to be compared with: "
             "name two or more models or folders of masks"
         )
 

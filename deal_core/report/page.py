@@ -1,7 +1,7 @@
-"""One HTML page about any number of runs: figures, curves and pictures, readable anywhere and without a network.
+"""A self-contained HTML page about any number of runs: figures, curves and pictures.
 
-A run is a folder with evaluation.json (`deal evaluate`), and, where they exist, history.jsonl (`deal train`, one
-JSON object of numbers a logged step) and pictures/ (`deal_core.evaluation.picture_folder.PictureWriter`).
+A run is a folder with evaluation.json (`deal evaluate`) and, optionally, history.jsonl (`deal train`, one JSON object
+of numbers per logged step) and pictures/ (`deal_core.evaluation.picture_folder.PictureWriter`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ from deal_core.evaluation.result import EvaluationResult
 from deal_core.evaluation.seeds import SeedSummary, summarise_seeds
 from deal_core.files import replacing
 from deal_core.report.charts import SERIES_COLORS, Line, Mark, line_chart, smooth
-from deal_core.structures import Float64Array
+from deal_core.structures import Float64Array, Int64Array
 
 HISTORY_FILE = "history.jsonl"
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -32,24 +33,20 @@ TEMPLATE = Path(__file__).with_name("page.html")
 _PICTURE_WIDTH = 384
 _MAX_POINTS = 600
 _AXES = ("step", "epoch")
-# A loss and the value that gives it a meaning belong in one chart.
+# Losses that share a chart with the value that they are compared with.
 _COMPARED_WITH = {"loss_deal": "deal_flat"}
 
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """What training logged.
-
-    Args:
-        series: name to (steps, values), both (N,); a series may miss steps that others have.
-    """
+    """The training log: steps and values, both (N,), by name; the series may have different steps."""
 
     series: Mapping[str, tuple[Float64Array, Float64Array]]
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Everything a report shows of one run; `history` is None and `pictures` empty where the run has none."""
+    """The content of a report about one run; `history` is None and `pictures` empty if the run has none."""
 
     folder: Path
     evaluation: EvaluationResult
@@ -58,16 +55,12 @@ class Run:
 
     @property
     def headline(self) -> MaskScore | None:
-        """The score to judge by: the one that needs no masks, else the oracle's."""
+        """The main score: at the automatic threshold if there is one, else at the oracle threshold."""
         return self.evaluation.auto or self.evaluation.oracle
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run's folder.
-
-    Raises:
-        EvaluationError: the folder is no evaluated run, or one of its files cannot be read.
-    """
+    """Read a run folder; raise `EvaluationError` if it has no evaluation, or a file cannot be read."""
     evaluation = EvaluationResult.read(folder)
     return Run(folder, evaluation, read_history(folder / HISTORY_FILE), read_pictures(folder))
 
@@ -75,16 +68,15 @@ def read_run(folder: Path) -> Run:
 def read_history(path: Path) -> History | None:
     """Read a training log; return None if the file is missing or empty.
 
-    A last line without its end is left out: the training was interrupted while it wrote. Where a resumed
-    training logged a step again, the later value stands.
+    An incomplete last line, which an interrupted training leaves, is ignored. If a resumed training logged a step
+    again, the later value counts.
 
     Raises:
-        EvaluationError: another line is no JSON object, or has no step.
+        EvaluationError: a line is no JSON object, or has no step.
     """
     if not path.is_file():
         return None
-    text = path.read_text("utf-8")
-    whole, _, _ = text.rpartition("\n")
+    whole, _, _ = path.read_text("utf-8").rpartition("\n")
     series: dict[str, dict[float, float]] = {}
     for number, line in enumerate(whole.splitlines(), start=1):
         if not line.strip():
@@ -115,20 +107,20 @@ def write_report(
     num_pictures: int | None = None,
     pairs: Float64Array | None = None,
 ) -> Path:
-    """Write the page about the runs; the first is the one the others are compared with.
+    """Write the page about the runs; it compares all runs with the first one.
 
     Args:
-        runs: at least one; all scored against the truth, or all against each other.
-        path: the HTML file to write, under a temporary name first.
-        title: of the page; made from the datasets when left out.
-        num_pictures: how many frames to show, of those that any run has pictures of; all when left out.
-        pairs: (R, R) mIoU of each run's masks against each other's, where there is no truth.
+        runs: At least one run; all scored against the truth, or all against each other.
+        path: Path of the HTML file.
+        title: Title of the page; default: made from the datasets.
+        num_pictures: Number of frames with pictures to show; default: all.
+        pairs: (R, R) mIoU of each pair of runs, for runs without truth.
 
     Raises:
-        EvaluationError: no run, one of its files cannot be read, or the page cannot be written.
+        EvaluationError: there is no run, a file cannot be read, or the page cannot be written.
     """
     if not runs:
-        raise EvaluationError("a report needs at least one run")
+        raise EvaluationError("expected at least one run for a report, found none")
     page = render_report(runs, title=title, num_pictures=num_pictures, pairs=pairs)
     try:
         with replacing(path) as temporary:
@@ -139,13 +131,9 @@ def write_report(
 
 
 def render_report(
-    runs: Sequence[Run],
-    *,
-    title: str = "",
-    num_pictures: int | None = None,
-    pairs: Float64Array | None = None,
+    runs: Sequence[Run], *, title: str = "", num_pictures: int | None = None, pairs: Float64Array | None = None
 ) -> str:
-    """Return the page as text; arguments as `write_report`."""
+    """Return the page as text, with arguments as in `write_report`."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -154,6 +142,7 @@ def render_report(
     environment.filters["points"] = _points
     environment.filters["delta"] = _delta
     views = _views(runs)
+    colors = _class_colors(views)
     datasets = list(dict.fromkeys(run.evaluation.dataset for run in runs))
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         title=title or f"Segmentation on {', '.join(Path(dataset).name or dataset for dataset in datasets)}",
@@ -161,18 +150,18 @@ def render_report(
         runs=views,
         base=views[0],
         seeds=_seed_rows(views),
-        classes=_class_rows(views),
+        classes=_class_rows(views, {"background": "#6b7280", **colors}),
         threshold_chart=_threshold_chart(views),
         frame_chart=_frame_chart(views),
         history=_history_charts(views),
         frames=_frame_cards(views, num_pictures),
         pairs=pairs,
         has_truth=not any(view.headline and view.headline.rule == AGREEMENT for view in views),
-        legend=_legend(views),
+        legend=list(colors.items()),
     )
 
 
-# What the template sees: plain attributes, formatted there.
+# The data of the template, which formats the values.
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +169,10 @@ class _View:
     label: str
     color: str
     run: Run
-    headline: MaskScore | None
+
+    @property
+    def headline(self) -> MaskScore | None:
+        return self.run.headline
 
     @property
     def evaluation(self) -> EvaluationResult:
@@ -240,7 +232,7 @@ class _FrameCard:
 
     @property
     def scores(self) -> str:
-        """Each run's figure as JSON, for the page to sort by; null where there is none."""
+        """The mIoU of each run as JSON, for sorting in the page; null if undefined."""
         return json.dumps([round(run.iou, 6) if math.isfinite(run.iou) else None for run in self.runs])
 
 
@@ -255,26 +247,22 @@ _PART_TITLES = {
 
 
 def _views(runs: Sequence[Run]) -> list[_View]:
-    """Give every run a colour and a label of its own."""
+    """Return the runs, each with a unique label and a colour."""
     names = [run.evaluation.name for run in runs]
-    labels = []
-    for run, name in zip(runs, names, strict=True):
-        seed = run.evaluation.details.get("seed")
-        label = name if names.count(name) == 1 or seed is None else f"{name} · seed {seed}"
-        labels.append(label)
-    return [
-        _View(
-            label if labels.count(label) == 1 else f"{label} ({run.folder.name})",
-            SERIES_COLORS[index % len(SERIES_COLORS)],
-            run,
-            run.headline,
-        )
-        for index, (run, label) in enumerate(zip(runs, labels, strict=True))
+    seeds = [run.evaluation.details.get("seed") for run in runs]
+    labels = [
+        name if names.count(name) == 1 or seed is None else f"{name} · seed {seed}"
+        for name, seed in zip(names, seeds, strict=True)
     ]
+    unique = [
+        label if labels.count(label) == 1 else f"{label} ({run.folder.name})"
+        for run, label in zip(runs, labels, strict=True)
+    ]
+    return [_View(*view) for view in zip(unique, cycle(SERIES_COLORS), runs, strict=False)]
 
 
 def _seed_rows(views: Sequence[_View]) -> list[_SeedRow]:
-    """Return mean and spread of the runs that differ only in their seed, on the same dataset."""
+    """Return mean and spread over runs that differ only in their seed, on the same dataset."""
     groups: dict[tuple[str, str], list[_View]] = {}
     for view in views:
         if "seed" in view.evaluation.details:
@@ -299,12 +287,17 @@ def _summary(values: Sequence[float]) -> SeedSummary | None:
     return summarise_seeds(known) if known else None
 
 
-def _class_rows(views: Sequence[_View]) -> list[_ClassRow]:
-    """Return one row a class name, over all runs; a run that does not know the class has an empty cell."""
-    colors: dict[str, str] = {"background": "#6b7280"}
+def _class_colors(views: Sequence[_View]) -> dict[str, str]:
+    """Return the colour of every class, by name."""
+    colors: dict[str, str] = {}
     for view in views:
-        for name, rgb in zip(view.evaluation.classes.names, view.evaluation.classes.colors, strict=True):
-            colors.setdefault(name, _hex(rgb))
+        for name, color in zip(view.evaluation.classes.names, view.evaluation.classes.colors, strict=True):
+            colors.setdefault(name, "#{:02x}{:02x}{:02x}".format(*color))
+    return colors
+
+
+def _class_rows(views: Sequence[_View], colors: Mapping[str, str]) -> list[_ClassRow]:
+    """Return one row per class name; a run without the class has an empty cell."""
     by_view = [{entry.name: entry for entry in view.headline.classes} if view.headline else {} for view in views]
     rows = []
     for name, color in colors.items():
@@ -346,7 +339,7 @@ def _frame_chart(views: Sequence[_View]) -> str:
     for view in views:
         ious = np.sort([frame.iou for frame in view.evaluation.per_frame if math.isfinite(frame.iou)])
         if len(ious) > 1:
-            chosen = np.unique(np.linspace(0, len(ious) - 1, _MAX_POINTS).round().astype(int))
+            chosen = _spread(len(ious))
             lines.append(Line(100 * chosen / (len(ious) - 1), 100 * ious[chosen], view.color))
     if not lines:
         return ""
@@ -356,7 +349,7 @@ def _frame_chart(views: Sequence[_View]) -> str:
 
 
 def _history_charts(views: Sequence[_View]) -> list[_Chart]:
-    """Return one chart a logged number: losses first, then what was held out, then the rest."""
+    """Return one chart per logged number: losses first, then held-out figures, then the rest."""
     logged = dict.fromkeys(n for view in views if view.run.history for n in view.run.history.series)
     names = sorted(logged, key=_chart_order)
     references = {reference for name, reference in _COMPARED_WITH.items() if name in names}
@@ -364,16 +357,16 @@ def _history_charts(views: Sequence[_View]) -> list[_Chart]:
     for name in names:
         if name in references:
             continue
+        reference = _COMPARED_WITH.get(name, "")
         lines = []
         for view in views:
             series = view.run.history.series if view.run.history else {}
             if name in series:
                 noisy = "loss" in name and len(series[name][0]) >= 40
-                lines += (_raw_and_smooth if noisy else _plain)(*series[name], view.color)
-            if _COMPARED_WITH.get(name) in series:
-                steps, values = series[_COMPARED_WITH[name]]
-                lines.append(Line(*_thin(steps, smooth(values, len(values) // 20)), view.color, dashed=True))
-        reference = _COMPARED_WITH.get(name)
+                lines += [Line(*_thin(*series[name]), view.color, faint=noisy)]
+                lines += [Line(*_smooth_and_thin(*series[name]), view.color)] if noisy else []
+            if reference in series:
+                lines.append(Line(*_smooth_and_thin(*series[reference]), view.color, dashed=True))
         note = f"dashed: {reference}, the loss of a flat CAM" if reference in references else ""
         svg = line_chart(lines, x_label="step", y_label="", name=f"{name} by step", size=(4.6, 2.7))
         charts.append(_Chart(name, svg, note))
@@ -384,80 +377,66 @@ def _chart_order(name: str) -> int:
     return 0 if name == "loss" else 1 if name.startswith("loss") else 2 if name.startswith("held_out") else 3
 
 
-def _plain(steps: Float64Array, values: Float64Array, color: str) -> list[Line]:
-    return [Line(*_thin(steps, values), color)]
-
-
-def _raw_and_smooth(steps: Float64Array, values: Float64Array, color: str) -> list[Line]:
-    return [
-        Line(*_thin(steps, values), color, faint=True),
-        Line(*_thin(steps, smooth(values, len(values) // 20)), color),
-    ]
+def _smooth_and_thin(steps: Float64Array, values: Float64Array) -> tuple[Float64Array, Float64Array]:
+    return _thin(steps, smooth(values, len(values) // 20))
 
 
 def _thin(steps: Float64Array, values: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Return at most `_MAX_POINTS` of the points, so that a long training makes no huge page."""
-    chosen = np.unique(np.linspace(0, len(steps) - 1, _MAX_POINTS).round().astype(int))
+    """Return at most `_MAX_POINTS` of the points, which limits the size of the page."""
+    chosen = _spread(len(steps))
     return steps[chosen], values[chosen]
 
 
+def _spread(count: int) -> Int64Array:
+    """Return at most `_MAX_POINTS` indices, evenly spread over `count` points."""
+    return np.unique(np.linspace(0, count - 1, _MAX_POINTS).round().astype(int))
+
+
 def _frame_cards(views: Sequence[_View], count: int | None) -> list[_FrameCard]:
-    """Return the frames that any run drew, worst on the average first, all runs beside each other."""
+    """Return the frames with pictures of any run, worst on average first, with all runs side by side."""
     drawn = [{picture.key: picture for picture in view.run.pictures} for view in views]
     scores = [
-        {**{key: picture.iou for key, picture in of_run.items()}, **_known_scores(view)}
+        {key: picture.iou for key, picture in of_run.items()} | {f.key: f.iou for f in view.evaluation.per_frame}
         for view, of_run in zip(views, drawn, strict=True)
     ]
     keys = {key for of_run in drawn for key in of_run}
     of_keys = [[FrameScore(key, iou) for key, iou in of_run.items() if key in keys] for of_run in scores]
     chosen = worst_frames(of_keys, len(keys) if count is None else count)
-    cards = [
-        _frame_card(
-            key,
-            [of_run.get(key) for of_run in drawn],
-            [_FrameRun(view, of_run.get(key, math.nan), ()) for view, of_run in zip(views, scores, strict=True)],
-        )
-        for key in chosen
-    ]
+    cards = []
+    for key in chosen:
+        pictures = [of_run.get(key) for of_run in drawn]
+        cards.append(_frame_card(key, views, pictures, [of_run.get(key, math.nan) for of_run in scores]))
     return sorted(cards, key=_average)
 
 
-def _known_scores(view: _View) -> dict[str, float]:
-    return {frame.key: frame.iou for frame in view.evaluation.per_frame}
-
-
 def _average(card: _FrameCard) -> tuple[bool, float]:
-    """Return what frames are sorted by; those without a figure come last."""
+    """Return the sort key of a frame; frames without any score come last."""
     known = [run.iou for run in card.runs if math.isfinite(run.iou)]
     return (not known, sum(known) / max(len(known), 1))
 
 
-def _frame_card(key: str, drawn: Sequence[Picture | None], runs: Sequence[_FrameRun]) -> _FrameCard:
+def _frame_card(
+    key: str, views: Sequence[_View], drawn: Sequence[Picture | None], scores: Sequence[float]
+) -> _FrameCard:
+    files = [picture.files if picture else {} for picture in drawn]
     shared: dict[str, Path] = {}
-    for picture in drawn:
+    for of_run in files:
         for part in ("image", "depth", "edges", "truth"):
-            if picture and part in picture.files:
-                shared.setdefault(part, picture.files[part])
-    return _FrameCard(
-        key,
-        tuple(_shown(part, path) for part, path in shared.items()),
-        tuple(
-            replace(run, pictures=_run_pictures(picture) if picture else ())
-            for run, picture in zip(runs, drawn, strict=True)
-        ),
+            if part in of_run:
+                shared.setdefault(part, of_run[part])
+    runs = tuple(
+        _FrameRun(view, iou, _shown({part: of_run[part] for part in ("cam", "prediction") if part in of_run}))
+        for view, iou, of_run in zip(views, scores, files, strict=True)
     )
+    return _FrameCard(key, _shown(shared), runs)
 
 
-def _run_pictures(picture: Picture) -> tuple[_Shown, ...]:
-    return tuple(_shown(part, picture.files[part]) for part in ("cam", "prediction") if part in picture.files)
-
-
-def _shown(part: str, path: Path) -> _Shown:
-    return _Shown(_PART_TITLES[part], _data_uri(path))
+def _shown(files: Mapping[str, Path]) -> tuple[_Shown, ...]:
+    return tuple(_Shown(_PART_TITLES[part], _data_uri(path)) for part, path in files.items())
 
 
 def _data_uri(path: Path) -> str:
-    """Return a PNG as a WebP data address, no wider than a page shows it."""
+    """Return a PNG as a data URI of a WebP, at most as wide as the page shows it."""
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
         raise EvaluationError(f"{path}: expected a PNG picture. Write it again with `deal evaluate`")
@@ -471,25 +450,13 @@ def _data_uri(path: Path) -> str:
     return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode("ascii")
 
 
-def _legend(views: Sequence[_View]) -> list[tuple[str, str]]:
-    colors: dict[str, str] = {}
-    for view in views:
-        for name, color in zip(view.evaluation.classes.names, view.evaluation.classes.colors, strict=True):
-            colors.setdefault(name, _hex(color))
-    return list(colors.items())
-
-
-def _hex(color: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)
-
-
 def _points(value: float | None) -> str:
-    """Format a share as points; a dash where it is not defined."""
+    """Return a share as text in points; a dash if it is undefined."""
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
 
 
 def _delta(value: float) -> str:
-    """Format a difference of shares as signed points."""
+    """Return a difference of shares as text in signed points."""
     if not math.isfinite(value):
         return ""
     rounded = round(100 * value, 1)

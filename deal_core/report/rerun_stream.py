@@ -1,17 +1,17 @@
 """A recording of a dataset as a stream for the rerun viewer: image, depth and edges, CAMs, masks and predictions.
 
-Everything of one camera lies under one entity, so that the viewer's 3D view has the depth where the camera saw it:
+All data of one camera is under one entity, so that the 3D view of the viewer shows the depth at its place:
 
     world/camera                        pinhole, colours and names of class ids
     world/camera/image, depth, edges
-    world/camera/cam/<name>             strongest class, over the greyed image
+    world/camera/cam/<name>             heat map of the strongest class over the grey image
     world/camera/truth                  class ids
     world/camera/pseudo/<name>          class ids, 255 where undecided
     world/camera/prediction/<name>      class ids
     frame                               segment, tags and name, as text
-    iou/<name>                          mIoU of the frame, where there is a truth
+    iou/<name>                          mIoU of the frame, if it has a true mask
 
-on two timelines: `stamp`, that of the colour image, and `frame`, which counts.
+The timelines are `stamp`, the stamp of the colour image, and `frame`, the frame number.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _MASK_OPACITY = 0.6
 
 @dataclass(frozen=True)
 class Layers:
-    """What is shown beside image, depth, edges and truth.
+    """The layers in addition to image, depth, edges and truth.
 
     Args:
-        candidates: models and folders of pseudo masks, of different names.
-        cams: name and folder of CAMs by `deal cams`; names differ from each other's and the models'.
+        candidates: Models and folders of pseudo masks, with unique names.
+        cams: Names and folders of CAMs by `deal cams`; names must differ from each other and from those of models.
     """
 
     candidates: Sequence[Candidate] = ()
@@ -57,25 +57,25 @@ class Layers:
 
     @property
     def models(self) -> list[Candidate]:
-        """Those that predict."""
+        """The candidates with a model."""
         return [candidate for candidate in self.candidates if candidate.model]
 
     @property
     def masks(self) -> list[Candidate]:
-        """Those whose masks are there already."""
+        """The candidates with existing masks."""
         return [candidate for candidate in self.candidates if not candidate.model]
 
     @property
     def heats(self) -> list[str]:
-        """The names of all that have CAMs."""
+        """The names of all layers with CAMs."""
         return [*(candidate.name for candidate in self.models), *(name for name, _ in self.cams)]
 
 
 def check_layers(dataset: Dataset, layers: Layers, settings: CamSettings) -> None:
-    """Refuse, before any work, what cannot be shown.
+    """Check that the layers can be shown.
 
     Raises:
-        UsageError: frames of several recordings or none, or two names that are one.
+        UsageError: the frames are not from exactly one recording, or two names are equal.
         DatasetError: masks or CAMs are for other classes, or lack frames.
         ModelFileError: a model is for other classes.
     """
@@ -84,7 +84,7 @@ def check_layers(dataset: Dataset, layers: Layers, settings: CamSettings) -> Non
         raise UsageError(f"{dataset.path}: expected one recording to show, found {found}: choose with --recording")
     for names in ([candidate.name for candidate in layers.candidates], layers.heats):
         if len(set(names)) < len(names):
-            raise UsageError(f"expected different names of what is shown, found {', '.join(names)}")
+            raise UsageError(f"expected different names of all layers, found {', '.join(names)}")
     for candidate in layers.candidates:
         check_candidate(candidate, dataset, settings)
     for _, folder in layers.cams:
@@ -102,18 +102,18 @@ def send_frames(
     """Send a recording to a stream, frame by frame in constant memory.
 
     Args:
-        stream: what it is sent to, see `layout` for how it should be shown.
-        dataset: the frames of one recording.
-        layers: what to show of them.
-        settings: how models make scores.
-        advance: called with the number of frames done.
+        stream: Stream of the viewer; `layout` returns its layout.
+        dataset: Frames of one recording.
+        layers: Layers to show.
+        settings: Settings of the scores of models.
+        advance: Function to call with the number of processed frames.
 
     Raises:
-        UsageError, DatasetError, ModelFileError: as `check_layers`; or a file is missing or damaged.
+        UsageError, DatasetError, ModelFileError: `check_layers` raises it, or a file is missing or damaged.
     """
     settings = settings or CamSettings()
     check_layers(dataset, layers, settings)
-    stream.set_log_time_enabled(False)  # when this ran says nothing of the recording
+    stream.set_log_time_enabled(False)  # the time of this call is not part of the recording
     stream.send_recording_name(f"{dataset.path.name}/{dataset.recordings[0]}")
     stream.log("world", rr.ViewCoordinates.RDF, static=True)
     stream.log(CAMERA, annotation_context(dataset.classes), static=True)
@@ -134,7 +134,7 @@ def send_frames(
 
 
 def annotation_context(classes: ClassList) -> rr.AnnotationContext:
-    """Return names and colours of every id in masks; background is transparent."""
+    """Return name and colour of every mask id; the background is transparent."""
     return rr.AnnotationContext(
         [
             rr.AnnotationInfo(id=0, label="background", color=(0, 0, 0, 0)),
@@ -148,7 +148,7 @@ def annotation_context(classes: ClassList) -> rr.AnnotationContext:
 
 
 def layout(dataset: Dataset, layers: Layers) -> rrb.Blueprint:
-    """Return how the viewer should arrange it: what was measured above, what was made of it below."""
+    """Return the layout of the viewer: measurements in the first row, results in the second, text in the last."""
     is_drawn = any(frame.mask for frame in dataset.frames)
     has_camera = bool(dataset.recordings) and dataset.camera(dataset.recordings[0]) is not None
     measured = [_view("Image", ["image"])]
@@ -180,7 +180,7 @@ def layout(dataset: Dataset, layers: Layers) -> rrb.Blueprint:
 def _frames(
     dataset: Dataset, candidates: Sequence[Candidate], settings: CamSettings
 ) -> Iterator[tuple[FrameRecord, Sample, Sequence[PredictedFrame]]]:
-    """Yield every frame with what each candidate makes of it."""
+    """Yield every frame with the predictions of all candidates."""
     if not candidates:
         for record in dataset.frames:
             yield record, dataset.load(record), ()
@@ -219,7 +219,7 @@ def _send_prediction(
 
 
 def _depth(dataset: Dataset, sample: Sample) -> rr.DepthImage:
-    """Return depth in millimetres, as measured; relative inverse depth as it is, which has no place in space."""
+    """Return metric depth in millimetres, and relative inverse depth, which has no scale, unchanged."""
     if dataset.depth_kind == "metric":
         return rr.DepthImage(metres_to_depth(sample.depth), meter=1000.0)
     return rr.DepthImage(sample.depth)
@@ -234,7 +234,7 @@ def _pinhole(camera: CameraIntrinsics) -> rr.Pinhole:
 
 
 def _picture(rgb: UInt8Array) -> Any:
-    """Return a picture for the eye: JPEG, a tenth of the bytes."""
+    """Return a JPEG, which needs a tenth of the bytes."""
     return rr.Image(rgb).compress(jpeg_quality=_JPEG_QUALITY)
 
 
@@ -247,7 +247,7 @@ def _view(name: str, parts: Sequence[str]) -> Any:
 
 
 def _tabs(title: str, views: Sequence[tuple[str, Sequence[str]]]) -> list[Any]:
-    """Return one view, or several of a kind as tabs."""
+    """Return one view, or tabs for several views."""
     named = [_view(f"{title}: {name}", parts) for name, parts in views]
     return [rrb.Tabs(*named, name=title)] if len(named) > 1 else named
 

@@ -1,4 +1,4 @@
-"""What runs on a robot: the segmenter, its back ends, export, and what is made of its masks."""
+"""Run time on a robot: the segmenter, its back ends, export, and objects and points from its masks."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The ray of each pixel of a camera, without the distortion of the lens, so that depth becomes points.
+"""Undistorted rays of the pixels of a camera, which turn depth into points.
 
 Example:
     >>> camera = CameraIntrinsics(width=4, height=2, fx=2.0, fy=2.0, cx=1.0, cy=0.0)
@@ -19,7 +19,7 @@ from deal_core.errors import DealError
 from deal_core.structures import BoolArray, CameraIntrinsics, Float32Array, valid_depth
 
 DISTORTION_MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
-"""The names of sensor_msgs/CameraInfo for the lenses that can be undone."""
+"""Supported distortion models, named as in sensor_msgs/CameraInfo."""
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -29,22 +29,22 @@ _LARGEST_ERROR_PX = 0.1
 
 
 class CameraModelError(DealError):
-    """A camera whose pixels cannot be given a direction."""
+    """A camera model whose distortion cannot be inverted."""
 
 
 @lru_cache(maxsize=4)
 def pixel_rays(camera: CameraIntrinsics, stride: int = 1) -> Float32Array:
-    """Return x/z and y/z of every `stride`-th pixel's centre in the optical frame; computed once a camera.
+    """Return x/z and y/z of the centre of every `stride`-th pixel in the optical frame; cached per camera.
 
     Args:
-        camera: size and lens; pixel (column, row) has its centre at these whole numbers.
-        stride: rows and columns taken, 1 is all.
+        camera: Size and lens; the centre of pixel (column, row) has these integer coordinates.
+        stride: Step between rows and between columns.
 
     Returns:
         (2, ceil(H / stride), ceil(W / stride)) float32, read-only.
 
     Raises:
-        CameraModelError: the distortion model is unknown, has another number of coefficients, or cannot be undone.
+        CameraModelError: the distortion model is unknown, has another number of coefficients, or cannot be inverted.
     """
     columns, rows = np.meshgrid(np.arange(0.0, camera.width, stride), np.arange(0.0, camera.height, stride))
     right, down = (columns - camera.cx) / camera.fx, (rows - camera.cy) / camera.fy
@@ -56,7 +56,7 @@ def pixel_rays(camera: CameraIntrinsics, stride: int = 1) -> Float32Array:
 
 
 def measured(depth: Float32Array, near_m: float, far_m: float) -> BoolArray:
-    """Return where depth (metres; 0, nan or infinite where unknown) was measured and lies in [near_m, far_m]."""
+    """Return the mask of valid depth (metres; 0, nan or infinite where unknown) in [near_m, far_m]."""
     return valid_depth(depth) & (depth >= near_m) & (depth <= far_m)
 
 
@@ -69,15 +69,15 @@ def _undistorted(columns: Float64Array, rows: Float64Array, camera: CameraIntrin
         raise CameraModelError(f"expected {expected} coefficients of {model}, found {len(coefficients)}")
     pixels = np.stack([columns.ravel(), rows.ravel()], axis=-1)[:, None]
     matrix = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
-    # A polynomial bends back beyond some radius: two directions share a pixel, and nothing tells which one it was.
-    # That begins at the border; projecting every pixel would take a second.
+    # Beyond some radius, a polynomial distortion is not monotonic, so two directions share a pixel. The border is the
+    # first place where this occurs; a check of every pixel would take a second.
     outer = np.isin(columns, [0, columns[-1, -1]]) | np.isin(rows, [0, rows[-1, -1]])
     border = pixels[outer.ravel()]
     error = _project(_undistort(border, matrix, coefficients, model), matrix, coefficients, model) - border
     if not (np.abs(error) <= _LARGEST_ERROR_PX).all():
         raise CameraModelError(
-            f"expected a distortion that can be undone over the whole image, found {model} with "
-            f"{list(camera.distortion)}, which cannot at the border"
+            f"expected a distortion that can be inverted over the whole image, found {model} with "
+            f"{list(camera.distortion)}, which cannot be inverted at the border"
         )
     return _undistort(pixels, matrix, coefficients, model).T.reshape(2, *rows.shape)
 
@@ -85,7 +85,7 @@ def _undistorted(columns: Float64Array, rows: Float64Array, camera: CameraIntrin
 def _undistort(pixels: Float64Array, matrix: Float64Array, coefficients: Float64Array, model: str) -> Float64Array:
     if model == "equidistant":
         return np.asarray(cv2.fisheye.undistortPoints(pixels, matrix, coefficients, criteria=_UNTIL))
-    # OpenCV 5 has one function where OpenCV 4 has two; the one without criteria stops too early for corners.
+    # OpenCV 4 has a second function with criteria, and OpenCV 5 only one: without criteria, it stops too early.
     undistort = getattr(cv2, "undistortPointsIter", cv2.undistortPoints)
     return np.asarray(undistort(pixels, matrix, coefficients, R=None, P=None, criteria=_UNTIL))
 

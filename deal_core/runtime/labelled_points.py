@@ -1,4 +1,4 @@
-"""Depth, colour and mask as one cloud of labelled points."""
+"""Clouds of labelled points from depth, colour and mask."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 POINT = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<f4"), ("label", "<u2"), ("conf", "<f4")], align=True
 )
-"""One point: metres in the optical frame (z forward, x right, y down); the bits 0x00RRGGBB as a float, as PCL
-packs a colour; the mask's id; the confidence. 24 bytes, two of them padding after the label."""
+"""One point: metres in the optical frame (z forward, x right, y down); the colour bits 0x00RRGGBB as a float, as in
+PCL; the mask id; the confidence. It has 24 bytes, two of them padding after the label."""
 
 
 def labelled_points(
@@ -31,27 +31,26 @@ def labelled_points(
     near_m: float = 0.0,
     far_m: float = np.inf,
 ) -> npt.NDArray[Any]:
-    """Return a point for every `stride`-th pixel whose depth was measured, background and unlabelled ones too.
+    """Return (N,) points of type `POINT` for every `stride`-th pixel with measured depth, row by row.
+
+    They include background and unlabelled pixels.
 
     Args:
         rgb: (H, W, 3) uint8.
         depth: (H, W) float32 metres along the optical axis, 0 or nan where unknown.
-        result: mask and confidence, (H, W).
-        camera: the lens of the colour image that depth is aligned to; H and W are its size.
-        stride: rows and columns taken, 1 is all.
-        near_m: nearest depth taken, metres.
-        far_m: farthest depth taken, metres.
-
-    Returns:
-        (N,) of `POINT`, row by row.
+        result: Mask and confidence, (H, W).
+        camera: Camera of the colour image, to which depth is aligned; its size is H and W.
+        stride: Step between rows and between columns.
+        near_m: Smallest depth, in metres.
+        far_m: Largest depth, in metres.
 
     Raises:
-        CameraModelError: the lens cannot be undone.
+        CameraModelError: the distortion of the lens cannot be inverted.
     """
     every = np.s_[::stride, ::stride]
     depth = np.ascontiguousarray(depth[every])
     taken = np.flatnonzero(measured(depth, near_m, far_m))
-    points = np.zeros(len(taken), POINT)  # zeros: the padding is sent too
+    points = np.zeros(len(taken), POINT)  # zeros, since the padding is sent as well
     z = depth.ravel()[taken]
     points["z"] = z
     for axis, ray in zip("xy", pixel_rays(camera, stride), strict=True):
@@ -63,6 +62,6 @@ def labelled_points(
 
 
 def _packed(rgb: UInt8Array) -> npt.NDArray[np.uint32]:
-    """Return every pixel of (h, w, 3) as the bytes blue, green, red, 0."""
+    """Return the pixels of (h, w, 3) as the bytes blue, green, red, 0."""
     opaque = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGRA)
     return opaque.view("<u4").ravel() & np.uint32(0xFFFFFF)

@@ -1,18 +1,17 @@
-"""Objects of a mask in space: their positions and sizes, from one view with depth.
+"""Positions and sizes of the objects of a mask in space, from one view with depth.
 
-A class' pixels are cut where depth jumps, so that two mugs one behind the other are two objects; each connected
-piece that is left is an object. How that is done, and what follows from it:
+The pixels of a class are split at depth jumps, so that two mugs one behind the other are two objects. Each remaining
+connected piece is an object:
 
-- Holes in depth do not cut: they take the nearest depth of their class for this question, and give no points.
-- Depth jumps where a pixel's 5x5 neighbourhood spans more than `0.05 + 0.02 z^2` metres: 57 mm at 0.6 m, 70 mm at
-  1 m, 230 mm at 3 m. Less would cut one mug into its front and its inside; the noise of stereo grows with the square
-  of depth, and so does what a slanted plane spans. The smeared points between front and back ("flying pixels") are
-  within that neighbourhood and go as well.
-- Pieces narrower than five pixels are no objects: rims of a mask that spills over an edge by three to six pixels.
-  One that spills farther gives pieces of what is behind; a larger `min_points` leaves them out.
-- An object's bounds are the 2nd and 98th percentile of its points along each axis, after points far from the
-  median depth are left out. Of an evenly seen surface, that is 4 % less than its extent.
-- Only the side that the camera sees counts: the depth of a box seen from the front is that of its front.
+- Holes in depth do not split objects: they take the nearest depth of their class here, and give no points.
+- Depth jumps where the 5x5 neighbourhood of a pixel spans more than `0.05 + 0.02 z^2` metres: 57 mm at 0.6 m, 70 mm at
+  1 m, 230 mm at 3 m. A smaller value would split a mug into its outside and inside. The noise of stereo and the span of
+  a slanted plane grow with the square of depth. Flying pixels between front and back are removed as well.
+- Pieces narrower than five pixels are no objects: they are rims of masks that exceed an edge by three to six pixels.
+  Masks that exceed an edge farther give pieces of the background; a larger `min_points` removes them.
+- The bounds of an object are the 2nd and 98th percentile of its points along each axis, without points far from the
+  median depth. For an evenly sampled surface, they are 4 % smaller than its extent.
+- Bounds cover only the visible side: the depth of a box seen from the front is the depth of its front.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ if TYPE_CHECKING:
 
 Vector = tuple[float, float, float]
 
-_STEP_M, _STEP_PER_M = 0.05, 0.02  # at z metres, depth that spans more than 0.05 + 0.02 z^2 metres jumps
+_STEP_M, _STEP_PER_M = 0.05, 0.02  # depth jumps if it spans more than 0.05 + 0.02 z^2 metres
 _BOUNDS = (2, 98)
-_BOUNDS_POINTS = 5000  # of a larger object, every n-th point tells the same
+_BOUNDS_POINTS = 5000  # larger objects are subsampled
 _OUTLIER_DEVIATIONS = 4.0
-_DEVIATION_OF_MEDIAN = 1.4826  # of a normal distribution: its standard deviation by its median absolute deviation
-_FAR = np.float32(1e6)  # metres; for infinity, of which one cannot take differences
-_NEIGHBOURHOOD = np.ones((5, 5), np.uint8)  # smeared edges of depth are about as wide
+_DEVIATION_OF_MEDIAN = 1.4826  # standard deviation / median absolute deviation of a normal distribution
+_FAR = np.float32(1e6)  # metres; replaces infinity, which has no differences
+_NEIGHBOURHOOD = np.ones((5, 5), np.uint8)  # about the width of smeared depth edges
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,15 @@ class PixelBox:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One connected thing of a class, as far as the camera sees it.
+    """The visible part of one connected object of a class.
 
     Args:
-        label: its class' id in the mask, 1..K.
-        center: middle of its bounds, metres in the optical frame (z forward, x right, y down).
-        size: extent of its bounds along x, y and z, metres.
-        points: how many of its pixels have depth.
-        confidence: mean over these pixels, 0..1.
-        box: the pixels of the image that hold it.
+        label: Mask id of the class, 1..K.
+        center: Centre of the bounds, in metres in the optical frame (z forward, x right, y down).
+        size: Extent of the bounds along x, y and z, in metres.
+        points: Number of pixels with depth.
+        confidence: Mean confidence over these pixels, in [0, 1].
+        box: Bounding box of the pixels in the image.
     """
 
     label: int
@@ -81,18 +80,18 @@ def find_objects(
     far_m: float = np.inf,
     min_points: int = 50,
 ) -> tuple[SceneObject, ...]:
-    """Return the objects of every class, by id and then by number of points, the largest first.
+    """Return the objects of all classes, ordered by id and then by decreasing number of points.
 
     Args:
-        result: mask and confidence, (H, W).
+        result: Mask and confidence, (H, W).
         depth: (H, W) float32 metres along the optical axis, 0 or nan where unknown.
-        camera: the lens of the colour image that depth is aligned to; H and W are its size.
-        near_m: nearest depth used, metres.
-        far_m: farthest depth used, metres.
-        min_points: pixels with depth that make an object.
+        camera: Camera of the colour image, to which depth is aligned; its size is H and W.
+        near_m: Smallest depth, in metres.
+        far_m: Largest depth, in metres.
+        min_points: Smallest number of pixels with depth of an object.
 
     Raises:
-        CameraModelError: the lens cannot be undone.
+        CameraModelError: the distortion of the lens cannot be inverted.
     """
     rays = pixel_rays(camera)
     usable = measured(depth, near_m, far_m)
@@ -115,12 +114,12 @@ def find_objects(
 
 
 def _without_jumps(depth: Float32Array, members: BoolArray, of_class: BoolArray) -> BoolArray:
-    """Return a class' pixels (`members`, some without depth) without those at jumps of depth and without thin rims."""
+    """Return the pixels of a class (`members`, some without depth) without depth jumps and thin rims."""
     filled = _filled(depth, members, of_class)
     low = cv2.erode(np.where(members, filled, _FAR), _NEIGHBOURHOOD)
     high = cv2.dilate(np.where(members, filled, -_FAR), _NEIGHBOURHOOD)
     smooth = members & (high - low <= _STEP_M + _STEP_PER_M * low**2)
-    # The border is the window's, which ends with the class: beyond it is nothing, not more of the same.
+    # The window ends with the class, so pixels beyond its border do not belong to the class.
     opened = cv2.morphologyEx(
         smooth.view(np.uint8), cv2.MORPH_OPEN, _NEIGHBOURHOOD, borderType=cv2.BORDER_CONSTANT, borderValue=0
     )
@@ -128,7 +127,7 @@ def _without_jumps(depth: Float32Array, members: BoolArray, of_class: BoolArray)
 
 
 def _filled(depth: Float32Array, members: BoolArray, of_class: BoolArray) -> Float32Array:
-    """Return depth where pixels of the class without it have that of the nearest pixel of the class with it."""
+    """Return the depth, with holes of the class filled by the depth of the nearest pixel of the class."""
     holes = members & ~of_class
     if not holes.any():
         return depth
@@ -143,10 +142,10 @@ def _filled(depth: Float32Array, members: BoolArray, of_class: BoolArray) -> Flo
 
 
 def _pieces(body: BoolArray, of_class: BoolArray, min_points: int) -> Iterator[tuple[BoolArray, PixelBox]]:
-    """Yield each connected piece with enough depth: its pixels with depth, within its box."""
+    """Yield the pixels with depth, and the box, of each connected piece with at least `min_points` of them."""
     _, pieces, boxes, _ = cv2.connectedComponentsWithStats(body.view(np.uint8), connectivity=4)
     counts = np.bincount(pieces[of_class], minlength=len(boxes))
-    counts[0] = 0  # what belongs to no piece
+    counts[0] = 0  # pixels outside of all pieces
     for index in np.flatnonzero(counts >= min_points):
         left, top, width, height = boxes[index, :4].tolist()
         window = np.s_[top : top + height, left : left + width]
@@ -154,7 +153,7 @@ def _pieces(body: BoolArray, of_class: BoolArray, min_points: int) -> Iterator[t
 
 
 def _bounds(rays: Float32Array, depth: Float32Array, piece: BoolArray) -> tuple[Vector, Vector]:
-    """Return centre and size of the points of the True pixels, untroubled by a few that are far off."""
+    """Return centre and size of the points of `piece`, robust to outliers."""
     taken = np.flatnonzero(piece)
     taken = taken[:: max(1, len(taken) // _BOUNDS_POINTS)]
     z = depth.ravel()[taken]

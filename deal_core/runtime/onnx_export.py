@@ -1,9 +1,9 @@
-"""A model as ONNX: the network from RGB (and depth) to class scores, checked, with its classes and threshold inside.
+"""Export of a model to ONNX: a checked network from RGB (and depth) to class scores, with classes and threshold.
 
-Input `image`: (B, 3, H, W) float32, RGB in [0, 1], any B, at the size the file was made for. Of a model that uses
-depth, input `depth`: (B, 1, H, W) float32, metres, 0 where unknown. Outputs: `scores` (B, K, h, w) in [0, 1] at the
-network's stride, 0 for classes the network holds absent, and `tags` (B, K), the probability that a class is there.
-Normalisation of colours and depth is inside.
+The input `image` is (B, 3, H, W) float32, RGB in [0, 1], with any B and the size of the export. Models with depth also
+have the input `depth`, (B, 1, H, W) float32 metres, 0 where unknown. The outputs are `scores` (B, K, h, w) in [0, 1] at
+the stride of the network, 0 for absent classes, and `tags` (B, K), the probabilities that the classes are present. The
+model contains the normalisation of colours and depth.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from deal_core.runtime.backends.onnxruntime_backend import open_session
 OPSET = 18
 FORMAT_VERSION = 1
 TOLERANCE = 1e-3
-"""Scores and tag probabilities of the ONNX model may differ by this from those of PyTorch."""
+"""Largest difference of scores and tag probabilities between the ONNX model and PyTorch."""
 
 _KEY = "deal_onnx"
-_NEAR = 1e-3  # a tag so close to its threshold may fall on either side
+_NEAR = 1e-3  # tags this close to their threshold may be on either side of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +44,9 @@ class Exported:
     """An ONNX model.
 
     Args:
-        data: contents of the .onnx file.
-        info: what it says of the model, with the size it was made for.
-        difference: largest difference to PyTorch, of scores and tag probabilities.
+        data: Content of the .onnx file.
+        info: Description of the model, with the size of the export.
+        difference: Largest difference of scores and tag probabilities from PyTorch.
     """
 
     data: bytes
@@ -56,12 +56,12 @@ class Exported:
 
 @dataclass(frozen=True, eq=False)
 class OnnxModel:
-    """What an .onnx file holds.
+    """The content of an .onnx file.
 
     Args:
-        data: its contents.
-        info: what it says of the model.
-        model_sha256: of the .safetensors file that it was made from.
+        data: Content of the file as bytes.
+        info: Description of the model.
+        model_sha256: SHA-256 of the .safetensors file from which it was exported.
         precision: "float32" or "int8".
     """
 
@@ -72,11 +72,11 @@ class OnnxModel:
 
 
 def export_onnx(model: LoadedModel, input_size: tuple[int, int] | None = None) -> Exported:
-    """Make an ONNX model and compare it with PyTorch on random images.
+    """Export a model to ONNX and compare it with PyTorch on random images.
 
     Args:
-        model: the network and what describes it.
-        input_size: (height, width) of the images; the model's own when left out.
+        model: Model to export.
+        input_size: (height, width) of the images; default: the input size of the model.
 
     Raises:
         BackendError: a package is missing, the network cannot be exported, or the results differ.
@@ -99,14 +99,14 @@ def export_onnx(model: LoadedModel, input_size: tuple[int, int] | None = None) -
             )
             assert program is not None
             graph = program.model_proto
-    except Exception as error:  # the exporter's own, of many classes
+    except Exception as error:  # errors of many classes
         reason = str(error).strip().splitlines()[0]
         raise BackendError(f"'{info.architecture}' cannot be exported to ONNX: {reason}") from error
     describe(graph, info, model.sha256, "float32")
     try:
         onnx.checker.check_model(graph)
         data: bytes = graph.SerializeToString()
-    except ValueError as error:  # protobuf ends at 2 GB
+    except ValueError as error:  # protobuf is limited to 2 GB
         raise BackendError(f"'{info.architecture}' cannot be written as ONNX: {error}") from error
     return Exported(data, info, check_against_torch(data, network, info))
 
@@ -119,11 +119,10 @@ def input_channels(info: ModelInfo) -> dict[str, int]:
 def check_against_torch(data: bytes, network: ScoreNetwork, info: ModelInfo) -> float:
     """Return the largest difference of scores and tags between an ONNX model and the network, on random images.
 
-    Maps of a class whose tag is as good as on its threshold are left out: they may be there in one and not in the
-    other.
+    Maps of classes with a tag close to its threshold are ignored: they may be present in one model only.
 
     Raises:
-        BackendError: it is above `TOLERANCE`, or ONNX Runtime cannot run the model.
+        BackendError: the difference is above `TOLERANCE`, or ONNX Runtime cannot run the model.
     """
     session = open_session(data)
     largest = 0.0
@@ -134,36 +133,35 @@ def check_against_torch(data: bytes, network: ScoreNetwork, info: ModelInfo) -> 
         sure = np.abs(expected_tags - TAG_THRESHOLD) > _NEAR
         gap = np.abs(scores - expected_scores)[sure]
         largest = max(largest, float(np.abs(tags - expected_tags).max()), float(gap.max()) if gap.size else 0.0)
-    # Written so that nan is refused.
+    # Negated, so that nan raises as well.
     if not largest <= TOLERANCE:
         raise BackendError(
-            f"the ONNX model's scores differ from PyTorch's by {largest:.2g}, expected at most {TOLERANCE:g}; use the "
-            ".safetensors file with backend torch"
+            f"the scores of the ONNX model differ from PyTorch's by {largest:.2g}, expected at most {TOLERANCE:g}; use "
+            "the .safetensors file with backend torch"
         )
     return largest
 
 
 def read_onnx(path: Path) -> OnnxModel:
-    """Read an .onnx file that `deal export` made. Nothing in it is run.
+    """Read an .onnx file by `deal export`, without running it.
 
     Raises:
         ModelFileError: the file is missing, damaged, not made by `deal export`, or of another format.
         BackendError: the package onnx is missing.
     """
     if not path.is_file():
-        raise ModelFileError(
-            f"{path}: expected a model file (.onnx), found {'a folder' if path.is_dir() else 'nothing'}"
-        )
+        found = "a folder" if path.is_dir() else "nothing"
+        raise ModelFileError(f"{path}: expected a model file (.onnx), found {found}")
     data = path.read_bytes()
     again = "make it again with `deal export`"
     onnx = import_onnx()
     try:
         graph = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's own, of which each release has others
+    except Exception as error:  # protobuf raises errors of many classes
         raise ModelFileError(f"{path}: damaged or truncated, or not an .onnx file ({error}); {again}") from None
     metadata = {entry.key: entry.value for entry in graph.metadata_props}
     if _KEY not in metadata:
-        raise ModelFileError(f"{path}: an .onnx file that `deal export` did not make; {again}")
+        raise ModelFileError(f"{path}: an .onnx file that is not by `deal export`; {again}")
     info = info_from_metadata(path, metadata)
     try:
         header = _Header.model_validate_json(metadata[_KEY])
@@ -177,14 +175,14 @@ def read_onnx(path: Path) -> OnnxModel:
     opsets = [entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")]
     if opsets != [OPSET]:
         raise ModelFileError(f"{path}: expected ONNX opset {OPSET}, found {opsets}; {again}")
-    if header.graph_sha256 not in ("", _graph_sha256(graph)):  # "" is of files from before it was written
-        raise ModelFileError(f"{path}: damaged, its network is not what `deal export` wrote; copy it again, or {again}")
+    if header.graph_sha256 not in ("", _graph_sha256(graph)):  # older files have no hash
+        raise ModelFileError(f"{path}: damaged: the network is not the exported one; copy it again, or {again}")
     _check_shapes(path, graph, info)
     return OnnxModel(data, info, header.model_sha256, header.precision)
 
 
 def describe(graph: Any, info: ModelInfo, model_sha256: str, precision: str) -> None:
-    """Write into an ONNX graph what describes the model, and by what damage to its network is noticed."""
+    """Write the description of the model, and a hash of the network against damage, into an ONNX graph."""
     header = {
         "format_version": FORMAT_VERSION,
         "model_sha256": model_sha256,
@@ -196,11 +194,7 @@ def describe(graph: Any, info: ModelInfo, model_sha256: str, precision: str) -> 
 
 
 def import_onnx() -> Any:
-    """Return the package onnx.
-
-    Raises:
-        BackendError: it is missing.
-    """
+    """Return the package onnx; raise `BackendError` if it is missing."""
     try:
         import onnx
 
@@ -233,13 +227,13 @@ def _check_shapes(path: Path, graph: Any, info: ModelInfo) -> None:
         if found.get(name, ())[: len(shape)] != shape:
             raise ModelFileError(
                 f"{path}: its header, with {len(info.classes)} classes at {info.input_size[0]}x{info.input_size[1]}, "
-                f"contradicts its network, whose '{name}' has the shape {found.get(name)}; make it again with "
+                f"contradicts its network, where '{name}' has the shape {found.get(name)}; make it again with "
                 "`deal export`"
             )
 
 
 def _random_inputs(info: ModelInfo) -> Iterator[dict[str, Tensor]]:
-    """Yield batches of several sizes: noise, and soft blobs, which make a network see more; depth has holes."""
+    """Yield batches of several sizes: noise, and smooth blobs, which excite networks more; depth has holes."""
     generator = torch.Generator().manual_seed(0)
 
     def noise(batch: int, channels: int) -> Tensor:
@@ -259,7 +253,7 @@ def _random_inputs(info: ModelInfo) -> Iterator[dict[str, Tensor]]:
 
 @contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Keep a library's advice to developers, given to the logger of this name, from a user's terminal."""
+    """Hide warnings and the log below errors of the logger of this name."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A running back end from a model file and the options."""
+"""Opening of a model file on a back end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SMALLEST, _LARGEST = 32, 4096
 
 
 class ScoreBackend(Protocol):
-    """What computes class scores."""
+    """A back end that computes class scores."""
 
     name: str
     device: str
@@ -33,20 +33,20 @@ class ScoreBackend(Protocol):
 
         Args:
             image: (1, 3, H, W) float32 RGB in [0, 1], on the CPU.
-            depth: (1, 1, H, W) float32 metres, 0 where unknown, on the CPU, for a model that uses depth; else None.
+            depth: (1, 1, H, W) float32 metres, 0 where unknown, on the CPU; None for a model without depth.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A back end that runs, and what it runs.
+    """A model on a back end.
 
     Args:
-        backend: the back end.
-        info: of the model.
-        model_sha256: of the .safetensors file.
-        input_size: (height, width) of the images it takes.
-        reason: why this back end.
+        backend: The back end.
+        info: Description of the model.
+        model_sha256: SHA-256 of the .safetensors file.
+        input_size: (height, width) of the input images.
+        reason: Reason for the choice of the back end.
     """
 
     backend: ScoreBackend
@@ -60,19 +60,18 @@ def open_backend(path: Path, wanted: Wanted, cache_dir: Path | None = None, shor
     """Open a model file on the best back end that can run it.
 
     Args:
-        path: a .safetensors file, or an .onnx file made by `deal export`.
-        wanted: what was asked for.
-        cache_dir: where ONNX models and engines are kept that are made here; the user's cache folder when left out.
-        shorter_side: see `scaled_size`.
+        path: A .safetensors file, or an .onnx file by `deal export`.
+        wanted: Requested back end and options.
+        cache_dir: Folder for converted ONNX models and engines; default: the cache folder of the user.
+        shorter_side: Shorter side of the images, as in `scaled_size`.
 
     Raises:
         ModelFileError: the file cannot be used.
-        UsageError: what was asked for cannot be had here, or contradicts itself.
-        BackendError: a back end that was named cannot run the model.
+        UsageError: the options cannot be satisfied on this machine, or contradict each other.
+        BackendError: the requested back end cannot run the model.
     """
-    source: _Source = (_OnnxFile if path.suffix == ".onnx" else _ModelFile)(
-        path, shorter_side, cache_dir or default_cache_dir()
-    )
+    kind = _OnnxFile if path.suffix == ".onnx" else _ModelFile
+    source = kind(path, shorter_side, cache_dir or default_cache_dir())
     failures: list[str] = []
     choices = candidates(wanted, look_here())
     for choice in choices:
@@ -90,20 +89,20 @@ def open_backend(path: Path, wanted: Wanted, cache_dir: Path | None = None, shor
 
 
 def scaled_size(input_size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
-    """Return the size (height, width) of images for a network, in the proportions it was trained with.
+    """Return the size (height, width) of images for a network, with the aspect ratio of its training.
 
     Args:
-        input_size: the model's own (height, width).
-        shorter_side: pixels; 0 is the model's own size. The longer side is rounded to a multiple of 8.
+        input_size: (height, width) of the model.
+        shorter_side: Shorter side in pixels; 0 for the size of the model. The longer side is a multiple of 8.
 
     Raises:
-        UsageError: it is neither 0 nor 32 to 4096.
+        UsageError: the shorter side is neither 0 nor 32 to 4096.
     """
     if shorter_side == 0:
         return input_size
     if not _SMALLEST <= shorter_side <= _LARGEST:
         raise UsageError(
-            f"expected input_size as 0 (the model's own) or the shorter side, {_SMALLEST} to {_LARGEST} pixels, found "
+            f"expected input_size 0 (size of the model) or a shorter side of {_SMALLEST} to {_LARGEST} pixels, found "
             f"{shorter_side}"
         )
     longer = round(max(input_size) / min(input_size) * shorter_side / _ROUND_TO) * _ROUND_TO
@@ -111,7 +110,7 @@ def scaled_size(input_size: tuple[int, int], shorter_side: int) -> tuple[int, in
     return (shorter_side, longer) if input_size[0] <= input_size[1] else (longer, shorter_side)
 
 
-def _create(choice: BackendCandidate, source: _Source, wanted: Wanted) -> ScoreBackend:
+def _create(choice: BackendCandidate, source: _ModelFile | _OnnxFile, wanted: Wanted) -> ScoreBackend:
     if choice.name == "torch":
         from deal_core.runtime.backends.torch_backend import TorchBackend
 
@@ -125,8 +124,8 @@ def _create(choice: BackendCandidate, source: _Source, wanted: Wanted) -> ScoreB
 
         if wanted.precision not in ("auto", precision):
             raise BackendError(
-                f"{source.path} computes in {precision}, and the precision is {wanted.precision}: use auto, or export "
-                "it again"
+                f"{source.path} computes in {precision}, but the requested precision is {wanted.precision}: use auto, "
+                "or export it again"
             )
         return OnnxRuntimeBackend(data, precision)
     from deal_core.runtime.backends.tensorrt_backend import TensorRtBackend
@@ -136,20 +135,9 @@ def _create(choice: BackendCandidate, source: _Source, wanted: Wanted) -> ScoreB
     return TensorRtBackend(data, choice.device, wanted.precision, source.input_size, source.cache_dir)
 
 
-class _Source(Protocol):
-    """A model file."""
-
-    path: Path
-    info: ModelInfo
-    model_sha256: str
-    input_size: tuple[int, int]
-    cache_dir: Path
-
-    def onnx(self) -> tuple[bytes, str]:
-        """Return the model as ONNX, and its precision."""
-
-
 class _ModelFile:
+    """A .safetensors file; `onnx` returns the model as ONNX, and its precision."""
+
     def __init__(self, path: Path, shorter_side: int, cache_dir: Path) -> None:
         self.path, self.cache_dir = path, cache_dir
         self.info = read_info(path)
@@ -165,12 +153,13 @@ class _ModelFile:
             "opset": str(OPSET),
             "format": str(FORMAT_VERSION),
         }
-        return cached(
-            self.cache_dir, "onnx", key, lambda: export_onnx(load_model(self.path), self.input_size).data
-        ), "float32"
+        data = cached(self.cache_dir, "onnx", key, lambda: export_onnx(load_model(self.path), self.input_size).data)
+        return data, "float32"
 
 
 class _OnnxFile:
+    """An .onnx file, with the same members as `_ModelFile`."""
+
     def __init__(self, path: Path, shorter_side: int, cache_dir: Path) -> None:
         from deal_core.runtime.onnx_export import read_onnx
 
@@ -181,7 +170,7 @@ class _OnnxFile:
         if scaled_size(self.input_size, shorter_side) != self.input_size:
             height, width = self.input_size
             raise UsageError(
-                f"{path} works at {height}x{width} alone, and input_size is {shorter_side}: use the .safetensors file, "
+                f"{path} works only at {height}x{width}, but input_size is {shorter_side}: use the .safetensors file, "
                 f"or `deal export --input-size {shorter_side}`"
             )
 

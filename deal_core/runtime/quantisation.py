@@ -1,8 +1,8 @@
-"""An ONNX model in int8, for CPUs: the range of every value is learnt from frames, and the masks are compared.
+"""Quantisation of ONNX models to int8 for CPUs, with value ranges from frames and a comparison of masks.
 
-Weights are int8, a scale for each channel; what flows between layers is uint8. Float stay the normalisation of the
-colours, what resizes and normalises features, and the layers whose results are the logits: there a step of 1/256 of the
-range shows in the mask. The file has the inputs and outputs of the float model.
+Weights are int8 with one scale per channel, and activations are uint8. The normalisation of colours, the resizing and
+normalisation of features, and the layers that make the logits stay float: there, a step of 1/256 of the range changes
+the mask. The file has the inputs and outputs of the float model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from deal_core.runtime.onnx_export import Exported, describe, import_onnx, quiet
 from deal_core.structures import Float32Array, Sample
 
 LEAST_AGREEMENT = 0.8
-"""Of the pixels to which either model gives a class, so many must have the same in both."""
+"""Smallest share of pixels with the same class in both models, among pixels with a class in either."""
 
 _WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 _QUANTISED = (*_WITH_WEIGHTS, "Add", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Relu")
@@ -35,13 +35,13 @@ _QUANTISED = (*_WITH_WEIGHTS, "Add", "Clip", "Concat", "GlobalAveragePool", "Max
 
 @dataclass(frozen=True, eq=False)
 class Quantised:
-    """An ONNX model in int8, and how its masks agree with those of float32 on the frames it was made with.
+    """An int8 ONNX model, and the agreement of its masks with float32 on the calibration frames.
 
     Args:
-        data: contents of the .onnx file.
-        frames: how many there were.
-        same: share of all pixels that have the same id.
-        agreement: of the pixels to which either model gives a class, the share that have the same id in both.
+        data: Content of the .onnx file.
+        frames: Number of frames.
+        same: Share of pixels with the same id.
+        agreement: Share of pixels with the same id, among the pixels with a class in either model.
     """
 
     data: bytes
@@ -57,16 +57,16 @@ def quantise(
     *,
     advance: Callable[[int], None] = lambda frames: None,
 ) -> Quantised:
-    """Make an int8 model of a float one.
+    """Make an int8 model from a float model.
 
     Args:
-        exported: the float model.
-        model_sha256: of the .safetensors file that it was made from.
-        dataset: frames like those that the model will see; each is looked at twice.
-        advance: called with the number of frames done, up to twice their number.
+        exported: The float model.
+        model_sha256: SHA-256 of the .safetensors file from which it was exported.
+        dataset: Frames similar to those at run time; each is processed twice.
+        advance: Function to call with the number of processed frames, up to twice the number of frames.
 
     Raises:
-        DatasetError: there is no frame, or a file of one is missing or damaged.
+        DatasetError: there is no frame, or a file of a frame is missing or damaged.
         BackendError: a package is missing, the model cannot be quantised, or its masks differ too much.
     """
     if not len(dataset):
@@ -74,23 +74,23 @@ def quantise(
     info = exported.info
     frames = _Frames(dataset, info, advance)
     data = _quantise(exported.data, info, model_sha256, frames)
-    compared = _compare(open_session(exported.data), open_session(data), frames)
-    if compared.any_class == 0:
+    pixels, same, any_class, same_class = _compare(open_session(exported.data), open_session(data), frames)
+    if any_class == 0:
         raise BackendError(
-            f"none of the {len(dataset)} frames of {dataset.path} shows a class to the model, so int8 cannot be "
-            "compared with float32: choose frames in which there is something"
+            f"the model finds no class in the {len(dataset)} frames of {dataset.path}, so int8 cannot be compared with "
+            "float32: choose frames with objects"
         )
-    agreement = compared.same_class / compared.any_class
+    agreement = same_class / any_class
     if agreement < LEAST_AGREEMENT:
         raise BackendError(
-            f"of the pixels to which int8 or float32 give a class, {agreement:.1%} have the same in both, expected at "
-            f"least {LEAST_AGREEMENT:.0%}: use more frames, like those that the robot will see, or float32"
+            f"of the pixels with a class in int8 or float32, {agreement:.1%} have the same in both, expected at least "
+            f"{LEAST_AGREEMENT:.0%}: use more frames, similar to those of the robot, or float32"
         )
-    return Quantised(data, len(dataset), compared.same / compared.pixels, agreement)
+    return Quantised(data, len(dataset), same / pixels, agreement)
 
 
 class _Frames:
-    """The frames as the run time gives them to the model; a reader for the calibration."""
+    """The frames as inputs of the model, as at run time; also the reader for the calibration."""
 
     def __init__(self, dataset: Dataset, info: ModelInfo, advance: Callable[[int], None]) -> None:
         self._dataset, self._info, self._advance = dataset, info, advance
@@ -98,7 +98,7 @@ class _Frames:
         self._inputs = self.inputs()
 
     def get_next(self) -> dict[str, Any] | None:
-        """Return the inputs for the next frame, None behind the last."""
+        """Return the inputs for the next frame; None after the last."""
         return next((inputs for _, inputs in self._inputs), None)
 
     def inputs(self) -> Iterator[tuple[Sample, dict[str, Any]]]:
@@ -114,33 +114,22 @@ class _Frames:
             self._advance(self._done)
 
     def masks(self, scores: Float32Array, size: tuple[int, int]) -> Any:
-        """Return the mask (H, W) that the run time makes of scores."""
+        """Return the mask (H, W) of scores, as at run time."""
         return decide(scores, size, self._info.threshold.value, relative=not self._info.is_segmenter)[0]
 
 
-@dataclass
-class _Compared:
-    """Pixels of two masks, summed over frames."""
-
-    pixels: int = 0
-    same: int = 0
-    any_class: int = 0
-    same_class: int = 0
-
-
-def _compare(float_session: Any, int8_session: Any, frames: _Frames) -> _Compared:
-    total = _Compared()
+def _compare(float_session: Any, int8_session: Any, frames: _Frames) -> list[int]:
+    """Return the numbers of pixels: all, with the same id, with a class in either mask, with the same class."""
+    total = np.zeros(4, np.int64)
     for sample, inputs in frames.inputs():
         size = sample.image.shape[:2]
         expected, found = (
             frames.masks(session.run(["scores"], inputs)[0][0], size) for session in (float_session, int8_session)
         )
         same, seen = expected == found, (expected > 0) | (found > 0)
-        total.pixels += same.size
-        total.same += int(np.count_nonzero(same))
-        total.any_class += int(np.count_nonzero(seen))
-        total.same_class += int(np.count_nonzero(same & seen))
-    return total
+        total += (same.size, same.sum(), seen.sum(), (same & seen).sum())
+    counts: list[int] = total.tolist()
+    return counts
 
 
 def _quantise(data: bytes, info: ModelInfo, model_sha256: str, frames: _Frames) -> bytes:
@@ -149,7 +138,7 @@ def _quantise(data: bytes, info: ModelInfo, model_sha256: str, frames: _Frames) 
         with quiet(""), tempfile.TemporaryDirectory() as folder:
             whole, prepared, quantised = (Path(folder, f"{name}.onnx") for name in ("float", "prepared", "int8"))
             whole.write_bytes(data)
-            # Shapes are those that ONNX infers: what ONNX Runtime adds to that fails on some networks.
+            # ONNX infers the shapes: the symbolic inference of ONNX Runtime fails on some networks.
             quantization.shape_inference.quant_pre_process(whole, prepared, skip_symbolic_shape=True)
             quantization.quantize_static(
                 prepared,
@@ -159,7 +148,7 @@ def _quantise(data: bytes, info: ModelInfo, model_sha256: str, frames: _Frames) 
                 op_types_to_quantize=list(_QUANTISED),
                 nodes_to_exclude=_heads(onnx.load(prepared)),
                 per_channel=True,
-                # A CPU without a dot product of bytes adds pairs of products in 16 bits: the full range overflows.
+                # CPUs without a dot product of bytes add pairs of products in 16 bits, which the full range overflows.
                 reduce_range=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
@@ -168,7 +157,7 @@ def _quantise(data: bytes, info: ModelInfo, model_sha256: str, frames: _Frames) 
             graph = onnx.load(quantised)
     except DatasetError:
         raise
-    except Exception as error:  # its own, of many classes
+    except Exception as error:  # errors of many classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackendError(f"'{info.architecture}' cannot be quantised: {reason}") from error
     used = {node.domain for node in graph.graph.node}
@@ -180,7 +169,7 @@ def _quantise(data: bytes, info: ModelInfo, model_sha256: str, frames: _Frames) 
 
 
 def _heads(graph: Any) -> list[str]:
-    """Return the names of the layers with weights that are the last before the outputs."""
+    """Return the names of the last layers with weights before the outputs."""
     maker = {name: node for node in graph.graph.node for name in node.output}
     heads: set[str] = set()
     ahead, seen = [output.name for output in graph.graph.output], set()

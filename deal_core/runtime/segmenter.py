@@ -1,4 +1,4 @@
-"""Masks at run time: load a model file once, segment image after image."""
+"""Segmentation at run time: load a model file once, then segment image by image."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from deal_core.structures import ClassList, Float32Array, UInt8Array
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """The answer for one image.
+    """The segmentation of one image.
 
     Args:
-        mask: (H, W) uint8 class ids at the input's size; 0 background, 255 unlabelled.
-        confidence: (H, W) float32 in [0, 1], the score of the chosen id.
-        forward_ms: how long the network took, without what comes before and after it, milliseconds.
+        mask: (H, W) uint8 class ids at the size of the image; 0 is background, 255 unlabelled.
+        confidence: (H, W) float32 score of the id, in [0, 1].
+        forward_ms: Time of the network without pre- and postprocessing, in milliseconds.
     """
 
     mask: UInt8Array
@@ -36,10 +36,10 @@ class Segmentation:
 
 
 class Segmenter:
-    """A model ready to segment.
+    """A model that segments images.
 
     Args:
-        opened: a model on a back end; `load` makes one from a file.
+        opened: Model on a back end; `load` opens a file.
 
     >>> segmenter = Segmenter.load("model.safetensors")          # doctest: +SKIP
     >>> result = segmenter.segment(rgb)                          # doctest: +SKIP
@@ -67,23 +67,23 @@ class Segmenter:
     ) -> Segmenter:
         """Load a model file onto a device.
 
-        What a back end makes of a .safetensors file (an ONNX model, which takes seconds, and of it an engine for
-        TensorRT, which takes minutes) is kept in the cache folder for the next time.
+        The cache folder keeps the conversions of a .safetensors file: an ONNX model, which takes seconds, and a
+        TensorRT engine, which takes minutes.
 
         Args:
-            path: a .safetensors file, or an .onnx file made by `deal export`.
-            device: "auto" (the GPU where there is one), "cpu", "cuda", "cuda:1", ...
-            precision: "auto" is float16 on a GPU and float32 on the CPU.
-            backend: "torch", "onnxruntime", "tensorrt"; "auto" is the fastest that can be used, and
-                `backend_reason` says why.
-            engine_cache_dir: the cache folder; that of the user when empty.
-            input_size: the shorter side of the images that the network sees, pixels; 0 is the model's own size.
-            compile: let PyTorch compile the network, which takes a minute at each start.
+            path: A .safetensors file, or an .onnx file by `deal export`.
+            device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
+            precision: Precision; "auto" is float16 on a GPU and float32 on the CPU.
+            backend: "torch", "onnxruntime", "tensorrt", or "auto" for the fastest available one; `backend_reason` holds
+                the reason for the choice.
+            engine_cache_dir: Cache folder; default: the cache folder of the user.
+            input_size: Shorter side of the network input in pixels; 0 for the size of the model.
+            compile: Whether PyTorch compiles the network, which takes a minute at each start.
 
         Raises:
             ModelFileError: the file cannot be used.
-            UsageError: the device does not exist here, or what was asked for is unknown or contradicts itself.
-            BackendError: the back end that was named cannot run the model.
+            UsageError: the device does not exist, or an option is unknown or contradicts another.
+            BackendError: the requested back end cannot run the model.
         """
         if precision not in get_args(Precision):
             raise UsageError(f"unknown precision '{precision}': expected {', '.join(get_args(Precision))}")
@@ -105,11 +105,11 @@ class Segmenter:
 
     @property
     def uses_depth(self) -> bool:
-        """Whether `segment` makes use of depth."""
+        """Whether `segment` uses depth."""
         return self.info.uses_depth
 
     def warm_up(self, height: int, width: int, iterations: int = 3) -> None:
-        """Segment black images of this size, so that the first real one is not slowed by lazy initialisation."""
+        """Segment black images of this size, so that lazy initialisation does not slow the first real image."""
         for _ in range(iterations):
             self.segment(np.zeros((height, width, 3), np.uint8))
 
@@ -118,12 +118,11 @@ class Segmenter:
 
         Args:
             rgb: (H, W, 3) uint8.
-            depth: (H, W) float32 metres, 0 or nan where unknown; used by networks that take depth, which work without
-                it, too.
+            depth: (H, W) float32 metres, 0 or nan where unknown, for networks with depth, which also work without it.
 
         Raises:
-            ValueError: an array of another shape or type.
-            ModelFileError: the network's scores are not finite.
+            ValueError: an array has another shape or type.
+            ModelFileError: the scores of the network are not finite.
         """
         _check_input(rgb, depth)
         image = image_to_tensor(resize_image(rgb, self.input_size))[None]
@@ -133,8 +132,8 @@ class Segmenter:
         forward_ms = (time.perf_counter() - begun) * 1000
         if not np.isfinite(scores).all():
             raise ModelFileError(
-                f"the network's class scores are not finite in {self.precision}; use the precision float32, or train "
-                "again with a lower learning rate"
+                f"the class scores of the network are not finite in {self.precision}: use the precision float32, or "
+                "train again with a lower learning rate"
             )
         mask, confidence = decide(scores, rgb.shape[:2], self.info.threshold.value, relative=not self.info.is_segmenter)
         return Segmentation(mask, confidence, forward_ms)

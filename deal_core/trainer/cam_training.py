@@ -1,4 +1,4 @@
-"""Training of CAM networks from tags and depth; no masks are read."""
+"""Training of CAM networks on tags and depth; it reads no masks."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ from deal_core.trainer.views import plain_batches
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training leaves behind."""
+    """The result of a training."""
 
     model: Path
     threshold: Threshold
     steps: int
     resumed_from: int
-    """Step of the checkpoint that was resumed, 0 for a fresh run."""
+    """Step of the checkpoint from which the run resumed; 0 for a fresh run."""
 
 
 def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda progress: None) -> TrainResult:
-    """Train, or go on with, the run in `settings.output`.
+    """Train the run in `settings.output`, or resume it.
 
     Raises:
         DatasetError: the dataset cannot be read.
-        ConfigError: the run folder holds another run, or the settings do not fit the data, the network or this
-            machine; or there is no depth for the edge loss.
+        ConfigError: the run folder holds another run; the settings do not fit the data, the network or this machine;
+            or the dataset has no depth for the edge loss.
         ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
-        UsageError: the rule of the threshold reads depth and there is none.
-        EvaluationError: the training is complete, but its rule finds no threshold; go on with another rule.
+        UsageError: the threshold rule reads depth, and the dataset has none.
+        EvaluationError: the training is complete, but the rule finds no threshold; resume it with another rule.
     """
     create_rule(settings.threshold_rule)  # refuse an unknown rule now, not after the last step
     if is_segmenter(settings.model.name):
-        raise ConfigError(f"model.name={settings.model.name} is trained on masks: use `deal distill`")
+        raise ConfigError(f"model.name={settings.model.name} needs masks for training: use `deal distill`")
     done = run_task(CamTraining(settings), report)
     return TrainResult(done.model, done.info.threshold, done.steps, done.resumed_from)
 
@@ -69,23 +69,23 @@ class CamTraining:
     with_mask = False
 
     def split(self, dataset: Dataset) -> tuple[Dataset, Dataset]:
-        """Return the frames to train on and those held out.
+        """Return the training frames and the held-out frames.
 
         Raises:
             ConfigError: the edge loss needs depth, and the dataset has none.
-            UsageError: the rule of the threshold needs depth, and the dataset has none.
+            UsageError: the threshold rule needs depth, and the dataset has none.
         """
         data = self.settings.data
         if self.settings.deal.weight > 0 and not dataset.has_depth:
             raise ConfigError(
-                f"{data.path} has no depth, which the edge loss needs: make some with `deal depth` and give its "
-                "folder as data.depth, or train without the loss (deal.weight=0)"
+                f"{data.path} has no depth, which the edge loss needs: estimate it with `deal depth` and set "
+                "data.depth to its folder, or train without the loss (deal.weight=0)"
             )
         need_depth_for_rule(self.settings.threshold_rule, dataset)
         return dataset.split_by_segment(data.validation_fraction, seed=self.settings.seed)
 
     def outputs(self, network: nn.Module, image: Tensor) -> list[Tensor]:
-        """Return the tag logits, and every map that a loss or a mask is made from."""
+        """Return the tag logits and every map that a loss or a mask uses."""
         output: CamOutput = network(image)
         losses = (self.settings.deal, self.settings.fsl)
         maps = [output.map(), *(output.map(loss.map, loss.through_backbone) for loss in losses)]
@@ -93,7 +93,7 @@ class CamTraining:
         return [*output.tag_logits.values(), *maps, *refined]
 
     def objective(self, network: nn.Module, depth_kind: DepthKind) -> Objective:
-        """Return the network with its own losses and the added ones."""
+        """Return the network together with its own losses and the added losses."""
         return Objective(network, self.settings, depth_kind)
 
     def step(
@@ -108,7 +108,7 @@ class CamTraining:
         return {**values, "lr": rate, "deal_weight": weights.deal}
 
     def held_out_figures(self, network: nn.Module, held_out: Dataset, device: torch.device) -> dict[str, float]:
-        """Return the losses and the share of right tags on held-out frames; masks are not read."""
+        """Return the losses and the share of correct tags on the held-out frames; masks are not read."""
         settings = self.settings
         alignment = alignment_loss(settings.deal, settings.data.image_size, held_out.depth_kind)
         losses, deal, sizes, right, known = [], [], [], 0, 0
@@ -134,7 +134,7 @@ class CamTraining:
         return {f"{name}_weight": getattr(self.settings, name).weight for name in ("deal", "isl", "fsl")}
 
     def threshold(self, network: nn.Module, info: ModelInfo, frames: Dataset, device: torch.device) -> Threshold:
-        """Choose the background threshold by the rule of the settings, which sees no masks."""
+        """Return the background threshold that the rule of the settings chooses without masks."""
         cams = CamSettings(device=str(device), batch_size=self.settings.batch_size)
         with evaluating(network):
             return choose_threshold(LoadedModel(network, info, sha256=""), frames, cams, self.settings.threshold_rule)

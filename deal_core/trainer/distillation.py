@@ -1,4 +1,4 @@
-"""Training of a run-time segmenter on pseudo masks, or on masks that somebody drew."""
+"""Training of a run-time segmenter on pseudo masks or on drawn masks."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ REPORT_FILE = "distill.json"
 
 @dataclass(frozen=True)
 class DistillResult:
-    """What a training leaves behind.
+    """The result of a training.
 
     Args:
-        model: the model file.
-        steps: of the training.
-        resumed_from: step of the checkpoint that was resumed, 0 for a fresh run.
-        training_frames: number of frames trained on.
-        held_out_frames: number of frames held out.
-        agreement: the segmenter against the masks of held-out frames, made as those trained on; None without frames.
-        drawn: the segmenter against the masks that somebody drew for held-out frames; None without such masks.
-        agreement_without_depth: `agreement` where a segmenter that uses depth gets none; None for other segmenters.
-        drawn_without_depth: `drawn` where a segmenter that uses depth gets none; None for other segmenters.
+        model: Path of the model file.
+        steps: Number of optimiser steps.
+        resumed_from: Step of the checkpoint from which the run resumed; 0 for a fresh run.
+        training_frames: Number of training frames.
+        held_out_frames: Number of held-out frames.
+        agreement: Score against the training masks of the held-out frames; None without held-out frames.
+        drawn: Score against the drawn masks of the held-out frames; None without drawn masks.
+        agreement_without_depth: `agreement` when the network gets no depth; None if it uses no depth.
+        drawn_without_depth: `drawn` when the network gets no depth; None if it uses no depth.
     """
 
     model: Path
@@ -72,7 +72,7 @@ class DistillResult:
         return {name: score for name, score in found.items() if score is not None}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form; `agreement` and `drawn` are null where they are None, the other scores left out."""
+        """Return the JSON form; of the scores that are None, it holds only `agreement` and `drawn`, as null."""
         return {
             "model": str(self.model),
             "steps": self.steps,
@@ -86,12 +86,12 @@ class DistillResult:
 
 
 def distill(settings: DistillSettings, report: Callable[[Progress], None] = lambda progress: None) -> DistillResult:
-    """Train, or go on with, the run in `settings.output`.
+    """Train the run in `settings.output`, or resume it.
 
     Raises:
-        DatasetError: the dataset cannot be read; or masks are missing, damaged, of another size or for other classes.
-        ConfigError: the network is no segmenter, the run folder holds another run, or the settings do not fit the
-            data, the network or this machine; or the network uses depth and there is none in metres.
+        DatasetError: the dataset cannot be read, or masks are missing, damaged, of another size or for other classes.
+        ConfigError: the network is no segmenter; the run folder holds another run; the settings do not fit the data,
+            the network or this machine; or the network uses depth and the dataset has none in metres.
         ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
     """
     if not is_segmenter(settings.model.name):
@@ -119,11 +119,11 @@ class Distillation:
     with_mask = True
 
     def split(self, dataset: Dataset) -> tuple[LabelledFrames, LabelledFrames]:
-        """Return the frames to train on and those held out, with their masks.
+        """Return the training frames and the held-out frames, with their masks.
 
         Raises:
             ConfigError: the network uses depth, and the dataset has none in metres.
-            DatasetError: the folder of masks lacks some, or is for other classes.
+            DatasetError: the folder of masks is incomplete or is for other classes.
         """
         _check_depth(dataset, self.settings)
         folder = None if self.settings.masks == "drawn" else Path(self.settings.masks)
@@ -141,7 +141,7 @@ class Distillation:
         return [output.logits]
 
     def objective(self, network: nn.Module, depth_kind: DepthKind) -> MaskObjective:
-        """Return the network with the loss on masks."""
+        """Return the network together with the mask loss."""
         return MaskObjective(network, self.settings.clip)
 
     def step(
@@ -152,7 +152,7 @@ class Distillation:
         return {**end_step(fabric, optimizer, objective(batch, state.step / state.total_steps), state), "lr": rate}
 
     def held_out_figures(self, network: nn.Module, held_out: LabelledFrames, device: torch.device) -> dict[str, float]:
-        """Return the loss and the share of labelled pixels that agree with the masks of held-out frames."""
+        """Return the loss on the held-out frames and the share of labelled pixels that agree with their masks."""
         losses, right, known = 0.0, 0, 0
         with evaluating(network):
             for batch in plain_batches(held_out, self.settings, device, with_mask=True):
@@ -164,7 +164,7 @@ class Distillation:
         return {"held_out_loss": losses / max(known, 1), "held_out_agreement": right / max(known, 1)}
 
     def facts(self) -> Mapping[str, str]:
-        """Return which masks were trained on."""
+        """Return the source of the training masks."""
         return {"masks": str(self.settings.masks)}
 
     def threshold(self, network: nn.Module, info: ModelInfo, frames: LabelledFrames, device: torch.device) -> Threshold:
@@ -176,8 +176,8 @@ class MaskObjective(nn.Module):
     """A segmenter together with its loss.
 
     Args:
-        network: its forward returns a `SegmenterOutput`.
-        clip: of large losses.
+        network: Network that returns a `SegmenterOutput`.
+        clip: Clipping of large losses.
     """
 
     def __init__(self, network: nn.Module, clip: ClipSettings) -> None:
@@ -186,11 +186,11 @@ class MaskObjective(nn.Module):
         self.clip = clip
 
     def forward(self, batch: TensorSample, position: float) -> dict[str, Tensor]:
-        """Return `loss` and `clipped`, the share of the labelled pixels whose loss was cut.
+        """Return `loss` and `clipped`, the share of labelled pixels with a clipped loss.
 
         Args:
-            batch: with masks.
-            position: in [0, 1), of the training.
+            batch: Views with masks.
+            position: Position in the training, in [0, 1).
         """
         logits, mask = _logits_and_mask(self.network, batch)
         below = self.clip.below if position >= self.clip.start else 0.0
@@ -200,11 +200,11 @@ class MaskObjective(nn.Module):
 
 @dataclass(frozen=True)
 class LabelledFrames:
-    """Frames of a dataset with the masks to train on.
+    """Frames of a dataset with the training masks.
 
     Args:
-        dataset: the frames.
-        masks: the folder of their pseudo masks; None for those that somebody drew.
+        dataset: The frames.
+        masks: Folder of pseudo masks; None for the drawn masks of the dataset.
     """
 
     dataset: Dataset
@@ -214,15 +214,11 @@ class LabelledFrames:
         return len(self.dataset)
 
     def load(self, frame: int) -> Sample:
-        """Read one.
-
-        Raises:
-            DatasetError: a file is missing or damaged, or the mask has another size or other classes.
-        """
+        """Read one frame; raise `DatasetError` if a file is missing or damaged, or the mask does not fit."""
         return self.with_mask(self.dataset.load(frame))
 
     def with_mask(self, sample: Sample) -> Sample:
-        """Return a sample of the dataset with the mask to train on."""
+        """Return a sample of the dataset with its training mask."""
         if self.masks is None:
             return sample
         mask = read_mask(self.masks, sample.key, sample.image.shape[:2], len(self.dataset.classes))
@@ -231,7 +227,7 @@ class LabelledFrames:
 
 def _logits_and_mask(network: nn.Module, batch: TensorSample) -> tuple[Tensor, Tensor]:
     """Return the logits (B, K + 1, H, W) at the size of the masks (B, H, W)."""
-    assert batch.mask is not None  # only views with a mask were asked for
+    assert batch.mask is not None  # the views were made with masks
     image = batch.image.contiguous(memory_format=torch.channels_last)
     output: SegmenterOutput = network(image, batch.depth if network.uses_depth else None)
     return F.interpolate(output.logits, batch.mask.shape[1:], mode="bilinear", align_corners=False), batch.mask
@@ -243,19 +239,19 @@ def _check_depth(dataset: Dataset, settings: DistillSettings) -> None:
     if not dataset.has_depth:
         raise ConfigError(
             f"{settings.data.path} has no depth, which the network uses (model.arguments.inputs=rgbd): record depth, "
-            "or train on colour alone (inputs=rgb)"
+            "or train on colour only (inputs=rgb)"
         )
     if dataset.depth_kind != "metric":
         raise ConfigError(
-            f"{settings.data.depth} holds {dataset.depth_kind} depth; a network that uses depth (model.arguments.inputs"
-            "=rgbd) expects metres, as the robot's sensor gives: leave data.depth out, or train on colour alone"
+            f"{settings.data.depth} holds {dataset.depth_kind} depth, but a network with model.arguments.inputs=rgbd "
+            "expects metres, as the robot's sensor gives: leave data.depth out, or train on colour only"
         )
 
 
 def _scores(
     model: LoadedModel, held_out: LabelledFrames, settings: CamSettings
 ) -> tuple[MaskScore | None, MaskScore | None]:
-    """Return how the segmenter, as on the robot, agrees with the held-out masks, and with those that were drawn."""
+    """Return the scores against the training masks and the drawn masks, for predictions as the robot makes them."""
     classes, threshold = model.info.classes, model.info.threshold
 
     def count(frame: ScoredFrame) -> tuple[MaskEvaluator, MaskEvaluator]:

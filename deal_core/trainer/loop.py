@@ -1,4 +1,4 @@
-"""The training loop of every network, device and number of processes."""
+"""The training loop for every network, device and number of processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from deal_core.trainer.views import BatchOrder, Views, collate_or_error
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is; handed to the caller after every step."""
+    """The progress of a training, reported after every step."""
 
     step: int
     total_steps: int
@@ -37,11 +37,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Fitted:
-    """How far `fit` went."""
+    """Number of steps of a run, and the step of the checkpoint from which it resumed; 0 for a fresh run."""
 
     steps: int
     resumed_from: int
-    """Step of the checkpoint that was resumed, 0 for a fresh run."""
 
 
 def fit(
@@ -54,17 +53,17 @@ def fit(
     held_out_figures: Callable[[], Mapping[str, float]],
     report: Callable[[Progress], None],
 ) -> Fitted:
-    """Run a training, or what is left of it, in its run folder.
+    """Run a training, or the rest of it, in its run folder.
 
     Args:
-        fabric: devices, precision and processes.
-        network: that is trained.
-        objective: the network with its losses, which `step` calls.
-        views: of the training frames.
-        settings: of the run.
-        step: makes an optimiser step and returns losses as plain numbers.
-        held_out_figures: returns what to log of held-out frames at the end of each epoch.
-        report: called after each step.
+        fabric: Devices, precision and processes.
+        network: Network to train.
+        objective: Network together with its losses, which `step` calls.
+        views: Views of the training frames.
+        settings: Settings of the run.
+        step: Function that makes an optimiser step and returns losses as plain numbers.
+        held_out_figures: Function that returns the figures to log at the end of each epoch.
+        report: Function to call after each step.
 
     Raises:
         ConfigError: the run folder holds another run.
@@ -77,7 +76,7 @@ def fit(
 
     # Convolutions over images stored channels last are much faster, on the CPU as on tensor cores.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # A checkpoint is that of the plain module and optimiser: it does not depend on how the run was launched.
+    # A checkpoint holds the plain module and optimiser: it does not depend on how the run was launched.
     plain_optimizer = create_optimizer(network, settings.optimizer)
     wrapped, optimizer = fabric.setup(objective, plain_optimizer)
     steps_per_epoch = len(views) // settings.batch_size
@@ -109,7 +108,7 @@ def fit(
 
 
 def begin_step(fabric: Fabric, optimizer: Optimizer, state: TrainState, settings: RunSettings) -> float:
-    """Set the learning rate, which is returned, and the random numbers of a step."""
+    """Set the learning rate and the random seed of a step, and return the learning rate."""
     rate = learning_rate_factor(settings.optimizer, schedule_position(settings, state))
     for group in optimizer.param_groups:
         group["lr"] = settings.optimizer.learning_rate * group["factor"] * rate
@@ -118,7 +117,7 @@ def begin_step(fabric: Fabric, optimizer: Optimizer, state: TrainState, settings
 
 
 def end_step(fabric: Fabric, optimizer: Optimizer, losses: Mapping[str, Tensor], state: TrainState) -> dict[str, float]:
-    """Minimise `loss` of the losses by one optimiser step, and return them all as plain numbers.
+    """Minimise `losses["loss"]` by one optimiser step, and return all losses as plain numbers.
 
     Raises:
         ConfigError: the loss is not finite.
@@ -134,7 +133,7 @@ def end_step(fabric: Fabric, optimizer: Optimizer, losses: Mapping[str, Tensor],
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside the block; the former mode after it."""
+    """Evaluate without gradients inside the block, and restore the mode of the network after it."""
     was_training = network.training
     network.eval()
     try:
@@ -145,7 +144,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def batch_loader(views: Views, settings: RunSettings, fabric: Fabric, state: TrainState) -> DataLoader[Any]:
-    """Return the loader of the batches of this process, from the step of `state` on."""
+    """Return a loader of the batches of this process, starting at the step of `state`."""
     order = BatchOrder(
         frames=len(views),
         batch_size=settings.batch_size,
@@ -165,10 +164,10 @@ def batch_loader(views: Views, settings: RunSettings, fabric: Fabric, state: Tra
 
 
 class _Autocast(MixedPrecision):
-    """Mixed precision that leaves the inputs alone: depth rounded to bfloat16 has steps of 4 mm at 1 m."""
+    """Mixed precision that keeps the type of the inputs: depth in bfloat16 would have steps of 4 mm at 1 m."""
 
     def convert_input(self, data: Any) -> Any:
-        """Return the data as it is; autocast converts what a layer takes."""
+        """Return the data unchanged; autocast converts the input of each layer."""
         return data
 
 
@@ -176,35 +175,30 @@ def create_fabric(settings: RunSettings) -> Fabric:
     """Return the devices, precision and processes of a training.
 
     Raises:
-        ConfigError: they are not there, or do not go together.
-        UsageError: an unknown device.
+        ConfigError: a device is missing, or the settings contradict each other.
+        UsageError: the device is unknown.
     """
     device = torch.device(resolve_device(settings.device))
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(launched)))
     if device.type == "cuda" and local > torch.cuda.device_count():
-        raise ConfigError(
-            f"{local} processes were launched, each takes a GPU, and there are {torch.cuda.device_count()}"
-        )
+        raise ConfigError(f"expected a GPU for each of the {local} processes, found {torch.cuda.device_count()}")
     if device.type == "cpu" and settings.precision == "16-mixed":
         raise ConfigError("precision '16-mixed' needs a GPU; expected 32-true or bf16-mixed on the CPU")
-    if settings.precision == "32-true":
-        precision = Precision()
-    else:
-        precision = _Autocast(settings.precision, device.type)
+    is_full = settings.precision == "32-true"
     fabric = Fabric(
         accelerator=device.type,
         devices=local if device.index is None else [device.index],
         num_nodes=max(launched // local, 1),
         strategy="ddp" if launched > 1 else "auto",
-        plugins=[precision],
+        plugins=[Precision() if is_full else _Autocast(settings.precision, device.type)],
     )
     fabric.launch()
     return fabric
 
 
 def check_batch_size(settings: RunSettings, frames: int, processes: int) -> None:
-    """Raise ConfigError if the batch cannot be shared among the processes, or filled."""
+    """Raise `ConfigError` if the processes cannot share the batch, or the frames do not fill it."""
     if settings.batch_size % processes:
         raise ConfigError(f"batch_size {settings.batch_size} cannot be divided over {processes} processes")
     if frames < settings.batch_size:
@@ -214,7 +208,7 @@ def check_batch_size(settings: RunSettings, frames: int, processes: int) -> None
 
 
 def leave_unused_alone(network: nn.Module) -> None:
-    """Switch parameters that a backward pass has not reached to need no gradient, and forget that of the others."""
+    """Turn off gradients of parameters that a backward pass did not reach, and clear all other gradients."""
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.grad is not None)
         parameter.grad = None

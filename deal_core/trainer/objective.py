@@ -1,4 +1,4 @@
-"""What a training minimises: the network's own losses, and those that are added to them."""
+"""The objective of a training: the network's own losses and the added losses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DEAL_OPTIONS = [field.name for field in fields(DepthEdgeOptions) if field.name 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Factors of the added losses at one step of the training; a loss whose factor is 0 gives no gradient."""
+    """Weights of the added losses at one step of the training; a loss with weight 0 gives no gradient."""
 
     deal: float = 0.0
     isl: float = 0.0
@@ -29,16 +29,16 @@ class LossWeights:
 
 
 class Objective(nn.Module):
-    """A network together with its losses: from a batch to named scalars, the first of which is minimised.
+    """A network together with its losses: maps a batch to named scalars; training minimises the first.
 
-    The network's own are the tag losses of its heads, summed, and whatever it asks of two views of an image
-    (`ConsistentNetwork`; the tag losses are then the mean over the views). Added are DEAL and FSL, each on the map that
+    The network's own losses are the sum of the tag losses of its heads and, for a `ConsistentNetwork`, its losses on
+    two views; the tag losses are then the mean over the views. The added losses are DEAL and FSL, each on the map that
     its settings name, and ISL, which replaces a share of the tag loss of the raw CAM of the first view.
 
     Args:
-        network: its forward returns a `CamOutput`.
-        settings: of the training.
-        depth_kind: of the depth in the batches.
+        network: Network that returns a `CamOutput`.
+        settings: Settings of the training.
+        depth_kind: Kind of the depth in the batches.
     """
 
     def __init__(self, network: nn.Module, settings: TrainSettings, depth_kind: DepthKind = "metric") -> None:
@@ -48,13 +48,13 @@ class Objective(nn.Module):
         self.alignment = alignment_loss(settings.deal, settings.data.image_size, depth_kind)
 
     def forward(self, batch: TensorSample, weights: LossWeights, tag_share: float = 1.0) -> dict[str, Tensor]:
-        """Return `loss` and its parts; the edge loss is computed, without gradient, even where its weight is 0.
+        """Return `loss` and its parts; with weight 0, the edge loss is computed without gradient.
 
         Args:
-            batch: of this process.
-            weights: of the added losses.
-            tag_share: known tags in this batch relative to the mean over all processes, whose gradients are
-                averaged: an image counts the same wherever it is.
+            batch: Batch of this process.
+            weights: Weights of the added losses.
+            tag_share: Number of known tags in this batch relative to the mean over all processes. Gradients are
+                averaged over processes, so this factor makes every image count the same.
         """
         image = batch.image.contiguous(memory_format=torch.channels_last)
         first: CamOutput = self.network(image)
@@ -92,7 +92,7 @@ class Objective(nn.Module):
 def alignment_loss(
     settings: DealSettings, image_size: tuple[int, int], depth_kind: DepthKind = "metric"
 ) -> DepthEdgeAlignmentLoss:
-    """Return the edge loss as the settings describe it."""
+    """Return the edge loss that the settings describe."""
     options = {name: getattr(settings, name) for name in _DEAL_OPTIONS}
     size = settings.size or (image_size[0] // 4, image_size[1] // 4)
     return DepthEdgeAlignmentLoss(**{**options, "size": size, "depth_kind": depth_kind})

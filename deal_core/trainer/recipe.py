@@ -1,7 +1,7 @@
-"""The recipe that every training follows: data, network, loop and model file; a `Task` is what differs.
+"""The recipe of every training: data, network, loop and model file. A `Task` supplies the parts that differ.
 
-A run folder holds `settings.yaml`, `history.jsonl` (one line a logged step), `tensorboard/`, `checkpoint.pt` (to
-resume; exact on the same machine) and, when the training is complete, `model.safetensors`.
+A run folder holds `settings.yaml`, `history.jsonl` (one line per logged step), `tensorboard/`, `checkpoint.pt` (to
+resume, exactly on the same machine) and, when the training is complete, `model.safetensors`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,7 @@ from deal_core.errors import ConfigError
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_model
 from deal_core.structures import DepthKind
-from deal_core.trainer.loop import (
-    Progress,
-    check_batch_size,
-    create_fabric,
-    evaluating,
-    fit,
-    leave_unused_alone,
-)
+from deal_core.trainer.loop import Progress, check_batch_size, create_fabric, evaluating, fit, leave_unused_alone
 from deal_core.trainer.run_folder import TrainState
 from deal_core.trainer.settings import RunSettings
 from deal_core.trainer.views import Frames, Views
@@ -41,7 +34,7 @@ _UNDECIDED = Threshold(0.5, "none yet")
 
 
 class Task(Protocol[F]):
-    """What one kind of training does in its own way; the methods are called in this order."""
+    """The parts of one kind of training; the recipe calls the methods in this order."""
 
     with_mask: bool
     """Whether the training reads masks."""
@@ -51,17 +44,13 @@ class Task(Protocol[F]):
         """Settings of the run."""
 
     def split(self, dataset: Dataset) -> tuple[F, F]:
-        """Return the frames to train on and those held out.
-
-        Raises:
-            DealError: the training cannot use this dataset.
-        """
+        """Return the training and the held-out frames; raise `DealError` if the dataset does not fit."""
 
     def outputs(self, network: nn.Module, image: Tensor) -> Iterable[Tensor]:
-        """Pass an image (1, 3, H, W) through and return every output that a loss may act on."""
+        """Return every output for an image (1, 3, H, W) that a loss may use."""
 
     def objective(self, network: nn.Module, depth_kind: DepthKind) -> nn.Module:
-        """Return the network together with its losses, for `step` to call."""
+        """Return the network together with its losses, which `step` calls."""
 
     def step(
         self, fabric: Fabric, objective: Any, optimizer: Optimizer, batch: TensorSample, state: TrainState
@@ -69,13 +58,13 @@ class Task(Protocol[F]):
         """Make one optimiser step and return the losses of this process as plain numbers."""
 
     def held_out_figures(self, network: nn.Module, held_out: F, device: torch.device) -> Mapping[str, float]:
-        """Return what to log of the held-out frames at the end of an epoch; there is at least one frame."""
+        """Return the figures to log at the end of an epoch; there is at least one held-out frame."""
 
     def facts(self) -> Mapping[str, Any]:
-        """Return what the model file says about the training, beside steps, frames and seed."""
+        """Return facts about the training for the model file, in addition to steps, frames and seed."""
 
     def threshold(self, network: nn.Module, info: ModelInfo, frames: F, device: torch.device) -> Threshold:
-        """Return the background threshold of the trained network; `frames` are those that were trained on."""
+        """Return the background threshold of the trained network; `frames` are the training frames."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,14 +72,14 @@ class Trained(Generic[F]):
     """A complete training.
 
     Args:
-        model: the model file.
-        network: with the trained weights.
-        info: as in the model file.
-        frames: that were trained on.
-        held_out: that were not.
-        steps: of the training.
-        resumed_from: step of the checkpoint that was resumed, 0 for a fresh run.
-        fabric: devices and processes of the training.
+        model: Path of the model file.
+        network: Network with the trained weights.
+        info: Description in the model file.
+        frames: Training frames.
+        held_out: Held-out frames.
+        steps: Number of optimiser steps.
+        resumed_from: Step of the checkpoint from which the run resumed; 0 for a fresh run.
+        fabric: Devices and processes of the training.
     """
 
     model: Path
@@ -104,14 +93,13 @@ class Trained(Generic[F]):
 
 
 def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
-    """Train, or go on with, the run in the output folder of the task's settings.
+    """Train the run in the output folder of the task's settings, or resume it.
 
     Raises:
         DatasetError: the dataset cannot be read.
-        ConfigError: the run folder holds another run, or the settings do not fit the data, the network or this
-            machine.
+        ConfigError: the run folder holds another run, or the settings do not fit the data, network or machine.
         ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
-        DealError: as the task's own methods.
+        DealError: a method of the task raises it.
     """
     settings = task.settings
     fabric = create_fabric(settings)
@@ -141,14 +129,13 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
 
 
 def try_out(network: nn.Module, task: Task[Any]) -> None:
-    """Pass one black image through the network, forward and backward, before the training begins.
+    """Run one forward and one backward pass on a black image before the training begins.
 
-    Parameters that no output depends on, such as those of layers behind the last level in use, are switched to need
-    no gradient: several processes would wait for it.
+    Turns off gradients of parameters that no output depends on, such as layers after the last level in use: with
+    several processes, each would wait for these gradients.
 
     Raises:
-        ConfigError: the network cannot take images of this size, such as a transformer made for another size; or it
-            lacks a map that a loss acts on.
+        ConfigError: the network cannot take images of this size, or lacks a map that a loss uses.
     """
     size = task.settings.data.image_size
     try:
@@ -157,7 +144,6 @@ def try_out(network: nn.Module, task: Task[Any]) -> None:
             torch.stack([output.sum() for output in outputs]).sum().backward()
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"the network cannot take images of {size[0]}x{size[1]} (data.image_size): {reason}"
-        ) from error
+        where = f"{size[0]}x{size[1]} (data.image_size)"
+        raise ConfigError(f"the network cannot take images of {where}: {reason}") from error
     leave_unused_alone(network)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -25,22 +24,18 @@ SETTINGS_FILE = "settings.yaml"
 HISTORY_FILE = "history.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
 _MAY_CHANGE = ("device", "threshold_rule", "checkpoint_every", "log_every", "data.workers")
-"""Settings that do not touch the weights: a run may go on with others."""
+"""Settings that do not affect the weights and may change when a run resumes."""
 
 
 @dataclass
 class TrainState:
-    """How far a training is. Random numbers are a function of seed and step, so no state of theirs is kept."""
+    """The progress of a training. Random numbers depend on seed and step only, so it keeps no generator state."""
 
     total_steps: int
     step: int = 0
 
     def save(self, path: Path, network: nn.Module, optimizer: Optimizer, precision: Precision) -> None:
-        """Write a checkpoint; the old one stays until the new one is whole.
-
-        Raises:
-            ModelFileError: it cannot be written, as on a full disk.
-        """
+        """Write a checkpoint, which replaces the old one when it is complete; raise `ModelFileError` on failure."""
         content = {
             "step": self.step,
             "total_steps": self.total_steps,
@@ -55,11 +50,11 @@ class TrainState:
             raise ModelFileError(f"{path}: the checkpoint cannot be written ({error})") from error
 
     def load(self, path: Path, network: nn.Module, optimizer: Optimizer, precision: Precision) -> int:
-        """Go on from a checkpoint, if there is one; return its step.
+        """Resume from a checkpoint and return its step; return 0 if the file does not exist.
 
         Raises:
-            ModelFileError: the file is damaged, or of another network.
-            ConfigError: it belongs to a training of another length.
+            ModelFileError: the file is damaged, or belongs to another network.
+            ConfigError: the checkpoint belongs to a training of another length.
         """
         if not path.exists():
             return 0
@@ -75,36 +70,33 @@ class TrainState:
             raise ModelFileError(f"{path}: damaged checkpoint ({reason}); delete it to start the run again") from None
         if total != self.total_steps:
             raise ConfigError(
-                f"{path}: a checkpoint of a run of {total} steps, this one has {self.total_steps}: has the dataset "
-                "changed? Choose another output, or delete the checkpoint"
+                f"{path}: the checkpoint is from a run of {total} steps, this one has {self.total_steps}: has the "
+                "dataset changed? Choose another output, or delete the checkpoint"
             )
         self.step = step
         return step
 
 
 class RunLog:
-    """history.jsonl and TensorBoard, as a context manager; a resumed run drops the lines after its checkpoint."""
+    """Context manager that logs to history.jsonl and TensorBoard; a resumed run drops lines after its checkpoint."""
 
     def __init__(self, folder: Path, resumed_from: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / HISTORY_FILE
-        kept = "".join(line + "\n" for line in _history_lines(path, resumed_from))
-        write_whole(path, kept)
+        write_whole(path, "".join(line + "\n" for line in _history_lines(path, resumed_from)))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_from + 1)
 
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._file.close()
         self._board.close()
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Add one line, and one TensorBoard point a value."""
+        """Add one line to the history and one TensorBoard point per value."""
         self._file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -112,7 +104,7 @@ class RunLog:
 
 
 def prepare_folder(settings: RunSettings) -> None:
-    """Make the run folder; refuse one that holds the beginnings of a run with other settings."""
+    """Make the run folder; raise `ConfigError` if it holds a checkpoint of a run with other settings."""
     path, text = settings.output / SETTINGS_FILE, dump_settings(settings)
     if (settings.output / CHECKPOINT_FILE).exists() and path.exists():
         try:
@@ -138,7 +130,7 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _history_lines(path: Path, last_step: int) -> Iterator[str]:
-    """Yield the lines up to a step; one that a kill cut off comes after the last checkpoint, and is left out."""
+    """Yield the lines up to a step, without lines that an interrupted write left incomplete."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
             if json.loads(line)["step"] <= last_step:
@@ -148,11 +140,7 @@ def _history_lines(path: Path, last_step: int) -> Iterator[str]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file of a run folder; the name appears only when the file is whole.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
+    """Write a file that appears only when it is complete; raise `ConfigError` if it cannot be written."""
     try:
         with replacing(path, per_process=False) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Learning rates and weights of losses over a training, and the optimiser."""
+"""Schedules of the learning rate and the loss weights, and the optimiser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deal_core.trainer.settings import LossSettings, OptimizerSettings, RunSetti
 
 
 def schedule_position(settings: RunSettings, state: TrainState) -> float:
-    """Return the position in [0, 1) of the training that the learning rate is that of."""
+    """Return the position in the training, in [0, 1), that determines the learning rate."""
     if settings.optimizer.every == "step":
         return state.step / state.total_steps
     epoch = state.step * settings.epochs // state.total_steps
@@ -23,7 +23,7 @@ def learning_rate_factor(settings: OptimizerSettings, position: float) -> float:
     """Return the factor on the learning rate at `position` in [0, 1) of the training."""
     lowest, start = (value / settings.learning_rate for value in (settings.floor, settings.warmup_from))
     if position < settings.warmup:
-        offset = 0.0 if start > 0 else 1e-3  # a step at a rate of 0 would be lost
+        offset = 0.0 if start > 0 else 1e-3  # a step with a rate of 0 would have no effect
         return start + (1 - start) * (position + offset) / (settings.warmup + offset)
     after = position
     if settings.warmup_first:
@@ -46,10 +46,10 @@ def weight_at(settings: LossSettings, position: float) -> float:
 
 
 def create_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimizer:
-    """Return the optimiser, with groups of parameters by part of the network, decay and factor on the learning rate.
+    """Return the optimiser; parameters are grouped by weight decay and factor on the learning rate.
 
-    Decay is on weights of two or more dimensions only, unless `decay_all`. Parameters of a backbone whose factor is 0
-    are switched to need no gradient.
+    Without `decay_all`, only weights of two or more dimensions decay. A backbone factor of 0 turns off the gradients of
+    the backbone.
     """
     backbone = {id(p) for p in network.backbone.parameters()} if isinstance(network.backbone, nn.Module) else set()
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}

@@ -1,4 +1,4 @@
-"""Settings of a training: a YAML file, dotted overrides, and every key validated."""
+"""Settings of a training, from a YAML file and dotted overrides; every key is validated."""
 
 from __future__ import annotations
 
@@ -10,16 +10,7 @@ from pydantic import Field
 
 from deal_core.dataset.settings import DataSettings
 from deal_core.losses.depth_edge import CamEdge, CamValue, DepthEdge, DepthSlope, DepthValue
-from deal_core.settings_file import (
-    EdgeSize,
-    Fraction,
-    NotNegative,
-    Number,
-    Positive,
-    PositiveWhole,
-    Settings,
-    Whole,
-)
+from deal_core.settings_file import EdgeSize, Fraction, NotNegative, Number, Positive, PositiveWhole, Settings, Whole
 
 
 class ModelSettings(Settings):
@@ -30,46 +21,46 @@ class ModelSettings(Settings):
 
 
 class LossSettings(Settings):
-    """A loss that is added to the network's own."""
+    """A loss in addition to the network's own."""
 
     weight: NotNegative = 0.0
     """Factor of the loss in the total; 0 switches it off."""
     start: Fraction = 0.0
-    """Share of the training after which the loss comes in."""
+    """Share of the training before the loss starts."""
     warmup: Fraction = 0.0
-    """Share of the training over which its weight then grows linearly to the full one."""
+    """Share of the training over which the weight then grows linearly from 0 to `weight`."""
 
 
 class MapLossSettings(LossSettings):
-    """A loss that acts on one of the network's maps."""
+    """A loss on one of the network's maps."""
 
     map: str | None = None
-    """Its name: cam of cam_net; coarse, fused, fine of weaktr; raw, refined of seam. The raw CAM when left out."""
+    """Name of the map: cam (cam_net); coarse, fused, fine (weaktr); raw, refined (seam). Default: the raw CAM."""
     through_backbone: bool = True
-    """Whether the loss trains the backbone too, or only what lies between it and the map."""
+    """Whether the loss also trains the backbone, or only the layers between the backbone and the map."""
 
 
 class DealSettings(MapLossSettings):
-    """The Depth Edge Alignment Loss in training; see `deal_core.losses.depth_edge` for the choices.
+    """The Depth Edge Alignment Loss in training; `deal_core.losses.depth_edge` describes the options.
 
-    The defaults are what helped most on synthetic tabletops (docs/results.md), not the loss function's own.
+    The defaults gave the best results on synthetic tabletops (docs/results.md); they differ from those of the loss.
     """
 
     weight: NotNegative = 1.0
     start: Fraction = 0.3
     warmup: Fraction = 0.2
     size: EdgeSize | None = None
-    """(H', W') at which edges are compared; a quarter of the image size when left out."""
+    """Size (H', W') at which edges are compared; default: a quarter of the image size."""
     mu: Number = 2.5
-    """Where g changes sign: at an edge strength of sigmoid(-mu)."""
+    """Position of the sign change of g: an edge strength of sigmoid(-mu)."""
     cam_value: CamValue = "relu_max"
-    """What of the CAM is compared."""
+    """Normalisation of the CAM before edges are computed."""
     cam_edge: CamEdge = "max"
-    """What the edges of the CAM are divided by."""
+    """Divisor of the CAM edges."""
     depth_value: DepthValue = "inverse_min_max"
-    """What of the depth is compared."""
+    """Normalisation of the depth before edges are computed."""
     depth_edge: DepthEdge = "bound"
-    """What the edges of the depth are divided by."""
+    """Divisor of the depth edges."""
     depth_slope: DepthSlope = "remove"
     """Whether the slope of the largest surface counts as an edge."""
     depth_gain: Positive = 3.0
@@ -80,18 +71,18 @@ class IslSettings(LossSettings):
     """The importance sampling loss (Jonnarth et al. 2024), on the raw CAM."""
 
     weight: Fraction = 0.0
-    """Its share in the tag loss of the raw CAM, whose spatial mean keeps the rest; published: 0.2."""
+    """Share of this loss in the tag loss of the raw CAM; published: 0.2."""
     samples: PositiveWhole = 10
-    """Cells drawn a class and image."""
+    """Number of cells drawn per class and image."""
 
 
 class FslSettings(MapLossSettings):
     """The feature similarity loss (Jonnarth et al. 2024); published weights: 1 on VOC, 0.2 on COCO."""
 
     mu: Number = 2.5
-    """Colours that differ by less than sigmoid(-mu) should be of one class, others of two."""
+    """Pixels with a colour difference below sigmoid(-mu) should have one class, other pixels two."""
     sigma: Positive = 40.0
-    """How far pixels compare themselves with others, in pixels of the network's input (448 where published)."""
+    """Range of the comparison, in pixels of the network's input (published with an input of 448)."""
 
 
 class OptimizerSettings(Settings):
@@ -100,86 +91,85 @@ class OptimizerSettings(Settings):
     name: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     momentum: Fraction = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     nesterov: bool = True
-    """Of SGD."""
+    """Whether SGD uses Nesterov momentum."""
     weight_decay: NotNegative = 0.01
     decay_all: bool = False
-    """Apply it to biases and normalisation layers as well."""
+    """Whether weight decay also applies to biases and normalisation layers."""
     backbone_factor: NotNegative = 1.0
-    """Factor on the learning rate of the backbone; 0 freezes its weights."""
+    """Factor on the learning rate of the backbone; 0 freezes the backbone."""
     head_factor: Positive = 1.0
-    """Factor on the learning rate of the layers behind it."""
+    """Factor on the learning rate of the other layers."""
     bias_factor: Positive = 1.0
-    """A further factor on the learning rate of biases."""
+    """Additional factor on the learning rate of biases."""
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     warmup: Fraction = 0.05
     """Share of the training over which the learning rate grows linearly from `warmup_from`."""
     warmup_from: NotNegative = 0.0
     warmup_first: bool = True
-    """Whether the schedule begins after the warm-up, or runs beneath it from the start (as in timm)."""
+    """Whether the schedule begins after the warm-up or, as in timm, together with it."""
     floor: NotNegative = 0.0
-    """Learning rate at which the schedule ends."""
+    """Learning rate at the end of the schedule."""
     every: Literal["step", "epoch", "epoch_late"] = "step"
-    """When the rate changes: each step; each epoch; or each epoch with the rate of the one before (as timm's loop)."""
+    """When the rate changes: each step, each epoch, or, as in timm, each epoch with the rate of the previous one."""
     poly_power: Positive = 0.9
 
 
 class RunSettings(Settings):
-    """What every training has."""
+    """Settings of every training."""
 
     data: DataSettings
     output: Path
-    """Run folder; a run that stopped there is resumed."""
+    """Run folder; an interrupted run in it is resumed."""
     model: ModelSettings = ModelSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     epochs: Annotated[Whole, Field(ge=1)] = 20
     batch_size: Annotated[Whole, Field(ge=1)] = 16
-    """Images a step, over all processes."""
+    """Images per step, over all processes."""
     seed: Annotated[Whole, Field(ge=0)] = 11
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1; the processes of torchrun each take one GPU."""
+    """auto, cpu, cuda, cuda:1; each process of torchrun takes one GPU."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     checkpoint_every: Annotated[Whole, Field(ge=0)] = 0
-    """Steps between checkpoints; 0 writes one after each epoch."""
+    """Steps between checkpoints; 0 writes a checkpoint after each epoch."""
     log_every: Annotated[Whole, Field(ge=1)] = 20
     """Steps between two lines of history.jsonl."""
 
 
 class TrainSettings(RunSettings):
-    """One training of a CAM network from tags and depth."""
+    """Settings of the training of a CAM network on tags and depth."""
 
     deal: DealSettings = DealSettings()
     isl: IslSettings = IslSettings()
     fsl: FslSettings = FslSettings()
     threshold_rule: str = "depth_relief"
-    """Rule that chooses the background threshold from the training images, without masks."""
+    """Rule that chooses the background threshold on the training images, without masks."""
 
 
 class ClipSettings(Settings):
-    """Clipping of large losses, which are where pseudo masks are wrong; see `deal_core.losses.clipping`."""
+    """Clipping of large losses, which occur at errors of pseudo masks; see `deal_core.losses.clipping`."""
 
     below: NotNegative = 1.2
-    """Mean loss of a batch from which on is clipped; 0 never clips."""
+    """Mean loss of a batch below which clipping applies; 0 turns clipping off."""
     start: Fraction = 0.5
-    """Share of the training before which nothing is clipped. A class that is rare or learned late has a large loss at
-    first, as a wrong mask has later."""
+    """Share of the training without clipping. At first, rare classes have losses as large as wrong masks later."""
     cells: Annotated[Whole, Field(ge=1, le=16)] = 4
-    """Along each side of the grid over the images in whose cells the mean is taken."""
+    """Cells along each side of the grid over which the mean is taken."""
 
 
 class SegmenterSettings(ModelSettings):
-    """The network that is distilled."""
+    """The network to distil."""
 
     name: str = "segmenter"
 
 
 class DistillSettings(RunSettings):
-    """One training of a run-time segmenter from pseudo masks."""
+    """Settings of the training of a run-time segmenter on masks."""
 
     masks: Literal["drawn"] | Path
-    """Folder of pseudo masks made by `deal cams`, or "drawn": the masks that somebody drew, where there are some."""
+    """Folder of pseudo masks by `deal cams`, or "drawn" for the drawn masks of the dataset."""
     model: SegmenterSettings = SegmenterSettings()
     clip: ClipSettings = ClipSettings()
     batch_size: Annotated[Whole, Field(ge=2)] = 16
-    """Images a step, over all processes; some decoders normalise over the batch."""
+    """Images per step, over all processes; at least 2, since some decoders normalise over the batch."""

@@ -1,4 +1,4 @@
-"""Frames to train on, their random views, and the order of batches."""
+"""Training frames, their random views, and the order of batches."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from deal_core.trainer.settings import RunSettings
 
 
 class Frames(Protocol):
-    """Frames to train on; those of a `Dataset` are some."""
+    """Frames to train on, such as a `Dataset`."""
 
     def __len__(self) -> int: ...
 
     def load(self, frame: int) -> Sample:
-        """Read one; raises `DatasetError`."""
+        """Read one frame; raise `DatasetError` if a file is missing or damaged."""
 
 
 class Views(TorchDataset["TensorSample | DealError"]):
-    """Random views of frames; an item is (frame, seed of the view).
+    """Random views of frames; the index of an item is (frame, seed of the view).
 
-    A frame that cannot be read is handed over as the error: raised in a worker, it would arrive with the worker's
-    traceback for a message.
+    The item of an unreadable frame is the error itself: an error raised in a worker would carry the worker's traceback
+    in its message.
     """
 
     def __init__(self, frames: Frames, settings: RunSettings, *, with_mask: bool = False) -> None:
@@ -61,10 +61,10 @@ class Views(TorchDataset["TensorSample | DealError"]):
 
 
 def cached_size(size: tuple[int, ...], settings: DataSettings) -> tuple[int, int] | None:
-    """Return the (height, width) at which an image of `size` is kept in memory; None if it is not made smaller.
+    """Return the (height, width) at which an image of `size` is cached; None if it is not made smaller.
 
-    Where all of the image is seen, that of the network. Crops are enlarged to that, so what they are cut from keeps its
-    own shape and is twice as fine; of a canvas, it is as large as it can come to lie there.
+    A view of the whole image needs the size of the network. Crops are enlarged to that size, so the cached image keeps
+    its shape at twice that size. A canvas view needs the largest size at which it places the image.
     """
     height, width = size
     like_height, like_width = settings.image_size
@@ -79,10 +79,9 @@ def cached_size(size: tuple[int, ...], settings: DataSettings) -> tuple[int, int
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """The batches of one process from `start` to `stop` (steps), each a list of (frame, seed of its view).
+    """The batches of one process for the steps `start` to `stop`, each a list of (frame, seed of its view).
 
-    A function of the seed alone: what a step sees depends neither on the number of processes nor on whether the
-    run was interrupted before it.
+    They depend on the seed only, and neither on the number of processes nor on interruptions of the run.
     """
 
     frames: int
@@ -110,7 +109,7 @@ class BatchOrder:
 def plain_batches(
     frames: Frames, settings: RunSettings, device: torch.device, *, with_mask: bool = False
 ) -> Iterator[TensorSample]:
-    """Yield the frames as they are, at the size of the network."""
+    """Yield batches of the frames at the size of the network, without augmentation."""
     for start in range(0, len(frames), settings.batch_size):
         samples = [frames.load(i) for i in range(start, min(start + settings.batch_size, len(frames)))]
         sized = [resize_sample(sample, settings.data.image_size) for sample in samples]

@@ -1,4 +1,4 @@
-"""The background among class scores: added before a refinement that lets classes compete, taken out after it."""
+"""A background score next to the class scores, for refinements in which classes and background compete."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 ARGMAX_THRESHOLD = 0.5
-"""The threshold on `without_background` at which a pixel goes to whichever of class and background is stronger."""
+"""The threshold on `without_background` that gives a pixel to the stronger of class and background."""
 
 
 def background_power(threshold: float) -> float:
-    """Return the alpha at which a pixel whose best score is `threshold` is as much background as class.
+    """Return the alpha at which a pixel with the best score `threshold` has the same background score.
 
-    The background score is (1 - best)^alpha (Ahn and Kwak 2018), where papers choose alpha by hand. The alpha that
-    solves (1 - t)^alpha = t makes the decision before the refinement that of the threshold t, which a rule without
-    masks has chosen, and so follows the level of the scores.
+    The background score is (1 - best)^alpha (Ahn and Kwak 2018); papers choose alpha by hand. With the alpha that
+    solves (1 - t)^alpha = t, the decision before the refinement equals the threshold t, which a rule without masks
+    adapts to the level of the scores.
 
     >>> background_power(0.5)
     1.0
@@ -33,8 +33,8 @@ def with_background(scores: Tensor, alpha: float) -> Tensor:
 def without_background(stack: Tensor) -> Tensor:
     """Return (K, H, W) in [0, 1], each class against the background: k / (k + background), of (K + 1, H, W) >= 0.
 
-    The class that was strongest stays strongest, and at the threshold 1/2 the decision is the argmax of the stack;
-    another threshold weighs the background by another factor. 0 where neither scores.
+    The strongest class stays the strongest, and at the threshold 1/2 the decision is the argmax of the stack. Another
+    threshold corresponds to another weight of the background. The result is 0 where class and background are 0.
     """
     background, classes = stack[:1], stack[1:]
     total = classes + background

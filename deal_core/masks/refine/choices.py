@@ -1,4 +1,4 @@
-"""The names of refinements; importing them loads nothing else."""
+"""Names of the refinements, in a module without other imports."""
 
 from typing import Literal
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from deal_core.errors import ConfigError, nearest_hint
-from deal_core.masks.refine.inputs import check_inputs
+from deal_core.masks.refine.inputs import RefinementOptions, check_inputs
 from deal_core.masks.refine.lattice import PermutohedralLattice
+from deal_core.settings_file import NotNegative, Positive, PositiveWhole
 from deal_core.structures import UInt8Array
 
 CrfUnary = Literal["soft", "hard"]
@@ -20,50 +22,33 @@ _SMALLEST_PROBABILITY = 1e-8
 
 
 @dataclass(frozen=True)
-class CrfSettings:
-    """Kernels of the CRF, named as in the field. The defaults follow SEAM (and AffinityNet).
+class CrfSettings(RefinementOptions):
+    """Kernels of the CRF, with the usual names. The defaults follow SEAM and AffinityNet.
 
     Args:
-        iterations: of the mean field.
-        sxy_gaussian: standard deviation of the smoothness kernel, pixels.
-        compat_gaussian: its weight.
-        sxy_bilateral: standard deviation of the appearance kernel in position, pixels.
-        srgb: the same in colour, of 0..255.
-        compat_bilateral: its weight.
-        unary: "soft": minus the logarithm of the scores; "hard": of the winning class, believed with `confidence`,
-            the others sharing the rest.
-        confidence: of "hard", in (0, 1).
-        alpha: the background score is (1 - best)^alpha; made from the threshold when left out.
-
-    Raises:
-        ConfigError: a value out of range, or an unknown option.
+        iterations: Mean-field iterations.
+        sxy_gaussian: Standard deviation of the smoothness kernel, in pixels.
+        compat_gaussian: Weight of the smoothness kernel.
+        sxy_bilateral: Standard deviation of the appearance kernel in position, in pixels.
+        srgb: Standard deviation of the appearance kernel in colour, in 0..255.
+        compat_bilateral: Weight of the appearance kernel.
+        unary: "soft" takes minus the logarithm of the scores; "hard" gives the winning class the probability
+            `confidence`, and the other classes share the rest.
+        confidence: Probability of the winning class for "hard", in (0, 1).
+        alpha: Exponent of the background score (1 - best)^alpha; default: computed from the threshold.
     """
 
-    iterations: int = 10
-    sxy_gaussian: float = 3.0
-    compat_gaussian: float = 3.0
-    sxy_bilateral: float = 80.0
-    srgb: float = 13.0
-    compat_bilateral: float = 10.0
-    unary: CrfUnary = "soft"
-    confidence: float = 0.7
-    alpha: float | None = None
+    method = "crf"
 
-    def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ConfigError(f"crf: expected at least 1 iteration, found {self.iterations}")
-        for name in ("sxy_gaussian", "sxy_bilateral", "srgb"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"crf: expected a positive {name}, found {getattr(self, name)}")
-        for name in ("compat_gaussian", "compat_bilateral"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"crf: expected {name} of at least 0, found {getattr(self, name)}")
-        if not 0 < self.confidence < 1:
-            raise ConfigError(f"crf: expected a confidence between 0 and 1, found {self.confidence}")
-        if self.alpha is not None and not self.alpha > 0:
-            raise ConfigError(f"crf: expected a positive alpha, found {self.alpha}")
-        if self.unary not in get_args(CrfUnary):
-            raise ConfigError(f"crf: expected unary to be one of {', '.join(get_args(CrfUnary))}, found '{self.unary}'")
+    iterations: PositiveWhole = 10
+    sxy_gaussian: Positive = 3.0
+    compat_gaussian: NotNegative = 3.0
+    sxy_bilateral: Positive = 80.0
+    srgb: Positive = 13.0
+    compat_bilateral: NotNegative = 10.0
+    unary: CrfUnary = "soft"
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    alpha: Positive | None = None
 
 
 _PRESETS = {
@@ -72,15 +57,11 @@ _PRESETS = {
     "weaktr_coco": CrfSettings(10, 3.0, 3.0, 50.0, 5.0, 10.0, "hard"),
 }
 CRF_PRESETS = tuple(_PRESETS)
-"""The names `crf_preset` knows."""
+"""Names of the presets of `crf_preset`."""
 
 
 def crf_preset(name: str) -> CrfSettings:
-    """Return the published settings of a method, one of `CRF_PRESETS`.
-
-    Raises:
-        ConfigError: an unknown name.
-    """
+    """Return the published settings of a method of `CRF_PRESETS`; raise `ConfigError` for another name."""
     if name not in _PRESETS:
         raise ConfigError(
             f"unknown CRF preset '{name}': expected one of {', '.join(CRF_PRESETS)}.{nearest_hint(name, CRF_PRESETS)}"
@@ -91,16 +72,16 @@ def crf_preset(name: str) -> CrfSettings:
 def dense_crf(image: UInt8Array, scores: Tensor, settings: CrfSettings | None = None) -> Tensor:
     """Return (C, H, W) probabilities of C labels after the CRF, float32, on the device of `scores`.
 
-    Potts model with a Gaussian kernel of position and one of position and colour, both normalised symmetrically,
+    A Potts model with a Gaussian kernel of position and one of position and colour, both normalised symmetrically,
     as in pydensecrf. The kernels are summed on the permutohedral lattice.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        scores: (C, H, W) not negative, background included; only their ratios at a pixel count.
-        settings: of the kernels.
+        scores: (C, H, W) non-negative scores, background included; only their ratios at a pixel matter.
+        settings: Settings of the kernels.
 
     Raises:
-        ValueError: shapes or types that do not fit.
+        ValueError: shapes or types do not fit.
     """
     settings = settings or CrfSettings()
     check_inputs(image, scores)
@@ -119,12 +100,10 @@ def _log_unary(scores: Tensor, settings: CrfSettings) -> Tensor:
 def _infer(image: UInt8Array, log_unary: Tensor, settings: CrfSettings) -> Tensor:
     labels, height, width = log_unary.shape
     position, colour = _features(image, log_unary.device)
+    appearance = torch.cat([position / settings.sxy_bilateral, colour / settings.srgb], 1)
     kernels = [
         (settings.compat_gaussian, _NormalisedKernel(position / settings.sxy_gaussian)),
-        (
-            settings.compat_bilateral,
-            _NormalisedKernel(torch.cat([position / settings.sxy_bilateral, colour / settings.srgb], 1)),
-        ),
+        (settings.compat_bilateral, _NormalisedKernel(appearance)),
     ]
     logits = log_unary.reshape(labels, -1).T.contiguous()
     belief = logits.softmax(1)

@@ -13,15 +13,14 @@ _LARGEST_CODE = 2**62
 
 
 class PermutohedralLattice:
-    """Sums over all pairs of N points, weighted by exp(-|f_i - f_j|^2 / 2), in time linear in N.
+    """Sums over all pairs of N points with the weights exp(-|f_i - f_j|^2 / 2), in time linear in N.
 
-    The points are spread onto the vertices of the simplices of a lattice that contain them, the lattice is blurred
-    along each of its d + 1 directions, and the values are read back from the same vertices. What comes out is the
-    sum up to a constant factor and to the lattice's own error, some per cent of the kernel. Only vertices that a
-    point has touched exist.
+    The values of the points are spread onto the vertices of the lattice simplices that contain the points, blurred
+    along each of the d + 1 directions of the lattice, and read back from the same vertices. The result is the sum up to
+    a constant factor and an error of a few per cent of the kernel. Only the vertices around points exist.
 
     Args:
-        features: (N, d) float, divided by the kernel's standard deviations.
+        features: (N, d) float features, divided by the standard deviations of the kernel.
 
     Raises:
         ConfigError: the features span more standard deviations than the lattice has room for.
@@ -31,15 +30,14 @@ class PermutohedralLattice:
         points = _elevate(features)
         origin, rank = _enclosing_simplex(points)
         self._weight = _barycentric(points, origin, rank)
-        codes, self._strides = _vertex_codes(origin, rank)
-        vertices, index = torch.unique(codes, return_inverse=True)
-        self._index = index
-        self._neighbours = [(_find(vertices, vertices - s), _find(vertices, vertices + s)) for s in self._strides]
+        codes, strides = _vertex_codes(origin, rank)
+        vertices, self._index = torch.unique(codes, return_inverse=True)
+        self._neighbours = [(_find(vertices, vertices - s), _find(vertices, vertices + s)) for s in strides]
         self._num_vertices = len(vertices)
 
     def filter(self, values: Tensor) -> Tensor:
-        """Return (N, C), at each point the weighted sum of `values` (N, C) over all points, itself included."""
-        # The last row stands for all vertices that do not exist, and stays 0.
+        """Return (N, C) the weighted sum of `values` (N, C) over all points, for each point."""
+        # The last row represents all vertices that do not exist, and stays 0.
         lattice = values.new_zeros(self._num_vertices + 1, values.shape[1])
         for index, weight in zip(self._index, self._weight, strict=True):
             lattice.index_add_(0, index, weight[:, None] * values)
@@ -62,14 +60,14 @@ def _elevate(features: Tensor) -> Tensor:
 
 
 def _enclosing_simplex(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the simplex around each point: its vertex of remainder 0 (N, d + 1), and the order of coordinates in it.
+    """Return the simplex around each point: its vertex of remainder 0 (N, d + 1), and the rank of each coordinate.
 
-    The order, (N, d + 1) int64, is a permutation of 0..d, by falling distance from that vertex.
+    The ranks, (N, d + 1) int64, are permutations of 0..d by decreasing distance from that vertex.
     """
     size = points.shape[1]
     origin = (points / size).round() * size
     rank = (points - origin).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    # Rounding may have left the hyperplane: coordinates at the ends of the order go one step back into it.
+    # Rounding may leave the hyperplane: coordinates at the ends of the order are moved one step back into it.
     rank = rank + (origin.sum(1, keepdim=True) / size).round().long()
     below, above = rank < 0, rank >= size
     wrap = size * (below.long() - above.long())
@@ -77,7 +75,7 @@ def _enclosing_simplex(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _barycentric(points: Tensor, origin: Tensor, rank: Tensor) -> Tensor:
-    """Return (d + 1, N) the share of each vertex of the simplex in the point, in [0, 1], summing to 1."""
+    """Return (d + 1, N) the barycentric coordinates of each point in its simplex; they sum to 1."""
     ordered = torch.empty_like(points).scatter_(1, rank, (points - origin) / points.shape[1])
     following = torch.cat([ordered[:, 1:], ordered[:, :1] - 1.0], dim=1)
     # The vertex of remainder r differs from the next one in the coordinate that is r-th from the end of the order.
@@ -85,11 +83,11 @@ def _barycentric(points: Tensor, origin: Tensor, rank: Tensor) -> Tensor:
 
 
 def _vertex_codes(origin: Tensor, rank: Tensor) -> tuple[Tensor, list[int]]:
-    """Return one integer a vertex (d + 1, N), and what to add to it for the next vertex in each direction."""
+    """Return one integer per vertex (d + 1, N), and the step to the next vertex in each direction."""
     size = origin.shape[1]
     remainder = torch.arange(size, device=origin.device)[:, None, None]
     step = torch.where(rank < size - remainder, remainder, remainder - size)
-    # The coordinates sum to 0, so the last one says nothing new.
+    # The coordinates sum to 0, so the last one is redundant.
     keys = (origin.long() + step)[..., :-1]
     lowest, highest = keys.amin((0, 1)) - size, keys.amax((0, 1)) + size
     radix, strides = 1, []
@@ -104,6 +102,6 @@ def _vertex_codes(origin: Tensor, rank: Tensor) -> tuple[Tensor, list[int]]:
 
 
 def _find(vertices: Tensor, wanted: Tensor) -> Tensor:
-    """Return the index of each wanted code in the sorted `vertices`; their number where it is not among them."""
+    """Return the index of each code in the sorted `vertices`; `len(vertices)` for a code that is not among them."""
     index = torch.searchsorted(vertices, wanted).clamp(max=len(vertices) - 1)
     return index.where(vertices[index] == wanted, len(vertices))

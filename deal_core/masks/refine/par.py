@@ -1,20 +1,22 @@
-"""Pixel-adaptive refinement: scores averaged, again and again, over neighbours of the same colour.
+"""Pixel-adaptive refinement: repeated averaging of scores over neighbours of similar colour.
 
-After PAR of Ru et al. (AFA, CVPR 2022; also in ToCo, CVPR 2023): no parameters, no training, no compiler.
+Follows PAR of Ru et al. (AFA, CVPR 2022; also in ToCo, CVPR 2023); it has no trained parameters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from deal_core.errors import ConfigError
-from deal_core.masks.refine.inputs import check_inputs
+from deal_core.masks.refine.inputs import RefinementOptions, check_inputs
+from deal_core.settings_file import NotNegative, Positive, PositiveWhole
 from deal_core.structures import UInt8Array
 
 _DIRECTIONS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
@@ -22,51 +24,39 @@ _SMALLEST_DEVIATION = 1e-8
 
 
 @dataclass(frozen=True)
-class ParSettings:
-    """The defaults are the published ones.
+class ParSettings(RefinementOptions):
+    """Settings of the refinement; the defaults are the published values.
 
     Args:
-        iterations: how often scores are averaged.
-        dilations: distances, in pixels, of the eight neighbours that take part; one ring each.
-        contrast: a neighbour whose colour differs by this many local standard deviations has weight 1/e.
-        position_weight: share of a weight by distance alone, relative to that by colour.
-
-    Raises:
-        ConfigError: a value out of range.
+        iterations: Number of averaging steps.
+        dilations: Distances, in pixels, of the rings of eight neighbours.
+        contrast: Colour difference, in local standard deviations, at which a neighbour has weight 1/e.
+        position_weight: Share of the weight by distance, relative to the weight by colour.
     """
 
-    iterations: int = 10
-    dilations: tuple[int, ...] = (1, 2, 4, 8, 12, 24)
-    contrast: float = 0.3
-    position_weight: float = 0.01
+    method = "par"
 
-    def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ConfigError(f"par: expected at least 1 iteration, found {self.iterations}")
-        if not self.dilations or min(self.dilations) < 1:
-            raise ConfigError(f"par: expected dilations of at least 1 pixel, found {self.dilations}")
-        if not self.contrast > 0 or not self.position_weight >= 0:
-            raise ConfigError(
-                "par: expected a positive contrast and a position_weight of at least 0, found "
-                f"{self.contrast} and {self.position_weight}"
-            )
+    iterations: PositiveWhole = 10
+    dilations: Annotated[tuple[PositiveWhole, ...], Field(min_length=1)] = (1, 2, 4, 8, 12, 24)
+    contrast: Positive = 0.3
+    position_weight: NotNegative = 0.01
 
 
 def pixel_adaptive_refinement(image: UInt8Array, scores: Tensor, settings: ParSettings | None = None) -> Tensor:
-    """Return scores (C, H, W), float32, each pixel's a weighted mean of its neighbours'.
+    """Return scores (C, H, W), float32, in which each pixel is a weighted mean over its neighbours.
 
     The weight of neighbour j at pixel i is softmax_j of -mean_c (|I_i - I_j| / (contrast * sigma_i))^2, with sigma_i
-    the standard deviation of colour channel c over the neighbours, plus `position_weight` times the same of the
-    distance. The sum is divided by 1 + `position_weight`, so that every weight is a share: scores stay within the
-    range they had, and a constant stays. Beyond the border the image is continued by its outermost pixels.
+    the standard deviation of colour channel c over the neighbours, plus `position_weight` times the same for the
+    distance. The weights are divided by 1 + `position_weight`, so they sum to 1: scores stay within their range, and
+    constant scores stay constant. The outermost pixels are repeated beyond the border of the image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        scores: (C, H, W).
-        settings: which neighbours, and how often.
+        scores: (C, H, W) scores.
+        settings: Neighbours and number of iterations.
 
     Raises:
-        ValueError: shapes or types that do not fit.
+        ValueError: shapes or types do not fit.
     """
     settings = settings or ParSettings()
     check_inputs(image, scores)
@@ -82,7 +72,7 @@ def pixel_adaptive_refinement(image: UInt8Array, scores: Tensor, settings: ParSe
 
 
 def _weights(colour: Tensor, settings: ParSettings) -> Tensor:
-    """Return (M, H, W) the share of each neighbour, summing to 1."""
+    """Return (M, H, W) the weight of each neighbour; the weights sum to 1."""
     count = 8 * len(settings.dilations)
     mean, square = torch.zeros_like(colour), torch.zeros_like(colour)
     for neighbour in _neighbours(colour, settings.dilations):
@@ -104,7 +94,7 @@ def _position_logits(settings: ParSettings) -> Tensor:
 
 
 def _neighbours(maps: Tensor, dilations: tuple[int, ...]) -> Iterator[Tensor]:
-    """Yield `maps` (C, H, W) as seen from each pixel's neighbours, ring by ring."""
+    """Yield `maps` (C, H, W) shifted to each neighbour, ring by ring."""
     height, width = maps.shape[-2:]
     reach = max(dilations)
     padded = F.pad(maps[None], (reach, reach, reach, reach), mode="replicate")[0]

@@ -1,4 +1,4 @@
-"""The plane that carries things: the largest one in a depth image, found without knowing the camera."""
+"""The dominant plane of a depth image, found without camera intrinsics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deal_core.structures import BoolArray, DepthKind, Float32Array, Float64Arra
 PlaneUse = Literal["keep", "background"]
 
 PLANE_TOLERANCE_M = 0.008
-"""Farther than this from the plane, along the line of sight, a pixel stands out from it."""
+"""Distance from the plane, along the line of sight, above which a pixel stands out."""
 _INVERSE_TOLERANCE = 0.02
 _SAMPLES = 1500
 _DRAWS = 256
@@ -25,21 +25,21 @@ def dominant_plane(
     depth_kind: DepthKind = "metric",
     tolerance: float | None = None,
 ) -> BoolArray | None:
-    """Return which pixels lie on the largest plane of the image, (H, W); None where no plane holds a fifth of it.
+    """Return the mask (H, W) of the largest plane of the image; None if no plane covers a fifth of the known pixels.
 
-    A plane has an inverse depth that is linear in the pixel's row and column, whatever the focal length: three
-    pixels make a plane, and the one that most pixels agree with wins (RANSAC, Fischler and Bolles 1981), then is
-    fitted to all of these. The same image always gives the same plane.
+    The inverse depth of a plane is linear in row and column for every focal length. RANSAC (Fischler and Bolles 1981)
+    draws planes through three pixels and takes the one with the most inliers, which is then fitted to its inliers. The
+    random numbers have a fixed seed, so the same image always gives the same plane.
 
     Args:
-        depth: (H, W) of `depth_kind`; 0 or not finite is unknown.
-        valid: (H, W), where depth was measured.
-        depth_kind: metres, or relative inverse depth.
-        tolerance: how far from the plane a pixel may be: metres along the line of sight, or a share of the range of
-            inverse depth in the image.
+        depth: (H, W) depth of `depth_kind`; 0 or not finite where unknown.
+        valid: (H, W) mask of measured depth.
+        depth_kind: Metres, or relative inverse depth.
+        tolerance: Largest distance of an inlier: metres along the line of sight, or a share of the range of inverse
+            depth in the image.
 
     Raises:
-        ValueError: shapes that do not fit, or a tolerance that is not positive.
+        ValueError: shapes do not fit, or the tolerance is not positive.
     """
     if depth.ndim != 2 or (valid is not None and valid.shape != depth.shape):
         raise ValueError(f"expected depth (H, W) and valid of the same size, got {depth.shape}")
@@ -52,7 +52,7 @@ def dominant_plane(
     height, width = depth.shape
     measured = depth[known].astype(np.float64)
     inverse = 1.0 / measured if depth_kind == "metric" else measured
-    # A step of the tolerance in depth is one of tolerance / depth^2 in inverse depth.
+    # The tolerance t in depth corresponds to t / depth^2 in inverse depth.
     if depth_kind == "metric":
         allowed = (tolerance or PLANE_TOLERANCE_M) / measured**2
     else:
@@ -76,7 +76,7 @@ def dominant_plane(
 
 
 def _most_agreed(places: Float64Array, inverse: Float64Array, allowed: Float64Array) -> Float64Array | None:
-    """Return the plane (3,) through three of the points with which most points agree."""
+    """Return the plane (3,) through three of the points that has the most inliers."""
     generator = np.random.default_rng(_SEED)
     triples = generator.integers(len(places), size=(_DRAWS, 3))
     corners = places[triples]
@@ -85,5 +85,4 @@ def _most_agreed(places: Float64Array, inverse: Float64Array, allowed: Float64Ar
         return None
     planes = np.linalg.solve(corners[apart], inverse[triples][apart][..., None])[..., 0]
     agreeing = (np.abs(places @ planes.T - inverse[:, None]) <= allowed[:, None]).sum(0)
-    best: Float64Array = planes[int(agreeing.argmax())]
-    return best
+    return np.asarray(planes[int(agreeing.argmax())])

@@ -1,13 +1,12 @@
-"""One way into the refinements: settings by name and option, and scores of the present classes in and out."""
+"""The entry point of all refinements: settings from names and options, and the refinement of class scores."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from deal_core.errors import ConfigError, nearest_hint
@@ -22,29 +21,24 @@ from deal_core.structures import BoolArray, DepthKind, Float32Array, UInt8Array
 
 RefineSettings = ParSettings | CrfSettings | WalkSettings | RegionSettings
 
-_NAMES: dict[Refinement, type[RefineSettings]] = {
-    "par": ParSettings,
-    "crf": CrfSettings,
-    "walk": WalkSettings,
-    "regions": RegionSettings,
-}
+_KINDS: dict[str, type[RefineSettings]] = {kind.method: kind for kind in get_args(RefineSettings)}
 OFF_PLANE = 0.1
-"""Off the plane that carries things, a class needs this share of the threshold: the plane is most of the background."""
+"""Off the dominant plane, a class needs only this share of the threshold: most of the background is on the plane."""
 
 REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)
-"""The names `refinement_settings` knows."""
+"""Names that `refinement_settings` accepts."""
 
 
 def refinement_settings(name: str, options: Sequence[str] = ()) -> RefineSettings | None:
     """Return the settings of a refinement; None for "none".
 
     Args:
-        name: one of `REFINEMENTS`.
-        options: `key=value`, of the fields of the settings; lists with commas. Of the CRF also `preset=NAME`, a
-            name that `crf_preset` knows; the others then change it.
+        name: One of `REFINEMENTS`.
+        options: Fields of the settings as `key=value`, lists with commas. The CRF also takes `preset=NAME`, a name that
+            `crf_preset` accepts; the other options then change the preset.
 
     Raises:
-        ConfigError: an unknown name or key, or a value that cannot be.
+        ConfigError: a name or key is unknown, or a value is out of range.
 
     >>> refinement_settings("walk", ["steps=64", "affinity=colour"]).steps
     64
@@ -58,30 +52,31 @@ def refinement_settings(name: str, options: Sequence[str] = ()) -> RefineSetting
         if values:
             raise ConfigError(f"the option '{next(iter(values))}' belongs to a refinement, but none was chosen")
         return None
-    kind = _NAMES[name]
+    kind = _KINDS[name]
     base: RefineSettings = crf_preset(values.pop("preset")) if kind is CrfSettings and "preset" in values else kind()
-    hints = get_type_hints(kind)
-    for key in values:
-        if key not in hints:
-            known = [*hints, *(["preset"] if kind is CrfSettings else [])]
+    known = [*kind.option_types(), *(["preset"] if kind is CrfSettings else [])]
+    parsed = {}
+    for key, text in values.items():
+        if key not in known:
             raise ConfigError(
                 f"{name} has no option '{key}': expected one of {', '.join(known)}.{nearest_hint(key, known)}"
             )
-    return dataclasses.replace(base, **{key: _parse(name, key, text, hints[key]) for key, text in values.items()})
+        parsed[key] = kind.parse(key, text.split(",") if key == "dilations" else text)
+    return dataclasses.replace(base, **parsed)
 
 
 def refinement_name(settings: RefineSettings | None) -> str:
-    """Return the name that `refinement_settings` knows these settings by."""
-    return next((name for name, kind in _NAMES.items() if type(settings) is kind), "none")
+    """Return the name of the refinement, as in `refinement_settings`."""
+    return "none" if settings is None else settings.method
 
 
 def lets_background_compete(settings: RefineSettings | None) -> bool:
-    """Whether refined scores stand against a background score of their own, so that their threshold is 1/2."""
+    """Return whether classes compete with a background score, so that the threshold of refined scores is 1/2."""
     return isinstance(settings, (CrfSettings, SurfaceSettings))
 
 
 def needs_depth(settings: RefineSettings | None) -> bool:
-    """Whether the refinement is of images with depth alone."""
+    """Return whether the refinement needs images with depth."""
     return isinstance(settings, RegionSettings) or (isinstance(settings, WalkSettings) and settings.affinity == "depth")
 
 
@@ -95,24 +90,24 @@ def refine_scores(
     depth_valid: BoolArray | None = None,
     depth_kind: DepthKind = "metric",
 ) -> Tensor:
-    """Return refined class scores (K, H, W) in [0, 1]; a class that scores nowhere takes no part and stays 0.
+    """Return refined class scores (K, H, W) in [0, 1]; a class with scores of 0 everywhere is ignored and stays 0.
 
-    Pixel-adaptive refinement leaves scores at their level, and the threshold as good as before. CRF, walk and regions
-    let the classes compete with a background score made from `threshold` (or the settings' alpha); what they return
-    is the strength of each class against it, and is to be cut at `ARGMAX_THRESHOLD`, unless a rule finds better. Where
-    the plane that carries things is the background, what stands out from it needs `OFF_PLANE` of that threshold.
+    Pixel-adaptive refinement keeps the level of the scores, so the threshold stays valid. In CRF, walk and regions, the
+    classes compete with a background score made from `threshold` (or from alpha of the settings). Their result is the
+    strength of each class relative to the background; its threshold is `ARGMAX_THRESHOLD`, or one that a rule chooses.
+    If the dominant plane is background, pixels off the plane need only the share `OFF_PLANE` of `threshold`.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        scores: (K, H, W) in [0, 1], on the device to work on.
-        settings: of the refinement; None returns the scores.
-        threshold: at which the scores would be cut if they were not refined.
-        depth: as of `walk_on_surfaces`.
-        depth_valid: the same.
-        depth_kind: the same.
+        scores: (K, H, W) scores in [0, 1], on the device of the computation.
+        settings: Settings of the refinement; None returns the scores unchanged.
+        threshold: Threshold of the scores without refinement.
+        depth: Depth, as in `walk_on_surfaces`.
+        depth_valid: Mask of measured depth, as in `walk_on_surfaces`.
+        depth_kind: Kind of depth, as in `walk_on_surfaces`.
 
     Raises:
-        ValueError: shapes or types that do not fit, or depth missing where the affinity needs it.
+        ValueError: shapes or types do not fit, or the affinity needs depth and gets none.
     """
     present = scores.amax((1, 2)) > 0
     if settings is None or not present.any():
@@ -141,7 +136,7 @@ def refine_scores(
 
 
 def _background_on_plane(stack: Tensor, on_plane: BoolArray | None) -> Tensor:
-    """Return scores (K + 1, H, W) that are certain of the background on the plane that carries things."""
+    """Return scores (K + 1, H, W) with a certain background on the dominant plane."""
     if on_plane is None:
         return stack
     certain = torch.zeros(len(stack), 1, 1, device=stack.device)
@@ -152,13 +147,5 @@ def _background_on_plane(stack: Tensor, on_plane: BoolArray | None) -> Tensor:
 def _key_and_value(option: str) -> tuple[str, str]:
     key, equals, value = option.partition("=")
     if not equals:
-        raise ConfigError(f"expected an option of the refinement like iterations=5, found '{option}'")
+        raise ConfigError(f"expected an option of the refinement such as iterations=5, found '{option}'")
     return key.strip(), value.strip()
-
-
-def _parse(name: str, key: str, text: str, hint: Any) -> Any:
-    value = text.split(",") if hint == tuple[int, ...] else text
-    try:
-        return TypeAdapter(hint).validate_python(value)
-    except ValidationError as error:
-        raise ConfigError(f"{name}: {key}={text}: {error.errors()[0]['msg'].lower()}") from None

@@ -1,16 +1,17 @@
-"""Regions grown in depth: what is joined by a smooth surface gets one score."""
+"""Regions grown in depth: all cells of a smooth surface get one score."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from deal_core.errors import ConfigError
 from deal_core.masks.refine.inputs import check_inputs
 from deal_core.masks.refine.walk import (
     GridAffinity,
@@ -20,28 +21,23 @@ from deal_core.masks.refine.walk import (
     grid_affinity,
     image_grid,
 )
+from deal_core.settings_file import PositiveWhole
 from deal_core.structures import BoolArray, DepthKind, Float32Array, Int64Array, UInt8Array
 
 
 @dataclass(frozen=True)
 class RegionSettings(SurfaceSettings):
-    """Neighbouring cells belong to one region where their affinity, as in the walk, is at least `join`.
+    """Settings of the regions: neighbouring cells with an affinity of at least `join` belong to one region.
 
     Args:
-        join: least affinity of two neighbours in one region, in (0, 1).
-        least: cells of the smallest region; the cells of smaller ones keep scores of their own.
-
-    Raises:
-        ConfigError: a value out of range.
+        join: Smallest affinity of two neighbours in one region, in (0, 1).
+        least: Number of cells of the smallest region; cells of smaller regions keep their own scores.
     """
 
-    join: float = 0.5
-    least: int = 6
+    method = "regions"
 
-    def __post_init__(self) -> None:
-        self._check("regions", {"least": 1})
-        if not 0 < self.join < 1:
-            raise ConfigError(f"regions: expected join in (0, 1), found {self.join}")
+    join: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    least: PositiveWhole = 6
 
 
 def average_over_regions(
@@ -54,19 +50,19 @@ def average_over_regions(
     depth_kind: DepthKind = "metric",
     on_plane: BoolArray | None = None,
 ) -> Tensor:
-    """Return (C, H, W) scores in which each region grown in depth and colour has the mean of its cells, float32.
+    """Return (C, H, W) scores, float32, in which each region grown in depth and colour has the mean of its cells.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        scores: (C, H, W) not negative, background included.
-        settings: of the regions.
-        depth: as of `walk_on_surfaces`.
-        depth_valid: the same.
-        depth_kind: the same.
-        on_plane: (H, W), the plane that carries things: no region reaches across its border.
+        scores: (C, H, W) non-negative scores, background included.
+        settings: Settings of the regions.
+        depth: Depth, as in `walk_on_surfaces`.
+        depth_valid: Mask of measured depth, as in `walk_on_surfaces`.
+        depth_kind: Kind of depth, as in `walk_on_surfaces`.
+        on_plane: (H, W) mask of the dominant plane; no region crosses its border.
 
     Raises:
-        ValueError: shapes or types that do not fit, or there is no depth.
+        ValueError: shapes or types do not fit, or there is no depth.
     """
     settings = settings or RegionSettings()
     check_inputs(image, scores)
@@ -92,9 +88,9 @@ def average_over_regions(
 
 
 def connected_cells(affinity: GridAffinity, join: float) -> Int64Array:
-    """Return a label (h, w) for each cell: equal for those joined by steps down, right, up or left of affinity `join`.
+    """Return a label (h, w) for each cell: equal for cells connected by steps with an affinity of at least `join`.
 
-    Cells stand on every second row and column of an image, and a step between two of them on the pixel between.
+    In the drawn image, every second row and column holds the cells, and the pixels between them hold the steps.
     """
     of_offset = dict(zip(affinity.offsets, affinity.values.cpu().numpy(), strict=True))
     height, width = affinity.values.shape[-2:]

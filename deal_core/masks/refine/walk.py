@@ -1,24 +1,25 @@
-"""A random walk that spreads scores within surfaces: over cells of one colour, and not across a step in depth.
+"""A random walk that spreads scores within surfaces: over cells of similar colour, and not across steps in depth.
 
-The walk follows AffinityNet (Ahn and Kwak 2018). Its affinities come from colour and depth, which need no training;
-affinities of a trained network can be used as well, see `feature_affinity`.
+The walk follows AffinityNet (Ahn and Kwak 2018). Its affinities come from colour and depth and need no training;
+`feature_affinity` also makes affinities from the features of a trained network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from deal_core.errors import ConfigError
-from deal_core.masks.refine.inputs import check_inputs
+from deal_core.masks.refine.inputs import RefinementOptions, check_inputs
 from deal_core.masks.refine.plane import PlaneUse
+from deal_core.settings_file import Positive, PositiveWhole
 from deal_core.structures import BoolArray, DepthKind, Float32Array, UInt8Array, valid_depth
 
 WalkAffinity = Literal["depth", "colour"]
@@ -29,80 +30,54 @@ _SAMPLES_A_CELL = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class SurfaceSettings:
-    """What refinements along surfaces have in common.
+class SurfaceSettings(RefinementOptions):
+    """Common settings of the refinements along surfaces.
 
     Args:
-        size: cells on the longer side of the grid; an image with fewer pixels is its own grid.
-        depth_scale: metres that depth may differ, beyond the slope of the surface, for an affinity of 1/e.
-        inverse_depth_scale: the same for relative inverse depth, as a share of the range it spans in the image.
-        colour_scale: mean difference of the colour channels, of 0..1, for an affinity of 1/e.
-        plane: "background": nothing that is tagged lies in the largest plane of the image; "keep": it may.
-        alpha: the background score is (1 - best)^alpha; made from the threshold when left out.
-
-    Raises:
-        ConfigError: a value out of range.
+        size: Cells on the longer side of the grid; at most the pixels of the image.
+        depth_scale: Difference in depth beyond the slope of the surface, in metres, at an affinity of 1/e.
+        inverse_depth_scale: The same for relative inverse depth, as a share of its range in the image.
+        colour_scale: Mean difference of the colour channels, in 0..1, at an affinity of 1/e.
+        plane: Use of the dominant plane: "background" excludes tagged objects from it, "keep" allows them.
+        alpha: Exponent of the background score (1 - best)^alpha; default: computed from the threshold.
     """
 
-    size: int = 128
-    depth_scale: float = 0.015
-    inverse_depth_scale: float = 0.03
-    colour_scale: float = 0.3
+    size: Annotated[int, Field(ge=2)] = 128
+    depth_scale: Positive = 0.015
+    inverse_depth_scale: Positive = 0.03
+    colour_scale: Positive = 0.3
     plane: PlaneUse = "background"
-    alpha: float | None = None
-
-    def _check(self, method: str, least: Mapping[str, int]) -> None:
-        """Refuse values out of range; `least` of whole numbers by name."""
-        for name, lowest in {"size": 2, **least}.items():
-            if getattr(self, name) < lowest:
-                raise ConfigError(f"{method}: expected {name} of at least {lowest}, found {getattr(self, name)}")
-        for name in ("depth_scale", "inverse_depth_scale", "colour_scale"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{method}: expected a positive {name}, found {getattr(self, name)}")
-        if self.plane not in get_args(PlaneUse):
-            raise ConfigError(
-                f"{method}: expected plane to be one of {', '.join(get_args(PlaneUse))}, found '{self.plane}'"
-            )
-        if self.alpha is not None and not self.alpha > 0:
-            raise ConfigError(f"{method}: expected a positive alpha, found {self.alpha}")
+    alpha: Positive | None = None
 
 
 @dataclass(frozen=True)
 class WalkSettings(SurfaceSettings):
-    """The defaults are what helped most on synthetic tabletops; AffinityNet walks 64 or 256 steps of radius 5.
+    """Settings of the walk; the defaults gave the best results on synthetic tabletops.
+
+    AffinityNet walks 64 or 256 steps of radius 5.
 
     Args:
-        affinity: "depth": of depth and colour; "colour": of colour alone.
-        radius: cells nearer than this are neighbours; 2 gives the eight around a cell.
-        steps: of the walk.
-        restart: share of the first scores that each step brings back, in [0, 1).
-
-    Raises:
-        ConfigError: a value out of range, or an unknown affinity.
+        affinity: "depth" uses depth and colour, "colour" uses only colour.
+        radius: Cells at a smaller distance are neighbours; 2 gives the eight cells around a cell.
+        steps: Number of steps.
+        restart: Share of the initial scores that each step adds again, in [0, 1).
     """
 
-    affinity: WalkAffinity = "depth"
-    radius: int = 2
-    steps: int = 200
-    restart: float = 0.02
+    method = "walk"
 
-    def __post_init__(self) -> None:
-        if self.affinity not in get_args(WalkAffinity):
-            raise ConfigError(
-                f"walk: expected affinity to be one of {', '.join(get_args(WalkAffinity))}, found '{self.affinity}'"
-            )
-        self._check("walk", {"radius": 2, "steps": 1})
-        if not 0 <= self.restart < 1:
-            raise ConfigError(f"walk: expected a restart in [0, 1), found {self.restart}")
+    affinity: WalkAffinity = "depth"
+    radius: Annotated[int, Field(ge=2)] = 2
+    steps: PositiveWhole = 200
+    restart: Annotated[float, Field(ge=0, lt=1)] = 0.02
 
 
 @dataclass(frozen=True, eq=False)
 class GridAffinity:
-    """How much neighbouring cells of a grid belong together.
+    """Affinities of neighbouring cells of a grid.
 
     Args:
-        offsets: (dy, dx) of O neighbours.
-        values: (O, h, w) in [0, 1], of a cell and its neighbour at that offset; 0 where that lies outside.
+        offsets: Offsets (dy, dx) of O neighbours.
+        values: (O, h, w) affinity in [0, 1] of a cell and its neighbour at that offset; 0 outside the grid.
     """
 
     offsets: tuple[tuple[int, int], ...]
@@ -118,19 +93,19 @@ def walk_on_surfaces(
     depth_valid: BoolArray | None = None,
     depth_kind: DepthKind = "metric",
 ) -> Tensor:
-    """Return (C, H, W) scores after a walk on a coarse grid, float32, resampled bilinearly.
+    """Return (C, H, W) scores, float32, after a walk on a coarse grid and bilinear resampling.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        scores: (C, H, W) not negative, background included.
-        settings: of the walk.
-        depth: (H, W) of `depth_kind`; used by the affinity "depth". A pixel without
-            depth takes the depth of the nearest pixel that has one; in an image without depth, colour alone decides.
-        depth_valid: (H, W) bool, where depth was measured; finite and positive depth when left out.
-        depth_kind: metres, or relative inverse depth.
+        scores: (C, H, W) non-negative scores, background included.
+        settings: Settings of the walk.
+        depth: (H, W) depth of `depth_kind`, for the affinity "depth". Missing depth is filled from the nearest cell; in
+            an image without depth, only colour counts.
+        depth_valid: (H, W) bool mask of measured depth; default: finite and positive depth.
+        depth_kind: Metres, or relative inverse depth.
 
     Raises:
-        ValueError: shapes or types that do not fit, or depth missing where the affinity needs it.
+        ValueError: shapes or types do not fit, or the affinity needs depth and gets none.
     """
     settings = settings or WalkSettings()
     check_inputs(image, scores)
@@ -143,7 +118,7 @@ def walk_on_surfaces(
 
 
 def image_grid(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Return (rows, columns) of the grid of an image (height, width) with at most `longest` cells on a side."""
+    """Return (rows, columns) of the grid of an image (height, width), with at most `longest` cells per side."""
     shrink = min(1.0, longest / max(size))
     return max(round(size[0] * shrink), 1), max(round(size[1] * shrink), 1)
 
@@ -157,19 +132,19 @@ def grid_affinity(
     depth_kind: DepthKind = "metric",
     device: torch.device | str = "cpu",
 ) -> GridAffinity:
-    """Return how much neighbouring cells belong together, by colour and, where `settings` say so, by depth.
+    """Return the affinities of neighbouring cells by colour and, if `settings` ask for it, by depth.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        grid: (rows, columns).
-        settings: affinity, radius and scales of it.
-        depth: as of `walk_on_surfaces`.
-        depth_valid: the same.
-        depth_kind: the same.
-        device: where to compute.
+        grid: (rows, columns) of the grid.
+        settings: Kind, radius and scales of the affinity.
+        depth: Depth, as in `walk_on_surfaces`.
+        depth_valid: Mask of measured depth, as in `walk_on_surfaces`.
+        depth_kind: Kind of depth, as in `walk_on_surfaces`.
+        device: Device of the computation.
 
     Raises:
-        ValueError: depth is missing where the affinity needs it, or of another size.
+        ValueError: depth is missing or of another size.
     """
     height, width = image.shape[:2]
     small = cv2.resize(image, grid[::-1], interpolation=cv2.INTER_AREA)
@@ -178,7 +153,7 @@ def grid_affinity(
     if settings.affinity == "colour":
         return affinity
     if depth is None:
-        raise ValueError("the affinity 'depth' needs depth; without it use 'colour'")
+        raise ValueError("the affinity 'depth' needs depth; without depth, use the affinity 'colour'")
     if depth.shape != (height, width) or (depth_valid is not None and depth_valid.shape != (height, width)):
         raise ValueError(f"expected depth of the image's size {(height, width)}, got {depth.shape}")
     cells = _depth_cells(depth, depth_valid, grid, depth_kind)
@@ -190,11 +165,11 @@ def grid_affinity(
 
 
 def random_walk(scores: Tensor, affinity: GridAffinity, *, steps: int, restart: float = 0.0) -> Tensor:
-    """Return scores (C, h, w) after `steps` times s <- (1 - restart) T s + restart s_0.
+    """Return scores (C, h, w) after `steps` steps s <- (1 - restart) T s + restart s_0.
 
-    T gives each cell the mean of itself (affinity 1) and its neighbours, weighted by affinity: scores stay within
-    the range they had, and a cell without any neighbour of its kind keeps its own. AffinityNet squares its
-    transition matrix t times, which is 2^t steps without restart.
+    T takes the mean of each cell (affinity 1) and its neighbours, weighted by affinity: scores stay within their range,
+    and a cell without similar neighbours keeps its score. AffinityNet squares its transition matrix t times, which
+    equals 2^t steps without restart.
     """
     share = (1.0 - restart) / (1.0 + affinity.values.sum(0))
     weights = affinity.values * share
@@ -209,9 +184,9 @@ def random_walk(scores: Tensor, affinity: GridAffinity, *, steps: int, restart: 
 
 
 def feature_affinity(features: Tensor, *, radius: int, scale: float, power: float = 1.0) -> GridAffinity:
-    """Return exp(-(mean_c |f_i - f_j| / scale)^power) of cells nearer than `radius`, from features (C, h, w).
+    """Return exp(-(mean_c |f_i - f_j| / scale)^power) for cells nearer than `radius`, from features (C, h, w).
 
-    AffinityNet's affinity to the power of beta equals the affinity of its features at a scale of 1 / beta.
+    AffinityNet's affinity to the power of beta equals this affinity of its features with scale 1 / beta.
     """
 
     def affinity(here: Tensor, there: Tensor) -> Tensor:
@@ -222,11 +197,11 @@ def feature_affinity(features: Tensor, *, radius: int, scale: float, power: floa
 
 
 def depth_affinity(depth: Tensor, *, radius: int, scale: float) -> GridAffinity:
-    """Return exp(-(e / scale)^2) of cells nearer than `radius`, from depth (h, w).
+    """Return exp(-(e / scale)^2) for cells nearer than `radius`, from depth (h, w).
 
-    e is the difference of the two depths less what the slope of the surface explains, so that a table seen at an
-    angle holds together and the edge of a thing on it does not. The slope is the median of the central differences
-    over 7x7 cells, and that of a pair the mean of the two cells'.
+    e is the difference of the two depths minus the difference that the slope of the surface explains. So a table seen
+    at an angle stays connected, and the edge of an object on it does not. The slope of a cell is the median of the
+    central differences over 7x7 cells; the slope of a pair is the mean of its two cells.
     """
     slope = [_median(_central_difference(depth, axis)) for axis in (0, 1)]
     maps = torch.stack([depth, *slope])
@@ -248,7 +223,7 @@ def _offsets(radius: int) -> tuple[tuple[int, int], ...]:
 
 
 def _overlap(dy: int, dx: int, height: int, width: int) -> tuple[_Index, _Index]:
-    """Return where a map of this size has a neighbour at the offset, and where these neighbours are."""
+    """Return the indices of the cells with a neighbour at the offset, and of these neighbours."""
 
     def along(step: int, length: int) -> slice:
         return slice(max(-step, 0), max(length - max(step, 0), 0))
@@ -257,7 +232,7 @@ def _overlap(dy: int, dx: int, height: int, width: int) -> tuple[_Index, _Index]
 
 
 def _between(maps: Tensor, offset: tuple[int, int], affinity: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Return (h, w) the affinity of each cell of `maps` (C, h, w) and its neighbour; 0 where that lies outside."""
+    """Return (h, w) the affinity of each cell of `maps` (C, h, w) and its neighbour; 0 outside the map."""
     result = maps.new_zeros(maps.shape[-2:])
     here, there = _overlap(*offset, maps.shape[-2], maps.shape[-1])
     result[here] = affinity(maps[here], maps[there])
@@ -267,10 +242,10 @@ def _between(maps: Tensor, offset: tuple[int, int], affinity: Callable[[Tensor, 
 def _depth_cells(
     depth: Float32Array, valid: BoolArray | None, grid: tuple[int, int], kind: DepthKind
 ) -> Float32Array | None:
-    """Return the depth of each cell (h, w), relative inverse depth spanning [0, 1]; None if nothing was measured.
+    """Return the depth of each cell (h, w), with relative inverse depth scaled to [0, 1]; None without any depth.
 
-    The median of what was measured in a cell: a mean of two depths is the depth of nothing, and would lay a stair
-    across each edge. Holes take the depth of the nearest cell that has one.
+    A cell takes the median of its measured depth, since a mean of two depths would create a surface that does not
+    exist. Holes take the depth of the nearest cell with depth.
     """
     known = np.where(valid_depth(depth, valid), depth, np.nan)
     height, width = (n * _SAMPLES_A_CELL for n in grid)
@@ -293,17 +268,17 @@ def _depth_cells(
 
 
 def _central_difference(maps: Tensor, axis: int) -> Tensor:
-    """Return half the difference of both neighbours along an axis of (h, w); at the border, to the only neighbour."""
+    """Return the central difference of (h, w) along an axis; one-sided at the border."""
     if maps.shape[axis] == 1:
         return torch.zeros_like(maps)
     return torch.gradient(maps, dim=axis)[0]
 
 
 def _median(maps: Tensor) -> Tensor:
-    """Return the median over the window around each cell of (h, w); the border is continued outwards."""
+    """Return the median over the window around each cell of (h, w), with the border repeated outwards."""
     side = _SLOPE_WINDOW // 2
     padded = np.pad(maps.cpu().numpy(), side, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (_SLOPE_WINDOW, _SLOPE_WINDOW))
-    middle = _SLOPE_WINDOW**2 // 2  # a partition takes a fifth of the time that PyTorch's median does
+    middle = _SLOPE_WINDOW**2 // 2  # np.partition takes a fifth of the time of PyTorch's median
     found = np.partition(windows.reshape(*maps.shape, -1), middle, axis=-1)[..., middle]
     return torch.from_numpy(found).to(maps.device)

@@ -1,1 +1,1 @@
-"""What computes class scores at run time: PyTorch, ONNX Runtime or TensorRT, chosen by what the machine can do."""
+"""Back ends that compute class scores at run time: PyTorch, ONNX Runtime and TensorRT."""

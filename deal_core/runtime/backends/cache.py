@@ -1,4 +1,4 @@
-"""A cache of files that are costly to make: found by what they were made from, checked when read."""
+"""A cache of files that are expensive to make, found by their inputs and checked when read."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _log = logging.getLogger(__name__)
 
 
 def default_cache_dir() -> Path:
-    """Return the folder for this user: `$XDG_CACHE_HOME/deal_ros`, or `~/.cache/deal_ros`."""
+    """Return the cache folder of this user: `$XDG_CACHE_HOME/deal_ros`, or `~/.cache/deal_ros`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deal_ros"
 
 
 def cached(folder: Path, kind: str, key: Mapping[str, str], make: Callable[[], bytes]) -> bytes:
-    """Return what `make` makes, from the folder where it was made before from the same key.
+    """Return the contents that `make` makes, from the cache if it has them for the same key.
 
-    A file that is damaged, or was made from another key, is made again, and a folder that cannot be written is done
-    without, both with a warning.
+    Damaged files and files of another key are made again, and a folder that cannot be written is not used; both cases
+    log a warning.
 
     Args:
-        folder: of the cache; made if missing, for this user alone.
-        kind: of the contents, the beginning of the file's name.
-        key: everything that the contents depend on.
-        make: makes the contents.
+        folder: Cache folder, made if missing, with access for this user only.
+        kind: Kind of the contents, at the beginning of the file name.
+        key: Everything that the contents depend on.
+        make: Function that makes the contents.
     """
     found = _read(_path(folder, kind, key), key)
     if found is not None:
@@ -41,7 +41,7 @@ def cached(folder: Path, kind: str, key: Mapping[str, str], make: Callable[[], b
 
 
 def keep(folder: Path, kind: str, key: Mapping[str, str], contents: bytes) -> None:
-    """Write contents for `cached` to find; where the folder cannot be written, a warning says so."""
+    """Write contents into the cache; log a warning if the folder cannot be written."""
     header = {"key": dict(key), "sha256": hashlib.sha256(contents).hexdigest()}
     path = _path(folder, kind, key)
     try:
@@ -69,7 +69,7 @@ def _read(path: Path, key: Mapping[str, str]) -> bytes | None:
         _log.warning("%s is damaged: making it again", path)
         return None
     if described.get("key") != dict(key):
-        _log.warning("%s was made from something else (%s): making it again", path, described.get("key"))
+        _log.warning("%s was made from other inputs (%s): making it again", path, described.get("key"))
         return None
     return contents
 

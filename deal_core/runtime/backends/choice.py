@@ -1,4 +1,4 @@
-"""The choice of a back end, by the options and by what this machine has, with a reason."""
+"""The choice of a back end by the options and the machine, with a reason."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ INSTALL_HINT = "pip install 'deal_ros[export]'"
 
 @dataclass(frozen=True)
 class Wanted:
-    """The options of a person.
+    """The options of the user.
 
     Args:
         backend: "auto", "torch", "onnxruntime" or "tensorrt".
-        device: "auto" or a device that exists.
+        device: "auto" or an existing device.
         precision: "auto", "float32", "float16" or "bfloat16".
-        is_onnx: whether the model file is an .onnx file.
-        compile: whether PyTorch compiles the network.
+        is_onnx: Whether the model file is an .onnx file.
+        compile: Whether PyTorch compiles the network.
     """
 
     backend: str = "auto"
@@ -36,12 +36,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Here:
-    """What this machine has.
-
-    Args:
-        gpu: a GPU that PyTorch can use.
-        installed: names of the back ends' modules that can be found.
-    """
+    """The abilities of this machine: a GPU that PyTorch can use, and the installed modules of back ends."""
 
     gpu: bool
     installed: Collection[str]
@@ -49,7 +44,7 @@ class Here:
 
 @dataclass(frozen=True)
 class BackendCandidate:
-    """A back end that may be tried, on a device, and why."""
+    """A back end to try, its device, and the reason."""
 
     name: str
     device: str
@@ -57,7 +52,7 @@ class BackendCandidate:
 
 
 def look_here() -> Here:
-    """Return what this machine has, without importing it."""
+    """Return the abilities of this machine, without importing the back ends."""
     import torch
 
     modules = [name for name in ("onnxruntime", "tensorrt") if importlib.util.find_spec(name)]
@@ -65,12 +60,12 @@ def look_here() -> Here:
 
 
 def candidates(wanted: Wanted, here: Here) -> list[BackendCandidate]:
-    """Return the back ends to try, best first; one where it was named.
+    """Return the back ends to try, best first; only the requested one if the user named it.
 
-    By capability: TensorRT where there is a GPU, then PyTorch on the GPU; on the CPU ONNX Runtime, then PyTorch.
+    With a GPU, the order is TensorRT, PyTorch, ONNX Runtime; on the CPU, it is ONNX Runtime, PyTorch.
 
     Raises:
-        UsageError: an unknown name; or the one that was named, or every one, cannot be used.
+        UsageError: the name is unknown, or neither the requested back end nor any other can be used.
     """
     if wanted.backend not in get_args(BackendName):
         raise UsageError(f"unknown backend '{wanted.backend}': expected {', '.join(get_args(BackendName))}")
@@ -79,11 +74,8 @@ def candidates(wanted: Wanted, here: Here) -> list[BackendCandidate]:
         refusal = refuse(wanted.backend, wanted, here)
         if refusal:
             raise UsageError(f"backend '{wanted.backend}' cannot be used: {refusal}")
-        return [
-            BackendCandidate(
-                wanted.backend, _device(wanted.backend, wanted, gpu), f"backend {wanted.backend} was named"
-            )
-        ]
+        device = _device(wanted.backend, wanted, gpu)
+        return [BackendCandidate(wanted.backend, device, f"backend {wanted.backend} was named")]
     found: list[BackendCandidate] = []
     passed_over: list[str] = []
     for name in ("tensorrt", "torch", "onnxruntime") if gpu else ("onnxruntime", "torch"):
@@ -99,15 +91,14 @@ def candidates(wanted: Wanted, here: Here) -> list[BackendCandidate]:
 
 
 def refuse(name: str, wanted: Wanted, here: Here) -> str:
-    """Return why a back end cannot do what is wanted, or an empty string."""
+    """Return the reason why a back end cannot satisfy the options, or an empty string."""
     if name == "torch":
         return "it reads the .safetensors file, not an .onnx file" if wanted.is_onnx else ""
     if wanted.compile:
         return "compile is an option of torch alone"
     if name not in here.installed:
-        return (
-            f"the package {name} is not installed ({INSTALL_HINT if name == 'onnxruntime' else 'pip install ' + name})"
-        )
+        hint = INSTALL_HINT if name == "onnxruntime" else f"pip install {name}"
+        return f"the package {name} is not installed ({hint})"
     if name == "onnxruntime":
         if wanted.device not in ("auto", "cpu"):
             return f"it works on the CPU, and the device is {wanted.device}"

@@ -13,14 +13,14 @@ from deal_core.structures import Float32Array
 
 
 class OnnxRuntimeBackend:
-    """An ONNX model as `deal_core.runtime.onnx_export` makes it; as many threads as PyTorch would use.
+    """An ONNX model of `deal_core.runtime.onnx_export`, with as many threads as PyTorch uses.
 
     Args:
-        data: the contents of the .onnx file.
-        precision: what it says of itself, "float32" or "int8".
+        data: Content of the .onnx file.
+        precision: Precision of the model, "float32" or "int8".
 
     Raises:
-        BackendError: as `open_session`.
+        BackendError: `open_session` raises it.
     """
 
     name, device = "onnxruntime", "cpu"
@@ -30,33 +30,25 @@ class OnnxRuntimeBackend:
         self._session = open_session(data, threads=torch.get_num_threads())
 
     def __call__(self, image: Tensor, depth: Tensor | None = None) -> Float32Array:
-        """Return class scores (K, h, w) in [0, 1], as `ScoreBackend`."""
+        """Return class scores (K, h, w) in [0, 1], as described in `ScoreBackend`."""
         inputs = {"image": image.numpy()} if depth is None else {"image": image.numpy(), "depth": depth.numpy()}
         (scores,) = self._session.run(["scores"], inputs)
         return scores[0]
 
 
 def open_session(data: bytes, threads: int = 1) -> Any:
-    """Return an ONNX Runtime session on the CPU.
-
-    Args:
-        data: the contents of an .onnx file.
-        threads: to compute with.
-
-    Raises:
-        BackendError: ONNX Runtime is missing or cannot run the model.
-    """
+    """Return an ONNX Runtime session on the CPU for an .onnx file; raise `BackendError` if it cannot run."""
     try:
         import onnxruntime
     except (ImportError, OSError) as error:
         raise BackendError(f"onnxruntime cannot be imported ({error}): {INSTALL_HINT}") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # A robot has other work for its cores than waiting for the next layer.
+    # Spinning threads would block cores that a robot needs for other work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own classes, of which each release has others
+    except Exception as error:  # the classes of errors depend on the release
         reason = str(error).strip().splitlines()[0]
         raise BackendError(f"onnxruntime {onnxruntime.__version__} cannot run the model: {reason}") from None

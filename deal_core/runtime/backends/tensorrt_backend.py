@@ -1,12 +1,13 @@
-"""Class scores by TensorRT: an engine built on this machine from the ONNX model, kept for the next start.
+"""Class scores by TensorRT, with an engine that is built on this machine from the ONNX model and cached.
 
-An engine fits one GPU, one TensorRT and one size alone, so it never leaves the machine; what travels is the model file.
+An engine works only with one GPU, one version of TensorRT and one size, so users exchange model files, not engines.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,14 @@ class TensorRtBackend:
     """An engine for one image at a time.
 
     Args:
-        data: the contents of the .onnx file.
-        device: a CUDA device.
-        precision: "auto" (float16 where TensorRT chooses precisions itself, which is before 11), "float32" or
-            "float16".
+        data: Content of the .onnx file.
+        device: CUDA device.
+        precision: "auto" (float16 before TensorRT 11, which chooses precisions itself), "float32" or "float16".
         input_size: (height, width) of the images.
-        cache_dir: where engines are kept.
+        cache_dir: Cache folder of engines.
 
     Raises:
-        BackendError: TensorRT is missing or too old, has no such precision, or cannot build or run the engine.
+        BackendError: TensorRT is missing or too old, lacks the precision, or cannot build or run the engine.
     """
 
     name = "tensorrt"
@@ -55,11 +55,7 @@ class TensorRtBackend:
                     raise BackendError(f"the TensorRT engine has no float32 tensor '{name}'")
 
     def __call__(self, image: Tensor, depth: Tensor | None = None) -> Float32Array:
-        """Return class scores (K, h, w) in [0, 1], as `ScoreBackend`.
-
-        Raises:
-            BackendError: the engine failed.
-        """
+        """Return class scores (K, h, w) in [0, 1], as described in `ScoreBackend`; raise `BackendError` on failure."""
         with torch.cuda.device(self.device):
             self._tensors["image"].copy_(image)
             if depth is not None:
@@ -70,7 +66,7 @@ class TensorRtBackend:
 
 
 def engine_key(data: bytes, gpu: str, version: str, precision: str, input_size: tuple[int, int]) -> dict[str, str]:
-    """Return everything that an engine depends on."""
+    """Return the cache key of an engine: everything that it depends on."""
     return {
         "onnx": hashlib.sha256(data).hexdigest(),
         "gpu": gpu,
@@ -81,11 +77,7 @@ def engine_key(data: bytes, gpu: str, version: str, precision: str, input_size: 
 
 
 def engine_precision(precision: str, trt: Any) -> str:
-    """Return the precision an engine will have.
-
-    Raises:
-        BackendError: this TensorRT takes precisions from the network alone, which is float32.
-    """
+    """Return the precision of the engine; raise `BackendError` if this version of TensorRT cannot provide it."""
     can_choose = hasattr(trt.BuilderFlag, "FP16")
     if precision == "float16" and not can_choose:
         raise BackendError(
@@ -100,16 +92,14 @@ def engine_precision(precision: str, trt: Any) -> str:
 def load_engine(
     trt: Any, data: bytes, precision: str, input_size: tuple[int, int], cache_dir: Path, key: dict[str, str]
 ) -> Any:
-    """Return the engine that is kept; one that is missing, damaged or no longer fits is built, and kept.
+    """Return the engine from the cache; build it if it is missing, damaged or does not fit any more.
 
     Raises:
-        BackendError: it cannot be built, or not be loaded once built.
+        BackendError: the engine cannot be built or loaded.
     """
     runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
 
-    def build() -> bytes:
-        return _build_engine(trt, data, precision, input_size)
-
+    build = partial(_build_engine, trt, data, precision, input_size)
     engine = runtime.deserialize_cuda_engine(cached(cache_dir, _KIND, key, build))
     if engine is None:
         _log.warning("the engine in %s no longer fits this machine: building it again", cache_dir)
@@ -125,7 +115,7 @@ def _build_engine(trt: Any, data: bytes, precision: str, input_size: tuple[int, 
     _log.warning("building a TensorRT engine (%s), once for this model and GPU: this takes minutes", precision)
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
-    # Before TensorRT 10 a network with a batch axis had to be asked for.
+    # Before TensorRT 10, a network with a batch axis needs a flag.
     explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
     old = int(trt.__version__.split(".")[0]) < 10
     network = builder.create_network(1 << int(explicit) if old and explicit is not None else 0)
@@ -152,7 +142,7 @@ def _import_tensorrt() -> Any:
         import tensorrt
     except (ImportError, OSError) as error:
         raise BackendError(f"tensorrt cannot be imported ({error})") from None
-    # Before 8.5 tensors had numbers, not names.
+    # Before 8.5, tensors have numbers instead of names.
     version = tuple(int(part) for part in tensorrt.__version__.split(".")[:2])
     if version < (8, 5):
         raise BackendError(f"expected TensorRT 8.5 or newer, found {tensorrt.__version__}: use the backend torch")

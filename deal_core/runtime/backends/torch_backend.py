@@ -16,15 +16,15 @@ class TorchBackend:
     """A network on a device.
 
     Args:
-        network: a CAM network or a segmenter.
-        device: that exists.
-        precision: "auto" (float16 on a GPU, float32 elsewhere), "float32", "float16" or "bfloat16". float32 is all of
-            it: not the TF32 that PyTorch else takes for convolutions on a GPU, which changes masks.
-        compile_for: (height, width) of the images to compile the network for, which takes minutes; None runs it as
-            it is.
+        network: CAM network or segmenter.
+        device: Existing device.
+        precision: "auto" (float16 on a GPU, float32 elsewhere), "float32", "float16" or "bfloat16". float32 excludes
+            TF32, the default of PyTorch for convolutions on a GPU, which changes masks.
+        compile_for: (height, width) of the images for which to compile the network, which takes minutes; None for no
+            compilation.
 
     Raises:
-        BackendError: the network cannot be compiled, as where there is no C++ compiler.
+        BackendError: the network cannot be compiled, for example without a C++ compiler.
     """
 
     name = "torch"
@@ -43,14 +43,14 @@ class TorchBackend:
             depth = torch.zeros(1, 1, *compile_for) if getattr(network, "uses_depth", False) else None
             try:
                 self(torch.zeros(1, 3, *compile_for), depth)
-            except Exception as error:  # the compiler's own, of many classes
+            except Exception as error:  # errors of many classes
                 reason = str(error).strip().splitlines()[0]
                 raise BackendError(f"torch cannot compile the network ({reason}); leave compile out") from error
 
     def __call__(self, image: Tensor, depth: Tensor | None = None) -> Float32Array:
-        """Return class scores (K, h, w) in [0, 1], as `ScoreBackend`."""
+        """Return class scores (K, h, w) in [0, 1], as described in `ScoreBackend`."""
         dtype = DTYPES[self.precision]
-        # `enabled` is off by default in this context, and would switch off cuDNN.
+        # The default of `enabled` is False, which would turn cuDNN off.
         is_exact = dtype is torch.float32
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=not is_exact):
             image = image.to(self.device, memory_format=torch.channels_last)

@@ -102,7 +102,7 @@ def test_a_slanted_table_alone_does_not_stand_out():
 @pytest.mark.parametrize("name", DEPTH_RULES)
 @pytest.mark.parametrize("factor, shift", [(1.0, 0.0), (0.01, 3.0), (500.0, 0.3)])
 def test_inverse_depth_of_any_scale_and_zero_leads_to_a_good_threshold(name, factor, shift):
-    """As of a network that estimates depth from one image: what is 1 / metres to the sensor, nobody knows."""
+    """As of a network that estimates depth from one image: scale and zero of such depth are unknown."""
     rule, sweep = create_rule(name, "inverse"), ThresholdSweep(2)
     for seed in range(12):
         scores, depth, tags, mask = scene(seed)
@@ -266,7 +266,7 @@ def test_arrays_that_do_not_fit_are_refused(name):
         ("fixed:much", {}, "expected a rule like 'fixed:0.3', found 'fixed:much'"),
         ("fixed", {"threshold": 1.5}, "[0, 1], found 1.5"),
         ("depth_edges", {"size": 2}, "at least 8 pixels, found 2"),
-        ("depth_relief", {"window": 0}, "found 96, 0 and 0.015"),
+        ("depth_relief", {"window": 0}, "a window in (0, 2] and a margin in (0, 1), found 0 and 0.015"),
         ("depth_relief", {"depth_kind": "disparity"}, "expected depth_kind metric or inverse, found 'disparity'"),
         ("depth_edges", {"depth_kind": "disparity"}, "expected depth_kind metric or inverse, found 'disparity'"),
     ],

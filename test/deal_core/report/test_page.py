@@ -171,7 +171,7 @@ def test_a_network_without_threshold_beside_one_with(tmp_path):
 def test_a_run_in_which_nothing_was_labelled_says_so(tmp_path):
     EvaluationResult("empty", "kitchen", CLASSES, 0).write(tmp_path)
     words = Page(page_of(tmp_path)).words
-    assert "nothing was labelled" in words
+    assert "no pixel is labelled" in words
     evaluator = MaskEvaluator(2)
     evaluator.update(np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8), "x")
     score = evaluator.score(CLASSES, rule="otsu", threshold=0.5)

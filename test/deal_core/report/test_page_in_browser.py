@@ -99,7 +99,7 @@ def test_the_worst_frames_of_the_chosen_run_come_first(browser: Any, at_width: A
 def test_a_frame_that_one_run_did_not_draw_has_its_figure(browser: Any, at_width: Any, page: str) -> None:
     at_width(1280, page)
     card = next(card for card in browser.find_elements(By.CSS_SELECTOR, ".frame") if "kitchen/2" in card.text)
-    assert "not drawn by this run" in card.text and "60.0" in card.text
+    assert "no pictures of this run" in card.text and "60.0" in card.text
     assert len(card.find_elements(By.CSS_SELECTOR, ".pic img")) == 2 + 2
 
 

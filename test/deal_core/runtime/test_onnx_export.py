@@ -88,7 +88,7 @@ def test_a_file_carries_what_the_model_file_says(file: Path, loaded: LoadedModel
 
 
 def test_an_onnx_file_has_one_size(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"works at 24x32 alone.*deal export --input-size 48"):
+    with pytest.raises(UsageError, match=r"works only at 24x32, but input_size is 48.*deal export --input-size 48"):
         open_backend(file, Wanted(), tmp_path, shorter_side=48)
 
 
@@ -119,12 +119,12 @@ def test_what_is_no_such_file_is_told(exported: Exported, loaded: LoadedModel, t
 
     path = tmp_path / "model.onnx"
     for contents, reason in (
-        (exported.data[: len(exported.data) // 2], "damaged or truncated|did not make"),
-        (b"", "did not make|damaged"),
+        (exported.data[: len(exported.data) // 2], "damaged or truncated|is not by `deal export`"),
+        (b"", "is not by `deal export`|damaged"),
         (changed(exported, other_opset), f"expected ONNX opset {OPSET}, found"),
         (changed(exported, other_classes), "contradicts its network"),
-        (changed(exported, foreign), "`deal export` did not make"),
-        (changed(exported, weight_flipped), "damaged, its network is not what `deal export` wrote"),
+        (changed(exported, foreign), "an .onnx file that is not by `deal export`"),
+        (changed(exported, weight_flipped), "damaged: the network is not the exported one"),
     ):
         path.write_bytes(contents)
         with pytest.raises(ModelFileError, match=reason):

@@ -104,7 +104,7 @@ def test_frames_are_needed_and_something_in_them(exported: Exported, model: Load
     with pytest.raises(DatasetError, match="expected frames to learn the ranges of int8 from, found none"):
         quantise(exported, model.sha256, none)
     blind = dataclasses.replace(exported, info=dataclasses.replace(exported.info, threshold=Threshold(1.0, "fixed")))
-    with pytest.raises(BackendError, match="shows a class to the model"):
+    with pytest.raises(BackendError, match="the model finds no class in the"):
         quantise(blind, model.sha256, dataset.subset(predicate=lambda frame: frame == dataset.frames[0]))
 
 
@@ -129,7 +129,9 @@ def test_without_the_quantization_of_onnxruntime_the_extra_is_named(
 
 
 def test_float32_is_not_had_from_an_int8_file(file: Path, make_model: Callable[..., LoadedModel]) -> None:
-    with pytest.raises(BackendError, match=r"int8\.onnx computes in int8, and the precision is float32: use auto"):
+    with pytest.raises(
+        BackendError, match=r"int8\.onnx computes in int8, but the requested precision is float32: use auto"
+    ):
         open_backend(file, Wanted(is_onnx=True, precision="float32"))
 
 

@@ -189,7 +189,7 @@ def test_a_report_tells_how_a_network_of_depth_does_without(make_settings: MakeS
     assert list(plain.scores()) == ["agreement", "drawn"]
     for told in (result, plain):
         assert json.loads((told.model.parent / "distill.json").read_text()) == told.to_json()
-    with pytest.raises(UsageError, match="sees colour alone"):
+    with pytest.raises(UsageError, match="needs a model that uses depth, but this model sees colour alone"):
         next(score_frames(load_model(plain.model), dataset, CamSettings(depth_fails=True)))
 
 
@@ -202,7 +202,7 @@ def test_a_network_of_depth_wants_it_in_metres(
     with pytest.raises(ConfigError, match=r"holds inverse depth.*expects metres"):
         distill(make_settings(f"data.depth={estimated}", *RGBD))
     model = load_model(distill(make_settings(*RGBD)).model)
-    with pytest.raises(UsageError, match=r"uses depth in metres, and that of .* is inverse"):
+    with pytest.raises(UsageError, match=r"uses depth in metres, but the depth of .* is inverse"):
         next(score_frames(model, dataset.with_depth(DepthMaps.open(estimated)), CamSettings(device="cpu")))
     colour = Dataset(dataset.path, dataset.classes, [replace(frame, depth=None) for frame in dataset.frames])
     assert next(score_frames(model, colour, CamSettings(device="cpu"))).scores.shape[1:] == (48, 64)

@@ -149,7 +149,7 @@ def test_what_is_planned_is_what_the_commands_take(
     [
         (["voc"], "--data: expected the folder of the voc dataset"),
         (["voc", "--data", "{tmp}/nothing", "--depth", "{depth}"], "nothing"),
-        (["voc", "--data", "{voc}"], "no depth of its own"),
+        (["voc", "--data", "{voc}"], "voc has no depth"),
         (["voc", "--data", "{voc}", "--depth", "{depth}", "--variants", "baselin"], "Did you mean 'baseline'"),
         (["voc", "--data", "{voc}", "--depth", "{depth}", "--seeds", "1,x"], "--seeds"),
         (["voc", "--data", "{voc}", "--depth", "{depth}", "--seeds", "11", "42"], "given with commas"),

@@ -87,7 +87,7 @@ def test_runs_and_pseudo_masks_are_compared_on_a_dataset(deal, segmenter, tiny_d
     assert done.returncode == 0, done.stderr
     assert [run["auto"]["rule"] for run in json.loads(done.stdout)["runs"]] == ["agreement"] * 3
     text = (tmp_path / "undrawn.html").read_text()
-    assert "Nobody drew masks" in text and ">Truth<" not in text and ">boundary F<" not in text
+    assert "These images have no drawn masks" in text and ">Truth<" not in text and ">boundary F<" not in text
     assert "5 images" in text and "nan" not in text.lower().split()
 
 

@@ -119,13 +119,13 @@ def test_hard_labels_are_believed_with_the_confidence() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"iterations": 0}, "at least 1 iteration"),
-        ({"srgb": 0.0}, "positive srgb"),
-        ({"sxy_gaussian": float("nan")}, "positive sxy_gaussian"),
+        ({"iterations": 0}, "iterations=0: expected greater than or equal to 1"),
+        ({"srgb": 0.0}, "srgb=0.0: expected greater than 0"),
+        ({"sxy_gaussian": float("nan")}, "sxy_gaussian=nan: expected greater than 0"),
         ({"compat_bilateral": -1.0}, "compat_bilateral"),
         ({"confidence": 1.0}, "confidence"),
         ({"alpha": 0.0}, "alpha"),
-        ({"unary": "sfot"}, "soft, hard"),
+        ({"unary": "sfot"}, "'soft' or 'hard'"),
     ],
 )
 def test_settings_out_of_range(values: dict[str, object], said: str) -> None:

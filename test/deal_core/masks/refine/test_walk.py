@@ -165,7 +165,7 @@ def test_a_hole_takes_the_depth_beside_it_and_no_depth_is_colour_alone() -> None
 
 def test_wrong_use() -> None:
     for values, said in (
-        ({"affinity": "deep"}, "depth, colour"),
+        ({"affinity": "deep"}, "'depth' or 'colour'"),
         ({"size": 1}, "size"),
         ({"radius": 1}, "radius"),
         ({"steps": 0}, "steps"),
