@@ -7,8 +7,6 @@ deal collect kitchen_1 --classes mug,kettle --tags mug --from robot.db3 --keyfra
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -129,11 +127,12 @@ def _record(
     from deal_core.recorder.collect import collect_pairs
     from deal_core.recorder.controls import Control, RecorderControls
     from deal_core.recorder.terminal_keys import TerminalKeys
+    from deal_ros.node.run import stop_on_signal
     from training.support.console import progress
     from training.support.tables import escaped
 
     with ExitStack() as stack:
-        stopped = stack.enter_context(_stop_signals())
+        stopped = stack.enter_context(stop_on_signal())
         bar = stack.enter_context(progress(quiet=quiet))
         say = partial(bar.console.print, markup=False)
         show_page = stack.enter_context(_page(page, say)) if page else None
@@ -185,20 +184,6 @@ def _report(done: Collected, max_loss: float, *, as_json: bool) -> None:
     if summary.loss > max_loss:
         console().print(f"[red]error:[/red] {summary.loss:.1%} of the wanted pairs were lost, more than --max-loss")
         raise typer.Exit(EXIT_LOSS)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C and SIGTERM set, so that the recording is closed and not cut off."""
-    stopped = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda *_: stopped.set())
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

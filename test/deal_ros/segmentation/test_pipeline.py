@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
+from helpers.workers import wait_idle
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -69,10 +69,7 @@ class Rig:
         assert work.done == len(self.results)
 
     def wait_idle(self) -> None:
-        end = time.monotonic() + 10
-        while self.pipeline.work.in_flight:
-            assert time.monotonic() < end, f"waited in vain for the worker: {self.pipeline.work}"
-            time.sleep(0.0005)
+        wait_idle(lambda: self.pipeline.work)
 
 
 @pytest.fixture
