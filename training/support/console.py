@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,6 +28,11 @@ T = TypeVar("T")
 def console() -> Console:
     """Return the console for messages, on stderr: stdout is for results."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_error(text: str) -> None:
+    """Print an error on stderr."""
+    console().print(f"[red]error:[/red] {escape(text)}")
 
 
 def print_json(value: Any) -> None:
