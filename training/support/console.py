@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -59,6 +60,14 @@ def progress(*, quiet: bool = False) -> Progress:
         console=console(),
         disable=quiet,
     )
+
+
+@contextmanager
+def counting(description: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar within the block; yield a function that takes the number of steps done so far."""
+    with progress(quiet=quiet) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def is_first_process() -> bool:
