@@ -9,7 +9,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from deal_ros.node.launching import argument, in_share, rviz_switch, transport, value
+from deal_ros.node.launching import argument, in_share, switch, transport, value
 from launch import LaunchDescription
 
 
@@ -19,7 +19,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             argument("model", "Path of the model file (.safetensors), for example of `make demo`.", None),
             argument("profile", "Width, height and rate of the camera.", "640x480x30"),
-            rviz_switch(True),
+            switch("rviz", True, "Show the outputs in RViz."),
             argument("dds_profile", "Fast DDS profile; see segmentation.launch.py.", "auto"),
             transport(),
             OpaqueFunction(function=_camera),

@@ -15,7 +15,6 @@ from deal_ros.node.launching import (
     deal_node,
     node_arguments,
     rviz,
-    rviz_switch,
     switch,
     transport,
 )
@@ -33,7 +32,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             argument("device", "Device that runs the network: auto, cpu, cuda or cuda:N. Empty: as in params_file."),
             switch("autostart", True, "Configure and activate the node at the start; false: wait for a manager."),
-            rviz_switch(False),
+            switch("rviz", False, "Show the outputs in RViz."),
             *node_arguments("segmentation.param.yaml"),
             *camera_arguments(),
             transport(),

@@ -94,10 +94,9 @@ def _version() -> str:
 
 
 def _fail(error: DealError, code: int) -> None:
-    from training.support.console import console
-    from training.support.tables import escaped
+    from training.support.console import print_error
 
-    console().print(f"[red]error:[/red] {escaped(str(error))}")
+    print_error(str(error))
     sys.exit(code)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from deal_ros.diagnostics.snapshots import LifecycleSnapshot, Limits, ModelSnapshot, NodeSnapshot, WorkSnapshot
 from deal_ros.diagnostics.statistics import Percentiles
@@ -71,10 +69,10 @@ def final_counts(sync: SyncCounts, work: WorkerCounts) -> str:
     return (
         f"received {sync.received_color} colour and {sync.received_depth} depth; "
         f"paired {sync.paired}, colour alone {sync.color_alone}, "
-        f"unpaired {_total(sync.unpaired_color)} colour and {_total(sync.unpaired_depth)} depth, "
+        f"unpaired {sync.unpaired_color.total()} colour and {sync.unpaired_depth.total()} depth, "
         f"waiting {sync.pending_color} colour and {sync.pending_depth} depth; "
         f"published {work.done}, dropped {work.dropped_busy} busy, {work.dropped_old} old, {refused}"
-        f"{work.dropped_stopped} at the stop, failed {_total(work.failed)}, in flight {work.in_flight}"
+        f"{work.dropped_stopped} at the stop, failed {work.failed.total()}, in flight {work.in_flight}"
     )
 
 
@@ -187,27 +185,9 @@ class _Interval:
 
 def _assess_results(interval: _Interval) -> Status:
     now = interval.now
-    sync, work, results = now.sync, now.work, now.results
+    results = now.results
     values = {
-        "received_color": str(sync.received_color),
-        "received_depth": str(sync.received_depth),
-        "paired": str(sync.paired),
-        "color_alone": str(sync.color_alone),
-        "unpaired_color": str(_total(sync.unpaired_color)),
-        "unpaired_depth": str(_total(sync.unpaired_depth)),
-        **{f"unpaired_color: {cause}": str(n) for cause, n in sync.unpaired_color.items()},
-        **{f"unpaired_depth: {cause}": str(n) for cause, n in sync.unpaired_depth.items()},
-        "pending_color": str(sync.pending_color),
-        "pending_depth": str(sync.pending_depth),
-        "published": str(work.done),
-        "dropped_busy": str(work.dropped_busy),
-        "dropped_old": str(work.dropped_old),
-        "dropped_rate": str(work.dropped_refused.get("rate", 0)),
-        "dropped_disabled": str(work.dropped_refused.get("disabled", 0)),
-        "dropped_stopped": str(work.dropped_stopped),
-        "failed": str(_total(work.failed)),
-        **{f"failed: {cause}": str(n) for cause, n in sorted(work.failed.items())},
-        "in_flight": str(work.in_flight),
+        **{key: str(n) for key, n in _counts(now.sync, now.work).items()},
         "mask_rate_hz": _rate(interval.published, interval.elapsed_s),
         "mask_subscribers": str(now.mask_subscribers),
         **_times("age_at_start_ms", results.age_at_start_ms),
@@ -222,6 +202,30 @@ def _assess_results(interval: _Interval) -> Status:
         "missing": "; ".join(now.missing) or "none",
     }
     return Status("results", *_judge_results(interval), values)
+
+
+def _counts(sync: SyncCounts, work: WorkerCounts) -> dict[str, int]:
+    return {
+        "received_color": sync.received_color,
+        "received_depth": sync.received_depth,
+        "paired": sync.paired,
+        "color_alone": sync.color_alone,
+        "unpaired_color": sync.unpaired_color.total(),
+        "unpaired_depth": sync.unpaired_depth.total(),
+        **{f"unpaired_color: {cause}": n for cause, n in sync.unpaired_color.items()},
+        **{f"unpaired_depth: {cause}": n for cause, n in sync.unpaired_depth.items()},
+        "pending_color": sync.pending_color,
+        "pending_depth": sync.pending_depth,
+        "published": work.done,
+        "dropped_busy": work.dropped_busy,
+        "dropped_old": work.dropped_old,
+        "dropped_rate": work.dropped_refused["rate"],
+        "dropped_disabled": work.dropped_refused["disabled"],
+        "dropped_stopped": work.dropped_stopped,
+        "failed": work.failed.total(),
+        **{f"failed: {cause}": n for cause, n in sorted(work.failed.items())},
+        "in_flight": work.in_flight,
+    }
 
 
 def _judge_results(interval: _Interval) -> Judgement:
@@ -242,7 +246,7 @@ def _judge_lost_frames(interval: _Interval) -> Judgement | None:
     """Judge frames that failed or were too old, and images without a partner: an error if they are all there is."""
     now, before, results = interval.now, interval.before, interval.now.results
     level = Level.WARN if interval.published else Level.ERROR
-    if failed := _total(now.work.failed) - _total(before.work.failed):
+    if failed := now.work.failed.total() - before.work.failed.total():
         return level, f"{failed} frames failed since the last report: {results.last_error}"
     if too_old := now.work.dropped_old - before.work.dropped_old:
         return level, (
@@ -296,31 +300,12 @@ def _judge_depth(interval: _Interval) -> Judgement | None:
 
 
 def _new_unpaired(now: SyncCounts, before: SyncCounts) -> dict[str, int]:
-    streams = (
-        ("colour", now.unpaired_color, before.unpaired_color),
-        ("depth", now.unpaired_depth, before.unpaired_depth),
-    )
-    return {
-        f"{name}: {cause}": n - earlier.get(cause, 0)
-        for name, found, earlier in streams
-        for cause, n in found.items()
-        if n > earlier.get(cause, 0)
-    }
+    color, depth = now.unpaired_color - before.unpaired_color, now.unpaired_depth - before.unpaired_depth
+    return {f"{name}: {cause}": n for name, new in (("colour", color), ("depth", depth)) for cause, n in new.items()}
 
 
 def _assess_model(model: ModelSnapshot) -> Status:
-    values = {
-        "model": model.path,
-        "model_sha256": model.sha256,
-        "backend": model.backend,
-        "backend_reason": model.backend_reason,
-        "device": model.device,
-        "precision": model.precision,
-        "classes": str(model.classes),
-        "depth_mode": model.depth_mode,
-        "pairing": model.pairing,
-        "gpu_memory": model.gpu_memory,
-    }
+    values = {key: str(value) for key, value in asdict(model).items()}
     message = f"{model.classes} classes with {model.backend} on {model.device}, {model.precision}"
     return Status("model", Level.OK, message, values)
 
@@ -341,7 +326,3 @@ def _times(key: str, found: Percentiles) -> dict[str, str]:
 
 def _number(value: float, digits: int) -> str:
     return "none yet" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _total(counts: Mapping[Any, int]) -> int:
-    return sum(counts.values())

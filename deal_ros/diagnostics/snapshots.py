@@ -40,10 +40,10 @@ class LifecycleSnapshot:
 
 @dataclass(frozen=True)
 class ModelSnapshot:
-    """The loaded model and how it runs."""
+    """The loaded model and how it runs; the fields are keys in the diagnostics."""
 
-    path: str
-    sha256: str
+    model: str
+    model_sha256: str
     backend: str
     backend_reason: str
     device: str

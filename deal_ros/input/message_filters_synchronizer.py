@@ -66,8 +66,8 @@ class FiltersSynchronizer:
             received_depth=self._received[_DEPTH],
             paired=self._paired,
             color_alone=self._alone,
-            unpaired_color=dict(self._unpaired[_COLOR]),
-            unpaired_depth=dict(self._unpaired[_DEPTH]),
+            unpaired_color=self._unpaired[_COLOR].copy(),
+            unpaired_depth=self._unpaired[_DEPTH].copy(),
             pending_color=len(self._waiting[_COLOR]),
             pending_depth=len(self._waiting[_DEPTH]),
         )

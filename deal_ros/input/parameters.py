@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from deal_ros.node.parameters import parameter
 
@@ -32,25 +32,18 @@ class InputParameters:
     )
 
 
-def sync_slop_parameter(*, live: bool) -> Any:
-    """Return the parameter `sync_slop_ms`; see `deal_ros.input.synchronizer.slop_ns`."""
-    return parameter(
-        15.0,
-        "Maximum difference between the stamps of a pair, ms; only for sync_policy approximate. Keep it below half a "
-        "frame period.",
-        minimum=0.0,
-        maximum=10_000.0,
-        live=live,
-    )
-
-
-def input_timeout_parameter(*, live: bool) -> Any:
-    """Return the parameter `input_timeout_s`."""
-    return parameter(
-        2.0, "Time without images after which /diagnostics warns, s.", minimum=0.1, maximum=3600.0, live=live
-    )
-
-
-def diagnostics_period_parameter(*, live: bool) -> Any:
-    """Return the parameter `diagnostics_period_s`."""
-    return parameter(1.0, "Period of the messages on /diagnostics, s.", minimum=0.05, maximum=60.0, live=live)
+# Each node decides whether these may change while it runs: `live`.
+sync_slop_parameter = partial(
+    parameter,
+    15.0,
+    "Maximum difference between the stamps of a pair, ms; only for sync_policy approximate. Keep it below half a frame "
+    "period.",
+    minimum=0.0,
+    maximum=10_000.0,
+)
+input_timeout_parameter = partial(
+    parameter, 2.0, "Time without images after which /diagnostics warns, s.", minimum=0.1, maximum=3600.0
+)
+diagnostics_period_parameter = partial(
+    parameter, 1.0, "Period of the messages on /diagnostics, s.", minimum=0.05, maximum=60.0
+)

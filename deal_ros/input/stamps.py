@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _FUTURE_NS = 100_000_000
 """Minimum lead of a stamp over the node's clock that counts as the future; rounding and latency are smaller."""
@@ -34,24 +34,20 @@ class StampWatch:
 
     def __init__(self) -> None:
         self._last_ns = 0
-        self._zero = self._backwards = self._future = 0
-        self._ahead_ms = math.nan
+        self.counts = StampCounts()
+        """The counts so far."""
 
     def see(self, stamp_ns: int, now_ns: int) -> None:
         """Check the stamp of a message that has just arrived against the time of the node's clock."""
         if stamp_ns == 0:
-            self._zero += 1
+            self.counts = replace(self.counts, zero=self.counts.zero + 1)
             return
-        self._backwards += stamp_ns < self._last_ns
+        if stamp_ns < self._last_ns:
+            self.counts = replace(self.counts, backwards=self.counts.backwards + 1)
         self._last_ns = stamp_ns
         if stamp_ns - now_ns > _FUTURE_NS:
-            self._future += 1
-            self._ahead_ms = (stamp_ns - now_ns) / _NS_PER_MS
-
-    @property
-    def counts(self) -> StampCounts:
-        """The counts so far."""
-        return StampCounts(self._zero, self._backwards, self._future, self._ahead_ms)
+            ahead_ms = (stamp_ns - now_ns) / _NS_PER_MS
+            self.counts = replace(self.counts, future=self.counts.future + 1, ahead_ms=ahead_ms)
 
 
 class ClockWatch:

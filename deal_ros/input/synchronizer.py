@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Protocol
 
@@ -55,30 +55,20 @@ class SyncCounts:
     received_depth: int = 0
     paired: int = 0
     color_alone: int = 0
-    unpaired_color: Mapping[str, int] = field(default_factory=dict)
-    unpaired_depth: Mapping[str, int] = field(default_factory=dict)
+    unpaired_color: Counter[str] = field(default_factory=Counter)
+    unpaired_depth: Counter[str] = field(default_factory=Counter)
     pending_color: int = 0
     pending_depth: int = 0
 
     def __add__(self, other: SyncCounts) -> SyncCounts:
         """Return the sum of both counts."""
-        return SyncCounts(
-            received_color=self.received_color + other.received_color,
-            received_depth=self.received_depth + other.received_depth,
-            paired=self.paired + other.paired,
-            color_alone=self.color_alone + other.color_alone,
-            unpaired_color=Counter(self.unpaired_color) + Counter(other.unpaired_color),
-            unpaired_depth=Counter(self.unpaired_depth) + Counter(other.unpaired_depth),
-            pending_color=self.pending_color + other.pending_color,
-            pending_depth=self.pending_depth + other.pending_depth,
-        )
+        return SyncCounts(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
     def without_pending(self) -> SyncCounts:
         """Return the counts with all pending messages counted as unpaired, because depth is no longer wanted."""
-        lost_color, lost_depth = ({_NOT_WANTED: n} for n in (self.pending_color, self.pending_depth))
-        return replace(self, pending_color=0, pending_depth=0) + SyncCounts(
-            unpaired_color=lost_color, unpaired_depth=lost_depth
-        )
+        lost_color, lost_depth = (Counter({_NOT_WANTED: n}) for n in (self.pending_color, self.pending_depth))
+        lost = SyncCounts(unpaired_color=lost_color, unpaired_depth=lost_depth)
+        return replace(self, pending_color=0, pending_depth=0) + lost
 
 
 @dataclass(frozen=True)
@@ -95,11 +85,15 @@ class SyncLimits:
 
     @classmethod
     def of(cls, depth_mode: DepthMode, policy: str, slop_ms: float, timeout_ms: float) -> SyncLimits:
-        """Return the limits for the node's parameters; the arguments are those of `create_synchronizer`."""
-        return cls(
-            slop_ns=slop_ns(policy, slop_ms),
-            alone_after_s=timeout_ms / 1000 if depth_mode is DepthMode.OPTIONAL else None,
-        )
+        """Return the limits for the node's parameters.
+
+        Args:
+            depth_mode: whether frames have depth.
+            policy: "exact" pairs equal stamps (RealSense with aligned depth), "approximate" stamps within the slop.
+            slop_ms: maximum difference between the stamps of a pair with the approximate policy, milliseconds.
+            timeout_ms: how long a colour image waits for depth in mode optional, milliseconds.
+        """
+        return cls(slop_ns(policy, slop_ms), timeout_ms / 1000 if depth_mode is DepthMode.OPTIONAL else None)
 
 
 class Synchronizer(Protocol):
@@ -190,8 +184,8 @@ class StampSynchronizer:
             received_depth=found.received_depth,
             paired=found.paired,
             color_alone=found.unpaired_color[UnpairedCause.EXPIRED],
-            unpaired_color=unpaired,
-            unpaired_depth={cause.value: n for cause, n in found.unpaired_depth.items()},
+            unpaired_color=Counter(unpaired),
+            unpaired_depth=Counter({cause.value: n for cause, n in found.unpaired_depth.items()}),
             pending_color=self._pairer.pending_color,
             pending_depth=self._pairer.pending_depth,
         )

@@ -74,11 +74,6 @@ def switch(name: str, default: bool, description: str) -> DeclareLaunchArgument:
     )
 
 
-def rviz_switch(default: bool) -> DeclareLaunchArgument:
-    """Return the argument `rviz`."""
-    return switch("rviz", default, "Show the outputs in RViz.")
-
-
 def transport() -> OpaqueFunction:
     """Return the action that sets the Fast DDS profile of all processes started after it.
 

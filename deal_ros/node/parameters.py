@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
@@ -44,6 +45,10 @@ def parameter(
     """
     limits = {"description": description, "choices": choices, "minimum": minimum, "maximum": maximum, "live": live}
     return dataclasses.field(default=default, metadata=limits)
+
+
+live_parameter = partial(parameter, live=True)
+"""`parameter` of a value that may change after the node is configured."""
 
 
 def check_values(values: ParameterSet) -> None:

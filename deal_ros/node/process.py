@@ -85,18 +85,7 @@ def node_process(
 
 
 def segmentation_process(
-    model: Path,
-    output: Path,
-    *,
-    parameters: Mapping[str, str | int | float] | None = None,
-    remappings: Mapping[str, str] | None = None,
-    environment: Mapping[str, str] | None = None,
+    model: Path, output: Path, *, parameters: Mapping[str, str | int | float], **others: Mapping[str, str]
 ) -> AbstractContextManager[NodeProcess]:
     """Run the segmentation node with a model file within the block; the other arguments are as for `node_process`."""
-    return node_process(
-        "deal_ros.segmentation.main",
-        output,
-        parameters={"model": str(model), **(parameters or {})},
-        remappings=remappings,
-        environment=environment,
-    )
+    return node_process("deal_ros.segmentation.main", output, parameters={"model": str(model), **parameters}, **others)

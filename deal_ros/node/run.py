@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import signal
 import sys
 import threading
@@ -36,20 +37,21 @@ class RunnableNode(Protocol):
         """
 
 
-def run(load: Callable[[], Callable[[], RunnableNode]], args: Sequence[str] | None = None) -> int:
+def run(module: str, name: str, args: Sequence[str] | None = None) -> int:
     """Run a node until it is finished, or until SIGINT or SIGTERM.
 
     Args:
-        load: imports the node's module and returns its class. It is called before rclpy is imported, because on ARM
-            torch must be imported first: later there is no thread-local storage left for it.
+        module: the node's module. It is imported before rclpy, because on ARM torch must be imported first: later
+            there is no thread-local storage left for it.
+        name: the node's class in it, a `RunnableNode`.
         args: command line, starting with the program's name; None for `sys.argv`.
 
     Returns:
         The exit code that the node's `finish` returns; 1 if the node fails, 2 for wrong parameters.
     """
     # Before the imports, which take seconds: a signal during them must stop the node too.
-    with _stop_on_signal() as stopped:
-        create = load()
+    with stop_on_signal() as stopped:
+        create = getattr(importlib.import_module(module), name)
 
         # isort: split
         import rclpy
@@ -75,6 +77,19 @@ def run(load: Callable[[], Callable[[], RunnableNode]], args: Sequence[str] | No
             gc.freeze()
 
 
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """Yield an event that SIGINT and SIGTERM set within the block, so that the caller can finish its work."""
+    stopped = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: stopped.set()) for number in signals]
+    try:
+        yield stopped
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
 def _create(create: Callable[[], RunnableNode], args: Sequence[str] | None) -> RunnableNode:
     import rclpy
     from rclpy.signals import SignalHandlerOptions
@@ -98,16 +113,3 @@ def _spin(node: RunnableNode, stopped: threading.Event) -> None:
             executor.spin_once(timeout_sec=_SIGNAL_POLL_S)
     finally:
         executor.shutdown()
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """Within the block, SIGINT and SIGTERM set the event."""
-    stopped = threading.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: stopped.set()) for number in signals]
-    try:
-        yield stopped
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)

@@ -56,11 +56,13 @@ class NewestItemWorker(Generic[T]):
         cause_of: returns the cause under which a failure is counted; by default the type of the exception.
 
     Example:
-        >>> worker = NewestItemWorker(job=print)
+        >>> from queue import Queue
+        >>> done = Queue()
+        >>> worker = NewestItemWorker(job=done.put)
         >>> worker.start()
-        >>> worker.submit("frame 1"); worker.wait_idle(timeout_s=5)
-        frame 1
-        True
+        >>> worker.submit("frame 1")
+        >>> done.get()
+        'frame 1'
         >>> worker.stop()
         True
     """
@@ -76,13 +78,12 @@ class NewestItemWorker(Generic[T]):
         self._job, self._is_old, self._on_error, self._cause_of = job, is_old, on_error, cause_of
         self._changed = threading.Condition()
         self._slot: list[T] = []
-        self._running = False
-        self._stopping = False
-        self._submitted = self._done = 0
-        self._dropped: Counter[str] = Counter()
+        self._running = self._stopping = False
+        self._submitted = 0
+        self._ended: Counter[str] = Counter()  # "done", or why an item was dropped: "busy", "old", "stopped"
         self._refused: Counter[str] = Counter()
-        self._calls: list[Callable[[], None]] = []
         self._failed: Counter[str] = Counter()
+        self._calls: list[Callable[[], None]] = []
         self._thread: threading.Thread | None = None
 
     @property
@@ -91,10 +92,10 @@ class NewestItemWorker(Generic[T]):
         with self._changed:
             return WorkerCounts(
                 submitted=self._submitted,
-                done=self._done,
-                dropped_busy=self._dropped["busy"],
-                dropped_old=self._dropped["old"],
-                dropped_stopped=self._dropped["stopped"],
+                done=self._ended["done"],
+                dropped_busy=self._ended["busy"],
+                dropped_old=self._ended["old"],
+                dropped_stopped=self._ended["stopped"],
                 dropped_refused=Counter(self._refused),
                 failed=Counter(self._failed),
                 in_flight=len(self._slot) + self._running,
@@ -115,12 +116,10 @@ class NewestItemWorker(Generic[T]):
         with self._changed:
             self._submitted += 1
             if self._stopping or self._thread is None:
-                self._dropped["stopped"] += 1
+                self._ended["stopped"] += 1
                 return
-            if self._slot:
-                self._slot.clear()
-                self._dropped["busy"] += 1
-            self._slot.append(item)
+            self._ended["busy"] += len(self._slot)
+            self._slot = [item]
             self._changed.notify_all()
 
     def refuse(self, cause: str) -> None:
@@ -149,7 +148,7 @@ class NewestItemWorker(Generic[T]):
         """
         with self._changed:
             thread, self._stopping = self._thread, True
-            self._dropped["stopped"] += len(self._slot)
+            self._ended["stopped"] += len(self._slot)
             self._slot.clear()
             self._changed.notify_all()
         if thread is not None:
@@ -159,11 +158,6 @@ class NewestItemWorker(Generic[T]):
             self._thread = None
         self._make_calls()
         return True
-
-    def wait_idle(self, timeout_s: float) -> bool:
-        """Wait until no item waits or is being processed; return False after the timeout."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._slot and not self._running, timeout_s)
 
     def _run(self) -> None:
         while True:
@@ -177,11 +171,10 @@ class NewestItemWorker(Generic[T]):
                     continue
                 item = self._slot.pop()
                 self._running = True
-            outcome = self._attempt(item)
+            counter, outcome = self._attempt(item)
             with self._changed:
                 self._running = False
-                outcome()
-                self._changed.notify_all()
+                counter[outcome] += 1
 
     def _make_calls(self) -> None:
         with self._changed:
@@ -189,23 +182,13 @@ class NewestItemWorker(Generic[T]):
         for call in calls:
             call()
 
-    def _attempt(self, item: T) -> Callable[[], None]:
-        """Process an item and return the function that counts it; the caller counts and goes idle in one step."""
+    def _attempt(self, item: T) -> tuple[Counter[str], str]:
+        """Process an item; return its counter and outcome, so that the caller counts and goes idle in one step."""
         try:
             if self._is_old(item):
-                return self._count_old
+                return self._ended, "old"
             self._job(item)
         except Exception as error:  # whatever a job raises, the next item must be processed
-            cause = self._cause_of(error)
             self._on_error(item, error)
-            return lambda: self._count_failed(cause)
-        return self._count_done
-
-    def _count_old(self) -> None:
-        self._dropped["old"] += 1
-
-    def _count_done(self) -> None:
-        self._done += 1
-
-    def _count_failed(self, cause: str) -> None:
-        self._failed[cause] += 1
+            return self._failed, self._cause_of(error)
+        return self._ended, "done"

@@ -11,9 +11,9 @@ Example:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from deal_ros.node.run import RunnableNode, run
+from deal_ros.node.run import run
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -26,13 +26,7 @@ def main(args: Sequence[str] | None = None) -> int:
         0 if all recordings are complete; 3 if one lost more than `max_loss`; 1 if recording was refused or failed, or
         nothing was recorded; 2 for wrong parameters.
     """
-    return run(_load, args)
-
-
-def _load() -> Callable[[], RunnableNode]:
-    from deal_ros.recorder.node import RecorderNode
-
-    return RecorderNode
+    return run("deal_ros.recorder.node", "RecorderNode", args)
 
 
 if __name__ == "__main__":

@@ -17,33 +17,29 @@ from deal_ros.input.parameters import (
     sync_slop_parameter,
 )
 from deal_ros.input.synchronizer import slop_ns
-from deal_ros.node.parameters import check_values, parameter
+from deal_ros.node.parameters import check_values, live_parameter, parameter
 
 
 @dataclass(frozen=True)
 class RecorderParameters(InputParameters):
     """Validated parameter values; the fields are the parameters, including those of `InputParameters`."""
 
-    output: str = parameter(
+    output: str = live_parameter(
         "",
         "Folder of the recording; it must not exist. Required. Further recordings of the same run append _2, _3, ... "
         "to the name; a change applies to the next recording.",
-        live=True,
     )
     classes: tuple[str, ...] = parameter(
         (), "All classes that tags may name, separated by commas, or the path of a dataset.yaml. Required."
     )
-    tags: tuple[str, ...] = parameter(
-        (),
-        "Visible classes, separated by commas. The parameter also shows tags set by topic, service, key or page.",
-        live=True,
+    tags: tuple[str, ...] = live_parameter(
+        (), "Visible classes, separated by commas. The parameter also shows tags set by topic, service, key or page."
     )
-    marker: str = parameter(
+    marker: str = live_parameter(
         "partial",
         "What the tags say about all other classes. complete: they are absent. partial: they are unknown. ignore: "
         "pairs get no labels.",
         choices=("complete", "partial", "ignore"),
-        live=True,
     )
     autostart: bool = parameter(
         True,

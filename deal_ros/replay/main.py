@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,15 +144,7 @@ def summary(result: ReplayResult) -> dict[str, Any]:
 def _options(wanted: argparse.Namespace) -> ReplayOptions:
     from deal_ros.replay.player import ReplayOptions
 
-    return ReplayOptions(
-        color_topic=wanted.color_topic,
-        depth_topic=wanted.depth_topic,
-        mask_topic=wanted.mask_topic,
-        rate_hz=wanted.rate,
-        restamp=wanted.restamp,
-        ready_timeout_s=wanted.ready_timeout,
-        mask_timeout_s=wanted.mask_timeout,
-    )
+    return ReplayOptions(**{each.name: getattr(wanted, each.name) for each in fields(ReplayOptions)})
 
 
 def _split_ros_args(args: list[str]) -> tuple[list[str], list[str]]:
@@ -177,7 +169,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("recording", type=Path, help="rosbag2 folder, .mcap or .db3 file")
     add("--out", type=Path, help="folder for the masks, named after the recorded stamps (default: masks are not saved)")
-    add("--rate", type=_rate, default=0.0, metavar="HZ", help="rate of pairs; 0 waits for each mask (default)")
+    add(
+        "--rate",
+        dest="rate_hz",
+        type=_rate,
+        default=0.0,
+        metavar="HZ",
+        help="rate of pairs; 0 waits for each mask (default)",
+    )
     add("--restamp", action=argparse.BooleanOptionalAction, default=True, help="stamp pairs with the current time")
     add("--limit", type=int, metavar="N", help="maximum number of pairs (default: all)")
     add("--color-topic", default=usual.color_topic, help="topic to publish colour on (default: %(default)s)")
@@ -186,11 +185,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--recorded-color-topic", metavar="TOPIC", help="colour topic in the recording (default: detected)")
     add("--recorded-depth-topic", metavar="TOPIC", help="depth topic in the recording (default: detected)")
     add("--slop-ms", type=float, default=0.0, metavar="MS", help="maximum difference of stamps in a pair (default: 0)")
-    timeout = partial(add, type=float, metavar="S")
-    timeout(
-        "--ready-timeout", default=usual.ready_timeout_s, help="how long to wait for the node (default: %(default)s)"
-    )
-    timeout("--mask-timeout", default=usual.mask_timeout_s, help="how long to wait for a mask (default: %(default)s)")
+    for name, awaited in (("ready", "the node"), ("mask", "a mask")):
+        dest = f"{name}_timeout_s"
+        said = f"how long to wait for {awaited} (default: %(default)s)"
+        add(f"--{name}-timeout", dest=dest, type=float, default=getattr(usual, dest), metavar="S", help=said)
     add("--json", action="store_true", help="print the whole result as JSON")
     return parser
 

@@ -23,6 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from deal_core.errors import DealError
+from deal_core.files import replacing
 from deal_core.recording.image_encodings import ImageFormatError
 from deal_core.structures import CameraIntrinsics, RgbdPair, UInt8Array
 from deal_ros.diagnostics.judge import NO_PUBLISHER
@@ -377,8 +378,7 @@ def save_masks_to(folder: Path) -> Callable[[int, UInt8Array], None]:
     folder.mkdir(parents=True, exist_ok=True)
 
     def save(stamp_ns: int, mask: UInt8Array) -> None:
-        temporary = folder / f".{stamp_ns}.png"
-        PngImage.fromarray(mask).save(temporary, format="PNG")
-        temporary.replace(folder / f"{stamp_ns}.png")
+        with replacing(folder / f"{stamp_ns}.png") as temporary:
+            PngImage.fromarray(mask).save(temporary, format="PNG")
 
     return save

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from deal_core.runtime.segmenter import Segmenter
 from deal_ros.diagnostics.snapshots import WorkSnapshot
 from deal_ros.input.conversions import ImageMessage
 from deal_ros.input.image_input import CAMERA_INFO_TOPIC, COLOR_TOPIC, DEPTH_TOPIC, FOLLOW_PERIOD_S, ImageInput
 from deal_ros.input.qos import camera_info_qos
 from deal_ros.input.synchronizer import DepthMode
-from deal_ros.segmentation.one_frame import SegmentedFrame, SegmentsImages
+from deal_ros.segmentation.one_frame import SegmentedFrame
 from deal_ros.segmentation.outputs import Outputs
 from deal_ros.segmentation.parameters import SegmentationParameters
 from deal_ros.segmentation.pipeline import SegmentationPipeline, effective_depth_mode
@@ -26,14 +26,6 @@ _EXPIRE_SHARE = 0.2
 _EXPIRE_PERIODS_S = (0.005, 0.1)
 """Shortest and longest period of the expiry timer."""
 _LOG_PERIOD_S = 5.0
-
-
-class UsesDepth(SegmentsImages, Protocol):
-    """The part of `deal_core.runtime.segmenter.Segmenter` that a session needs."""
-
-    @property
-    def uses_depth(self) -> bool:
-        """Whether `segment` uses depth."""
 
 
 class SegmentationSession:
@@ -53,7 +45,7 @@ class SegmentationSession:
     def __init__(
         self,
         node: Node,
-        segmenter: UsesDepth,
+        segmenter: Segmenter,
         parameters: SegmentationParameters,
         outputs: Outputs,
         publish: Callable[[SegmentedFrame], None],
@@ -102,7 +94,7 @@ class SegmentationSession:
         else:
             self._unsubscribe()
 
-    def use(self, segmenter: UsesDepth, on_use: Callable[[], None]) -> None:
+    def use(self, segmenter: Segmenter, on_use: Callable[[], None]) -> None:
         """Replace the segmenter; see `SegmentationPipeline.use`."""
         self._segmenter = segmenter
         self.pipeline.use(segmenter, on_use)

@@ -9,10 +9,10 @@ Example:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from deal_ros.node.malloc import keep_freed_memory
-from deal_ros.node.run import RunnableNode, run
+from deal_ros.node.run import run
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -24,14 +24,8 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         0 after a signal; 1 if the model file cannot be used; 2 for wrong parameters.
     """
-    return run(_load, args)
-
-
-def _load() -> Callable[[], RunnableNode]:
     keep_freed_memory()
-    from deal_ros.segmentation.node import SegmentationNode
-
-    return SegmentationNode
+    return run("deal_ros.segmentation.node", "SegmentationNode", args)
 
 
 if __name__ == "__main__":

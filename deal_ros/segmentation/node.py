@@ -12,10 +12,10 @@ import torch  # noqa: F401  # isort: skip
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -27,36 +27,24 @@ from std_srvs.srv import SetBool, Trigger
 
 from deal_core.devices import gpu_memory, release_gpu_memory
 from deal_core.errors import DealError, UsageError
-from deal_core.models.model_file import ModelInfo
 from deal_core.runtime.class_filter import kept_ids
 from deal_core.runtime.segmenter import BackendName, Precision, Segmenter
 from deal_ros.diagnostics.judge import assess, final_counts
 from deal_ros.diagnostics.snapshots import NEVER_RELOADED, LifecycleSnapshot, Limits, ModelSnapshot, NodeSnapshot
-from deal_ros.diagnostics.status import Status, to_message
+from deal_ros.diagnostics.status import to_message
 from deal_ros.input import optional_libraries
 from deal_ros.input.image_input import CAMERA_INFO_TOPIC, DEPTH_TOPIC
 from deal_ros.input.qos import mask_qos
 from deal_ros.input.stamps import ClockWatch
 from deal_ros.node.background import in_background, run_in_background
 from deal_ros.node.parameters import LiveParameters
-from deal_ros.segmentation.active import SegmentationSession, UsesDepth
+from deal_ros.segmentation.active import SegmentationSession
 from deal_ros.segmentation.labels import LabelPublisher
 from deal_ros.segmentation.outputs import Outputs
 from deal_ros.segmentation.parameters import SegmentationParameters
 from deal_ros.segmentation.snapshot import save_snapshot
 
 NODE_NAME = "deal_segmentation"
-
-
-class Model(UsesDepth, Protocol):
-    """The part of `deal_core.runtime.segmenter.Segmenter` that the node needs."""
-
-    info: ModelInfo
-    model_hash: str
-    backend: str
-    backend_reason: str
-    device: str
-    precision: str
 
 
 def load_segmenter(parameters: SegmentationParameters) -> Segmenter:
@@ -91,7 +79,7 @@ class SegmentationNode(LifecycleNode):
         UsageError: a parameter is invalid.
     """
 
-    def __init__(self, load: Callable[[SegmentationParameters], Model] = load_segmenter, **options: Any) -> None:
+    def __init__(self, load: Callable[[SegmentationParameters], Segmenter] = load_segmenter, **options: Any) -> None:
         super().__init__(NODE_NAME, **options)
         self._load = load
         self._model: _LoadedModel | None = None
@@ -243,7 +231,7 @@ class SegmentationNode(LifecycleNode):
         self._session = session
         found = self._model_snapshot(model)
         self.get_logger().info(
-            f"ready: {found.path} ({found.sha256[:12]}, {found.classes} classes) with {found.backend} on "
+            f"ready: {found.model} ({found.model_sha256[:12]}, {found.classes} classes) with {found.backend} on "
             f"{found.device}, {found.precision}; depth {found.depth_mode}, pairing {found.pairing}; "
             f"subscribed to {' and '.join(each.topic for each in session.inputs)}"
         )
@@ -290,7 +278,8 @@ class SegmentationNode(LifecycleNode):
         self._reload = _Reload(f"loading {wanted.model}")
         try:
             segmenter = await in_background(lambda: self._load(wanted), self.executor)
-            self._check_still_there(before)
+            if self._model is not before:
+                raise DealError(f"the node was cleaned up while the model was loading, and is {self.state}")
             _check_classes(segmenter, self.parameters)
             loaded = _LoadedModel(segmenter, wanted.model)
             await self._take_over(loaded)
@@ -310,7 +299,7 @@ class SegmentationNode(LifecycleNode):
         if last is None:
             response.message = f"nothing to save: the node is {self.state} and has not segmented a frame"
             return response
-        parameters, statuses, taken = self.parameters, self._statuses(), datetime.now()
+        parameters, statuses, taken = self.parameters, assess(self._snapshot(), self._reported), datetime.now()
         try:
             folder = await in_background(lambda: save_snapshot(last, parameters, statuses, taken), self.executor)
         except Exception as error:
@@ -320,15 +309,6 @@ class SegmentationNode(LifecycleNode):
         response.success, response.message = True, str(folder)
         self.get_logger().info(f"~/save_snapshot: {folder}")
         return response
-
-    def _check_still_there(self, model: _LoadedModel) -> None:
-        """Check that a model is still in use.
-
-        Raises:
-            DealError: the node was cleaned up while the new model was loading.
-        """
-        if self._model is not model:
-            raise DealError(f"the node was cleaned up while the model was loading, and is {self.state}")
 
     async def _take_over(self, loaded: _LoadedModel) -> None:
         """Switch to another model; the labels change between the old model's last mask and the new one's first."""
@@ -365,9 +345,6 @@ class SegmentationNode(LifecycleNode):
         if self._session is not None:
             self._session.adapt(parameters)
 
-    def _statuses(self) -> list[Status]:
-        return assess(self._snapshot(), self._reported)
-
     def _snapshot(self) -> NodeSnapshot:
         wanted, session = self.parameters, self._session
         return NodeSnapshot(
@@ -384,13 +361,7 @@ class SegmentationNode(LifecycleNode):
             ),
             model=self._model_snapshot(self._model) if self._model else None,
             active=session.snapshot(self._mask_publisher.get_subscription_count()) if session else None,
-            limits=Limits(
-                wanted.input_timeout_s,
-                wanted.input_error_s,
-                wanted.max_age_ms,
-                wanted.warn_busy_share,
-                wanted.warn_valid_depth,
-            ),
+            limits=Limits(**{each.name: getattr(wanted, each.name) for each in fields(Limits)}),
         )
 
     def _rivals(self) -> tuple[str, ...]:
@@ -408,19 +379,18 @@ class SegmentationNode(LifecycleNode):
     def _model_snapshot(self, model: _LoadedModel) -> ModelSnapshot:
         segmenter, wanted, session = model.segmenter, self.parameters, self._session
         is_unused = wanted.depth_mode == "optional" and not (session and len(session.inputs) > 1)
-        policy = "equal stamps" if wanted.sync_policy == "exact" else f"stamps within {wanted.sync_slop_ms:g} ms"
+        stamps = "equal stamps" if wanted.sync_policy == "exact" else f"stamps within {wanted.sync_slop_ms:g} ms"
+        pairing = f"with {optional_libraries.message_filters().in_use}, {stamps}"
         return ModelSnapshot(
-            path=model.path,
-            sha256=segmenter.model_hash,
+            model=model.path,
+            model_sha256=segmenter.model_hash,
             backend=segmenter.backend,
             backend_reason=segmenter.backend_reason,
             device=segmenter.device,
             precision=segmenter.precision,
             classes=len(segmenter.classes),
             depth_mode=f"{wanted.depth_mode}{' (not in use)' if is_unused else ''}",
-            pairing="none"
-            if wanted.depth_mode == "off"
-            else f"with {optional_libraries.message_filters().in_use}, {policy}",
+            pairing="none" if wanted.depth_mode == "off" else pairing,
             gpu_memory=str(gpu_memory(segmenter.device) or "no GPU"),
         )
 
@@ -429,7 +399,7 @@ class SegmentationNode(LifecycleNode):
 class _LoadedModel:
     """A model and its file; the parameter `model` may already name another file."""
 
-    segmenter: Model
+    segmenter: Segmenter
     path: str
 
 
@@ -441,7 +411,7 @@ class _Reload:
     has_failed: bool = False
 
 
-def _check_classes(segmenter: Model, parameters: SegmentationParameters) -> None:
+def _check_classes(segmenter: Segmenter, parameters: SegmentationParameters) -> None:
     """Check that a model has the classes that the parameters name.
 
     Raises:

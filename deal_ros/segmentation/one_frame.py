@@ -5,29 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from sensor_msgs.msg import Image
 
 from deal_core.errors import DealError
 from deal_core.recording.image_encodings import ImageFormatError
 from deal_core.runtime.class_filter import kept_ids, restrict
-from deal_core.runtime.segmenter import Segmentation
-from deal_core.structures import ClassList, Float32Array, UInt8Array
+from deal_core.runtime.segmenter import Segmentation, Segmenter
+from deal_core.structures import Float32Array, UInt8Array
 from deal_ros.input.conversions import ImageMessage, array_to_image, color_to_rgb, image_to_depth_m
 from deal_ros.input.synchronizer import Frame
 from deal_ros.segmentation.outputs import FrameInputs
-
-
-class SegmentsImages(Protocol):
-    """The part of `deal_core.runtime.segmenter.Segmenter` that a frame needs."""
-
-    @property
-    def classes(self) -> ClassList:
-        """The foreground classes."""
-
-    def segment(self, rgb: UInt8Array, depth: Float32Array | None = None) -> Segmentation:
-        """Segment one (H, W, 3) uint8 image with its (H, W) float32 depth in metres, or None."""
 
 
 class UnalignedDepthError(DealError):
@@ -58,7 +46,7 @@ class SegmentedFrame:
 
 
 def segment_frame(
-    segmenter: SegmentsImages,
+    segmenter: Segmenter,
     frame: Frame,
     *,
     needs_depth: bool = True,

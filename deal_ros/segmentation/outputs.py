@@ -76,8 +76,10 @@ class Outputs:
         self._node, self._classes, self._palette = node, classes, classes.palette()
         self._depth_topic, self._camera_info_topic = depth_topic, camera_info_topic
         self._overlay_rate = RateLimit(now_s)
-        self._missing: tuple[str, ...] = ()
-        self._missed = 0
+        self.missing: tuple[str, ...] = ()
+        """What the last frame lacked for outputs with subscribers, one message each."""
+        self.missed = 0
+        """Number of frames that lacked something for an output with subscribers."""
         self._confidence = node.create_publisher(Image, "~/confidence", mask_qos())
         self._overlay = node.create_publisher(Image, "~/overlay", view_qos())
         self._overlay_jpeg = node.create_publisher(CompressedImage, "~/overlay/compressed", compressed_qos())
@@ -89,16 +91,6 @@ class Outputs:
     def needs_depth(self) -> bool:
         """Whether an output that needs depth and intrinsics has a subscriber."""
         return _has_subscriber(self._points, self._objects, self._markers)
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """What the last frame lacked for outputs with subscribers, one message each."""
-        return self._missing
-
-    @property
-    def missed(self) -> int:
-        """Number of frames that lacked something for an output with subscribers."""
-        return self._missed
 
     def use_classes(self, classes: ClassList) -> None:
         """Set the classes of the next mask's ids. Do not call it during `publish`."""
@@ -121,8 +113,8 @@ class Outputs:
             self._confidence.publish(array_to_image(confidence_image(result.confidence), inputs.header))
         if _has_subscriber(self._overlay, self._overlay_jpeg) and self._overlay_rate.allows(options.overlay_max_hz):
             self._publish_overlay(inputs, result.mask, options)
-        self._missing = self._publish_in_space(inputs, result, camera_info, options)
-        self._missed += bool(self._missing)
+        self.missing = self._publish_in_space(inputs, result, camera_info, options)
+        self.missed += bool(self.missing)
 
     def close(self) -> None:
         """Destroy the publishers."""

@@ -13,7 +13,7 @@ from deal_ros.input.parameters import (
     input_timeout_parameter,
     sync_slop_parameter,
 )
-from deal_ros.node.parameters import check_values, parameter
+from deal_ros.node.parameters import check_values, live_parameter, parameter
 
 
 @dataclass(frozen=True)
@@ -24,37 +24,21 @@ class OutputOptions:
         UsageError: a value has the wrong type or is outside its limits, or the depth range is empty.
     """
 
-    overlay_alpha: float = parameter(
-        0.5,
-        "Opacity of the class colours in the overlay; 0 shows the image alone.",
-        minimum=0.0,
-        maximum=1.0,
-        live=True,
+    overlay_alpha: float = live_parameter(
+        0.5, "Opacity of the class colours in the overlay; 0 shows the image alone.", minimum=0.0, maximum=1.0
     )
-    overlay_max_hz: float = parameter(
-        10.0,
-        "Maximum rate of overlays, raw and compressed, Hz; 0 is no limit.",
-        minimum=0.0,
-        maximum=1000.0,
-        live=True,
+    overlay_max_hz: float = live_parameter(
+        10.0, "Maximum rate of overlays, raw and compressed, Hz; 0 is no limit.", minimum=0.0, maximum=1000.0
     )
-    depth_min_m: float = parameter(
-        0.1, "Minimum depth of points and objects, m.", minimum=0.0, maximum=100.0, live=True
+    depth_min_m: float = live_parameter(0.1, "Minimum depth of points and objects, m.", minimum=0.0, maximum=100.0)
+    depth_max_m: float = live_parameter(5.0, "Maximum depth of points and objects, m.", minimum=0.0, maximum=100.0)
+    points_stride: int = live_parameter(
+        2, "Stride of the point cloud: it contains every n-th pixel of every n-th row.", minimum=1, maximum=64
     )
-    depth_max_m: float = parameter(
-        5.0, "Maximum depth of points and objects, m.", minimum=0.0, maximum=100.0, live=True
+    object_min_points: int = live_parameter(
+        50, "Minimum number of pixels with valid depth in an object.", minimum=10, maximum=1_000_000
     )
-    points_stride: int = parameter(
-        2,
-        "Stride of the point cloud: it contains every n-th pixel of every n-th row.",
-        minimum=1,
-        maximum=64,
-        live=True,
-    )
-    object_min_points: int = parameter(
-        50, "Minimum number of pixels with valid depth in an object.", minimum=10, maximum=1_000_000, live=True
-    )
-    jpeg_quality: int = parameter(80, "JPEG quality of the compressed overlay.", minimum=1, maximum=100, live=True)
+    jpeg_quality: int = live_parameter(80, "JPEG quality of the compressed overlay.", minimum=1, maximum=100)
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -73,10 +57,8 @@ class SegmentationParameters(OutputOptions, InputParameters):
         UsageError: a value has the wrong type, is outside its limits or is not among its choices.
     """
 
-    model: str = parameter(
-        "",
-        "Path of the model file (.safetensors). Required. After a change, ~/reload_model loads the new file.",
-        live=True,
+    model: str = live_parameter(
+        "", "Path of the model file (.safetensors). Required. After a change, ~/reload_model loads the new file."
     )
     backend: str = parameter(
         "auto",
@@ -109,13 +91,11 @@ class SegmentationParameters(OutputOptions, InputParameters):
     autostart: bool = parameter(
         True, "Whether the process configures and activates its node; false leaves this to a lifecycle manager."
     )
-    classes: tuple[str, ...] = parameter(
-        (),
-        "Classes that masks contain; all other classes become background. Empty is all classes of the model.",
-        live=True,
+    classes: tuple[str, ...] = live_parameter(
+        (), "Classes that masks contain; all other classes become background. Empty is all classes of the model."
     )
-    min_confidence: float = parameter(
-        0.0, "Pixels with a confidence below this value become unlabelled (255).", minimum=0.0, maximum=1.0, live=True
+    min_confidence: float = live_parameter(
+        0.0, "Pixels with a confidence below this value become unlabelled (255).", minimum=0.0, maximum=1.0
     )
     color_transport: str = parameter(
         "raw",
@@ -129,50 +109,38 @@ class SegmentationParameters(OutputOptions, InputParameters):
         choices=("off", "optional", "required"),
     )
     sync_slop_ms: float = sync_slop_parameter(live=True)
-    sync_timeout_ms: float = parameter(
+    sync_timeout_ms: float = live_parameter(
         100.0,
         "How long a colour image waits for its depth image before it is segmented without depth, ms; only for "
         "depth_mode optional.",
         minimum=0.0,
         maximum=60_000.0,
-        live=True,
     )
-    max_rate_hz: float = parameter(
+    max_rate_hz: float = live_parameter(
         0.0,
         "Maximum rate of segmented frames, Hz; frames above it are dropped and counted. 0 is no limit.",
         minimum=0.0,
-        live=True,
     )
-    max_age_ms: float = parameter(
+    max_age_ms: float = live_parameter(
         250.0,
         "Maximum age of a frame when its segmentation starts, ms; older frames are dropped and counted. 0 is no limit.",
         minimum=0.0,
-        live=True,
     )
     input_timeout_s: float = input_timeout_parameter(live=True)
-    input_error_s: float = parameter(
-        10.0,
-        "Time without images after which /diagnostics reports an error, s.",
-        minimum=0.1,
-        maximum=36_000.0,
-        live=True,
+    input_error_s: float = live_parameter(
+        10.0, "Time without images after which /diagnostics reports an error, s.", minimum=0.1, maximum=36_000.0
     )
-    warn_busy_share: float = parameter(
+    warn_busy_share: float = live_parameter(
         0.5,
         "Fraction of frames dropped because the network is busy above which /diagnostics warns; 1 never warns.",
         minimum=0.0,
         maximum=1.0,
-        live=True,
     )
-    warn_valid_depth: float = parameter(
-        0.0,
-        "Fraction of pixels with valid depth at or below which /diagnostics warns.",
-        minimum=0.0,
-        maximum=1.0,
-        live=True,
+    warn_valid_depth: float = live_parameter(
+        0.0, "Fraction of pixels with valid depth at or below which /diagnostics warns.", minimum=0.0, maximum=1.0
     )
     diagnostics_period_s: float = diagnostics_period_parameter(live=True)
-    snapshot_dir: str = parameter("~/.ros/deal_snapshots", "Folder for the snapshots of ~/save_snapshot.", live=True)
+    snapshot_dir: str = live_parameter("~/.ros/deal_snapshots", "Folder for the snapshots of ~/save_snapshot.")
 
     def check_complete(self) -> None:
         """Check that the parameters without a default are set.

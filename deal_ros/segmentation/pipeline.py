@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from deal_core.runtime.segmenter import Segmenter
 from deal_ros.diagnostics.statistics import ResultStatistics
 from deal_ros.input.conversions import stamp_to_ns
 from deal_ros.input.create_synchronizer import create_synchronizer
 from deal_ros.input.synchronizer import DepthMode, Frame, SyncCounts, Synchronizer, SyncLimits
 from deal_ros.node.worker import NewestItemWorker, WorkerCounts
-from deal_ros.segmentation.one_frame import SegmentedFrame, SegmentsImages, failure_cause, segment_frame
+from deal_ros.segmentation.one_frame import SegmentedFrame, failure_cause, segment_frame
 from deal_ros.segmentation.parameters import SegmentationParameters
 from deal_ros.segmentation.rate_limit import RateLimit
 
@@ -50,7 +51,7 @@ class SegmentationPipeline:
 
     def __init__(
         self,
-        segmenter: SegmentsImages,
+        segmenter: Segmenter,
         parameters: SegmentationParameters,
         depth_mode: DepthMode,
         *,
@@ -94,9 +95,7 @@ class SegmentationPipeline:
     def adapt(self, parameters: SegmentationParameters) -> None:
         """Use these parameters from now on."""
         self._parameters = parameters
-        self.synchronizer.adapt(
-            SyncLimits.of(self.depth_mode, parameters.sync_policy, parameters.sync_slop_ms, parameters.sync_timeout_ms)
-        )
+        self.synchronizer.adapt(self._limits())
 
     def pair_by(self, depth_mode: DepthMode) -> None:
         """Change the depth mode; colour images that wait for depth become frames without depth."""
@@ -114,7 +113,7 @@ class SegmentationPipeline:
         if not is_enabled:
             self._worker.clear("disabled")
 
-    def use(self, segmenter: SegmentsImages, on_use: Callable[[], None]) -> None:
+    def use(self, segmenter: Segmenter, on_use: Callable[[], None]) -> None:
         """Replace the segmenter after the running frame, and call `on_use` before the new segmenter's first frame.
 
         `on_use` is called in the worker's thread, or in the thread that calls `stop` if the pipeline stops first.
@@ -127,14 +126,11 @@ class SegmentationPipeline:
         self._worker.between_items(swap)
 
     def _create_synchronizer(self) -> Synchronizer:
-        return create_synchronizer(
-            self._admit,
-            depth_mode=self.depth_mode,
-            policy=self._parameters.sync_policy,
-            slop_ms=self._parameters.sync_slop_ms,
-            queue_size=self._parameters.sync_queue,
-            timeout_ms=self._parameters.sync_timeout_ms,
-        )
+        return create_synchronizer(self._admit, self.depth_mode, self._limits(), self._parameters.sync_queue)
+
+    def _limits(self) -> SyncLimits:
+        wanted = self._parameters
+        return SyncLimits.of(self.depth_mode, wanted.sync_policy, wanted.sync_slop_ms, wanted.sync_timeout_ms)
 
     def _admit(self, frame: Frame) -> None:
         if frame.depth is not None:
@@ -164,9 +160,8 @@ class SegmentationPipeline:
         try:
             self._publish_more(result)
         except Exception as error:  # the mask has been published, and the next frame must be segmented
-            self._report_trouble(
-                f"frame {frame.stamp_ns}: outputs other than the mask: {type(error).__name__}: {error}"
-            )
+            problem = f"{type(error).__name__}: {error}"
+            self._report_trouble(f"frame {frame.stamp_ns}: outputs other than the mask: {problem}")
 
     def _report_trouble(self, message: str) -> None:
         self.statistics.add_trouble(message)

@@ -8,9 +8,9 @@ Example:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from deal_ros.node.run import RunnableNode, run
+from deal_ros.node.run import run
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -22,13 +22,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         0 after a signal; 2 for wrong parameters.
     """
-    return run(_load, args)
-
-
-def _load() -> Callable[[], RunnableNode]:
-    from deal_ros.synthetic_camera.node import SyntheticCameraNode
-
-    return SyntheticCameraNode
+    return run("deal_ros.synthetic_camera.node", "SyntheticCameraNode", args)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from deal_core.errors import UsageError
-from deal_ros.node.parameters import check_values, parameter
+from deal_ros.node.parameters import check_values, live_parameter, parameter
 
 _SMALLEST, _LARGEST, _FASTEST_HZ = 32, 1920, 240
 _PROFILE = re.compile(r"(\d+)[xX,](\d+)[xX,](\d+)")
@@ -25,80 +25,60 @@ class SyntheticCameraParameters:
         minimum=1,
         maximum=1000,
     )
-    view_rate_hz: float = parameter(
-        5.0,
-        "Rate at which the view changes, Hz; 0 changes it with every image.",
-        minimum=0.0,
-        maximum=1000.0,
-        live=True,
+    view_rate_hz: float = live_parameter(
+        5.0, "Rate at which the view changes, Hz; 0 changes it with every image.", minimum=0.0, maximum=1000.0
     )
-    qos: str = parameter(
+    qos: str = live_parameter(
         "reliable",
         "Reliability that the image publishers offer; a change recreates the publishers.",
         choices=("reliable", "best_effort"),
-        live=True,
     )
 
-    lost_color: float = parameter(0.0, "Fraction of colour images that are lost.", minimum=0.0, maximum=1.0, live=True)
-    lost_depth: float = parameter(0.0, "Fraction of depth images that are lost.", minimum=0.0, maximum=1.0, live=True)
-    late_depth_ms: float = parameter(
+    lost_color: float = live_parameter(0.0, "Fraction of colour images that are lost.", minimum=0.0, maximum=1.0)
+    lost_depth: float = live_parameter(0.0, "Fraction of depth images that are lost.", minimum=0.0, maximum=1.0)
+    late_depth_ms: float = live_parameter(
         0.0,
         "Delay of each depth image after its colour image, ms; stamps do not change.",
         minimum=0.0,
         maximum=10_000.0,
-        live=True,
     )
-    depth_stamp_offset_ms: float = parameter(
-        0.0,
-        "Offset of depth stamps from the stamps of colour, ms.",
-        minimum=-10_000.0,
-        maximum=10_000.0,
-        live=True,
+    depth_stamp_offset_ms: float = live_parameter(
+        0.0, "Offset of depth stamps from the stamps of colour, ms.", minimum=-10_000.0, maximum=10_000.0
     )
-    stamp_offset_s: float = parameter(
-        0.0,
-        "Offset of all stamps, s; a change makes the stamps jump.",
-        minimum=-86_400.0,
-        maximum=86_400.0,
-        live=True,
+    stamp_offset_s: float = live_parameter(
+        0.0, "Offset of all stamps, s; a change makes the stamps jump.", minimum=-86_400.0, maximum=86_400.0
     )
-    duplicate_stamps: float = parameter(
-        0.0, "Fraction of frames that repeat the stamp of the previous frame.", minimum=0.0, maximum=1.0, live=True
+    duplicate_stamps: float = live_parameter(
+        0.0, "Fraction of frames that repeat the stamp of the previous frame.", minimum=0.0, maximum=1.0
     )
-    resolution: str = parameter(
-        "", "Size of both images, for example 320x240; empty uses the size of the profile.", live=True
+    resolution: str = live_parameter(
+        "", "Size of both images, for example 320x240; empty uses the size of the profile."
     )
-    unaligned: str = parameter(
+    unaligned: str = live_parameter(
         "off",
         "frame: depth has the frame of the depth camera. size: depth has half the size.",
         choices=("off", "frame", "size"),
-        live=True,
     )
-    color_encoding: str = parameter(
+    color_encoding: str = live_parameter(
         "rgb8",
         "Encoding of colour images; 8UC3 does not define the order of the channels.",
         choices=("rgb8", "bgr8", "rgba8", "bgra8", "mono8", "8UC3"),
-        live=True,
     )
-    depth_encoding: str = parameter(
+    depth_encoding: str = live_parameter(
         "16UC1",
         "Encoding of depth images; 16UC1 and mono16 are millimetres, 0 where invalid; 32FC1 is metres, NaN where "
         "invalid.",
         choices=("16UC1", "mono16", "32FC1"),
-        live=True,
     )
-    empty_depth: bool = parameter(False, "Whether all pixels of depth images are invalid.", live=True)
-    malformed: str = parameter(
+    empty_depth: bool = live_parameter(False, "Whether all pixels of depth images are invalid.")
+    malformed: str = live_parameter(
         "off",
         "Images with contradictory fields: step is one byte too small, or half of the data is missing.",
         choices=("off", "color_step", "color_truncated", "depth_step", "depth_truncated"),
-        live=True,
     )
-    frozen: bool = parameter(False, "Whether the view stays the same while stamps advance.", live=True)
-    silent: bool = parameter(False, "Whether the camera sends nothing.", live=True)
-    unplugged: bool = parameter(
-        False, "Whether the image publishers are destroyed; false creates them again.", live=True
-    )
+    frozen: bool = live_parameter(False, "Whether the view stays the same while stamps advance.")
+    silent: bool = live_parameter(False, "Whether the camera sends nothing.")
+    unplugged: bool = live_parameter(False, "Whether the image publishers are destroyed; false creates them again.")
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -65,15 +65,12 @@ def _threshold(model: LoadedModel, frames: Dataset, out: Path, settings: CamSett
     """Return the threshold that an earlier run recorded in `out`, or choose it by the rule."""
     from deal_core.masks.mask_folder import recorded_threshold
     from deal_core.masks.score_dataset import THRESHOLD_FRAMES, choose_threshold
-    from training.support.console import console, progress
+    from training.support.console import console, counting
 
     threshold = recorded_threshold(out, rule)
     if threshold is None:
-        with progress() as bar:
-            task = bar.add_task("threshold", total=min(len(frames), THRESHOLD_FRAMES))
-            threshold = choose_threshold(
-                model, frames, settings, rule, advance=lambda done: bar.update(task, completed=done)
-            )
+        with counting("threshold", min(len(frames), THRESHOLD_FRAMES)) as advance:
+            threshold = choose_threshold(model, frames, settings, rule, advance=advance)
         console().print(f"background threshold {threshold.value:.2f}, {threshold.rule}", markup=False)
     return threshold
 

@@ -7,8 +7,6 @@ deal collect kitchen_1 --classes mug,kettle --tags mug --from robot.db3 --keyfra
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -126,14 +124,16 @@ def _record(
     quiet: bool,
 ) -> Collected:
     """Record until the source ends, a key or button ends it, or the time is over; keys and page change the tags."""
+    from rich.markup import escape
+
     from deal_core.recorder.collect import collect_pairs
     from deal_core.recorder.controls import Control, RecorderControls
     from deal_core.recorder.terminal_keys import TerminalKeys
+    from deal_ros.node.run import stop_on_signal
     from training.support.console import progress
-    from training.support.tables import escaped
 
     with ExitStack() as stack:
-        stopped = stack.enter_context(_stop_signals())
+        stopped = stack.enter_context(stop_on_signal())
         bar = stack.enter_context(progress(quiet=quiet))
         say = partial(bar.console.print, markup=False)
         show_page = stack.enter_context(_page(page, say)) if page else None
@@ -146,7 +146,7 @@ def _record(
 
         def begin(recorder: PairRecorder) -> None:
             def show(text: str) -> None:
-                bar.update(task, description=escaped(text))
+                bar.update(task, description=escape(text))
 
             controls = RecorderControls(recorder, [Control("end", "q", "end the recording", end, ends=True)], show)
             show(controls.said())
@@ -169,8 +169,7 @@ def _record(
 
 def _report(done: Collected, max_loss: float, *, as_json: bool) -> None:
     """Print the summary; exit with a code where the recording failed or lost too much."""
-    from training.support.console import console, print_json
-    from training.support.tables import escaped
+    from training.support.console import print_error, print_json
 
     summary = done.summary
     if as_json:
@@ -180,25 +179,11 @@ def _report(done: Collected, max_loss: float, *, as_json: bool) -> None:
             print(line)
         print(f"  largest time difference of colour and depth in a pair: {done.offset_ms:.1f} ms")
     if done.failure:
-        console().print(f"[red]error:[/red] {escaped(done.failure)}; what was recorded is kept in {summary.path}")
+        print_error(f"{done.failure}; what was recorded is kept in {summary.path}")
         raise typer.Exit(1)
     if summary.loss > max_loss:
-        console().print(f"[red]error:[/red] {summary.loss:.1%} of the wanted pairs were lost, more than --max-loss")
+        print_error(f"{summary.loss:.1%} of the wanted pairs were lost, more than --max-loss")
         raise typer.Exit(EXIT_LOSS)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C and SIGTERM set, so that the recording is closed and not cut off."""
-    stopped = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda *_: stopped.set())
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -23,16 +23,16 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
     Example: deal doctor
     """
     from training.support.console import console, print_json
-    from training.support.machine import Job, examine
+    from training.support.machine import JOBS, examine
 
     if as_json:
         machine = examine()
-        print_json({"lacks": {job.value: machine.lacks(job) for job in Job}, **asdict(machine)})
+        print_json({"lacks": {job: machine.lacks(job) for job in JOBS}, **asdict(machine)})
     else:
         with console().status("testing PyTorch, ROS and the camera"):
             machine = examine()
         _print(machine)
-    if machine.lacks(Job.DEMO):
+    if machine.lacks("demo"):
         raise typer.Exit(1)
 
 
@@ -40,17 +40,17 @@ def _print(machine: Machine) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from training.support.machine import Job, State
+    from training.support.machine import JOBS
 
-    colors = {State.OK: "green", State.NOTE: "blue", State.WARNING: "yellow", State.MISSING: "red"}
+    colors = {"ok": "green", "note": "blue", "warning": "yellow", "missing": "red"}
     out = Console(highlight=False, soft_wrap=True)  # lines stay whole, so that commands can be copied
     width = max(len(finding.name) for finding in machine.findings)
     for finding in machine.findings:
-        mark = f"[{colors[finding.state]}]{finding.state.value:8}[/]"
+        mark = f"[{colors[finding.state]}]{finding.state:8}[/]"
         out.print(f"{mark} {finding.name:{width}}  {escape(finding.found)}")
         if finding.fix:
             out.print(f"{'':8} {'':{width}}  [cyan]→ {escape(finding.fix)}[/]")
     out.print()
-    for job in Job:
+    for job in JOBS:
         lacks = machine.lacks(job)
-        out.print(f"{job.value:8} " + (f"[red]lacks[/] {', '.join(lacks)}" if lacks else "[green]ready[/]"))
+        out.print(f"{job:8} " + (f"[red]lacks[/] {', '.join(lacks)}" if lacks else "[green]ready[/]"))

@@ -119,20 +119,19 @@ class Evaluation:
             folder: the run folder.
             passes: how often the evaluator goes through the frames.
         """
-        from training.support.console import progress
+        from training.support.console import counting
 
         total = passes * len(self.frames)
-        with progress(quiet=self.quiet) as bar:
-            task = bar.add_task("evaluating", total=total)
+        with counting("evaluating", total, quiet=self.quiet) as advance:
             result = evaluator(
                 self.frames,
                 name=self.name or folder.resolve().name,
                 pictures=folder if self.pictured.count else None,
                 num_pictures=self.pictured.count,
                 show=_keys_of(self.pictured.as_in),
-                advance=lambda done: bar.update(task, completed=done),
+                advance=advance,
             )
-            bar.update(task, completed=total)
+            advance(total)
         result.write(folder)
         return result
 

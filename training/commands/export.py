@@ -90,8 +90,7 @@ def _open(model: LoadedModel, source: SourceOptions, path: Path) -> Dataset:
 
 def _quantise(exported: Exported, model: LoadedModel, dataset: Dataset) -> Quantised:
     from deal_core.runtime.quantisation import quantise
-    from training.support.console import progress
+    from training.support.console import counting
 
-    with progress() as bar:
-        task = bar.add_task("calibrating", total=2 * len(dataset))
-        return quantise(exported, model.sha256, dataset, advance=lambda done: bar.update(task, completed=done))
+    with counting("calibrating", 2 * len(dataset)) as advance:
+        return quantise(exported, model.sha256, dataset, advance=advance)

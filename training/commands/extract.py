@@ -87,8 +87,7 @@ def _extract_all(
 ) -> tuple[list[Extraction], list[dict[str, str]]]:
     """Extract one recording after the other; return the results, and the path and error of each that failed."""
     from deal_core.errors import DealError, UsageError
-    from training.support.console import console
-    from training.support.tables import escaped
+    from training.support.console import print_error
 
     results, failed = [], []
     for path in recordings:
@@ -98,7 +97,7 @@ def _extract_all(
             raise
         except DealError as error:
             failed.append({"path": str(path), "error": str(error)})
-            console().print(f"[red]error:[/red] {escaped(str(error))}")
+            print_error(str(error))
             continue
         results.append(extraction)
         if not quiet:
@@ -123,14 +122,15 @@ def _extract_one(path: Path, out: Path, options: ExtractOptions, name: str | Non
 
 def _print(path: Path, out: Path, extraction: Extraction) -> None:
     from training.support.console import console
-    from training.support.tables import escaped, summary_line
+    from training.support.tables import summary_line
 
+    said = console()
     state = "in the dataset already" if extraction.was_there else f"-> {out / 'recordings' / extraction.name}"
-    console().print(escaped(f"{path}: {summary_line(extraction.report)} {state}"))
+    said.print(f"{path}: {summary_line(extraction.report)} {state}", markup=False)
     for problem in extraction.report.errors:
-        console().print(f"  [red]{escaped(problem)}[/red]")
+        said.print(f"  {problem}", style="red", markup=False)
     for note in extraction.report.notes:
-        console().print(f"  [yellow]{escaped(note)}[/yellow]")
+        said.print(f"  {note}", style="yellow", markup=False)
 
 
 def _check_names(recordings: list[Path], name: str | None) -> None:

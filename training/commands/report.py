@@ -99,19 +99,11 @@ def _compare(
     quiet: bool,
 ) -> Comparison:
     from deal_core.report.compare import compare, num_steps, open_candidate
-    from training.support.console import progress
+    from training.support.console import counting
 
     candidates = [open_candidate(path, name) for path, name in zip(paths, names, strict=True)]
-    with progress(quiet=quiet) as bar:
-        task = bar.add_task("comparing", total=num_steps(candidates, dataset))
-        return compare(
-            candidates,
-            dataset,
-            work,
-            settings,
-            num_pictures=pictures,
-            advance=lambda done: bar.update(task, completed=done),
-        )
+    with counting("comparing", num_steps(candidates, dataset), quiet=quiet) as advance:
+        return compare(candidates, dataset, work, settings, num_pictures=pictures, advance=advance)
 
 
 def _renamed(run: Run, name: str) -> Run:

@@ -133,14 +133,13 @@ def _different(names: list[str]) -> list[str]:
 def _send(stream: rerun.RecordingStream, shown: _Shown, check: Callable[[], None] = lambda: None) -> None:
     """Send the frames under a progress bar; `check` is called after each frame."""
     from deal_core.report.rerun_stream import send_frames
-    from training.support.console import progress
+    from training.support.console import counting
 
-    with progress() as bar:
-        task = bar.add_task("frames", total=len(shown.dataset))
+    with counting("frames", len(shown.dataset)) as count:
 
         def advance(done: int) -> None:
             check()
-            bar.update(task, completed=done)
+            count(done)
 
         send_frames(stream, shown.dataset, shown.layers, shown.settings, advance=advance)
 

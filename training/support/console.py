@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,6 +29,11 @@ T = TypeVar("T")
 def console() -> Console:
     """Return the console for messages, on stderr: stdout is for results."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_error(text: str) -> None:
+    """Print an error on stderr."""
+    console().print(f"[red]error:[/red] {escape(text)}")
 
 
 def print_json(value: Any) -> None:
@@ -53,6 +60,14 @@ def progress(*, quiet: bool = False) -> Progress:
         console=console(),
         disable=quiet,
     )
+
+
+@contextmanager
+def counting(description: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar within the block; yield a function that takes the number of steps done so far."""
+    with progress(quiet=quiet) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def is_first_process() -> bool:

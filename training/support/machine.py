@@ -17,9 +17,8 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from deal_core.isolated_python import Trial, try_python
 
@@ -33,26 +32,11 @@ _OLDEST_PYTHON = (3, 10)
 _LOW_DISK_GB = 10
 
 
-class Job(str, Enum):
-    """What the project is used for."""
-
-    RECORD = "record"
-    TAG = "tag"
-    DEPTH = "depth"
-    TRAIN = "train"
-    EXPORT = "export"
-    RUN = "run"
-    DEMO = "demo"
-    VIEW = "view"
-
-
-class State(str, Enum):
-    """Result of looking for one thing."""
-
-    OK = "ok"
-    NOTE = "note"  # missing, but not needed
-    WARNING = "warning"  # works, but slowly or unreliably
-    MISSING = "missing"
+Job = Literal["record", "tag", "depth", "train", "export", "run", "demo", "view"]
+"""What the project is used for."""
+JOBS: tuple[Job, ...] = get_args(Job)
+State = Literal["ok", "note", "warning", "missing"]
+"""Result of looking for one thing. note: missing, but not needed. warning: works, but slowly or unreliably."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +66,7 @@ class Machine:
 
     def lacks(self, job: Job) -> list[str]:
         """Return the names of everything that a job needs and this machine lacks."""
-        return [f.name for f in self.findings if f.state is State.MISSING and job in f.jobs]
+        return [f.name for f in self.findings if f.state == "missing" and job in f.jobs]
 
 
 def examine(environment: Mapping[str, str] = os.environ, folder: Path = Path()) -> Machine:
@@ -113,14 +97,13 @@ def examine(environment: Mapping[str, str] = os.environ, folder: Path = Path()) 
 
 # --- Python and its libraries
 
-_ALL = tuple(Job)
-_JOBS_OF_EXTRA = {  # of ros and realsense, `examine` tries the import instead
-    "": _ALL,
-    "tag": (Job.TAG,),
-    "depth": (Job.DEPTH,),
-    "train": (Job.TRAIN, Job.DEMO),
-    "export": (Job.EXPORT,),
-    "view": (Job.VIEW,),
+_JOBS_OF_EXTRA: dict[str, tuple[Job, ...]] = {  # of ros and realsense, `examine` tries the import instead
+    "": JOBS,
+    "tag": ("tag",),
+    "depth": ("depth",),
+    "train": ("train", "demo"),
+    "export": ("export",),
+    "view": ("view",),
 }
 _SAME_MODULE = {"opencv-python-headless": "cv2"}  # other packages provide it as well: opencv-python, apt, JetPack
 
@@ -128,8 +111,8 @@ _SAME_MODULE = {"opencv-python-headless": "cv2"}  # other packages provide it as
 def _python() -> Finding:
     found = f"{platform.python_version()} in {sys.prefix}"
     if sys.version_info >= _OLDEST_PYTHON:
-        return Finding("python", State.OK, found)
-    return Finding("python", State.MISSING, found, "PYTHON=/path/to/python3.10 make setup", _ALL)
+        return Finding("python", "ok", found)
+    return Finding("python", "missing", found, "PYTHON=/path/to/python3.10 make setup", JOBS)
 
 
 def _libraries() -> list[Finding]:
@@ -139,7 +122,7 @@ def _libraries() -> list[Finding]:
     try:
         requirements = [Requirement(line) for line in importlib.metadata.requires(PROJECT) or []]
     except importlib.metadata.PackageNotFoundError:
-        return [Finding(PROJECT, State.MISSING, f"not installed for {sys.executable}", _install("."), _ALL)]
+        return [Finding(PROJECT, "missing", f"not installed for {sys.executable}", _install("."), JOBS)]
     extras = [(_extra(requirement), requirement) for requirement in requirements]
     return [_library(r, extra, _JOBS_OF_EXTRA[extra]) for extra, r in extras if extra in _JOBS_OF_EXTRA]
 
@@ -153,18 +136,17 @@ def _library(requirement: Requirement, extra: str, jobs: tuple[Job, ...]) -> Fin
     name = requirement.name
     if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
         here = f"{sys.platform} {platform.machine()}"
-        return Finding(name, State.MISSING, f"no wheel for {here}", "build it, or use another machine", jobs)
+        return Finding(name, "missing", f"no wheel for {here}", "build it, or use another machine", jobs)
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         if name in _SAME_MODULE and importlib.util.find_spec(_SAME_MODULE[name]):
-            return Finding(name, State.OK, f"{_SAME_MODULE[name]} from another package")
-        return Finding(name, State.MISSING, "not installed", _install(name), jobs)
+            return Finding(name, "ok", f"{_SAME_MODULE[name]} from another package")
+        return Finding(name, "missing", "not installed", _install(name), jobs)
     if requirement.specifier.contains(version, prereleases=True):
-        return Finding(name, State.OK, version)
-    return Finding(
-        name, State.MISSING, f"{version}, expected {requirement.specifier}", _install(str(requirement)), jobs
-    )
+        return Finding(name, "ok", version)
+    found = f"{version}, expected {requirement.specifier}"
+    return Finding(name, "missing", found, _install(str(requirement)), jobs)
 
 
 def _install(what: str) -> str:
@@ -191,18 +173,17 @@ _GPU_FILES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu/igpu0/power")  # PC
 
 def _torch(trial: Trial) -> Finding:
     if trial.error:
-        return Finding("device", State.MISSING, trial.error, _install("torch torchvision"), _ALL)
+        return Finding("device", "missing", trial.error, _install("torch torchvision"), JOBS)
     facts = json.loads(trial.output)
     if facts["gpus"]:
-        return Finding("device", State.OK, f"{', '.join(facts['gpus'])}, CUDA {facts['cuda']}")
+        return Finding("device", "ok", f"{', '.join(facts['gpus'])}, CUDA {facts['cuda']}")
     if not any(Path(file).exists() for file in _GPU_FILES):
-        return Finding("device", State.OK, "CPU; this machine has no NVIDIA GPU")
+        return Finding("device", "ok", "CPU; this machine has no NVIDIA GPU")
     if facts["cuda"] is None:
-        return Finding(
-            "device", State.WARNING, "CPU: this torch is built without CUDA", "install a torch built with CUDA"
-        )
+        fix = "install a torch built with CUDA"
+        return Finding("device", "warning", "CPU: this torch is built without CUDA", fix)
     fix = f"update the GPU driver to one with CUDA {facts['cuda']}, or install a torch for the driver's CUDA version"
-    return Finding("device", State.WARNING, f"CPU: this torch needs a driver with CUDA {facts['cuda']}", fix)
+    return Finding("device", "warning", f"CPU: this torch needs a driver with CUDA {facts['cuda']}", fix)
 
 
 # --- ROS
@@ -211,20 +192,20 @@ _ROS = """
 import json, rclpy, sensor_msgs.msg, std_msgs.msg, std_srvs.srv, diagnostic_msgs.msg, lifecycle_msgs.msg
 print(json.dumps({"rclpy": rclpy.__file__, "rmw": rclpy.get_rmw_implementation_identifier()}))
 """
-_ROS_JOBS = (Job.RUN, Job.DEMO)
+_ROS_JOBS: tuple[Job, ...] = ("run", "demo")
 
 
 def _ros(trial: Trial, environment: Mapping[str, str]) -> Finding:
     distribution = environment.get("ROS_DISTRO", "")
     if trial.error:
-        return Finding("rclpy", State.MISSING, trial.error, _ros_fix(distribution), _ROS_JOBS)
+        return Finding("rclpy", "missing", trial.error, _ros_fix(distribution), _ROS_JOBS)
     place = Path(json.loads(trial.output)["rclpy"]).parent
     if not _has_package("ros-rclpy"):
-        return Finding("rclpy", State.OK, f"ROS {distribution} in {place}")
+        return Finding("rclpy", "ok", f"ROS {distribution} in {place}")
     if not distribution and place.is_relative_to(sys.prefix):
-        return Finding("rclpy", State.OK, f"wheel {importlib.metadata.version('ros-rclpy')} from PyPI")
+        return Finding("rclpy", "ok", f"wheel {importlib.metadata.version('ros-rclpy')} from PyPI")
     found = f"ROS wheels from PyPI and the sourced ROS {distribution} are mixed (rclpy is {place})"
-    return Finding("rclpy", State.WARNING, found, "in this shell: rm -rf .venv && make setup")
+    return Finding("rclpy", "warning", found, "in this shell: rm -rf .venv && make setup")
 
 
 def _ros_fix(distribution: str) -> str:
@@ -244,7 +225,7 @@ def _transport(ros: Trial, environment: Mapping[str, str]) -> list[Finding]:
     if ros.error:
         return []
     rmw = json.loads(ros.output)["rmw"]
-    finding = Finding("middleware", State.OK, rmw)
+    finding = Finding("middleware", "ok", rmw)
     return [finding, _profile(environment)] if rmw.startswith("rmw_fastrtps") else [finding]
 
 
@@ -255,13 +236,13 @@ def _profile(environment: Mapping[str, str]) -> Finding:
     for variable in PROFILE_VARIABLES:
         file = environment.get(variable)
         if file and Path(file).is_file():
-            return Finding(name, State.OK, f"{variable}={file}")
+            return Finding(name, "ok", f"{variable}={file}")
         if file:
             found = f"{variable}={file}: the file does not exist, so images may be lost"
-            return Finding(name, State.WARNING, found, f"unset {variable}, or set it to a file that exists")
+            return Finding(name, "warning", found, f"unset {variable}, or set it to a file that exists")
     found = "not set in this shell; the launch files and `deal demo` set it for the nodes they start"
     exports = [f"export {k}={v}" for k, v in shared_memory_environment(environment).items()]
-    return Finding(name, State.NOTE, found, f"before starting a camera by hand: {' '.join(exports)}" if exports else "")
+    return Finding(name, "note", found, f"before starting a camera by hand: {' '.join(exports)}" if exports else "")
 
 
 def _optional_ros(ros: Trial, libraries: list[OptionalLibrary]) -> list[Finding]:
@@ -271,8 +252,8 @@ def _optional_ros(ros: Trial, libraries: list[OptionalLibrary]) -> list[Finding]
     labels = "not installed; label names are published as JSON"
     has_labels = importlib.util.find_spec("vision_msgs") is not None
     return [
-        *(Finding(found.name, State.OK if found.is_usable else State.NOTE, str(found)) for found in libraries),
-        Finding("vision_msgs", State.OK, "installed") if has_labels else Finding("vision_msgs", State.NOTE, labels),
+        *(Finding(found.name, "ok" if found.is_usable else "note", str(found)) for found in libraries),
+        Finding("vision_msgs", "ok", "installed") if has_labels else Finding("vision_msgs", "note", labels),
     ]
 
 
@@ -292,22 +273,18 @@ def _camera(trial: Trial, *, has_ros: bool) -> Finding:
     name = "pyrealsense2"
     if not trial.error:
         cameras = json.loads(trial.output)
-        return Finding(name, State.OK, ", ".join(cameras) if cameras else "installed; no RealSense is connected")
+        return Finding(name, "ok", ", ".join(cameras) if cameras else "installed; no RealSense is connected")
     no_libusb = "libusb" in trial.error
     fix = "sudo apt-get install libusb-1.0-0" if no_libusb else _install(f"{PROJECT}[realsense]")
     if has_ros:  # the topics of a camera can be recorded
-        return Finding(name, State.NOTE, f"{trial.error}; recording from ROS topics works without it", fix)
-    return Finding(name, State.MISSING, trial.error, fix, (Job.RECORD,))
+        return Finding(name, "note", f"{trial.error}; recording from ROS topics works without it", fix)
+    return Finding(name, "missing", trial.error, fix, ("record",))
 
 
 def _disk(folder: Path) -> Finding:
     free_gb = shutil.disk_usage(folder).free / 1e9
     found = f"{free_gb:.0f} GB free in {folder.resolve()}"
     if free_gb >= _LOW_DISK_GB:
-        return Finding("disk", State.OK, found)
-    return Finding(
-        "disk",
-        State.WARNING,
-        f"{found}; one minute of raw images takes 3 GB",
-        "free some space, or use another disk",
-    )
+        return Finding("disk", "ok", found)
+    fix = "free some space, or use another disk"
+    return Finding("disk", "warning", f"{found}; one minute of raw images takes 3 GB", fix)

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
+from training.support.console import console, print_error
+
+if TYPE_CHECKING:
     from deal_core.dataset.check import DatasetReport
     from deal_core.evaluation.metrics import MaskScore
     from deal_core.recording.repair import Repair
@@ -24,13 +29,11 @@ def summary_line(report: RecordingReport) -> str:
 
 def print_recording(report: RecordingReport) -> None:
     """Print the report on a recording to stdout."""
-    from rich.console import Console
-
     out = Console(highlight=False, soft_wrap=True)
     table = _table(report.path, "topic", "messages")
     for name, count in report.topics.items():
         role = {report.color_topic: "  colour", report.depth_topic: "  depth"}.get(name, "")
-        table.add_row(escaped(name), f"{count}{role}")
+        table.add_row(escape(name), f"{count}{role}")
     if report.topics:
         out.print(table)
     if report.color_topic:
@@ -61,29 +64,21 @@ def print_repair(repair: Repair, pairs: int) -> None:
         repair: the result of the repair.
         pairs: number of complete pairs in the repaired recording.
     """
-    from training.support.console import console
-
     said = console()
     total = sum(repair.messages.values())
     if repair.out is None:
-        said.print(f"{escaped(repair.path)} is complete, {total} messages: nothing to repair")
+        said.print(f"{escape(repair.path)} is complete, {total} messages: nothing to repair")
         return
     for problem in repair.problems:
-        said.print(f"[yellow]was damaged:[/yellow] {escaped(problem)}")
-    known = {
-        "messages": repair.lost_messages,
-        "bytes": repair.lost_bytes,
-        "damaged chunks": repair.broken_chunks,
-    }
+        said.print(f"[yellow]was damaged:[/yellow] {escape(problem)}")
+    known = {"messages": repair.lost_messages, "bytes": repair.lost_bytes, "damaged chunks": repair.broken_chunks}
     lost = ", ".join(f"{n} {what}" for what, n in known.items() if n) or "nothing known"
     said.print(f"saved: {total} messages, {pairs} complete pairs; lost: {lost}")
-    said.print(f"[green]repaired:[/green] {escaped(repair.out)} ({escaped(repair.path)} is unchanged)")
+    said.print(f"[green]repaired:[/green] {escape(repair.out)} ({escape(repair.path)} is unchanged)")
 
 
 def print_dataset(report: DatasetReport) -> None:
     """Print the report on a dataset to stdout."""
-    from rich.console import Console
-
     out = Console(highlight=False, soft_wrap=True)
     timed = any(r.gaps for r in report.recordings)
     columns = ("recording", "frames", "segments", "masks", "valid depth", *(("longest gap", "camera") if timed else ()))
@@ -91,7 +86,7 @@ def print_dataset(report: DatasetReport) -> None:
     for r in report.recordings:
         camera = (f"{r.gaps.longest_s:.2f} s", "known" if r.has_camera else "unknown") if r.gaps else ()
         depth = _depth(r.valid_depth, r.without_depth)
-        table.add_row(escaped(r.name), str(r.frames), str(r.segments), str(r.masks), depth, *camera)
+        table.add_row(escape(r.name), str(r.frames), str(r.segments), str(r.masks), depth, *camera)
     if report.recordings:
         out.print(table)
     if report.tags:
@@ -101,31 +96,19 @@ def print_dataset(report: DatasetReport) -> None:
 
 def score_table(title: str, scores: Mapping[str, MaskScore]) -> Table:
     """Return a table of IoU in percent: a row for each class and their mean, a column for each score."""
-    from rich.table import Table
-
-    table = Table(title=escaped(title))
+    table = Table(title=escape(title))
     table.add_column("IoU, %")
     for name in scores:
-        table.add_column(escaped(name), justify="right")
+        table.add_column(escape(name), justify="right")
     for of_class in zip(*(score.classes for score in scores.values()), strict=True):
-        table.add_row(escaped(of_class[0].name), *(f"{100 * one.iou:.1f}" for one in of_class))
+        table.add_row(escape(of_class[0].name), *(f"{100 * one.iou:.1f}" for one in of_class))
     table.add_section()
     table.add_row("mean", *(f"{100 * score.miou:.1f}" for score in scores.values()), style="bold")
     return table
 
 
-def escaped(text: str) -> str:
-    """Return the text with the brackets that rich would read as markup escaped."""
-    from rich.markup import escape
-
-    return escape(text)
-
-
 def _table(title: str, *columns: str) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(title=escaped(title), title_justify="left", show_header=any(columns), box=SIMPLE_HEAD)
+    table = Table(title=escape(title), title_justify="left", show_header=any(columns), box=SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
@@ -134,17 +117,15 @@ def _table(title: str, *columns: str) -> Table:
 def _balance(tags: Mapping[str, TagBalance]) -> Table:
     table = _table("tags, frames", "class", "present", "absent", "unknown")
     for name, counts in tags.items():
-        table.add_row(escaped(name), str(counts.present), str(counts.absent), str(counts.unknown))
+        table.add_row(escape(name), str(counts.present), str(counts.absent), str(counts.unknown))
     return table
 
 
 def _print_findings(notes: Sequence[str], errors: Sequence[str]) -> None:
-    from training.support.console import console
-
     for note in notes:
-        console().print(f"[yellow]note:[/yellow] {escaped(note)}")
+        console().print(f"[yellow]note:[/yellow] {escape(note)}")
     for error in errors:
-        console().print(f"[red]error:[/red] {escaped(error)}")
+        print_error(error)
 
 
 def _gaps(gaps: Gaps) -> str:

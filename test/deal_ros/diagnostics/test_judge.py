@@ -135,14 +135,14 @@ def test_rates_are_since_the_last_report() -> None:
             "2 frames were older than max_age_ms (250) and dropped, the last at 900 ms",
         ),
         (
-            SyncCounts(unpaired_color={"queue full": 4}),
+            SyncCounts(unpaired_color=Counter({"queue full": 4})),
             WorkerCounts(),
             ResultSummary(),
             Level.ERROR,
             "4 colour: queue full",
         ),
         (
-            SyncCounts(paired=9, unpaired_depth={"duplicate stamp": 1}),
+            SyncCounts(paired=9, unpaired_depth=Counter({"duplicate stamp": 1})),
             WorkerCounts(done=9),
             ResultSummary(),
             Level.WARN,
@@ -231,7 +231,7 @@ def test_every_key_occurs_once_and_names_are_the_nodes() -> None:
 
 
 def test_the_final_line_accounts_for_everything() -> None:
-    sync = SyncCounts(12, 11, 9, 1, {"queue full": 1}, {"duplicate stamp": 2}, 1, 0)
+    sync = SyncCounts(12, 11, 9, 1, Counter({"queue full": 1}), Counter({"duplicate stamp": 2}), 1, 0)
     line = final_counts(sync, WorkerCounts(12, 4, 3, 1, 1, Counter(disabled=2), Counter(step=1), 0))
     assert line == (
         "received 12 colour and 11 depth; paired 9, colour alone 1, unpaired 1 colour and 2 depth, "

@@ -11,7 +11,7 @@ from helpers.synchronizers import MS, WAYS, message
 from deal_ros.input import optional_libraries
 from deal_ros.input.create_synchronizer import create_synchronizer
 from deal_ros.input.optional_libraries import OptionalLibrary
-from deal_ros.input.synchronizer import DepthMode, Frame, StampSynchronizer, Synchronizer
+from deal_ros.input.synchronizer import DepthMode, Frame, StampSynchronizer, Synchronizer, SyncLimits
 
 
 @WAYS
@@ -34,9 +34,8 @@ def test_the_parameters_choose_the_behaviour(
         absent = OptionalLibrary("message_filters", "pairing", "deal_core", "is not installed")
         monkeypatch.setattr(optional_libraries, "message_filters", lambda: absent)
     frames: list[Frame] = []
-    sync: Synchronizer = create_synchronizer(
-        frames.append, depth_mode=DepthMode(mode), policy=policy, slop_ms=15.0, queue_size=5, timeout_ms=0.0
-    )
+    limits = SyncLimits.of(DepthMode(mode), policy, slop_ms=15.0, timeout_ms=0.0)
+    sync: Synchronizer = create_synchronizer(frames.append, DepthMode(mode), limits, queue_size=5)
     if mode != "off":
         assert isinstance(sync, StampSynchronizer) == (way == "deal_core")
         sync.add_depth(message((100 + offset_ms) * MS))

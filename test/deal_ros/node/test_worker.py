@@ -6,6 +6,7 @@ import doctest
 import threading
 
 import pytest
+from helpers.workers import wait_idle
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,7 +50,7 @@ def test_a_newer_item_takes_the_place_of_the_waiting_one(gate: Gate) -> None:
         worker.submit(item)
         assert balanced(worker) and worker.counts.in_flight == 2
     gate.let_through(2)
-    assert worker.wait_idle(10)
+    wait_idle(lambda: worker.counts)
     assert gate.seen == [1, 4]
     assert (worker.counts.done, worker.counts.dropped_busy) == (2, 2)
     assert worker.stop()
@@ -62,7 +63,8 @@ def test_submitting_never_waits_for_the_job(gate: Gate) -> None:
         worker.submit(item)
     assert balanced(worker)
     gate.let_through(1000)
-    assert worker.wait_idle(10) and worker.stop() and balanced(worker)
+    wait_idle(lambda: worker.counts)
+    assert worker.stop() and balanced(worker)
 
 
 def test_an_item_too_old_when_its_turn_comes_is_left_out() -> None:
@@ -71,7 +73,7 @@ def test_an_item_too_old_when_its_turn_comes_is_left_out() -> None:
     worker.start()
     for item in (5, 15, 7, 17):
         worker.submit(item)
-        assert worker.wait_idle(10)
+        wait_idle(lambda: worker.counts)
     assert done == [15, 17]
     assert worker.counts.dropped_old == 2 and balanced(worker)
     assert worker.stop()
@@ -88,7 +90,7 @@ def test_a_failing_job_is_counted_reported_and_survived() -> None:
     worker.start()
     for item in range(6):
         worker.submit(item)
-        assert worker.wait_idle(10)
+        wait_idle(lambda: worker.counts)
     assert dict(worker.counts.failed) == {"ValueError": 2, "KeyError": 1}
     assert worker.counts.done == 3 and balanced(worker)
     assert reported[0] == (1, "odd 1") and len(reported) == 3
@@ -118,7 +120,7 @@ def test_it_starts_again_after_a_stop_and_ignores_a_second_start_or_stop() -> No
         worker.start()
         worker.start()
         worker.submit(item)
-        assert worker.wait_idle(10)
+        wait_idle(lambda: worker.counts)
         assert worker.stop() and worker.stop()
     assert done == [1, 2]
     assert not [t for t in threading.enumerate() if t.name == "newest-item-worker"]
@@ -138,7 +140,7 @@ def test_every_item_is_accounted_for_at_any_time(items: list[str]) -> None:
     for item in items:
         worker.submit(item)
         assert balanced(worker)
-    assert worker.wait_idle(10)
+    wait_idle(lambda: worker.counts)
     counts = worker.counts
     assert counts.submitted == len(items) and counts.in_flight == 0 and not any(unbalanced)
     assert counts.done <= items.count("done") and counts.dropped_old <= items.count("old")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,146 +13,24 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
-import yaml
-from helpers.ros_client import NODE, Client
-from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from helpers.node_stand import BEST_EFFORT, COLOR, DEPTH, INFO, PERIOD_S, SIZE, RedModel, Stand
+from helpers.ros_client import NODE
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
-from std_srvs.srv import SetBool, Trigger
+from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
 from deal_core.errors import ModelFileError
-from deal_core.models.model_file import ModelInfo, Threshold
-from deal_core.runtime.segmenter import Segmentation, Segmenter
+from deal_core.runtime.segmenter import Segmenter
 from deal_core.structures import CameraIntrinsics, ClassList
 from deal_ros.input.conversions import (
-    array_to_image,
     camera_to_info,
     color_to_rgb,
     image_to_mask,
     rgb_to_jpeg,
     stamp_from_ns,
 )
-from deal_ros.segmentation.node import SegmentationNode
-from deal_ros.segmentation.parameters import SegmentationParameters
-
-SIZE = (24, 32)
-COLOR, DEPTH, INFO = "/color/image_raw", "/depth/image_raw", "/color/camera_info"
-PERIOD_S = 0.1
-BEST_EFFORT = ReliabilityPolicy.BEST_EFFORT
-
-
-@dataclass
-class RedModel:
-    """Finds its first class where the image is more red than green, with half a confidence where it is not."""
-
-    classes: ClassList = field(default_factory=lambda: ClassList(("mug", "drill")))
-    model_hash: str = "ab" * 32
-    uses_depth: bool = False
-    backend: str = "torch"
-    backend_reason: str = "asked for"
-    device: str = "cpu"
-    precision: str = "float32"
-    depths: list[np.ndarray | None] = field(default_factory=list)
-    error: Exception | None = None
-
-    @property
-    def info(self) -> ModelInfo:
-        return ModelInfo("cam_net", {}, self.classes, SIZE, Threshold(0.5, "fixed"))
-
-    def segment(self, rgb: np.ndarray, depth: np.ndarray | None = None) -> Segmentation:
-        if self.error is not None:
-            raise self.error
-        self.depths.append(depth)
-        mask = (rgb[..., 0] > rgb[..., 1]).astype(np.uint8)
-        return Segmentation(mask, np.where(mask, 1.0, 0.5).astype(np.float32))
-
-
-class Stand(Client):
-    """The node and whoever talks to it, in one executor."""
-
-    wait_s = 30.0
-
-    def __init__(self, domain: int, **parameters: Any) -> None:
-        super().__init__(domain, "client")
-        self.gate = threading.Event()  # models load while it is set
-        self.gate.set()
-        self.models: dict[str, RedModel | Segmenter | Exception] = {"red": RedModel()}
-        self.nodes: list[SegmentationNode] = []
-        self.add_node(**{"model": "red", "diagnostics_period_s": PERIOD_S, "max_age_ms": 0, **parameters})
-        self.heard: dict[str, list[Any]] = {}
-        self.color = self.node.create_publisher(Image, COLOR, 10)
-        self.jpeg = self.node.create_publisher(CompressedImage, f"{COLOR}/compressed", 10)
-        self.depth = self.node.create_publisher(Image, DEPTH, 10)
-        self.info = self.node.create_publisher(CameraInfo, INFO, 10)
-        self.listen("mask", Image)
-        self._stamps = itertools.count(1_000_000_000)
-
-    @property
-    def tested(self) -> SegmentationNode:
-        return self.nodes[0]
-
-    def add_node(self, **parameters: Any) -> None:
-        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
-        self.nodes.append(SegmentationNode(self._load, context=self.context, parameter_overrides=overrides))
-        self.executor.add_node(self.nodes[-1])
-
-    def close(self) -> None:
-        for node in self.nodes:
-            node.finish()
-        super().close()
-
-    def _load(self, parameters: SegmentationParameters) -> Any:
-        assert self.gate.wait(self.wait_s)
-        parameters.check_complete()
-        model = self.models[parameters.model]
-        if isinstance(model, Exception):
-            raise model
-        return model
-
-    def listen(self, topic: str, kind: Any) -> Any:
-        heard = self.heard.setdefault(topic, [])
-        qos = QoSProfile(depth=10, reliability=BEST_EFFORT)  # suits every offer
-        return self.node.create_subscription(kind, f"{NODE}/{topic}", heard.append, qos)
-
-    def activate(self) -> None:
-        assert self.change_state("configure") == "inactive" and self.change_state("activate") == "active"
-        publishers = (self.color, self.jpeg)
-        self.wait(lambda: any(p.get_subscription_count() for p in publishers), "a subscription")
-
-    def pair(self, depth_mm: int = 1000) -> tuple[Image, Image]:
-        stamp_ns = next(self._stamps)
-        header = Header(stamp=stamp_from_ns(stamp_ns), frame_id="optical")
-        rgb = np.random.default_rng(stamp_ns).integers(0, 256, (*SIZE, 3), np.uint8)
-        return array_to_image(rgb, header), array_to_image(np.full(SIZE, depth_mm, np.uint16), header)
-
-    def segment(self) -> tuple[np.ndarray, np.ndarray]:
-        """Send a colour image and return it with its mask."""
-        color, _ = self.pair()
-        self.color.publish(color)
-        return color_to_rgb(color), image_to_mask(self.mask_of(color))
-
-    def mask_of(self, color: Any) -> Image:
-        def masks() -> list[Image]:
-            return [mask for mask in self.heard["mask"] if mask.header == color.header]
-
-        self.wait(lambda: bool(masks()), "a mask")
-        (mask,) = masks()
-        return mask
-
-
-@pytest.fixture
-def new_stand(new_domain: Callable[[], int]) -> Iterator[Callable[..., Stand]]:
-    stands: list[Stand] = []
-
-    def make(**parameters: Any) -> Stand:
-        stands.append(Stand(new_domain(), **parameters))
-        return stands[-1]
-
-    yield make
-    for stand in stands:
-        stand.close()
 
 
 def red(rgb: np.ndarray) -> np.ndarray:
@@ -301,44 +176,6 @@ def test_a_node_that_is_cleaned_up_while_a_model_loads_does_not_take_it(new_stan
     stand.gate.set()
     stand.wait(answer.done, "an answer")
     assert "the node was cleaned up while the model was loading" in answer.result().message  # type: ignore[union-attr]
-
-
-def test_enable_unsubscribes_and_subscribes(new_stand: Callable[..., Stand]) -> None:
-    stand = new_stand()
-    assert "not active" in stand.call(SetBool, "enable", SetBool.Request(data=True)).message
-    stand.activate()
-    assert stand.call(SetBool, "enable", SetBool.Request(data=False)).success
-    stand.wait(lambda: stand.color.get_subscription_count() == 0, "no subscription")
-    stand.fresh_values()
-    assert stand.values["enabled"] == "false" and "disabled by ~/enable" in stand.statuses["state"][1]
-    assert stand.call(SetBool, "enable", SetBool.Request(data=True)).success
-    stand.wait(lambda: stand.color.get_subscription_count() == 1, "a subscription")
-    stand.segment()
-
-
-def test_a_snapshot_holds_the_last_frame_whole(new_stand: Callable[..., Stand], tmp_path: Path) -> None:
-    import cv2
-    from rclpy.serialization import deserialize_message
-
-    stand = new_stand(snapshot_dir=str(tmp_path / "new"))
-    assert "nothing to save" in stand.call(Trigger, "save_snapshot").message
-    stand.activate()
-    color, _ = stand.pair()
-    stand.color.publish(color)
-    mask = image_to_mask(stand.mask_of(color))
-    answer = stand.call(Trigger, "save_snapshot")
-    assert answer.success, answer.message
-    folder = Path(answer.message)
-    assert [p.name for p in (tmp_path / "new").iterdir()] == [folder.name]
-    assert deserialize_message((folder / "color.cdr").read_bytes(), Image) == color
-    np.testing.assert_array_equal(cv2.imread(str(folder / "color.png"))[..., ::-1], color_to_rgb(color))
-    np.testing.assert_array_equal(cv2.imread(str(folder / "mask.png"), cv2.IMREAD_UNCHANGED), mask)
-    values = yaml.safe_load((folder / "parameters.yaml").read_text())["/**"]["ros__parameters"]
-    assert SegmentationParameters(**values) == stand.tested.parameters
-    assert "state" in {status["name"] for status in json.loads((folder / "diagnostics.json").read_text())}
-    (tmp_path / "file").touch()
-    assert stand.set(snapshot_dir=str(tmp_path / "file")) == ""
-    assert "parameter 'snapshot_dir': cannot write to" in stand.call(Trigger, "save_snapshot").message
 
 
 def test_a_model_that_raises_is_told_and_the_next_frame_has_its_turn(new_stand: Callable[..., Stand]) -> None:

@@ -1,8 +1,10 @@
-"""Small model files for the commands."""
+"""Small model files and a recording for the commands."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,3 +37,14 @@ def segmenter(tiny_dataset: Path, tmp_path: Path) -> Path:
     info = ModelInfo("segmenter", arguments, classes, (32, 64), Threshold(0.5, "argmax"))
     save_model(tmp_path / "student" / "model.safetensors", create_model("segmenter", len(classes), **arguments), info)
     return tmp_path / "student"
+
+
+@pytest.fixture
+def kitchen(new_bag: Callable[[], Any], tmp_path: Path) -> Path:
+    """A recording of five pairs with two classes, one of them tagged."""
+    bag = new_bag()
+    bag.session("mug", "drill")
+    bag.tags(0, "mug")
+    for stamp in range(100, 600, 100):
+        bag.pair(stamp)
+    return bag.save(tmp_path / "kitchen")

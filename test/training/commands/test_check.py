@@ -1,4 +1,4 @@
-"""`deal check` of official layouts by what it prints and its exit code."""
+"""`deal check` of recordings, datasets and published layouts by what it prints and its exit code."""
 
 from __future__ import annotations
 
@@ -56,3 +56,75 @@ def test_estimated_depth_is_checked(deal: Callable[..., Any], tmp_path: Path) ->
     assert done.returncode == 0 and json.loads(done.stdout)["depth_kind"] == "inverse"
     done = deal(*arguments, "train")
     assert done.returncode == 1 and "lacks the depth maps of 4 of 4 images" in json.loads(done.stdout)["errors"][0]
+
+
+def test_check_extract_check(deal: Callable[..., Any], kitchen: Path, tmp_path: Path) -> None:
+    done = deal("check", kitchen, "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["kind"] == "recording" and report["frames"] == 5
+    assert report["tags"]["mug"] == {"present": 5, "absent": 0, "unknown": 0}
+
+    done = deal("extract", kitchen, "--out", tmp_path / "dataset")
+    assert done.returncode == 0 and "5 frames from 5 pairs" in done.stderr.replace("\n", " ")
+    done = deal("extract", kitchen, "--out", tmp_path / "dataset", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["recordings"][0]["was_there"] is True
+
+    done = deal("check", tmp_path / "dataset", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["kind"] == "dataset" and report["recordings"][0]["frames"] == 5
+    done = deal("check", tmp_path / "dataset")
+    assert done.returncode == 0 and "kitchen" in done.stdout and "never tagged present" in done.stderr
+
+
+def test_repair_makes_a_recording_that_checks_and_extracts(
+    deal: Callable[..., Any], kitchen: Path, tmp_path: Path
+) -> None:
+    whole = deal("check", kitchen, "--repair", "--json")
+    assert whole.returncode == 0 and json.loads(whole.stdout)["repair"]["out"] is None
+    assert "is complete, 12 messages: nothing to repair" in deal("check", kitchen, "--repair").stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["kitchen"]
+
+    file = kitchen / "kitchen.mcap"
+    file.write_bytes(file.read_bytes()[:2500])
+    (kitchen / "metadata.yaml").unlink()
+    assert "--repair" in deal("check", kitchen).stderr
+    done = deal("check", kitchen, "--repair", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["kind"] == "recording" and report["errors"] == []
+    repaired = tmp_path / "kitchen_repaired"
+    assert report["path"] == report["repair"]["out"] == str(repaired)
+    assert report["repair"]["path"] == str(kitchen) and report["repair"]["lost_messages"] == 1
+    assert report["pairs"] >= 1 and report["topics"] == report["repair"]["messages"]
+    assert any("cut off or unreadable from byte" in problem for problem in report["repair"]["problems"])
+
+    assert deal("check", repaired).returncode == 0
+    done = deal("extract", repaired, "--out", tmp_path / "dataset", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["recordings"][0]["report"]["pairs"] == report["pairs"]
+
+    done = deal("check", kitchen, "--repair")
+    assert done.returncode == 1 and "exists already" in done.stderr and "--out" in done.stderr
+    done = deal("check", kitchen, "--repair", "--out", tmp_path / "again")
+    assert done.returncode == 0 and f"{report['pairs']} complete pairs" in done.stderr
+    assert "lost: 1 messages" in done.stderr and str(tmp_path / "again") in done.stderr
+    assert deal("check", tmp_path / "again").returncode == 0
+
+
+def test_what_cannot_be_repaired(deal: Callable[..., Any], kitchen: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.mcap").write_bytes(b"\x89MCAP0\r\n")
+    done = deal("check", tmp_path / "broken.mcap", "--repair")
+    assert done.returncode == 1 and "nothing can be saved" in done.stderr and "Traceback" not in done.stderr
+    assert deal("extract", kitchen, "--out", tmp_path / "dataset").returncode == 0
+    for arguments, said in (
+        ((kitchen, "--out", tmp_path / "x"), "needs --repair"),
+        ((tmp_path / "dataset", "--repair"), "is a dataset"),
+        ((tmp_path, "--as", "voc", "--repair"), "is a dataset"),
+        ((kitchen, "--repair", "--depth", tmp_path), "--depth"),
+    ):
+        done = deal("check", *arguments)
+        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"kitchen", "broken.mcap", "dataset"}
+
+
+def test_a_recording_that_does_not_exist_is_one_sentence(deal: Callable[..., Any], tmp_path: Path) -> None:
+    done = deal("check", tmp_path / "no")
+    assert done.returncode == 1 and "does not exist" in done.stderr and "Traceback" not in done.stderr

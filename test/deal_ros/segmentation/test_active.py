@@ -1,0 +1,25 @@
+"""What the node subscribes to while it is active."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+
+from helpers.node_stand import Stand
+from std_srvs.srv import SetBool
+
+
+def test_enable_unsubscribes_and_subscribes(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand()
+    assert "not active" in stand.call(SetBool, "enable", SetBool.Request(data=True)).message
+    stand.activate()
+    assert stand.call(SetBool, "enable", SetBool.Request(data=False)).success
+    stand.wait(lambda: stand.color.get_subscription_count() == 0, "no subscription")
+    stand.fresh_values()
+    assert stand.values["enabled"] == "false" and "disabled by ~/enable" in stand.statuses["state"][1]
+    assert stand.call(SetBool, "enable", SetBool.Request(data=True)).success
+    stand.wait(lambda: stand.color.get_subscription_count() == 1, "a subscription")
+    stand.segment()
