@@ -155,7 +155,7 @@ def test_what_is_planned_is_what_the_commands_take(
         (["voc", "--data", "{voc}", "--depth", "{depth}", "--seeds", "11", "42"], "given with commas"),
         (["voc", "--data", "{voc}", "--depth", "{depth}", "--scales", "0"], "--scales"),
         (["voc", "--data", "{voc}", "--depth", "{depth}", "--scenes", "3"], "--scenes"),
-        (["synthetic", "--data", "{voc}"], "makes its own scenes"),
+        (["synthetic", "--data", "{voc}"], "renders its own scenes"),
     ],
 )
 def test_errors_of_a_person_are_one_sentence(

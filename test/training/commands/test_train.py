@@ -79,7 +79,7 @@ def test_train_evaluate_cams_report(deal: Deal, config: Path, tiny_dataset: Path
 
     masks = tmp_path / "masks"
     refined = ("--refine", "walk", "--refine-option", "steps=20", "--device", "cpu")
-    for said in ("4 frames written, 0 were there", "0 frames written, 4 were there"):
+    for said in ("4 frames written, 0 existed already", "0 frames written, 4 existed already"):
         done = deal(
             *("cams", model, tiny_dataset, "--out", masks, "--frames", "4", *refined),
             *("--size", "image", "--normalise", "min_max", "--threshold-rule", "otsu"),
