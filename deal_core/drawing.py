@@ -78,7 +78,7 @@ def mask_overlay(image: UInt8Array, mask: UInt8Array, classes: ClassList) -> UIn
 
 
 def color_overlay(rgb: UInt8Array, mask: UInt8Array, palette: UInt8Array, alpha: float) -> UInt8Array:
-    """Return the image with its mask in colour: background as it is, classes tinted, unlabelled pixels greyed.
+    """Return the image with its mask in colour: background unchanged, classes tinted, unlabelled pixels grey.
 
     Args:
         rgb: (H, W, 3) uint8.

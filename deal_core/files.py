@@ -29,7 +29,7 @@ def replacing(path: Path, *, per_process: bool = True) -> Iterator[Path]:
             the file that a killed one leaves; then only one process may write at a time.
 
     Raises:
-        OSError: the folder cannot be made, or the file cannot be replaced; a file that was there before is kept.
+        OSError: the folder cannot be made, or the file cannot be replaced; an existing file is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     owner = f"{os.getpid()}." if per_process else ""

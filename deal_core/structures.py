@@ -32,7 +32,7 @@ Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 
 DepthKind = Literal["metric", "inverse"]
-"""What a depth map holds: metres; or relative inverse depth, larger is nearer, of unknown scale."""
+"""Kind of a depth map: metres; or relative inverse depth of unknown scale, larger is nearer."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,8 @@ def require_same_classes(found: ClassList, where: str, expected: ClassList, expe
 
 def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
     """Return `count` RGB colours, evenly spread in hue, alternating in brightness."""
-    colors = []
-    for i in range(count):
-        rgb = colorsys.hsv_to_rgb((i * 0.618034) % 1.0, 0.85, 1.0 if i % 2 == 0 else 0.75)
-        colors.append((round(rgb[0] * 255), round(rgb[1] * 255), round(rgb[2] * 255)))
-    return tuple(colors)
+    colors = (colorsys.hsv_to_rgb((i * 0.618034) % 1.0, 0.85, 1.0 if i % 2 == 0 else 0.75) for i in range(count))
+    return tuple((round(r * 255), round(g * 255), round(b * 255)) for r, g, b in colors)
 
 
 class TagMarker(str, Enum):

@@ -190,10 +190,8 @@ class Dataset:
         record = frame if isinstance(frame, FrameRecord) else self.frames[frame]
         image = self._loader.image(record)
         size = (image.shape[0], image.shape[1])
-        if self._depth_maps:
-            depth: Float32Array | None = self._depth_maps.load(record.key, size)
-        else:
-            depth = self._loader.depth(record, size)
+        maps = self._depth_maps
+        depth = maps.load(record.key, size) if maps else self._loader.depth(record, size)
         if depth is None:
             depth = np.zeros(size, np.float32)
         return Sample(

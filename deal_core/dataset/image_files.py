@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,18 +21,30 @@ PNG_FLAGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRI
 )
 
 
-def read_image(file: Path, what: str, advice: str) -> npt.NDArray[Any]:
-    """Return the stored pixels of a PNG or JPEG, channels in OpenCV's order.
+def read_image(file: Path, what: str, advice: str, flags: int = cv2.IMREAD_UNCHANGED) -> npt.NDArray[Any]:
+    """Return the pixels of a PNG or JPEG, channels in OpenCV's order.
 
     Args:
         file: image file.
         what: kind of image for the message, as in "depth image".
         advice: advice for the message if the file cannot be read.
+        flags: flags of `cv2.imdecode`; the stored pixels by default.
 
     Raises:
         DatasetError: the file is missing, truncated, or not an image.
     """
-    return _decode(file, what, advice, cv2.IMREAD_UNCHANGED)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"the {what} {file} cannot be read ({error.strerror}): {advice}") from None
+    pixels = None
+    # OpenCV fills the missing rows of a truncated file, so the end marker is checked.
+    if b"IEND" in data[-64:] or b"\xff\xd9" in data[-64:]:
+        with suppress(cv2.error):
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
+        raise DatasetError(f"the {what} {file} is damaged ({len(data)} bytes): {advice}")
+    return np.asarray(pixels)
 
 
 def read_color(file: Path, what: str, advice: str) -> UInt8Array:
@@ -40,7 +53,7 @@ def read_color(file: Path, what: str, advice: str) -> UInt8Array:
     Raises:
         DatasetError: the file is missing, truncated, or not an image.
     """
-    pixels = _decode(file, what, advice, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    pixels = read_image(file, what, advice, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -126,36 +139,17 @@ class GroundTruth:
         file = self._folder / f"{stamp_ns}.png"
         if not file.is_file():
             return None
-        mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-        if mask is None or mask.dtype != np.uint8 or mask.shape != size:
-            found = "an unreadable file" if mask is None else f"{mask.dtype} {mask.shape}"
-            self.problems.append(f"mask {file.name} is left out: expected uint8 {size}, found {found}")
-            return None
-        if ((mask > len(self._classes)) & (mask != UNLABELLED)).any():
-            known = f"0 to {len(self._classes)} or {UNLABELLED}"
-            self.problems.append(f"mask {file.name} is left out: expected ids {known}, found {int(mask.max())}")
+        try:
+            mask = read_image(file, "mask", "draw it again")
+            check_image(file, "mask", mask, np.uint8, size)
+            check_ids(file, mask, self._classes)
+        except DatasetError as error:
+            self.problems.append(f"mask {file.name} is left out: {error}")
             return None
         self.used += 1
-        return np.asarray(mask, np.uint8)
+        return mask
 
     def notes(self) -> list[str]:
         """Return remarks for a person; call it after the last frame."""
         rest = len(list(self._folder.glob("*.png"))) - self.used - len(self.problems)
         return [f"{rest} drawn masks have no frame"] if rest > 0 else []
-
-
-def _decode(file: Path, what: str, advice: str, flags: int) -> npt.NDArray[Any]:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"the {what} {file} cannot be read ({error.strerror}): {advice}") from None
-    pixels = None
-    # OpenCV fills the missing rows of a truncated file, so the end marker is checked.
-    if b"IEND" in data[-64:] or b"\xff\xd9" in data[-64:]:
-        try:
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except cv2.error:
-            pixels = None
-    if pixels is None:
-        raise DatasetError(f"the {what} {file} is damaged ({len(data)} bytes): {advice}")
-    return np.asarray(pixels)

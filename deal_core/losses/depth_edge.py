@@ -51,10 +51,10 @@ class DepthEdgeOptions:
         size: (H', W') at which edges are compared; half of the depth's size when left out.
         mu: where g changes sign: an edge strength of sigmoid(-mu), 0.076 for 2.5, separates edge from no edge.
         cam_value: CAM before the Sobel filter: ReLU divided by the maximum of each map, min-max of each map,
-            sigmoid, or as it is.
+            sigmoid, or unchanged.
         cam_edge: Sobel magnitude of the CAM divided by the maximum of each map, or by `SOBEL_BOUND`.
         depth_value: depth before the Sobel filter: min-max over the valid pixels of each image, the same for
-            inverse depth, or as it is. Depth of kind "inverse" is not inverted again.
+            inverse depth, or unchanged. Depth of kind "inverse" is not inverted again.
         depth_edge: Sobel magnitude of the depth divided by `SOBEL_BOUND`, or by the maximum of each image.
         depth_slope: "remove" subtracts the median slope of each image before the magnitude is taken: the slope of the
             largest surface. Inverse depth of a plane is linear in the image, so with `depth_value="inverse_min_max"` a

@@ -60,7 +60,8 @@ def create_live_app(
     recorder, session, picture = controls.recorder, secrets.token_hex(8), _Picture(controls.recorder)
     lock, numbers = threading.Lock(), itertools.count()
 
-    def state_now() -> dict[str, Any]:
+    @app.get("/state")
+    def state() -> dict[str, Any]:
         with lock:  # a page uses the answer with the highest number
             return {"session": session, "number": next(numbers), **_state(recorder)}
 
@@ -73,10 +74,6 @@ def create_live_app(
             "controls": [{"name": c.name, "key": c.key, "label": c.label, "ends": c.ends} for c in controls.offered],
         }
 
-    @app.get("/state")
-    def state() -> dict[str, Any]:
-        return state_now()
-
     @app.post("/act")
     def act(act: Act) -> dict[str, Any]:
         if act.session != session:
@@ -85,7 +82,7 @@ def create_live_app(
             said = call(lambda: controls.do(act.name, SOURCE))
         else:
             said = call(lambda: controls.set_tags(act.tags, SOURCE))
-        return {**state_now(), "said": said}
+        return {**state(), "said": said}
 
     @app.get("/picture.jpg")
     def show() -> Response:
@@ -117,9 +114,7 @@ def _jpeg(images: LatestImages) -> bytes:
     if color is None:
         raise ImageFormatError("zero_size", "no image has arrived yet")
     rgb = any_to_rgb(color.pixels(), color.encoding)
-    metres = np.zeros(rgb.shape[:2], np.float32)
-    if depth is not None:
-        metres = to_depth_m(depth.pixels(), depth.encoding)[0]
+    metres = to_depth_m(depth.pixels(), depth.encoding)[0] if depth else np.zeros(rgb.shape[:2], np.float32)
     return thumbnail_jpeg(rgb, metres, PICTURE_HEIGHT)
 
 

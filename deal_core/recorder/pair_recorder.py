@@ -217,8 +217,7 @@ class PairRecorder:
         with self._lock:
             if self._session:
                 raise RecordingError(f"{self._session.path} is being recorded already: stop it first")
-            first = _check_images(self._color, self._depth)
-            _check_camera(self._camera, first[0])
+            first = _check_images(self._color, self._depth, self._camera)
             _check_disk(path, first, self._settings, _NS_PER_S / self._period_ns if self._period_ns > 0 else 0)
             begin_ns = max(image.stamp_ns for image in first) - with_latest
             self._session = _Session(path, self._settings, self._camera, self._tags, first, begin_ns)
@@ -449,7 +448,9 @@ class _Session:
             self._queue.put_tags(LoggedTags(self._log_ns, span))
 
 
-def _check_images(color: RawImage | None, depth: RawImage | None) -> tuple[RawImage, RawImage]:
+def _check_images(
+    color: RawImage | None, depth: RawImage | None, camera: CameraIntrinsics | None
+) -> tuple[RawImage, RawImage]:
     """Return the newest image of each stream; raise an error if they cannot be recorded."""
     if color is None or depth is None:
         missing = " and ".join(name for name, image in (("colour", color), ("depth", depth)) if image is None)
@@ -463,22 +464,18 @@ def _check_images(color: RawImage | None, depth: RawImage | None) -> tuple[RawIm
             f"expected depth as 16UC1 or 32FC1, found '{depth.encoding}': coloured depth cannot be recorded; "
             "switch the camera's colorizer off (`colorizer.enable:=false`)"
         )
+    (height, width), (depth_height, depth_width) = color.size, depth.size
     if color.frame_id != depth.frame_id or color.size != depth.size:
-        (height, width), (depth_height, depth_width) = color.size, depth.size
         raise RecordingError(
             f"depth is not aligned to colour: colour is {width}x{height} in frame '{color.frame_id}', depth "
             f"{depth_width}x{depth_height} in frame '{depth.frame_id}'; {ALIGN_HINT}"
         )
-    return color, depth
-
-
-def _check_camera(camera: CameraIntrinsics | None, color: RawImage) -> None:
     if camera and (camera.height, camera.width) != color.size:
-        height, width = color.size
         raise RecordingError(
             f"camera_info is for {camera.width}x{camera.height}, the colour image is {width}x{height}: it belongs to "
             "another camera or profile"
         )
+    return color, depth
 
 
 def _check_disk(path: Path, first: tuple[RawImage, RawImage], settings: RecorderSettings, camera_hz: float) -> None:

@@ -59,10 +59,6 @@ class Encoding:
     to_rgb: int | None = None
     share: tuple[int, int] = (1, 1)
 
-    def data_rows(self, height: int) -> int:
-        """Return the number of data rows of an image of this height."""
-        return height * 3 // 2 if self.share[0] == 2 else height
-
 
 @dataclass(frozen=True, eq=False)
 class RawImage:
@@ -163,7 +159,7 @@ def decode_image(
         )
     if height % layout.share[0] or width % layout.share[1]:
         raise ImageFormatError("odd_size", f"expected even sizes for encoding '{encoding}', found {width}x{height}")
-    buffer, rows = memoryview(data), layout.data_rows(height)
+    buffer, rows = memoryview(data), height * 3 // 2 if layout.share[0] == 2 else height
     if buffer.nbytes != rows * step:
         raise ImageFormatError(
             "length", f"expected {rows * step} bytes of data ({rows} rows of {step} bytes), found {buffer.nbytes}"

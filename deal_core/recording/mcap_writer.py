@@ -11,7 +11,7 @@ import os
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
@@ -51,7 +51,7 @@ class _Chunk:
         self.checksum = crc32(part, self.checksum)
 
 
-class McapWriter:
+class McapWriter(AbstractContextManager["McapWriter"]):
     """Write messages in uncompressed chunks, each chunk at once; a context manager that calls `abort` at the end.
 
     Large buffers are not copied: they must not change until `end_group` returns. Memory contains one chunk, and about a
@@ -83,9 +83,6 @@ class McapWriter:
         self._file = path.open("xb", buffering=0)
         self._end = 0
         self._put([MAGIC, _record(HEADER, _text("ros2") + _text("deal"))])
-
-    def __enter__(self) -> McapWriter:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.abort()

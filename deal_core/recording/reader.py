@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -57,7 +58,7 @@ def open_recording(path: Path | str) -> Recording:
     return Recording(Path(path))
 
 
-class Recording:
+class Recording(AbstractContextManager["Recording"]):
     """The messages of a recording; use it as a context manager, or call `close`.
 
     Attributes:
@@ -107,9 +108,6 @@ class Recording:
         for source in self._sources:
             source.close()
 
-    def __enter__(self) -> Recording:
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.close()
 
@@ -118,8 +116,8 @@ class _Source(Protocol):
     """One file, or one compressed folder, of a recording."""
 
     path: Path
+    topics: list[Topic]
 
-    def topics(self) -> list[Topic]: ...
     def messages(self, topics: set[str]) -> Iterator[RawMessage]: ...
     def close(self) -> None: ...
 
@@ -131,9 +129,7 @@ class _SoundSource:
         self.path = path
         self._reader = reader
         self._problems = problems
-
-    def topics(self) -> list[Topic]:
-        return [Topic(c.topic, c.msgtype, c.msgcount) for c in self._reader.connections]
+        self.topics = [Topic(c.topic, c.msgtype, c.msgcount) for c in reader.connections]
 
     def messages(self, topics: set[str]) -> Iterator[RawMessage]:
         connections = [c for c in self._reader.connections if c.topic in topics]
@@ -177,11 +173,8 @@ class _SalvagedSource:
         self._size = path.stat().st_size
         damage = Damage()
         counts = Counter((m.channel.topic, m.channel.type) for m in scan_file(path, damage, self._size))
-        self._topics = [Topic(topic, kind, n) for (topic, kind), n in counts.items()]
+        self.topics = [Topic(topic, kind, n) for (topic, kind), n in counts.items()]
         problems.append(f"{path.name}: damaged file, {damage}; {counts.total()} messages are readable ({reason})")
-
-    def topics(self) -> list[Topic]:
-        return self._topics
 
     def messages(self, topics: set[str]) -> Iterator[RawMessage]:
         return _scan(self.path, topics, self._size)
@@ -328,14 +321,14 @@ def _listed_files(path: Path, metadata: dict[str, Any], problems: list[str]) -> 
 
 def _check_promise(metadata: dict[str, Any], sources: list[_Source], problems: list[str]) -> None:
     promised = metadata.get("message_count")
-    found = sum(topic.count for source in sources for topic in source.topics())
+    found = sum(topic.count for source in sources for topic in source.topics)
     if isinstance(promised, int) and found < promised:
         problems.append(f"metadata.yaml promises {promised} messages, the files contain {found}")
 
 
 def _join_topics(sources: list[_Source]) -> list[Topic]:
     joined: dict[str, Topic] = {}
-    for topic in (topic for source in sources for topic in source.topics()):
+    for topic in (topic for source in sources for topic in source.topics):
         before = joined.get(topic.name)
         joined[topic.name] = topic if before is None else replace(before, count=before.count + topic.count)
     return [joined[name] for name in sorted(joined)]

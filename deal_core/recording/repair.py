@@ -120,11 +120,8 @@ def _write(path: Path, folder: Path, out: Path, reason: str, on_message: Callabl
                 writer.copy(message)
                 on_message()
         custom = metadata.get("custom_data")
-        finish_bag(
-            writer,
-            ros_distro=str(metadata.get("ros_distro", "")),
-            custom_data=custom if isinstance(custom, dict) else None,
-        )
+        facts = custom if isinstance(custom, dict) else None
+        finish_bag(writer, ros_distro=str(metadata.get("ros_distro", "")), custom_data=facts)
     saved = writer.counts.total()
     if not saved:
         raise RecordingError(

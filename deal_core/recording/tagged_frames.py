@@ -92,6 +92,7 @@ def fit_camera(camera: CameraIntrinsics | None, size: tuple[int, ...] | None) ->
     return camera if (camera.height, camera.width) == size[:2] else None
 
 
+@dataclass(eq=False)
 class FrameReader:
     """Iterate over a recording's tagged frames in one pass and constant memory.
 
@@ -110,23 +111,14 @@ class FrameReader:
         RecordingError: while iterating, if the first depth image is not aligned to its colour image.
     """
 
-    def __init__(
-        self,
-        recording: Recording,
-        topics: ImageTopics,
-        timeline: TagTimeline,
-        decoder: MessageDecoder,
-        *,
-        slop_ns: int = 0,
-    ) -> None:
-        self.recording = recording
-        self.topics = topics
-        self.timeline = timeline
-        self._decoder = decoder
-        self._slop_ns = slop_ns
-        self.size: tuple[int, ...] | None = None
-        self._seen: set[int] = set()
-        self.counts = FrameCounts()
+    recording: Recording
+    topics: ImageTopics
+    timeline: TagTimeline
+    decoder: MessageDecoder
+    slop_ns: int = field(default=0, kw_only=True)
+    counts: FrameCounts = field(default_factory=FrameCounts, init=False)
+    size: tuple[int, ...] | None = field(default=None, init=False)
+    _seen: set[int] = field(default_factory=set, init=False)
 
     def __iter__(self) -> Iterator[TaggedFrame]:
         for pair in self._pairs():
@@ -145,13 +137,15 @@ class FrameReader:
 
     def _pairs(self) -> Iterator[Pair[RawMessage, RawMessage]]:
         counts, color, depth = self.counts, self.topics.color.name, self.topics.depth.name
-        pairer = StampPairer[RawMessage, RawMessage](slop_ns=self._slop_ns, queue_size=_QUEUE_SIZE)
+        pairer = StampPairer[RawMessage, RawMessage](slop_ns=self.slop_ns, queue_size=_QUEUE_SIZE)
         counts.pairing = pairer.counts
         for message in self.recording.messages([color, depth]):
             try:
                 stamp = header_stamp(message.data)
             except ImageFormatError as error:
-                self._note("color" if message.topic == color else "depth", error)
+                stream = "color" if message.topic == color else "depth"
+                counts.unreadable[stream] += 1
+                counts.examples.setdefault(f"{stream}: {error.cause}", str(error))
                 continue
             if message.topic == color:
                 counts.color_stamps.append(stamp)
@@ -160,10 +154,6 @@ class FrameReader:
                 counts.depth_stamps.append(stamp)
                 yield from pairer.add_depth(stamp, message)
         yield from pairer.flush()
-
-    def _note(self, stream: str, error: ImageFormatError) -> None:
-        self.counts.unreadable[stream] += 1
-        self.counts.examples.setdefault(f"{stream}: {error.cause}", str(error))
 
     def _frame(self, pair: Pair[RawMessage, RawMessage]) -> TaggedFrame | Skip:
         if pair.stamp_ns in self._seen:
@@ -177,9 +167,9 @@ class FrameReader:
             return span.skip or Skip.BAD_TAGS
         stream, skip = "color", Skip.BAD_COLOR
         try:
-            color = self._decoder.color(pair.color.data, pair.color.type)
+            color = self.decoder.color(pair.color.data, pair.color.type)
             stream, skip = "depth", Skip.BAD_DEPTH
-            depth = self._decoder.depth(pair.depth.data, pair.depth.type)
+            depth = self.decoder.depth(pair.depth.data, pair.depth.type)
         except ImageFormatError as error:
             self.counts.examples.setdefault(f"{stream}: {error.cause}", str(error))
             return skip

@@ -226,7 +226,7 @@ class RecordingWriter:
                         bag.flush(sync=True)
                 raise
             finally:
-                bag.abort()
+                bag.mcap.abort()
                 self._is_open = False
 
     @contextmanager
@@ -304,7 +304,7 @@ class _Bag:
     def __init__(self, path: Path, folder: Path) -> None:
         self._path = path
         self.folder = folder
-        self._mcap = McapWriter(folder / f"{path.name}_0.mcap")
+        self.mcap = McapWriter(folder / f"{path.name}_0.mcap")
         self._types = message_types()
         self._channels: dict[str, int] = {}
         self._heads: dict[tuple[Any, ...], bytes] = {}
@@ -312,7 +312,7 @@ class _Bag:
     @property
     def pairs_on_file(self) -> int:
         color = self._channels.get(COLOR_TOPIC)
-        return self._mcap.counts[color] if color else 0
+        return self.mcap.counts[color] if color else 0
 
     def check_stamp(self, stamp_ns: int) -> None:
         if not 0 <= stamp_ns < MAX_STAMP_NS:
@@ -326,7 +326,7 @@ class _Bag:
         """Write the session as a topic, for programs, and as a metadata record, for MCAP tools."""
         self.write_string(SESSION_TOPIC, log_time_ns, text)
         with self._failing():
-            self._mcap.write_metadata("deal", {"session": text})
+            self.mcap.write_metadata("deal", {"session": text})
 
     def write_images(self, color: RawImage, depth: RawImage, camera: CameraIntrinsics | None) -> None:
         for topic, info_topic, image in (
@@ -355,25 +355,22 @@ class _Bag:
 
     def flush(self, *, sync: bool) -> None:
         with self._failing():
-            self._mcap.flush(sync=sync)
+            self.mcap.flush(sync=sync)
 
     def close(self) -> None:
         with os_errors_as(RecordingError, f"{self._path} cannot be finished"):
-            finish_bag(self._mcap, ros_distro="rosbags")
-
-    def abort(self) -> None:
-        self._mcap.abort()
+            finish_bag(self.mcap, ros_distro="rosbags")
 
     def _write(self, topic: str, kind: str, log_time_ns: int, parts: list[Buffer]) -> None:
         if topic not in self._channels:
             definition, _ = self._types.generate_msgdef(kind, ros_version=2)
             channel = StoredChannel(topic, kind, "ros2msg", definition, type_hash=self._types.hash_rihs01(kind))
-            self._channels[topic] = self._mcap.add_channel(channel)
-        self._mcap.write(self._channels[topic], log_time_ns, parts)
+            self._channels[topic] = self.mcap.add_channel(channel)
+        self.mcap.write(self._channels[topic], log_time_ns, parts)
 
     def _end_group(self) -> None:
         with self._failing():
-            self._mcap.end_group()
+            self.mcap.end_group()
 
     def _failing(self) -> AbstractContextManager[None]:
         return os_errors_as(RecordingError, f"{self._path} cannot be written")

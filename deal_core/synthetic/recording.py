@@ -80,10 +80,6 @@ class SyntheticConfig:
     """The depth camera."""
 
     def __post_init__(self) -> None:
-        for name in ("objects_per_scene", "classes_per_scene", "prints_per_scene", "distance_m", "elevation_deg"):
-            low, high = getattr(self, name)
-            if not low <= high:
-                raise ConfigError(f"synthetic {name}: expected (lowest, highest), found ({low}, {high})")
         most = len(CATALOGUE)
         self._expect("seed", 0, 2**63)
         self._expect("scenes", 1, 1_000_000)
@@ -109,6 +105,8 @@ class SyntheticConfig:
 
     def _expect(self, name: str, lowest: float, highest: float) -> None:
         value = getattr(self, name)
+        if isinstance(value, tuple) and not value[0] <= value[1]:
+            raise ConfigError(f"synthetic {name}: expected (lowest, highest), found {value}")
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(lowest, int) and not isinstance(number, int):
                 raise ConfigError(f"synthetic {name}: expected whole numbers, found {number!r}")

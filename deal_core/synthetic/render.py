@@ -236,16 +236,13 @@ def _second_half(periods: Float32Array) -> BoolArray:
     return periods - np.floor(periods) > np.float32(0.5)  # ten times faster than the remainder
 
 
-def _along(material: Material, points: Float32Array) -> Float32Array:
-    return points @ np.asarray(material.axis, np.float32) / np.float32(material.period)
-
-
 def _solid(material: Material, points: Float32Array, clouds: Float32Array) -> Float32Array:
     return np.zeros(len(points), np.float32)
 
 
 def _stripes(material: Material, points: Float32Array, clouds: Float32Array) -> Float32Array:
-    return _second_half(_along(material, points)).astype(np.float32)
+    along = points @ np.asarray(material.axis, np.float32) / np.float32(material.period)
+    return _second_half(along).astype(np.float32)
 
 
 def _checks(material: Material, points: Float32Array, clouds: Float32Array) -> Float32Array:

@@ -277,9 +277,6 @@ def _spherical(azimuth: float, elevation: float) -> Float32Array:
     return np.array([flat * math.cos(azimuth), flat * math.sin(azimuth), math.sin(elevation)], np.float32)
 
 
-# --- things on the table --------------------------------------------------------------------------------------------
-
-
 def _draw_classes(num_classes: int, size: TabletopSize, rng: np.random.Generator) -> list[int]:
     """Return one class id per object; at least one object of each class drawn."""
     count = int(rng.integers(size.objects[0], size.objects[1] + 1))
@@ -369,9 +366,6 @@ def _clouds(rng: np.random.Generator, size: int = 256) -> Float32Array:
     spectrum[0, 0] = 0.0
     field = np.fft.irfft2(spectrum, (size, size))
     return np.clip(0.5 + 0.2 * field / field.std(), 0.0, 1.0).astype(np.float32)
-
-
-# --- meshes ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)

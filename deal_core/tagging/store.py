@@ -12,6 +12,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -50,8 +51,8 @@ class Edited:
     refused: tuple[Change, ...]
 
 
-class TagStore:
-    """The tags of all frames of a dataset, open for editing; a context manager that holds the dataset's lock.
+class TagStore(AbstractContextManager["TagStore"]):
+    """The tags of all frames of a dataset, open for editing; a context manager that locks the dataset.
 
     Attributes:
         path: the dataset folder.
@@ -93,9 +94,6 @@ class TagStore:
         self._changed = np.zeros(self._states.shape, np.int64)
         self._changed_by = np.full(self._states.shape, "", object)
         self._revision = 0
-
-    def __enter__(self) -> TagStore:
-        return self
 
     def __exit__(self, *error: object) -> None:
         """Let other processes tag the dataset."""
