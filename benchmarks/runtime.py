@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from unittest import mock
 
 import numpy as np
@@ -156,6 +156,8 @@ def table(record: dict[str, Any]) -> str:
 
 class Pictures:
     """Reads frames that are soft blobs of colour, to learn the ranges of int8 from."""
+
+    advice: ClassVar[str] = ""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self._size = size

@@ -14,10 +14,10 @@ _DEVICE_TYPES = ("cpu", "cuda", "mps")
 
 
 def resolve_device(device: str) -> str:
-    """Return the device to use; "auto" is the first GPU where there is one, else the CPU.
+    """Return the device to use; "auto" is the first GPU if there is one, else the CPU.
 
     Raises:
-        UsageError: the device is unknown or not there.
+        UsageError: the device is unknown or does not exist here.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -38,9 +38,9 @@ class GpuMemory:
     """Memory of one GPU in MiB.
 
     Args:
-        reserved: by PyTorch in this process.
-        free: for any process.
-        total: of the GPU.
+        reserved: memory that PyTorch has reserved in this process.
+        free: memory that is free for any process.
+        total: memory of the GPU.
     """
 
     reserved: int
@@ -60,7 +60,7 @@ def gpu_memory(device: str) -> GpuMemory | None:
 
 
 def release_gpu_memory() -> None:
-    """Give back to the GPU what no tensor uses any more."""
+    """Return to the GPU the memory that no tensor uses any more."""
     gc.collect()  # a network's modules refer to each other in circles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

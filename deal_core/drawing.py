@@ -1,4 +1,4 @@
-"""Arrays to pictures a person can judge: depth, edges, CAM heat, mask overlays and confidence."""
+"""Draw depth, edges, CAM heat, masks and confidence as pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deal_core.structures import BACKGROUND, UNLABELLED, BoolArray, ClassList, F
 
 
 def depth_picture(depth: Float32Array, valid: BoolArray | None = None) -> UInt8Array:
-    """Return depth (H, W) in metres as (H, W, 3) RGB: near bright, far dark blue, no measurement black.
+    """Return depth (H, W) in metres as (H, W, 3) RGB: near is bright, far is dark blue, no measurement is black.
 
     The colours span the middle 96 % of the measured depths of this image.
     """
@@ -27,9 +27,9 @@ def depth_picture(depth: Float32Array, valid: BoolArray | None = None) -> UInt8A
 
 
 def depth_edge_picture(depth: Float32Array, valid: BoolArray | None = None) -> UInt8Array:
-    """Return the edges of min-max depth as (H, W, 3) RGB: white where strong, blue where nothing is known.
+    """Return the edges of min-max depth as (H, W, 3) RGB: strong edges are white, unknown pixels are blue.
 
-    These are the loss function's own defaults; a training may remove the slope first, and so see fainter tables.
+    The edges are those of the loss with its default options; a training that removes the slope sees fainter tables.
     """
     import torch
 
@@ -78,7 +78,7 @@ def mask_overlay(image: UInt8Array, mask: UInt8Array, classes: ClassList) -> UIn
 
 
 def color_overlay(rgb: UInt8Array, mask: UInt8Array, palette: UInt8Array, alpha: float) -> UInt8Array:
-    """Return the image with its mask in colour: background as it is, classes tinted, unlabelled pixels greyed.
+    """Return the image with its mask in colour: background unchanged, classes tinted, unlabelled pixels grey.
 
     Args:
         rgb: (H, W, 3) uint8.

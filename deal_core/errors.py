@@ -28,7 +28,7 @@ class ConfigError(UsageError):
 
 
 class RecordingError(DealError):
-    """A bag that cannot be read, or does not hold what is needed."""
+    """A bag that cannot be read, or does not contain what is needed."""
 
 
 class DatasetError(DealError):
@@ -54,11 +54,11 @@ def nearest_hint(name: str, known: Iterable[str]) -> str:
 
 
 def explain_invalid(error: ValidationError, whole: str = "a JSON object") -> str:
-    """Return the first thing that is wrong with a file's content: the key, what was expected and what was found.
+    """Return the first error in a file's content: the key, what was expected and what was found.
 
     Args:
-        error: of the pydantic model that describes the content.
-        whole: what the content is as a whole.
+        error: validation error of the pydantic model that describes the content.
+        whole: type of the whole content, for the message.
     """
     problem = error.errors()[0]
     key, found = ".".join(str(part) for part in problem["loc"]), repr(problem["input"])

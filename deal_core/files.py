@@ -1,13 +1,22 @@
-"""Files and folders that are there whole, or as they were before."""
+"""Files and folders that are written completely or not at all."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
+
+
+@contextmanager
+def os_errors_as(kind: Callable[[str], Exception], problem: str) -> Iterator[None]:
+    """Turn an OSError of the block into an error of `kind`: the problem, then the system's reason."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{problem}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -16,11 +25,11 @@ def replacing(path: Path, *, per_process: bool = True) -> Iterator[Path]:
 
     Args:
         path: the file to write; its folder is made if missing.
-        per_process: give each process a temporary name of its own. Without it there is one name, so that the next
-            process overwrites what a killed one leaves; then only one process may write at a time.
+        per_process: use a temporary name for each process. False uses one name, so that the next process overwrites
+            the file that a killed one leaves; then only one process may write at a time.
 
     Raises:
-        OSError: the folder cannot be made, or the file cannot be replaced; a file that was there before is kept.
+        OSError: the folder cannot be made, or the file cannot be replaced; an existing file is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     owner = f"{os.getpid()}." if per_process else ""
@@ -36,8 +45,8 @@ def replacing(path: Path, *, per_process: bool = True) -> Iterator[Path]:
 def replacing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `path` to fill; it becomes `path` if the block ends well, else it is removed.
 
-    Its hidden name, `.<name>.<random>.tmp`, is its own, so any number of processes may write at a time; the last one
-    to finish wins.
+    Its hidden name, `.<name>.<random>.tmp`, is unique, so any number of processes may write at a time; the last one to
+    finish wins.
 
     Args:
         path: the folder to make; parents are made if missing, and removed again if the block fails.
@@ -64,7 +73,7 @@ def replacing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _remove(old)
     finally:
         _remove(temporary)
-        with suppress(OSError):  # the first that holds something, and all above it
+        with suppress(OSError):  # a folder that is not empty stays, and so do its parents
             for folder in made:
                 folder.rmdir()
 

@@ -1,4 +1,4 @@
-"""Python in a process of its own, for libraries that may print a lot or crash the interpreter."""
+"""Run Python in a separate process, for libraries that may print a lot or crash the interpreter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Trial:
 
 
 def try_python(code: str) -> Trial:
-    """Run code with this Python in a process of its own."""
+    """Run code with this Python in a separate process."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S

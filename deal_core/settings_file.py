@@ -20,7 +20,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _group_without_values(cls, value: Any) -> Any:
-        """Take a group whose keys are all commented out as one that changes nothing."""
+        """Read a group whose keys are all commented out as an empty group."""
         return {} if value is None else value
 
 
@@ -69,7 +69,7 @@ EdgeSize = tuple[Annotated[Whole, Field(ge=3)], Annotated[Whole, Field(ge=3)]]
 
 
 def refuse_falling(bounds: tuple[float, float]) -> tuple[float, float]:
-    """Return (smallest, largest); raise ValueError if they are the other way round."""
+    """Return (smallest, largest); raise ValueError if the first is larger."""
     if bounds[0] > bounds[1]:
         raise ValueError("expected the smaller value first")
     return bounds
@@ -90,13 +90,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a mapping that gives a key twice; YAML would silently take the last."""
+    """Refuse a mapping that contains a key twice; YAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for number, key in enumerate(keys):
             if key in keys[:number]:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is there twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' appears twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 

@@ -1,9 +1,9 @@
-"""The small typed objects that cross the borders between rooms: classes, tags, camera, frames, samples."""
+"""The data types that all packages share: classes, tags, camera, frames, samples."""
 
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any] | torch.Tensor
 
 BACKGROUND = 0
-"""Mask value of everything that belongs to no class."""
+"""Mask value of pixels that belong to no class."""
 UNLABELLED = 255
 """Mask value of unlabelled pixels; ignored wherever masks are compared."""
 MAX_CLASSES = 254
@@ -32,7 +32,7 @@ Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 
 DepthKind = Literal["metric", "inverse"]
-"""What a depth map holds: metres; or relative inverse depth, larger is nearer, of unknown scale."""
+"""Kind of a depth map: metres; or relative inverse depth of unknown scale, larger is nearer."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ClassList:
 
     Args:
         names: unique, non-empty class names.
-        colors: one RGB colour a class, each component 0..255; made from the number of classes when left out.
+        colors: one RGB colour for each class, each component 0..255; made from the number of classes if empty.
 
     Raises:
         DatasetError: no class, too many, a repeated or empty name, or a colour list of another length.
@@ -127,11 +127,8 @@ def require_same_classes(found: ClassList, where: str, expected: ClassList, expe
 
 def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
     """Return `count` RGB colours, evenly spread in hue, alternating in brightness."""
-    colors = []
-    for i in range(count):
-        rgb = colorsys.hsv_to_rgb((i * 0.618034) % 1.0, 0.85, 1.0 if i % 2 == 0 else 0.75)
-        colors.append((round(rgb[0] * 255), round(rgb[1] * 255), round(rgb[2] * 255)))
-    return tuple(colors)
+    colors = (colorsys.hsv_to_rgb((i * 0.618034) % 1.0, 0.85, 1.0 if i % 2 == 0 else 0.75) for i in range(count))
+    return tuple((round(r * 255), round(g * 255), round(b * 255)) for r, g, b in colors)
 
 
 class TagMarker(str, Enum):
@@ -147,7 +144,7 @@ class TagMarker(str, Enum):
 
 @dataclass(frozen=True)
 class TagState:
-    """Image-level tags as a person gives them: which classes are visible, and what is known of the others.
+    """Image-level tags as a person gives them: the visible classes, and what is known about the others.
 
     Raises:
         UsageError: a class is both present and absent.
@@ -183,12 +180,12 @@ class TagState:
         return tags
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plain form that stands in frames.jsonl and in the tags topic."""
+        """Return the JSON form that frames.jsonl and the tags topic contain."""
         return {"present": list(self.present), "absent": list(self.absent), "marker": self.marker.value}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TagState:
-        """Read the plain form of `to_json`.
+        """Read the JSON form of `to_json`.
 
         Raises:
             DatasetError: a key is missing or a value has another type.
@@ -205,16 +202,6 @@ class TagState:
             ) from None
 
 
-def tag_counts(tags: Sequence[Float32Array] | Iterable[Float32Array], num_classes: int) -> Mapping[str, list[int]]:
-    """Count, per class, in how many images it is present, absent and unknown."""
-    present, absent, unknown = (np.zeros(num_classes, np.int64) for _ in range(3))
-    for vector in tags:
-        present += vector == 1
-        absent += vector == 0
-        unknown += np.isnan(vector)
-    return {"present": present.tolist(), "absent": absent.tolist(), "unknown": unknown.tolist()}
-
-
 @dataclass(frozen=True)
 class CameraIntrinsics:
     """A pinhole camera as in sensor_msgs/CameraInfo; lengths in pixels, z forward, x right, y down."""
@@ -228,7 +215,7 @@ class CameraIntrinsics:
     distortion: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
     distortion_model: str = "plumb_bob"
     frame_id: str = "camera_color_optical_frame"
-    # Where pydantic reads one from a file, a key that is not above is an error.
+    # When pydantic reads a camera from a file, an unknown key is an error.
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     def resized(self, width: int, height: int) -> CameraIntrinsics:
@@ -286,11 +273,11 @@ def valid_depth(depth: npt.NDArray[Any], given: BoolArray | None = None) -> Bool
 @overload
 def valid_depth(depth: torch.Tensor, given: torch.Tensor | None = None) -> torch.Tensor: ...
 def valid_depth(depth: Any, given: Any = None) -> Any:
-    """Return where depth is valid: finite and above 0, whatever its unit.
+    """Return where depth is valid: finite and above 0.
 
     Args:
-        depth: of any shape, a numpy array or a tensor.
-        given: bool of the same shape; what is False there is not valid either.
+        depth: numpy array or tensor of any shape and unit.
+        given: bool of the same shape; pixels that are False here are invalid, too.
 
     Example:
         >>> valid_depth(np.array([0.5, 0.0, -1.0, np.nan, np.inf])).tolist()

@@ -1,29 +1,29 @@
 """Datasets in the layout of the BOP benchmark, HOPE's static onboarding among them.
 
     <split>/<sequence>/rgb/NNNNNN.png         or .jpg; or gray/ of a camera without colour
-    <split>/<sequence>/depth/NNNNNN.png       16 bit; times depth_scale gives millimetres
+    <split>/<sequence>/depth/NNNNNN.png       16 bit; multiplied by depth_scale: millimetres
     <split>/<sequence>/mask_visib/NNNNNN_MMMMMM.png   the visible part of the M-th object of image N
     <split>/<sequence>/scene_camera.json      depth_scale of each image
     <split>/<sequence>/scene_gt.json          obj_id of each object in each image
     <split>/<sequence>/scene_gt_info.json     visib_fract of each
-    models/models_info.json                   the objects, where the models are there
+    models/models_info.json                   the objects, if the models are present
 
-HOPE's onboarding_static has two sequences an object, obj_NNNNNN_up and obj_NNNNNN_down: the object stands on either
-side. Take one side to train and the other to evaluate, as splits `onboarding_static:up` and `onboarding_static:down`.
+HOPE's onboarding_static has two sequences for each object, obj_NNNNNN_up and obj_NNNNNN_down, with the object upright
+and upside down. The splits `onboarding_static:up` and `onboarding_static:down` train on one and evaluate on the other.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deal_core.dataset.dataset import Dataset, FrameRecord
-from deal_core.dataset.image_files import check_image, read_color, read_image, require_files
+from deal_core.dataset.dataset import Dataset, FrameLoader, FrameRecord
+from deal_core.dataset.image_files import check_image, read_image, require_files
 from deal_core.errors import DatasetError, UsageError
 from deal_core.structures import ClassList, Float32Array, TagMarker, TagState, UInt8Array
 
@@ -35,7 +35,7 @@ HOPE_NAMES = (
 )
 """HOPE's 28 objects in the order of their ids."""
 MIN_VISIBLE = 0.1
-"""Share of an object that must be visible for it to be tagged, as BOP asks of objects that are evaluated."""
+"""Smallest visible share of a tagged object, as in BOP's evaluation."""
 
 _ADVICE = "unpack the archive again"
 
@@ -43,34 +43,35 @@ _ADVICE = "unpack the archive again"
 def open_bop(path: Path | str, split: str = "") -> Dataset:
     """Read the lists and tags of a BOP split; each sequence is a recording and a segment.
 
-    An object's class is its id; it is tagged where at least a tenth of it is visible. The classes are those of
-    models_info.json, or without it the objects of the split; in a folder called `hope`, as BOP calls it, HOPE's 28.
+    An object's class is its id; it is tagged if at least a tenth of it is visible. The classes are the objects of
+    models_info.json, or of the split if that file is missing; a folder called `hope` has HOPE's 28 objects.
 
     Args:
-        path: the dataset's folder, as `hope`.
-        split: folder of the sequences; `folder:side` takes those whose names end in `_side`. onboarding_static
-            when left out.
+        path: folder of the dataset, as in `hope`.
+        split: folder of the sequences, `onboarding_static` if empty; `folder:side` selects the sequences whose names
+            end in `_side`.
 
     Raises:
         DatasetError: files are missing or contradict each other; the message counts them and names the first.
-        UsageError: no such split.
+        UsageError: the split does not exist.
     """
     root = Path(path)
     sequences = _sequences(root, split or "onboarding_static")
     listed = [entry for sequence in sequences for entry in _read_sequence(sequence)]
     if not listed:
-        raise DatasetError(f"{sequences[0].parent} holds no image that scene_gt.json lists")
-    classes = _bop_classes(root, {o.object_id for entry in listed for o in entry.objects})
-    require_files([entry.color for entry in listed], root, "images", _ADVICE)
-    require_files([entry.depth for entry in listed if entry.depth], root, "depth images", _ADVICE)
-    require_files([thing.mask for entry in listed if entry.masks for thing in entry.objects], root, "masks", _ADVICE)
-    frames = [_bop_frame(entry, classes) for entry in listed]
-    loader = BopLoader({f.key: (entry.objects, entry.depth_scale) for f, entry in zip(frames, listed, strict=True)})
+        raise DatasetError(f"{sequences[0].parent} contains no image that scene_gt.json lists")
+    classes = _bop_classes(root, {thing.object_id for _, objects, _ in listed for thing in objects})
+    require_files([frame.color for frame, *_ in listed], root, "images", _ADVICE)
+    require_files([frame.depth for frame, *_ in listed if frame.depth], root, "depth images", _ADVICE)
+    masks = [thing.mask for frame, objects, _ in listed if frame.mask for thing in objects]
+    require_files(masks, root, "masks", _ADVICE)
+    frames = [replace(frame, tags=_visible_tags(objects, classes)) for frame, objects, _ in listed]
+    loader = BopLoader({frame.key: (objects, scale) for frame, objects, scale in listed})
     return Dataset(root, classes, frames, loader)
 
 
 def missing_hope_sequences(present: Collection[str], split: str = "") -> list[str]:
-    """Return which of the 56 sequences of HOPE's static onboarding are not present; none for other splits."""
+    """Return the missing ones of the 56 sequences of HOPE's static onboarding; none for other splits."""
     folder, _, side = (split or "onboarding_static").partition(":")
     if folder != "onboarding_static":
         return []
@@ -84,9 +85,9 @@ class BopObject:
     """An object in an image.
 
     Args:
-        object_id: its class in masks.
-        visible: share of it that is visible, 0 to 1.
-        mask: file of its visible part.
+        object_id: id of its class in masks.
+        visible: visible share, 0 to 1.
+        mask: mask file of the visible part.
     """
 
     object_id: int
@@ -95,18 +96,15 @@ class BopObject:
 
 
 @dataclass(frozen=True)
-class BopLoader:
-    """Reads images and depth, and puts objects' masks together.
+class BopLoader(FrameLoader):
+    """Reads images and depth, and joins the masks of objects.
 
     Args:
-        images: objects and depth scale (millimetres a count) by frame key.
+        images: objects and depth scale (millimetres per count) by frame key.
     """
 
     images: Mapping[str, tuple[Sequence[BopObject], float]] = field(repr=False)
-
-    def image(self, frame: FrameRecord) -> UInt8Array:
-        """Return (H, W, 3) RGB; grey is repeated."""
-        return read_color(frame.color, "image", _ADVICE)
+    advice = _ADVICE
 
     def depth(self, frame: FrameRecord, size: tuple[int, int]) -> Float32Array | None:
         """Return (H, W) metres, 0 where invalid; None without depth images."""
@@ -117,7 +115,7 @@ class BopLoader:
         return counts.astype(np.float32) * np.float32(self.images[frame.key][1] / 1000.0)
 
     def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
-        """Return (H, W) object ids, whatever share of an object is visible; visible parts do not overlap."""
+        """Return (H, W) object ids; visible parts do not overlap."""
         if frame.mask is None:
             return None
         mask = np.zeros(size, np.uint8)
@@ -128,17 +126,6 @@ class BopLoader:
         return mask
 
 
-@dataclass(frozen=True)
-class _Image:
-    sequence: str
-    number: int
-    color: Path
-    depth: Path | None
-    depth_scale: float
-    masks: Path | None
-    objects: tuple[BopObject, ...]
-
-
 def _sequences(root: Path, split: str) -> list[Path]:
     name, _, side = split.partition(":")
     folder = root / name
@@ -146,18 +133,19 @@ def _sequences(root: Path, split: str) -> list[Path]:
         found = sorted({file.parents[1].name for file in root.glob("*/*/scene_gt.json")})
         if not found:
             raise DatasetError(
-                f"{root} is no BOP dataset: expected <split>/<sequence>/scene_gt.json in it, as {folder}/…"
+                f"{root} is not a BOP dataset: expected <split>/<sequence>/scene_gt.json in it, as {folder}/…"
             )
         raise UsageError(f"{root} has no split '{name}': expected one of {', '.join(found)}")
     sequences = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     chosen = [entry for entry in sequences if not side or entry.name.endswith(f"_{side}")]
     if not chosen:
         of_side = f" whose name ends in _{side}" if side else ""
-        raise DatasetError(f"{folder} holds no sequence{of_side}: {_ADVICE}")
+        raise DatasetError(f"{folder} contains no sequence{of_side}: {_ADVICE}")
     return chosen
 
 
-def _read_sequence(folder: Path) -> Iterator[_Image]:
+def _read_sequence(folder: Path) -> Iterator[tuple[FrameRecord, tuple[BopObject, ...], float]]:
+    """Yield the frames of a sequence, still without tags, with their objects and depth scales."""
     truth = _read_json(folder / "scene_gt.json")
     info = _read_json(folder / "scene_gt_info.json")
     cameras = _read_json(folder / "scene_camera.json")
@@ -179,17 +167,20 @@ def _read_sequence(folder: Path) -> Iterator[_Image]:
             scale = float(cameras[key]["depth_scale"]) if has_depth else 1.0
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(
-                f"{file}: image {key} is wrong or is not in scene_gt_info.json and scene_camera.json alike ({error!r})"
+                f"{file}: image {key} is wrong, or missing in scene_gt_info.json or scene_camera.json ({error!r})"
             ) from None
-        yield _Image(
-            sequence=folder.name,
-            number=number,
-            color=colors / f"{number:06d}{suffix}",
-            depth=depths / f"{number:06d}.png" if has_depth else None,
-            depth_scale=scale,
-            masks=masks if has_masks else None,
-            objects=objects,
+        name = f"{number:06d}"
+        frame = FrameRecord(
+            recording=folder.name,
+            stamp_ns=number,
+            color=colors / f"{name}{suffix}",
+            depth=depths / f"{name}.png" if has_depth else None,
+            mask=masks if has_masks else None,
+            tags=TagState(),
+            segment=0,
+            name=name,
         )
+        yield frame, objects, scale
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -202,7 +193,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DatasetError(f"{file} cannot be read ({error}): {_ADVICE}") from None
     if not isinstance(content, dict):
-        raise DatasetError(f"{file}: expected an object with an entry for each image, found {type(content).__name__}")
+        raise DatasetError(
+            f"{file}: expected a JSON object with an entry for each image, found {type(content).__name__}"
+        )
     return content
 
 
@@ -227,15 +220,6 @@ def _bop_classes(root: Path, seen: set[int]) -> ClassList:
     return ClassList(tuple(names))
 
 
-def _bop_frame(entry: _Image, classes: ClassList) -> FrameRecord:
-    visible = {thing.object_id for thing in entry.objects if thing.visible >= MIN_VISIBLE}
-    return FrameRecord(
-        recording=entry.sequence,
-        stamp_ns=entry.number,
-        color=entry.color,
-        depth=entry.depth,
-        mask=entry.masks,
-        tags=TagState(tuple(classes.names[i - 1] for i in visible), marker=TagMarker.COMPLETE),
-        segment=0,
-        name=f"{entry.number:06d}",
-    )
+def _visible_tags(objects: Sequence[BopObject], classes: ClassList) -> TagState:
+    visible = {thing.object_id for thing in objects if thing.visible >= MIN_VISIBLE}
+    return TagState(tuple(classes.names[i - 1] for i in visible), marker=TagMarker.COMPLETE)

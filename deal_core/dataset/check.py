@@ -1,4 +1,4 @@
-"""Check a recording or a dataset: what is in it, and what is wrong with it."""
+"""Check a recording or a dataset: count its contents and find its errors."""
 
 from __future__ import annotations
 
@@ -24,21 +24,14 @@ from deal_core.dataset.settings import SourceSettings
 from deal_core.errors import DatasetError, RecordingError, UsageError
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import Recording, open_recording
-from deal_core.recording.report import (
-    NO_CAMERA,
-    Gaps,
-    RecordingReport,
-    TagBalance,
-    make_report,
-    tag_balance,
-)
+from deal_core.recording.report import NO_CAMERA, Gaps, RecordingReport, TagBalance, make_report, tag_balance
 from deal_core.recording.tagged_frames import FrameReader, explain_no_pairs, fit_camera, read_camera
 from deal_core.recording.tags import TagTimeline, read_session, read_tags
 from deal_core.recording.topics import find_topics
 from deal_core.recording.writer import GROUND_TRUTH, TAGS_TOPIC
 from deal_core.structures import ClassList, DepthKind, TagState
 
-_NO_DEPTH = "no image has depth, which the loss DEAL needs: estimate it with `deal depth`, and check it with --depth"
+_NO_DEPTH = "no image has depth, which the loss DEAL needs: estimate depth with `deal depth`, and check it with --depth"
 
 
 @dataclass(frozen=True)
@@ -46,12 +39,12 @@ class DatasetRecording:
     """One recording of a dataset in numbers.
 
     Attributes:
-        name: its folder.
-        frames: listed frames.
-        segments: how many hold frames.
-        gaps: of the frames' stamps; None in layouts without time.
-        masks: frames with a drawn mask.
-        without_depth: frames whose depth has no valid pixel.
+        name: name of its folder.
+        frames: number of listed frames.
+        segments: number of segments with frames.
+        gaps: pauses in the frames' stamps; None in layouts without time.
+        masks: number of frames with a drawn mask.
+        without_depth: number of frames without a valid depth pixel.
         valid_depth: mean share of valid depth pixels, 0 to 1.
         has_camera: whether the intrinsics are known.
     """
@@ -68,16 +61,16 @@ class DatasetRecording:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """A dataset in numbers; plain values, so that it is its own JSON.
+    """A dataset in numbers; plain values that are written as JSON.
 
     Attributes:
-        path: its folder.
-        classes: their names.
-        depth_kind: metric or inverse; None where no frame has depth.
-        recordings: each in numbers.
-        tags: by class.
-        notes: what a person should know.
-        errors: what is wrong.
+        path: folder of the dataset.
+        classes: names of the classes.
+        depth_kind: metric or inverse; None if no frame has depth.
+        recordings: the recordings in numbers.
+        tags: number of frames with each tag, by class.
+        notes: remarks that are not errors.
+        errors: everything that is wrong.
     """
 
     path: str
@@ -90,7 +83,7 @@ class DatasetReport:
 
 
 def is_dataset(path: Path) -> bool:
-    """Return whether a path is a dataset folder, as opposed to a recording."""
+    """Return whether a path is a dataset folder and not a recording."""
     return (path / DATASET_FILE).is_file()
 
 
@@ -100,18 +93,18 @@ def check_recording(
     color_topic: str | None = None,
     depth_topic: str | None = None,
     slop_ns: int = 0,
-    on_start: Callable[[int], None] | None = None,
-    on_frame: Callable[[], None] | None = None,
+    on_start: Callable[[int], object] = lambda total: None,
+    on_frame: Callable[[], object] = lambda: None,
 ) -> RecordingReport:
-    """Decode all of a recording and report on it; what is wrong is in `errors` instead of being raised.
+    """Decode a whole recording and report on it; errors are listed in the report, not raised.
 
     Args:
-        path: a recording of any kind, damaged or not.
-        color_topic: needed where there are several.
-        depth_topic: needed where there are several.
+        path: recording of any kind, also a damaged one.
+        color_topic: required if the recording has several.
+        depth_topic: required if the recording has several.
         slop_ns: largest difference between the stamps of colour and depth.
-        on_start: called with the number of colour images before the first is read.
-        on_frame: called for each frame.
+        on_start: called with the number of images before the first is read.
+        on_frame: called after each frame.
     """
     try:
         recording = open_recording(path)
@@ -124,7 +117,7 @@ def check_recording(
             topics = {topic.name: topic.count for topic in recording.topics}
             report = RecordingReport(str(path), topics=topics, errors=[*recording.problems, str(error)])
         if recording.problems:
-            note = f"`deal check {path} --repair` writes what can be read of it as a new, whole recording"
+            note = f"`deal check {path} --repair` writes everything that is readable as a new, whole recording"
             report = replace(report, notes=[*report.notes, note])
         return report
 
@@ -133,18 +126,18 @@ def check_dataset(
     path: Path,
     *,
     depth: Path | None = None,
-    on_start: Callable[[int], None] | None = None,
-    on_frame: Callable[[], None] | None = None,
+    on_start: Callable[[int], object] = lambda total: None,
+    on_frame: Callable[[], object] = lambda: None,
 ) -> DatasetReport:
     """Load every frame of a dataset of the project's own layout and report on it.
 
-    Everything that is wrong is in `errors`; a recording whose list is damaged does not keep the others from being read.
+    Errors are listed in the report; a recording with a damaged list does not stop the others from being read.
 
     Args:
-        path: a dataset folder.
-        depth: folder of depth maps to check in place of the sensor's depth.
+        path: folder of the dataset.
+        depth: folder of depth maps to check instead of the sensor's depth.
         on_start: called with the number of frames before the first is loaded.
-        on_frame: called for each frame.
+        on_frame: called after each frame.
     """
     try:
         classes = read_classes(path)
@@ -160,7 +153,7 @@ def check_dataset(
             errors.append(str(error))
     dataset = Dataset(path, classes, [frame for frames in listed.values() for frame in frames])
     if not len(dataset):
-        errors.append(f"{path} holds no frames")
+        errors.append(f"{path} contains no frames")
     if depth:
         try:
             dataset = dataset.with_depth(DepthMaps.open(depth))
@@ -173,16 +166,16 @@ def check_source(
     source: SourceSettings,
     *,
     as_hope: bool = False,
-    on_start: Callable[[int], None] | None = None,
-    on_frame: Callable[[], None] | None = None,
+    on_start: Callable[[int], object] = lambda total: None,
+    on_frame: Callable[[], object] = lambda: None,
 ) -> DatasetReport:
-    """Load every frame of a dataset of an official layout and report on it; everything that is wrong is in `errors`.
+    """Load every frame of a dataset in an official layout and report on it; errors are listed in the report.
 
     Args:
-        source: any but the project's own layout, which `check_dataset` reads.
-        as_hope: note which sequences of HOPE's static onboarding are missing.
+        source: dataset in an official layout; `check_dataset` reads the project's own.
+        as_hope: note the missing sequences of HOPE's static onboarding.
         on_start: called with the number of frames before the first is loaded.
-        on_frame: called for each frame.
+        on_frame: called after each frame.
     """
     try:
         dataset = open_dataset(source)
@@ -200,13 +193,12 @@ def _check_loaded(
     listed: dict[str, list[FrameRecord]],
     errors: list[str],
     notes: list[str],
-    on_start: Callable[[int], None] | None,
-    on_frame: Callable[[], None] | None,
+    on_start: Callable[[int], object],
+    on_frame: Callable[[], object],
     *,
     has_time: bool,
 ) -> DatasetReport:
-    if on_start:
-        on_start(len(dataset))
+    on_start(len(dataset))
     recordings = [_check_frames(dataset, name, frames, errors, on_frame, has_time) for name, frames in listed.items()]
     balance = tag_balance(dataset.classes, Counter((frame.tags, frame.segment) for frame in dataset.frames))
     untagged = 0 if has_time else sum(not frame.tags.present for frame in dataset.frames)
@@ -218,7 +210,7 @@ def _check_loaded(
         tags=balance,
         notes=[
             *_balance_notes(balance),
-            *([f"{untagged} images have no tag: none of the classes is visible in them"] if untagged else []),
+            *([f"{untagged} images have no tag: no class is visible in them"] if untagged else []),
             *([] if dataset.has_depth or not len(dataset) else [_NO_DEPTH]),
             *notes,
         ],
@@ -231,8 +223,8 @@ def _check_open(
     color_topic: str | None,
     depth_topic: str | None,
     slop_ns: int,
-    on_start: Callable[[int], None] | None,
-    on_frame: Callable[[], None] | None,
+    on_start: Callable[[int], object],
+    on_frame: Callable[[], object],
 ) -> RecordingReport:
     decoder = MessageDecoder()
     topics = find_topics(recording, decoder, color_topic=color_topic, depth_topic=depth_topic)
@@ -244,32 +236,24 @@ def _check_open(
     reader = FrameReader(recording, topics, timeline, decoder, slop_ns=slop_ns)
     camera = read_camera(recording, decoder, topics)
     masks = GroundTruth(recording.folder / GROUND_TRUTH, classes) if classes else None
-    frames: Counter[tuple[TagState, int]] = Counter()
-    if on_start:
-        on_start(topics.color.count)
+    on_start(topics.color.count)
     for frame in reader:
-        frames[frame.tags, frame.segment] += 1
         if masks:
             masks.read(frame.pair.stamp_ns, frame.pair.depth_mm.shape)
-        if on_frame:
-            on_frame()
+        on_frame()
     errors = []
     if not reader.counts.pairing.paired:
         errors.append(explain_no_pairs(recording, reader.counts, slop_ns))
     elif not reader.counts.frames:
-        errors.append(f"{recording.path} gives no frame: every pair is skipped")
+        errors.append(f"{recording.path} gives no frame: every pair was skipped")
     notes = [] if fit_camera(camera, reader.size) else [NO_CAMERA]
     if recorded is None:
-        notes.append("the recording does not say its classes: `deal extract` needs --classes")
+        notes.append("the recording does not name its classes: `deal extract` needs --classes")
     if not tagged:
-        notes.append("the recording holds no tags: `deal extract` needs --tags")
+        notes.append("the recording contains no tags: `deal extract` needs --tags")
     return make_report(
-        recording,
-        topics,
+        reader,
         classes,
-        timeline,
-        reader.counts,
-        frames,
         masks=masks.used if masks else 0,
         notes=[*notes, *(masks.notes() if masks else [])],
         errors=[*errors, *(masks.problems if masks else [])],
@@ -281,7 +265,7 @@ def _check_frames(
     name: str,
     frames: list[FrameRecord],
     errors: list[str],
-    on_frame: Callable[[], None] | None,
+    on_frame: Callable[[], object],
     has_time: bool,
 ) -> DatasetRecording:
     valid = []
@@ -290,8 +274,7 @@ def _check_frames(
             valid.append(float(dataset.load(frame).depth_valid.mean()))
         except DatasetError as error:
             errors.append(str(error))
-        if on_frame:
-            on_frame()
+        on_frame()
     try:
         camera = dataset.camera(name)
     except DatasetError as error:
@@ -314,19 +297,21 @@ def _balance_notes(balance: dict[str, TagBalance]) -> list[str]:
     always = [name for name, counts in balance.items() if counts.present and not counts.absent]
     notes = []
     if never:
-        notes.append(f"never tagged present, so they cannot be learnt: {', '.join(never)}")
+        notes.append(f"classes that are never tagged present, and so cannot be learnt: {', '.join(never)}")
     if always:
-        notes.append(f"never tagged absent, so nothing tells them from the background: {', '.join(always)}")
+        notes.append(
+            f"classes that are never tagged absent, and so cannot be told from the background: {', '.join(always)}"
+        )
     return notes
 
 
 def _unlisted(path: Path, listed: dict[str, list[FrameRecord]]) -> list[str]:
-    """Note image files that no line of frames.jsonl names."""
+    """Return notes on image files that no line of frames.jsonl names."""
     notes = []
     for name, frames in listed.items():
         known = {file for frame in frames for file in (frame.color, frame.depth, frame.mask)}
         folder = path / RECORDINGS / name
         extra = [f for kind in ("color", "depth", "masks") for f in folder.glob(f"{kind}/*") if f not in known]
         if extra:
-            notes.append(f"{name}: {len(extra)} image files are in no line of frames.jsonl, as {extra[0].name}")
+            notes.append(f"{name}: no line of frames.jsonl names {len(extra)} image files, as {extra[0].name}")
     return notes

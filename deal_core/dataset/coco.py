@@ -2,11 +2,11 @@
 
     annotations/instances_<split>.json
     <split>/<image>.jpg  or  images/<split>/<image>.jpg
-    masks/<split>/<image>.png     where it exists, masks made elsewhere, read in place of the annotations'
+    masks/<split>/<image>.png     optional masks, read instead of drawing the annotations
 
-The category ids run from 1 to 90, ten of which never occur. Masks and class lists follow one of two conventions:
-`contiguous` counts the 80 categories from 1 to 80; `category` keeps the ids and has 90 classes, of which ten are
-never seen. Masks of one convention mean nothing in the other.
+The category ids run from 1 to 90, and ten of them never occur. Masks and class lists follow one of two conventions:
+`contiguous` numbers the 80 categories from 1 to 80; `category` keeps the ids and has 90 classes, ten of them unused.
+Masks of one convention cannot be read with the other.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from deal_core.dataset.choices import ClassIds
-from deal_core.dataset.dataset import Dataset, FrameRecord
-from deal_core.dataset.image_files import first_few, inside, read_color, require_files
+from deal_core.dataset.dataset import Dataset, FrameLoader, FrameRecord
+from deal_core.dataset.image_files import first_few, inside, require_files
 from deal_core.dataset.voc import read_palette_mask
 from deal_core.errors import DatasetError, UsageError
-from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, Float32Array, TagMarker, TagState, UInt8Array
+from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, TagMarker, TagState, UInt8Array
 
 _ADVICE = "unpack the COCO archives again"
 
@@ -35,18 +35,18 @@ _ADVICE = "unpack the COCO archives again"
 def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguous") -> Dataset:
     """Read the lists and tags of COCO, or of another dataset in its format.
 
-    Tags are the categories of an image's annotations, crowds included. Images without any annotation (702 of
-    train2014, 367 of val2014) are left out, as in the usual lists; the dataset's notes count them.
+    Tags are the categories of an image's annotations, including crowds. Images without annotations (702 of train2014,
+    367 of val2014) are left out, as usual; the dataset's notes count them.
 
     Args:
-        path: the folder with annotations and images.
-        split: train2014, val2014, or any other with an instances_<split>.json; train2014 when left out.
+        path: folder with annotations and images.
+        split: train2014, val2014, or another with an instances_<split>.json; train2014 if empty.
         class_ids: contiguous numbers the categories from 1 without gaps, in the order of their ids; category keeps
-            the ids, and a class `unused <id>` stands in each gap.
+            the ids, and fills each gap with a class `unused <id>`.
 
     Raises:
-        DatasetError: files are missing, or the annotations are not COCO's; the message says where.
-        UsageError: there are no annotations of that split.
+        DatasetError: files are missing, or the annotations are not in COCO's format; the message names the place.
+        UsageError: the split has no annotations.
     """
     root, split = Path(path), split or "train2014"
     file = _annotation_file(root, split)
@@ -58,46 +58,38 @@ def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguo
         annotations[image].append(annotation)
     folder = _image_folder(root, split)
     masks = root / "masks" / split
+    mask_folder = masks if masks.is_dir() else None
     frames = [
-        _coco_frame(
-            file, folder, masks if masks.is_dir() else None, split, image, annotations.pop(image["id"]), classes
-        )
+        _coco_frame(file, folder, mask_folder, split, image, annotations.pop(image["id"]), classes)
         for image in content["images"]
         if image["id"] in annotations
     ]
     if annotations:
         orphans = [str(image) for image in annotations]
-        raise DatasetError(f"{file}: {len(orphans)} image ids of annotations belong to no image: {first_few(orphans)}")
+        raise DatasetError(f"{file}: annotations have {len(orphans)} image ids without an image: {first_few(orphans)}")
     if not frames:
-        raise DatasetError(f"{file} holds no image with annotations")
+        raise DatasetError(f"{file} contains no image with annotations")
     require_files([frame.color for frame, _ in frames], folder, "images", _ADVICE)
     without = len(content["images"]) - len(frames)
     notes = [f"{without} of {len(content['images'])} images have no annotation and are left out"] if without else []
-    if masks.is_dir():
+    if mask_folder:
         notes.append(f"masks are read from {masks}, not drawn from the annotations")
-    return Dataset(root, classes, [frame for frame, _ in frames], CocoLoader(dict(_packed(frames))), notes=notes)
+    return Dataset(root, classes, [frame for frame, _ in frames], CocoLoader(_packed(frames)), notes=notes)
 
 
 @dataclass(frozen=True)
-class CocoLoader:
-    """Reads images, and draws masks.
+class CocoLoader(FrameLoader):
+    """Reads images, and reads or draws masks.
 
     Args:
-        annotations: by frame name, packed: as Python objects, those of COCO fill 2 GB.
+        annotations: packed annotations by frame name; as Python objects, COCO's would fill 2 GB.
     """
 
     annotations: Mapping[str, bytes] = field(repr=False)
-
-    def image(self, frame: FrameRecord) -> UInt8Array:
-        """Return (H, W, 3) RGB."""
-        return read_color(frame.color, "image", _ADVICE)
-
-    def depth(self, frame: FrameRecord, size: tuple[int, int]) -> Float32Array | None:
-        """Return None: COCO has no depth."""
-        return None
+    advice = _ADVICE
 
     def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
-        """Return (H, W) class ids: drawn, or read where there are masks."""
+        """Return (H, W) class ids, read from a mask file if there is one, else drawn."""
         assert frame.mask is not None  # each frame has annotations
         annotations = _unpack(self.annotations[frame.name])
         if frame.mask.suffix == ".json":
@@ -107,8 +99,8 @@ class CocoLoader:
         wrong = [i for i in np.unique(mask).tolist() if i not in known]
         if wrong:
             raise DatasetError(
-                f"mask {frame.mask} holds id {wrong[0]}, which none of the image's annotations has: its ids may follow "
-                "the other convention; set class_ids to it (contiguous or category)"
+                f"mask {frame.mask} contains id {wrong[0]}, which no annotation of the image has: its ids may follow "
+                "the other convention; choose it with class_ids (contiguous or category)"
             )
         return mask
 
@@ -122,11 +114,11 @@ class _Annotation:
 def draw_mask(frame: FrameRecord, annotations: Sequence[_Annotation], size: tuple[int, int]) -> UInt8Array:
     """Return the (H, W) ids of an image's annotations.
 
-    Smaller objects lie over larger ones, by their number of pixels, and of two equal ones the later lies on top. A
-    crowd is of its category as any object is. What no annotation covers is background.
+    Objects with fewer pixels cover larger ones, and the later of two equal ones covers the other. A crowd counts as an
+    object of its category. Pixels without an annotation are background.
 
     Raises:
-        DatasetError: a segmentation that is neither polygons nor run lengths, or is of another size.
+        DatasetError: a segmentation is neither polygons nor run lengths, or has another size.
     """
     drawn = [(annotation.mask_id, _decode(frame, annotation.segmentation, size)) for annotation in annotations]
     mask = np.zeros(size, np.uint8)
@@ -141,16 +133,16 @@ def _decode(frame: FrameRecord, segmentation: Any, size: tuple[int, int]) -> npt
     height, width = size
     if isinstance(segmentation, dict) and list(segmentation.get("size", size)) != [height, width]:
         raise DatasetError(
-            f"{frame.mask}: an annotation of image {frame.name} is of size {segmentation['size']}, "
-            f"expected the image's, {[height, width]}"
+            f"{frame.mask}: an annotation of image {frame.name} has size {segmentation['size']}, "
+            f"expected the image's size {[height, width]}"
         )
     try:
         compressed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str)
         coded = segmentation if compressed else coder.frPyObjects(segmentation, height, width)
         pixels = coder.decode(coder.merge(coded) if isinstance(coded, list) else coded)
-    except Exception as error:  # of many kinds, plain Exception among them
+    except Exception as error:  # pycocotools raises many kinds, also plain Exception
         raise DatasetError(
-            f"{frame.mask}: an annotation of image {frame.name} holds no polygons or run lengths ({error})"
+            f"{frame.mask}: an annotation of image {frame.name} is neither polygons nor run lengths ({error})"
         ) from None
     return np.asarray(pixels, np.bool_)
 
@@ -162,8 +154,8 @@ def _annotation_file(root: Path, split: str) -> Path:
         return file
     known = sorted(f.stem.removeprefix("instances_") for f in folder.glob("instances_*.json"))
     if not known:
-        raise DatasetError(f"{root} is no COCO dataset: expected {file}; unpack COCO's annotations there")
-    raise UsageError(f"{root} has no split '{split}': expected {file}; there are annotations of {', '.join(known)}")
+        raise DatasetError(f"{root} is not a COCO dataset: expected {file}; unpack COCO's annotations there")
+    raise UsageError(f"{root} has no split '{split}': expected {file}; found annotations of {', '.join(known)}")
 
 
 def _read_annotations(file: Path) -> dict[str, list[dict[str, Any]]]:
@@ -175,7 +167,7 @@ def _read_annotations(file: Path) -> dict[str, list[dict[str, Any]]]:
     for name, needed in {**keys, "categories": ("id", "name")}.items():
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list):
-            raise DatasetError(f"{file} is not COCO: expected lists images, annotations, categories, found no {name}")
+            raise DatasetError(f"{file} is not COCO: expected lists images, annotations, categories, {name} is missing")
         for number, entry in enumerate(entries):
             missing = [key for key in needed if not isinstance(entry, dict) or key not in entry]
             if missing:
@@ -189,7 +181,9 @@ def _coco_classes(
     """Return the classes, and the mask id of each category id."""
     names = {entry["id"]: entry["name"] for entry in categories}
     if not names or any(type(i) is not int or i < 1 for i in names) or len(names) < len(categories):
-        raise DatasetError(f"{file}: expected categories with unique ids from 1 on, found {sorted(map(str, names))}")
+        raise DatasetError(
+            f"{file}: expected categories with unique ids of at least 1, found {sorted(map(str, names))}"
+        )
     ids = sorted(names)
     try:
         if class_ids == "contiguous":
@@ -203,9 +197,7 @@ def _coco_classes(
 def _annotation(file: Path, entry: Mapping[str, Any], mask_ids: Mapping[int, int]) -> tuple[int, _Annotation]:
     category = entry["category_id"]
     if category not in mask_ids:
-        raise DatasetError(
-            f"{file}: annotation {entry.get('id')} has category id {category}, which is not among its categories"
-        )
+        raise DatasetError(f"{file}: annotation {entry.get('id')} has the unknown category id {category}")
     return entry["image_id"], _Annotation(mask_ids[category], entry["segmentation"])
 
 
@@ -214,7 +206,7 @@ def _image_folder(root: Path, split: str) -> Path:
     for folder in folders:
         if folder.is_dir():
             return folder
-    raise DatasetError(f"{root} has no images of {split}: expected them in {folders[0]} or {folders[1]}")
+    raise DatasetError(f"{root} has no images of {split}: expected the folder {folders[0]} or {folders[1]}")
 
 
 def _coco_frame(
@@ -246,11 +238,11 @@ def _coco_frame(
     return frame, annotations
 
 
-def _packed(frames: Sequence[tuple[FrameRecord, list[_Annotation]]]) -> list[tuple[str, bytes]]:
-    return [
-        (frame.name, zlib.compress(json.dumps([(a.mask_id, a.segmentation) for a in annotations]).encode(), 1))
+def _packed(frames: Sequence[tuple[FrameRecord, list[_Annotation]]]) -> dict[str, bytes]:
+    return {
+        frame.name: zlib.compress(json.dumps([(a.mask_id, a.segmentation) for a in annotations]).encode(), 1)
         for frame, annotations in frames
-    ]
+    }
 
 
 def _unpack(packed: bytes) -> list[_Annotation]:

@@ -1,14 +1,14 @@
-"""The dataset: frames with tags, depth and masks, whatever layout they are stored in.
+"""The dataset: frames with tags, depth and masks, stored in any layout.
 
-The project's own layout is one folder, its recordings as folders in it, plain files throughout:
+The project's own layout is a folder of plain files, with a subfolder for each recording:
 
     dataset.yaml                    classes with colours, depth unit, provenance
-    recordings/<name>/frames.jsonl  a line a frame: stamp, files, tags, segment
+    recordings/<name>/frames.jsonl  a line for each frame: stamp, files, tags, segment
     recordings/<name>/color|depth|masks/<stamp_ns>.png
-    recordings/<name>/camera.json   intrinsics, where known
-    recordings/<name>/source.json   where it comes from and what was left out
+    recordings/<name>/camera.json   intrinsics, if known
+    recordings/<name>/source.json   the origin, and what was left out
 
-A recording is added or removed as a folder; nothing else changes. `open.py` opens other layouts.
+Recordings are added and removed as folders; nothing else changes. `open.py` opens other layouts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import yaml
@@ -47,17 +47,17 @@ _ADVICE = "extract the recording again with --overwrite, or remove its folder"
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """One frame as it is listed; its files are read by `Dataset.load`.
+    """One listed frame; `Dataset.load` reads its files.
 
     Attributes:
-        recording: frames that were taken together; the sequence of BOP, the split of COCO.
-        stamp_ns: of the colour image, nanoseconds; the image's number where a layout has no time.
+        recording: name of its recording; a sequence in BOP, the split in COCO.
+        stamp_ns: stamp of the colour image, nanoseconds; the image's number in layouts without time.
         color: file of the colour image.
-        depth: file of the depth image, None without one.
-        mask: file or folder that the mask is read from, None without a mask.
-        tags: which classes are visible.
-        segment: frames of one recording with one number belong to one scene.
-        name: unique in the recording; the stamp when left out.
+        depth: file of the depth image; None without one.
+        mask: file or folder from which the mask is read; None without one.
+        tags: tags of the image.
+        segment: number of its scene in the recording.
+        name: unique name in the recording; the stamp if empty.
     """
 
     recording: str
@@ -79,19 +79,26 @@ class FrameRecord:
 
 
 class FrameLoader(Protocol):
-    """Reads the images of a layout's frames; each method raises `DatasetError` for a file that is wrong.
+    """Reads the images of a layout's frames; each method raises `DatasetError` for a missing or damaged file.
 
-    A loader travels to worker processes with its dataset, so it must be picklable.
+    A layout with depth or masks overrides those methods. Worker processes receive a loader with its dataset, so it must
+    be picklable.
     """
 
+    advice: ClassVar[str] = ""
+    """What a person can do about a file that cannot be read."""
+
     def image(self, frame: FrameRecord) -> UInt8Array:
-        """Return (H, W, 3) RGB."""
+        """Return (H, W, 3) RGB; grey is repeated."""
+        return read_color(frame.color, "image", self.advice)
 
     def depth(self, frame: FrameRecord, size: tuple[int, int]) -> Float32Array | None:
         """Return (H, W) metres, 0 where invalid; None without a depth image."""
+        return None
 
     def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
         """Return (H, W) class ids, 255 where unlabelled; None without a mask."""
+        return None
 
 
 class Split(NamedTuple):
@@ -104,19 +111,13 @@ class Split(NamedTuple):
 class Dataset:
     """Frames with tags.
 
-    Attributes:
-        path: the folder.
-        classes: the classes of tags and masks.
-        frames: all frames, by recording, stamp and name.
-        notes: what a person should know about how they were listed.
-
     Args:
-        path: the folder.
-        classes: the classes of tags and masks.
-        frames: in any order.
-        loader: reads their images; that of the project's own layout when left out.
-        notes: see above.
-        depth_maps: estimated depth, in place of the loader's.
+        path: folder of the dataset.
+        classes: classes of tags and masks.
+        frames: frames in any order; the attribute `frames` is sorted by recording, stamp and name.
+        loader: reads the images; the loader of the project's own layout if None.
+        notes: remarks on the list of frames, for a person.
+        depth_maps: estimated depth that replaces the loader's.
 
     Example:
         >>> dataset = Dataset.open(Path("kitchen"))  # doctest: +SKIP
@@ -146,14 +147,14 @@ class Dataset:
         """Read the lists of a dataset folder of the project's own layout; images are read by `load`.
 
         Raises:
-            DatasetError: no dataset, one of another version, or a line of frames.jsonl that is wrong; the message
-                names file and line.
+            DatasetError: `path` is not a dataset or has another version, or a line of frames.jsonl is wrong; the
+                message names file and line.
         """
         path = Path(path)
         classes = read_classes(path)
         frames = [frame for name in recording_names(path) for frame in read_frames(path, name, classes)]
         if not frames:
-            raise DatasetError(f"{path} holds no frames: add a recording with `deal extract BAG --out {path}`")
+            raise DatasetError(f"{path} contains no frames: add a recording with `deal extract BAG --out {path}`")
         return cls(path, classes, frames)
 
     def __len__(self) -> int:
@@ -161,7 +162,7 @@ class Dataset:
 
     @property
     def recordings(self) -> list[str]:
-        """The names of the recordings that frames come from."""
+        """The names of the recordings, sorted."""
         return sorted({frame.recording for frame in self.frames})
 
     @property
@@ -172,7 +173,7 @@ class Dataset:
 
     @property
     def depth_kind(self) -> DepthKind:
-        """What the depth of its samples holds: metres, or relative inverse depth."""
+        """The kind of depth in its samples: metres, or relative inverse depth."""
         return self._depth_maps.kind if self._depth_maps else "metric"
 
     @property
@@ -184,15 +185,13 @@ class Dataset:
         """Read the images of a frame; without a depth image, depth is invalid everywhere.
 
         Raises:
-            DatasetError: a file is missing, damaged, of another type, or of another size than the colour image.
+            DatasetError: a file is missing or damaged, or its type or size differs from what the colour image needs.
         """
         record = frame if isinstance(frame, FrameRecord) else self.frames[frame]
         image = self._loader.image(record)
         size = (image.shape[0], image.shape[1])
-        if self._depth_maps:
-            depth: Float32Array | None = self._depth_maps.load(record.key, size)
-        else:
-            depth = self._loader.depth(record, size)
+        maps = self._depth_maps
+        depth = maps.load(record.key, size) if maps else self._loader.depth(record, size)
         if depth is None:
             depth = np.zeros(size, np.float32)
         return Sample(
@@ -205,7 +204,7 @@ class Dataset:
         )
 
     def load_image(self, frame: int | FrameRecord) -> UInt8Array:
-        """Read the colour image of a frame alone, (H, W, 3) uint8 RGB.
+        """Read only the colour image of a frame, (H, W, 3) uint8 RGB.
 
         Raises:
             DatasetError: the file is missing or damaged.
@@ -213,10 +212,10 @@ class Dataset:
         return self._loader.image(frame if isinstance(frame, FrameRecord) else self.frames[frame])
 
     def with_depth(self, maps: DepthMaps) -> Dataset:
-        """Return the same frames with estimated depth in place of the sensor's.
+        """Return the same frames with estimated depth instead of the sensor's.
 
         Raises:
-            DatasetError: frames without a map; the message counts them.
+            DatasetError: frames have no map; the message counts them.
         """
         missing = [f"{frame.key}.png" for frame in self.frames if not maps.has(frame.key)]
         if missing:
@@ -227,7 +226,7 @@ class Dataset:
         return Dataset(self.path, self.classes, self.frames, self._loader, notes=self.notes, depth_maps=maps)
 
     def camera(self, recording: str) -> CameraIntrinsics | None:
-        """Return the intrinsics of a recording's colour camera, or None where there is no camera.json.
+        """Return the intrinsics of a recording's colour camera, or None without camera.json.
 
         Raises:
             DatasetError: camera.json cannot be read.
@@ -243,14 +242,12 @@ class Dataset:
             raise DatasetError(f"{file}: {explain_invalid(error)}; extract the recording again") from None
 
     def subset(
-        self,
-        recordings: Collection[str] | None = None,
-        predicate: Callable[[FrameRecord], bool] | None = None,
+        self, recordings: Collection[str] | None = None, predicate: Callable[[FrameRecord], bool] | None = None
     ) -> Dataset:
-        """Return the frames of some recordings, and of those the ones for which `predicate` is true.
+        """Return the frames of some recordings (all if None) for which `predicate` is true.
 
         Raises:
-            UsageError: a recording that is not in the dataset.
+            UsageError: a recording is not in the dataset.
         """
         known = self.recordings
         for name in recordings or ():
@@ -264,21 +261,21 @@ class Dataset:
         return Dataset(self.path, self.classes, chosen, self._loader, notes=self.notes, depth_maps=self._depth_maps)
 
     def split_by_segment(self, fraction: float, seed: int = 0) -> Split:
-        """Split into a training side and one held out, whole segments at a time.
+        """Split into a training and a held-out dataset, by whole segments.
 
-        Frames of one segment show the same scene, so a split by frame would test on what was trained on. Which
-        side a segment falls on depends on its name and the seed alone: it stays when recordings are added. Both
-        sides get a segment if there are two or more; a single one is trained on.
+        Frames of one segment show the same scene, so a split by frame would test on training scenes. The side of a
+        segment depends only on its name and the seed, so it does not change when recordings are added. Both sides get
+        a segment if there are two or more; a single segment is for training.
 
         Args:
-            fraction: share of segments to hold out, between 0 and 1; 0 holds out none.
-            seed: another seed, another choice.
+            fraction: share of segments to hold out, in [0, 1).
+            seed: seed of the choice.
 
         Raises:
-            UsageError: a fraction outside [0, 1).
+            UsageError: the fraction is outside [0, 1).
         """
         if not 0 <= fraction < 1:
-            raise UsageError(f"expected a fraction to hold out from 0 to below 1, found {fraction}")
+            raise UsageError(f"expected a held-out fraction of at least 0 and below 1, found {fraction}")
         ranks = {key: _rank(key, seed) for key in {(f.recording, f.segment) for f in self.frames}}
         ordered = sorted(ranks, key=lambda key: (ranks[key], key))
         held = {key for key in ordered if ranks[key] < fraction}
@@ -299,11 +296,11 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class FolderLoader:
-    """Reads the images of the project's own layout, which never leave their recording's folder.
+class FolderLoader(FrameLoader):
+    """Reads the images of the project's own layout, which are always inside their recording's folder.
 
     Args:
-        path: the dataset folder.
+        path: folder of the dataset.
     """
 
     path: Path
@@ -327,12 +324,12 @@ class FolderLoader:
     def _own(self, frame: FrameRecord, file: Path) -> Path:
         folder = self.path / RECORDINGS / frame.recording
         if not file.resolve().is_relative_to(folder.resolve()):
-            raise DatasetError(f"{file} is a link that leaves {folder}: put the image itself there")
+            raise DatasetError(f"{file} is a link to a file outside {folder}: put the image itself there")
         return file
 
 
 class DatasetHeader(BaseModel):
-    """What dataset.yaml says."""
+    """The content of dataset.yaml."""
 
     model_config = ConfigDict(strict=True)
 
@@ -347,14 +344,14 @@ def read_classes(path: Path) -> ClassList:
     """Return the classes of a dataset.
 
     Raises:
-        DatasetError: no dataset.yaml, or one that is wrong or of another version.
+        DatasetError: dataset.yaml is missing, wrong, or has another version.
     """
     file = path / DATASET_FILE
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DatasetError(
-            f"{path} is no dataset: expected {DATASET_FILE} in it; make one with `deal extract`"
+            f"{path} is not a dataset: expected {DATASET_FILE} in it; make one with `deal extract`"
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DatasetError(f"{file} cannot be read: {error}") from None
@@ -367,7 +364,7 @@ def read_classes(path: Path) -> ClassList:
 
 
 def recording_names(path: Path) -> list[str]:
-    """Return the names of a dataset's recordings, those still being written left out."""
+    """Return the names of a dataset's recordings, without those that are still being written."""
     folder = path / RECORDINGS
     if not folder.is_dir():
         return []
@@ -390,7 +387,7 @@ def read_frames(path: Path, recording: str, classes: ClassList) -> Iterator[Fram
                     frame = _parse_frame(folder, recording, line)
                     frame.tags.vector(classes)
                     if frame.stamp_ns in stamps:
-                        raise DatasetError(f"stamp {frame.stamp_ns} was there before")
+                        raise DatasetError(f"stamp {frame.stamp_ns} appears in an earlier line")
                 except DealError as error:
                     raise DatasetError(f"{file} line {number}: {error}") from None
                 stamps.add(frame.stamp_ns)
@@ -404,7 +401,7 @@ def read_frames(path: Path, recording: str, classes: ClassList) -> Iterator[Fram
 
 
 def evenly_spread(dataset: Dataset, count: int) -> Dataset:
-    """Return `count` frames of the dataset, evenly spread over it; all where it has no more."""
+    """Return `count` frames, evenly spread over the dataset; all if it has fewer."""
     if len(dataset) <= count:
         return dataset
     chosen = {dataset.frames[i * len(dataset) // count].key for i in range(count)}
@@ -412,14 +409,14 @@ def evenly_spread(dataset: Dataset, count: int) -> Dataset:
 
 
 def with_masks(dataset: Dataset) -> Dataset:
-    """Return the frames that have a mask to compare with.
+    """Return the frames with a mask.
 
     Raises:
-        DatasetError: there is none.
+        DatasetError: no frame has a mask.
     """
     masked = dataset.subset(predicate=lambda frame: frame.mask is not None)
     if not len(masked):
-        raise DatasetError(f"{dataset.path}: no frame has a mask to compare with; masks/ is empty in every recording")
+        raise DatasetError(f"{dataset.path}: no frame has a mask to compare with; every recording has an empty masks/")
     return masked
 
 
@@ -453,6 +450,6 @@ def _parse_frame(folder: Path, recording: str, line: str) -> FrameRecord:
 
 
 def _rank(segment: tuple[str, int], seed: int) -> float:
-    """Return a number in [0, 1) that a segment keeps whatever else is in the dataset."""
+    """Return a number in [0, 1) that depends only on the segment and the seed."""
     digest = hashlib.sha256(json.dumps([seed, *segment]).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,7 +1,7 @@
-"""Depth of single images, estimated by Depth Anything V2 (Yang et al. 2024) through transformers.
+"""Estimate the depth of single images with Depth Anything V2 (Yang et al. 2024) through transformers.
 
-For images without a depth camera, as those of VOC and COCO. The network gives relative inverse depth, larger is nearer,
-whose scale and zero mean nothing; its metric variants give metres.
+It serves images without a depth camera, as in VOC and COCO. The network gives relative inverse depth of unknown scale
+and offset, larger is nearer; its metric variants give metres.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deal_core.errors import ModelFileError, UsageError
 from deal_core.structures import DepthKind, Float32Array, UInt8Array
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# What transformers raises for a model that is not there, of another kind, or damaged.
+# The errors of transformers for a model that is missing, damaged, or of another kind.
 _REFUSALS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
@@ -32,8 +32,8 @@ class DepthEstimator:
     """A depth network ready to estimate.
 
     Attributes:
-        kind: of the depth it estimates: "inverse", or "metric" for a metric checkpoint.
-        description: name, hash of weights and preprocessing, and precision: what the estimates depend on.
+        kind: kind of the estimated depth: "inverse", or "metric" for a metric checkpoint.
+        description: name, hash of weights and preprocessing, and precision, which determine the estimates.
 
     Example:
         >>> estimator = DepthEstimator.load("depth-anything/Depth-Anything-V2-Base-hf")  # doctest: +SKIP
@@ -55,12 +55,12 @@ class DepthEstimator:
         Args:
             model: a folder with config.json, model.safetensors and preprocessor_config.json, or a name on the Hugging
                 Face hub, which is downloaded once.
-            device: "auto" (the GPU where there is one), "cpu", "cuda", "cuda:1", ...
-            precision: of the network's arithmetic.
+            device: "auto" (the GPU if there is one), "cpu", "cuda", "cuda:1", ...
+            precision: floating-point precision of the network.
 
         Raises:
-            ModelFileError: no such model here or on the hub, or not a complete Depth Anything model.
-            UsageError: transformers is not installed, or the device is not there.
+            ModelFileError: the model is neither here nor on the hub, or is not a complete Depth Anything model.
+            UsageError: transformers is not installed, or the device does not exist.
         """
         if precision not in _DTYPES:
             raise UsageError(f"unknown precision '{precision}': expected {', '.join(_DTYPES)}")
@@ -72,11 +72,11 @@ class DepthEstimator:
     def estimate(self, images: Sequence[UInt8Array]) -> list[Float32Array]:
         """Return the depth (H, W) float32 of each image (H, W, 3) uint8 RGB, at its own size.
 
-        Images are resized and normalised as the model's preprocessor_config.json says; those that come out alike in
-        size go through the network together.
+        Images are resized and normalised as the model's preprocessor_config.json says; images of equal size then form a
+        batch.
 
         Raises:
-            UsageError: the network's numbers overflow at this precision.
+            UsageError: the network overflows at this precision.
         """
         pixels = self._processor(images=list(images), input_data_format="channels_last", device=self._device)
         tensors: list[Tensor] = list(pixels["pixel_values"])
@@ -99,33 +99,32 @@ class DepthEstimator:
         with torch.autocast(torch.device(self._device).type, dtype=dtype, enabled=dtype != torch.float32):
             depth: Tensor = self._network(pixel_values=batch).predicted_depth.float()
         if not bool(torch.isfinite(depth).all()):
-            raise UsageError(f"the depth network's numbers overflow at {self._precision}: choose another precision")
+            raise UsageError(f"the depth network overflows at {self._precision}: choose another precision")
         return depth
 
 
 def write_depth_maps(
     estimator: DepthEstimator, dataset: Dataset, out: Path | str, batch_size: int = 8
 ) -> Iterator[bool]:
-    """Write a depth map of each frame; yield, frame by frame, whether it had to be made.
+    """Write a depth map for each frame; yield for each frame whether it was estimated now.
 
-    Maps that exist are left alone, so an interrupted run goes on where it stopped. At most `batch_size` images are in
-    memory at a time.
+    Existing maps are kept, so an interrupted run continues. At most `batch_size` images are in memory at a time.
 
     Args:
-        estimator: makes the maps.
-        dataset: whose images are read; depth it has already is not looked at.
+        estimator: estimates the depth.
+        dataset: dataset of the images; its own depth is ignored.
         out: folder in the format of `deal_core.dataset.depth_maps`, new or begun by the same estimator.
-        batch_size: images estimated together, where they are of one size.
+        batch_size: number of images to estimate together, if they have equal sizes.
 
     Raises:
-        DatasetError: an image is missing or damaged; or the folder holds maps of another model or precision, or
-            cannot be written.
-        UsageError: a batch size below 1, or as `DepthEstimator.estimate`.
+        DatasetError: an image is missing or damaged, or the folder is not writable or contains maps of another model or
+            precision.
+        UsageError: the batch size is below 1, or the network overflows.
     """
     if batch_size < 1:
         raise UsageError(f"expected a batch size of at least 1, found {batch_size}")
     writer = DepthMapsWriter(out, estimator.kind, estimator.description)
-    missing = [frame for frame in dataset.frames if not writer.has(frame.key)]
+    missing = [frame for frame in dataset.frames if not writer.maps.has(frame.key)]
     for _ in range(len(dataset) - len(missing)):
         yield False
     for start in range(0, len(missing), batch_size):
@@ -137,25 +136,23 @@ def write_depth_maps(
 
 
 def _from_folder(folder: Path) -> tuple[Any, Any]:
-    transformers = _transformers()
     try:
-        return _load(transformers, str(folder), local_files_only=True)
+        return _load(str(folder), local_files_only=True)
     except _REFUSALS as error:
         raise ModelFileError(
-            f"{folder} is no depth model: expected a folder with config.json, model.safetensors and "
+            f"{folder} is not a depth model: expected a folder with config.json, model.safetensors and "
             f"preprocessor_config.json of Depth Anything V2 in the layout of transformers ({_first_line(error)})"
         ) from error
 
 
 def _from_hub(name: str) -> tuple[Any, Any]:
-    transformers = _transformers()
     try:
-        # What was downloaded before needs no connection, and no waiting for one.
-        return _load(transformers, name, local_files_only=True)
+        # A model that was downloaded before needs no connection.
+        return _load(name, local_files_only=True)
     except _REFUSALS:
         pass
     try:
-        return _load(transformers, name, local_files_only=False)
+        return _load(name, local_files_only=False)
     except _REFUSALS as error:
         raise ModelFileError(
             f"the depth model '{name}' is neither a folder here nor available from the Hugging Face hub: check the "
@@ -163,13 +160,17 @@ def _from_hub(name: str) -> tuple[Any, Any]:
         ) from error
 
 
-def _load(transformers: Any, source: str, *, local_files_only: bool) -> tuple[Any, Any]:
-    """Return network and preprocessor; both are looked for before one is used."""
+def _load(source: str, *, local_files_only: bool) -> tuple[Any, Any]:
+    """Return the network and its preprocessor."""
+    try:
+        import transformers
+    except ImportError:
+        raise UsageError("estimating depth needs transformers: pip install 'deal_ros[depth]'") from None
     network, report = transformers.AutoModelForDepthEstimation.from_pretrained(
         source, local_files_only=local_files_only, output_loading_info=True, dtype=torch.float32
     )
     if report["missing_keys"]:
-        # transformers would go on with random numbers in their place.
+        # transformers would fill them with random numbers.
         raise ValueError(f"the weights lack {len(report['missing_keys'])} tensors, as {min(report['missing_keys'])}")
     if not hasattr(network.config, "depth_estimation_type"):
         raise ValueError(f"found a {type(network).__name__}, expected a DepthAnythingForDepthEstimation")
@@ -177,16 +178,8 @@ def _load(transformers: Any, source: str, *, local_files_only: bool) -> tuple[An
     return network, processor
 
 
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise UsageError("estimating depth needs transformers: pip install 'deal_ros[depth]'") from None
-    return transformers
-
-
 def _fingerprint(network: Any, processor: Any) -> str:
-    """Return a short hash of all that turns an image into depth, the same wherever the model lies."""
+    """Return a short hash of weights, settings and preprocessing, which does not depend on the model's path."""
     config = network.config
     head = f"{config.depth_estimation_type} {config.max_depth} {processor.to_json_string()}"
     digest = hashlib.sha256(head.encode())

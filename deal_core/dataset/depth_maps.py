@@ -1,7 +1,7 @@
-"""A folder of estimated depth maps: depth.json says what they hold, `<name>.png` is the map of an image.
+"""A folder of estimated depth maps: depth.json describes them, `<name>.png` is the map of an image.
 
     depth.json                  {"format": "deal-depth", "version": 1, "kind": "inverse", "scale": 1.5e-05, "model": …}
-    <recording>/<image>.png     16 bit; 0 is invalid, a count n stands for n * scale
+    <recording>/<image>.png     16 bit; 0 is invalid, a count n means n * scale
 
 The name of an image is its key in the dataset, `<recording>/<name>`.
 """
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deal_core.dataset.image_files import PNG_FLAGS, check_image, inside, read_image
 from deal_core.errors import DatasetError, UsageError, explain_invalid
-from deal_core.files import replacing
+from deal_core.files import os_errors_as, replacing
 from deal_core.structures import DepthKind, Float32Array, UInt16Array, metres_to_depth
 
 DEPTH_FILE = "depth.json"
@@ -33,10 +33,10 @@ class DepthMaps:
     """The depth maps in a folder; made by `open`.
 
     Args:
-        folder: that holds depth.json.
+        folder: folder with depth.json.
         kind: metres, or relative inverse depth, larger is nearer.
-        scale: metres (or units of inverse depth) a count.
-        model: what estimated them.
+        scale: metres (or units of inverse depth) per count.
+        model: description of the estimator.
 
     Example:
         >>> maps = DepthMaps.open(Path("depth"))  # doctest: +SKIP
@@ -50,10 +50,10 @@ class DepthMaps:
 
     @classmethod
     def open(cls, folder: Path | str) -> DepthMaps:
-        """Read what a folder's maps hold.
+        """Read the description of a folder's maps.
 
         Raises:
-            DatasetError: no depth.json, or one that is wrong or of another version.
+            DatasetError: depth.json is missing, wrong, or has another version.
         """
         folder = Path(folder)
         file = folder / DEPTH_FILE
@@ -61,7 +61,7 @@ class DepthMaps:
             found = _Description.model_validate_json(file.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             raise DatasetError(
-                f"{folder} holds no depth maps: expected {DEPTH_FILE} in it; make them with `deal depth`"
+                f"{folder} contains no depth maps: expected {DEPTH_FILE} in it; make them with `deal depth`"
             ) from None
         except OSError as error:
             raise DatasetError(f"{file} cannot be read: {error}") from None
@@ -74,18 +74,18 @@ class DepthMaps:
         return inside(self.folder, f"{name}.png")
 
     def has(self, name: str) -> bool:
-        """Say whether there is a map of an image."""
+        """Return whether the map of an image exists."""
         return self.path(name).is_file()
 
     def load(self, name: str, size: tuple[int, int]) -> Float32Array:
         """Return the (H, W) float32 depth of an image, 0 where it is invalid.
 
         Args:
-            name: of the image, as `<recording>/<name>`.
+            name: key of the image, `<recording>/<name>`.
             size: (H, W) of the image.
 
         Raises:
-            DatasetError: there is no such map, or it is damaged, not of 16 bit, or of another size.
+            DatasetError: the map is missing or damaged, does not have 16 bit, or has another size.
         """
         file = self.path(name)
         counts = read_image(file, "depth map", _ADVICE)
@@ -94,18 +94,18 @@ class DepthMaps:
 
 
 class DepthMapsWriter:
-    """Write depth maps to a folder; one that was begun is continued.
+    """Write depth maps to a new folder, or continue one.
 
-    Metric maps are stored in millimetres. Relative inverse depth has no scale of its own: each map is divided by
-    its largest value, so that all 65535 counts are used.
+    Metric maps are stored in millimetres. Relative inverse depth has no scale: each map is divided by its largest value
+    to use all 65535 counts.
 
     Args:
-        folder: existing or not.
-        kind: of the maps.
-        model: what estimates them.
+        folder: new or existing folder.
+        kind: kind of the maps.
+        model: description of the estimator.
 
     Raises:
-        DatasetError: the folder holds maps of another kind or model, or something else.
+        DatasetError: the folder contains maps of another kind or model, or other files.
 
     Example:
         >>> writer = DepthMapsWriter(Path("depth"), "inverse", "depth-anything-v2-base")  # doctest: +SKIP
@@ -120,28 +120,24 @@ class DepthMapsWriter:
             found = DepthMaps.open(folder)
             if found != self.maps:
                 raise DatasetError(
-                    f"{folder} holds {found.kind} depth of {found.model}, not {kind} depth of {model}: "
+                    f"{folder} contains {found.kind} depth of {found.model}, not {kind} depth of {model}: "
                     "choose another folder"
                 )
             return
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise DatasetError(f"{folder} exists and holds no depth maps: choose another folder")
+            raise DatasetError(f"{folder} exists and contains no depth maps: choose another folder")
         description = _Description(format="deal-depth", version=1, kind=kind, scale=scale, model=model)
         with replacing(folder / DEPTH_FILE) as temporary:
             temporary.write_text(json.dumps(description.model_dump(), indent=2) + "\n", encoding="utf-8")
-
-    def has(self, name: str) -> bool:
-        """Say whether the map of an image was written before."""
-        return self.maps.has(name)
 
     def write(self, name: str, depth: npt.NDArray[np.floating[Any]]) -> None:
         """Write the map of an image.
 
         Args:
-            name: of the image, as `<recording>/<name>`.
-            depth: (H, W) of the writer's kind. A metric value is valid if it is finite, above 0 and at most
-                65.535 m. A value of inverse depth is valid if it is finite; 0 or less is infinitely far, and becomes
-                the smallest count.
+            name: key of the image, `<recording>/<name>`.
+            depth: (H, W) depth of the writer's kind. A metric value is valid if it is finite, above 0 and at most
+                65.535 m. Inverse depth is valid if it is finite; 0 or less means infinitely far, and is
+                stored as count 1.
 
         Raises:
             DatasetError: the file cannot be written.
@@ -151,15 +147,12 @@ class DepthMapsWriter:
             raise UsageError(f"expected a depth map of shape (H, W), found {depth.shape}")
         file = self.maps.path(name)
         counts = metres_to_depth(depth) if self.maps.kind == "metric" else _inverse_counts(depth)
-        try:
-            with replacing(file) as temporary:
-                temporary.write_bytes(cv2.imencode(".png", counts, PNG_FLAGS)[1].data)
-        except OSError as error:
-            raise DatasetError(f"{file} cannot be written: {error.strerror}") from error
+        with os_errors_as(DatasetError, f"{file} cannot be written"), replacing(file) as temporary:
+            temporary.write_bytes(cv2.imencode(".png", counts, PNG_FLAGS)[1].data)
 
 
 class _Description(BaseModel):
-    """What depth.json says."""
+    """The content of depth.json."""
 
     model_config = ConfigDict(strict=True)
 

@@ -1,13 +1,14 @@
-"""Turn a recording into a folder of a dataset."""
+"""Extract a recording into a dataset."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
 
 from deal_core.dataset.choices import ColorFormat
 from deal_core.dataset.dataset import RECORDINGS, SOURCE_FILE
@@ -21,23 +22,23 @@ from deal_core.recording.tagged_frames import FrameReader, explain_no_pairs, fit
 from deal_core.recording.tags import Session, TagTimeline, read_session, read_tags
 from deal_core.recording.topics import find_topics
 from deal_core.recording.writer import GROUND_TRUTH, TAGS_TOPIC
-from deal_core.structures import ClassList, TagState, classes_to_json, require_same_classes
+from deal_core.structures import CameraIntrinsics, ClassList, TagState, classes_to_json, require_same_classes
 
-_LAYOUT = 1  # counts up when the same recording would give other files
+_LAYOUT = 1  # increases when the same recording gives other files
 
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """How recordings become a dataset.
+    """Options of `extract_recording`.
 
     Attributes:
-        classes: needed where a recording does not name its classes; must agree where it does.
-        tags: hold for the whole of a recording that has no tags.
-        color_topic, depth_topic: needed where a recording has several.
+        classes: required if a recording does not name its classes; must agree if it does.
+        tags: tags for a whole recording that contains no tags.
+        color_topic, depth_topic: required if a recording has several.
         slop_ns: largest difference between the stamps of colour and depth; 0 pairs equal stamps only.
         color_format: "png", exact, or "jpeg".
         jpeg_quality: 1 to 100.
-        overwrite: replace a recording that is in the dataset.
+        overwrite: replace a recording of the dataset.
     """
 
     classes: ClassList | None = None
@@ -52,12 +53,12 @@ class ExtractOptions:
 
 @dataclass(frozen=True)
 class Extraction:
-    """A recording that is in the dataset now.
+    """An extracted recording.
 
     Attributes:
-        name: its folder in the dataset.
-        report: what was extracted and what was left out; `report.errors` is empty if all was well.
-        was_there: the same extraction was done before, so nothing was done.
+        name: name of its folder in the dataset.
+        report: counts of extracted and skipped frames; `report.errors` lists what is wrong.
+        was_there: whether the same extraction was done before, so that nothing was done now.
     """
 
     name: str
@@ -71,26 +72,26 @@ def extract_recording(
     options: ExtractOptions,
     *,
     name: str | None = None,
-    on_start: Callable[[int], None] | None = None,
-    on_pair: Callable[[], None] | None = None,
+    on_start: Callable[[int], object] = lambda total: None,
+    on_pair: Callable[[], object] = lambda: None,
 ) -> Extraction:
-    """Add a recording to a dataset folder, which is made if it does not exist.
+    """Add a recording to a dataset, which is created if it does not exist.
 
-    Frames that the operator marked to be ignored are left out, and so are pairs that cannot be read; both are
-    counted. A drawn mask beside the recording (`ground_truth/<stamp_ns>.png`) is copied for evaluation. An
-    extraction that was done before, from the same files with the same options, is not repeated.
+    Frames that the operator marked to be ignored and unreadable pairs are left out and counted. A drawn mask beside the
+    recording (`ground_truth/<stamp_ns>.png`) is copied for evaluation. An extraction that was done before, from the
+    same files with the same options, is not repeated.
 
     Args:
-        path: a recording.
-        dataset: the dataset folder.
-        options: see `ExtractOptions`.
-        name: of the folder in the dataset; the recording's own name by default.
+        path: recording to extract.
+        dataset: folder of the dataset.
+        options: how to extract.
+        name: name of the folder in the dataset; the recording's name if None.
         on_start: called with the number of colour images before the first is read.
-        on_pair: called for each frame written.
+        on_pair: called after each written frame.
 
     Raises:
         RecordingError: the recording gives no frame.
-        DatasetError: it is in the dataset already, in another form, or its classes are not the dataset's.
+        DatasetError: the dataset already contains another extraction of it, or has other classes.
         UsageError: classes or tags are missing, unknown, or given twice.
     """
     with open_recording(path) as recording:
@@ -104,36 +105,17 @@ def extract_recording(
         if not options.overwrite and (report := _done_before(dataset, name, fingerprint)):
             return Extraction(name, report, was_there=True)
         folder = writer.recording(
-            name,
-            overwrite=options.overwrite,
-            color_format=options.color_format,
-            jpeg_quality=options.jpeg_quality,
+            name, overwrite=options.overwrite, color_format=options.color_format, jpeg_quality=options.jpeg_quality
         )
         topics = find_topics(recording, decoder, color_topic=options.color_topic, depth_topic=options.depth_topic)
         timeline = _timeline(recording, decoder, classes, options)
         reader = FrameReader(recording, topics, timeline, decoder, slop_ns=options.slop_ns)
         camera = read_camera(recording, decoder, topics)
-        masks = GroundTruth(recording.folder / GROUND_TRUTH, classes)
-        if on_start:
-            on_start(topics.color.count)
+        on_start(topics.color.count)
         with folder:
-            frames = _write_frames(folder, reader, masks, on_pair)
-            camera = fit_camera(camera, reader.size)
-            report = make_report(
-                recording,
-                topics,
-                classes,
-                timeline,
-                reader.counts,
-                frames,
-                masks=masks.used,
-                notes=[*masks.notes(), *([] if camera else [NO_CAMERA])],
-                errors=masks.problems,
-            )
+            report = _write_frames(folder, reader, camera, classes, on_pair)
             if not report.frames:
                 raise RecordingError(_why_no_frames(recording, reader, report, options.slop_ns))
-            if camera:
-                folder.write_camera(camera)
             folder.write_source({"fingerprint": fingerprint, "session": session.facts, "report": asdict(report)})
     return Extraction(name, report, was_there=False)
 
@@ -141,7 +123,7 @@ def extract_recording(
 def _classes(recording: Recording, session: Session, options: ExtractOptions) -> ClassList:
     if session.classes is None:
         if options.classes is None:
-            raise UsageError(f"{recording.path} does not say its classes: name them, as in --classes mug,drill")
+            raise UsageError(f"{recording.path} does not name its classes: name them, as in --classes mug,drill")
         return options.classes
     if options.classes is not None:
         require_same_classes(options.classes, "--classes", session.classes, str(recording.path))
@@ -153,26 +135,33 @@ def _timeline(
 ) -> TagTimeline:
     if recording.count(TAGS_TOPIC):
         if options.tags is not None:
-            raise UsageError(f"{recording.path} holds tags, so --tags cannot set others: leave it out")
+            raise UsageError(f"{recording.path} contains tags, so --tags must be left out")
         return read_tags(recording, decoder, classes)
     if options.tags is None:
-        raise UsageError(f"{recording.path} holds no tags: say what is visible throughout, as in --tags mug")
+        raise UsageError(
+            f"{recording.path} contains no tags: name the classes that are always visible, as in --tags mug"
+        )
     options.tags.vector(classes)
     return TagTimeline.constant(options.tags)
 
 
 def _write_frames(
-    folder: RecordingFolder, reader: FrameReader, masks: GroundTruth, on_pair: Callable[[], None] | None
-) -> Counter[tuple[TagState, int]]:
-    """Write all frames with their masks; return the number of frames by tags and segment."""
-    frames: Counter[tuple[TagState, int]] = Counter()
+    folder: RecordingFolder,
+    reader: FrameReader,
+    camera: CameraIntrinsics | None,
+    classes: ClassList,
+    on_pair: Callable[[], object],
+) -> RecordingReport:
+    """Write all frames with their masks, and the camera if it fits."""
+    masks = GroundTruth(reader.recording.folder / GROUND_TRUTH, classes)
     for frame in reader:
         mask = masks.read(frame.pair.stamp_ns, frame.pair.depth_mm.shape)
         folder.write(frame.pair, frame.tags, frame.segment, mask)
-        frames[frame.tags, frame.segment] += 1
-        if on_pair:
-            on_pair()
-    return frames
+        on_pair()
+    if camera := fit_camera(camera, reader.size):
+        folder.write_camera(camera)
+    notes = [*masks.notes(), *([] if camera else [NO_CAMERA])]
+    return make_report(reader, classes, masks=masks.used, notes=notes, errors=masks.problems)
 
 
 def _why_no_frames(recording: Recording, reader: FrameReader, report: RecordingReport, slop_ns: int) -> str:
@@ -183,9 +172,9 @@ def _why_no_frames(recording: Recording, reader: FrameReader, report: RecordingR
 
 
 def _fingerprint(recording: Recording, classes: ClassList, options: ExtractOptions) -> str:
-    """Return a digest of what decides on the files that extraction writes.
+    """Return a digest of everything that determines the extracted files.
 
-    Data files count by size and both ends, which hold the first and last messages and the index.
+    A data file counts by its size and both ends, which contain the first and last messages and the index.
     """
     decides = {**asdict(options), "classes": classes_to_json(classes), "layout": _LAYOUT}
     del decides["overwrite"]
@@ -207,9 +196,16 @@ def _ends(file: Path, length: int = 65536) -> bytes:
         return head + data.read(length)
 
 
+class _Source(BaseModel):
+    """The part of source.json that says whether an extraction was done before."""
+
+    fingerprint: str
+    report: RecordingReport
+
+
 def _done_before(dataset: Path, name: str, fingerprint: str) -> RecordingReport | None:
     try:
-        source = json.loads((dataset / RECORDINGS / name / SOURCE_FILE).read_text(encoding="utf-8"))
-        return RecordingReport.from_json(source["report"]) if source["fingerprint"] == fingerprint else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # missing, or written by another tool: then the folder's existence decides
+        source = _Source.model_validate_json((dataset / RECORDINGS / name / SOURCE_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None  # missing, or written by another tool: then the folder must not exist
+    return source.report if source.fingerprint == fingerprint else None

@@ -1,8 +1,9 @@
-"""Images in files, read whole or refused by name."""
+"""Read and check image files; errors name the file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,43 +14,51 @@ import numpy.typing as npt
 from deal_core.errors import DatasetError
 from deal_core.structures import UNLABELLED, ClassList, UInt8Array
 
-# On real colour and depth, run-length matching is both faster and smaller than zlib's default at level 1, and
-# the one filter is as good as a choice among all five at two thirds of the time. An older OpenCV has no choice.
+# On real colour and depth, run-length matching is faster and smaller than zlib's default at level 1, and this filter
+# compresses as well as the best of all five in two thirds of the time. Older versions of OpenCV have no such flag.
 PNG_FLAGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE) + (
     (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG) if hasattr(cv2, "IMWRITE_PNG_FILTER") else ()
 )
 
 
-def read_image(file: Path, what: str, advice: str) -> npt.NDArray[Any]:
-    """Return the pixels of a PNG or JPEG as they are stored, channels in OpenCV's order.
+def read_image(file: Path, what: str, advice: str, flags: int = cv2.IMREAD_UNCHANGED) -> npt.NDArray[Any]:
+    """Return the pixels of a PNG or JPEG, channels in OpenCV's order.
 
     Args:
-        file: to read.
-        what: it is, as "depth image", for the message.
-        advice: what a person can do where it cannot be read, for the message.
+        file: image file.
+        what: kind of image for the message, as in "depth image".
+        advice: advice for the message if the file cannot be read.
+        flags: flags of `cv2.imdecode`; the stored pixels by default.
 
     Raises:
-        DatasetError: the file is missing, cut short, or no image.
+        DatasetError: the file is missing, truncated, or not an image.
     """
-    return _decode(file, what, advice, cv2.IMREAD_UNCHANGED)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"the {what} {file} cannot be read ({error.strerror}): {advice}") from None
+    pixels = None
+    # OpenCV fills the missing rows of a truncated file, so the end marker is checked.
+    if b"IEND" in data[-64:] or b"\xff\xd9" in data[-64:]:
+        with suppress(cv2.error):
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
+        raise DatasetError(f"the {what} {file} is damaged ({len(data)} bytes): {advice}")
+    return np.asarray(pixels)
 
 
 def read_color(file: Path, what: str, advice: str) -> UInt8Array:
-    """Return (H, W, 3) uint8 RGB of a PNG or JPEG; grey is repeated, an orientation tag is not followed.
+    """Return (H, W, 3) uint8 RGB of a PNG or JPEG; grey is repeated, an orientation tag is ignored.
 
     Raises:
-        DatasetError: the file is missing, cut short, or no image.
+        DatasetError: the file is missing, truncated, or not an image.
     """
-    pixels = _decode(file, what, advice, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    pixels = read_image(file, what, advice, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def check_image(file: Path, what: str, image: npt.NDArray[Any], dtype: type[np.generic], size: tuple[int, ...]) -> None:
-    """Refuse an image of another type or size than the colour image's.
-
-    Raises:
-        DatasetError: type or size differ.
-    """
+    """Raise `DatasetError` if an image has another type, or another size than the colour image."""
     if image.dtype != dtype or image.shape != size:
         raise DatasetError(
             f"{what} of {file}: expected {np.dtype(dtype).name} of the colour image's size {size}, "
@@ -58,26 +67,23 @@ def check_image(file: Path, what: str, image: npt.NDArray[Any], dtype: type[np.g
 
 
 def check_ids(file: Path, mask: UInt8Array, classes: ClassList) -> None:
-    """Refuse a mask with an id that is no class.
-
-    Raises:
-        DatasetError: the id, and those that were expected.
-    """
-    # A lookup of 256 entries: ids are checked on every load.
+    """Raise `DatasetError` if a mask contains an id that is not a class; the message names it."""
+    # A table of 256 entries is fast: ids are checked on every load.
     used = np.bincount(mask.reshape(-1), minlength=256).astype(bool)
     used[: len(classes) + 1] = used[UNLABELLED] = False
     if used.any():
         found = int(np.flatnonzero(used)[0])
         raise DatasetError(
-            f"mask {file} holds id {found}, expected 0 to {len(classes)} ({', '.join(classes.names)}) or {UNLABELLED}"
+            f"mask {file} contains id {found}, expected 0 to {len(classes)} ({', '.join(classes.names)}) "
+            f"or {UNLABELLED}"
         )
 
 
 def inside(folder: Path, name: Any) -> Path:
-    """Return the file of a name that was read from a file; it must stay in the folder.
+    """Return the path of a file in a folder, from an untrusted name.
 
     Raises:
-        DatasetError: the name is no string, empty, absolute, or climbs out.
+        DatasetError: the name is not a string, is empty or absolute, or leaves the folder.
     """
     parts = PurePosixPath(name).parts if isinstance(name, str) else ()
     if not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name:
@@ -86,18 +92,18 @@ def inside(folder: Path, name: Any) -> Path:
 
 
 def require_files(files: Sequence[Path], root: Path, what: str, advice: str) -> None:
-    """Refuse a dataset that lacks files.
+    """Raise an error if a dataset lacks files.
 
     Args:
-        files: that are expected, below `root`.
-        root: of the dataset.
-        what: they are, as "depth images", for the message.
-        advice: what a person can do, for the message.
+        files: expected files below `root`.
+        root: folder of the dataset.
+        what: kind of files for the message, as in "depth images".
+        advice: advice for the message.
 
     Raises:
         DatasetError: files are missing; the message counts them and names the first.
     """
-    # One listing of each folder instead of a question for each of 80,000 files.
+    # Listing each folder once is faster than a test for each of 80,000 files.
     folders = {file.parent for file in files}
     present = {folder: {file.name for file in folder.iterdir()} if folder.is_dir() else set() for folder in folders}
     missing = [str(file.relative_to(root)) for file in files if file.name not in present[file.parent]]
@@ -106,20 +112,20 @@ def require_files(files: Sequence[Path], root: Path, what: str, advice: str) -> 
 
 
 def first_few(names: Sequence[str]) -> str:
-    """Return at most three of the names for a message, and say that there are more."""
+    """Return at most three of the names for a message, with an ellipsis if there are more."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 class GroundTruth:
-    """Masks in a folder as `<stamp_ns>.png`, uint8 class ids; a mask that cannot be used is left out.
+    """Drawn masks in a folder, `<stamp_ns>.png` with uint8 class ids; unusable masks are left out.
 
     Args:
-        folder: need not exist.
-        classes: of the ids.
+        folder: folder of the masks; may be missing.
+        classes: classes of the ids.
 
     Attributes:
-        used: masks returned so far.
-        problems: one sentence for each mask left out.
+        used: number of masks returned so far.
+        problems: a sentence for each mask that was left out.
     """
 
     def __init__(self, folder: Path, classes: ClassList) -> None:
@@ -129,40 +135,21 @@ class GroundTruth:
         self.problems: list[str] = []
 
     def read(self, stamp_ns: int, size: tuple[int, ...]) -> UInt8Array | None:
-        """Return the (H, W) mask of a frame with that size, or None."""
+        """Return the (H, W) mask of a frame of this size, or None."""
         file = self._folder / f"{stamp_ns}.png"
         if not file.is_file():
             return None
-        mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-        if mask is None or mask.dtype != np.uint8 or mask.shape != size:
-            found = "no readable image" if mask is None else f"{mask.dtype} {mask.shape}"
-            self.problems.append(f"mask {file.name} is left out: expected uint8 {size}, found {found}")
-            return None
-        if ((mask > len(self._classes)) & (mask != UNLABELLED)).any():
-            known = f"0 to {len(self._classes)} or {UNLABELLED}"
-            self.problems.append(f"mask {file.name} is left out: expected ids {known}, found {int(mask.max())}")
+        try:
+            mask = read_image(file, "mask", "draw it again")
+            check_image(file, "mask", mask, np.uint8, size)
+            check_ids(file, mask, self._classes)
+        except DatasetError as error:
+            self.problems.append(f"mask {file.name} is left out: {error}")
             return None
         self.used += 1
-        return np.asarray(mask, np.uint8)
+        return mask
 
     def notes(self) -> list[str]:
-        """Return, after the last frame, what a person should know."""
+        """Return remarks for a person; call it after the last frame."""
         rest = len(list(self._folder.glob("*.png"))) - self.used - len(self.problems)
-        return [f"{rest} drawn masks belong to no frame"] if rest > 0 else []
-
-
-def _decode(file: Path, what: str, advice: str, flags: int) -> npt.NDArray[Any]:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"the {what} {file} cannot be read ({error.strerror}): {advice}") from None
-    pixels = None
-    # OpenCV fills the missing rows of a file that was cut, so look for the end that a complete one has.
-    if b"IEND" in data[-64:] or b"\xff\xd9" in data[-64:]:
-        try:
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except cv2.error:
-            pixels = None
-    if pixels is None:
-        raise DatasetError(f"the {what} {file} is damaged ({len(data)} bytes): {advice}")
-    return np.asarray(pixels)
+        return [f"{rest} drawn masks have no frame"] if rest > 0 else []

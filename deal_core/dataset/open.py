@@ -12,14 +12,14 @@ from deal_core.errors import UsageError
 
 
 def open_dataset(source: SourceSettings) -> Dataset:
-    """Read the lists of a dataset; images are read by its `load`.
+    """Read the lists of a dataset; `Dataset.load` reads the images.
 
     Args:
-        source: its path, layout and split.
+        source: path, layout and split.
 
     Raises:
         DatasetError: files are missing or contradict each other; the message names and counts them.
-        UsageError: a split or recording that does not exist, or a setting that means nothing for the layout.
+        UsageError: a split or recording does not exist, or a setting does not apply to the layout.
     """
     dataset = _open_layout(source)
     if source.recordings:
@@ -29,7 +29,7 @@ def open_dataset(source: SourceSettings) -> Dataset:
 
 def _open_layout(source: SourceSettings) -> Dataset:
     if source.class_ids != "contiguous" and source.format != "coco":
-        raise UsageError(f"class_ids: {source.class_ids} is for format coco only, found format {source.format}")
+        raise UsageError(f"class_ids: {source.class_ids} applies only to format coco, found format {source.format}")
     if source.format == "voc":
         return open_voc(source.path, source.split)
     if source.format == "coco":

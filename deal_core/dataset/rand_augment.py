@@ -1,13 +1,14 @@
-"""RandAugment (Cubuk et al. 2020) of image and depth: depth follows the operations that move pixels.
+"""RandAugment (Cubuk et al. 2020) for image and depth: depth follows the operations that move pixels.
 
-The operations, their strengths and their odds are those with which DeiT and WeakTr are trained (timm's
-`rand-m9-mstd0.5-inc1`): 15 of them, all the stronger the larger the level.
+The 15 operations, their strengths and their probabilities are the ones that trained DeiT and WeakTr (timm's
+`rand-m9-mstd0.5-inc1`); a larger level makes each of them stronger.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 FILL = (124, 116, 104)
-"""RGB of what is moved in from outside: ImageNet's mean, which networks normalise to about zero."""
+"""RGB of pixels from outside the image: ImageNet's mean, which networks normalise to about zero."""
 LARGEST_LEVEL = 10.0
 
 _PROBABILITY = 0.5
@@ -23,16 +24,16 @@ _LEVEL_SPREAD = 0.5
 
 
 def rand_augment(image: Tensor, depth: Tensor, count: int, magnitude: float) -> tuple[Tensor, Tensor]:
-    """Apply `count` operations drawn from all of them, each with probability 0.5, at levels around `magnitude`.
+    """Apply `count` random operations, each with probability 0.5, at levels around `magnitude`.
 
     Args:
         image: (3, H, W) uint8 RGB.
-        depth: (C, H, W) float32, what travels with the image's pixels; moved by nearest neighbour, 0 from outside.
-        count: of operations drawn; one may be drawn twice.
-        magnitude: mean of the normally distributed level (deviation 0.5, cut to [0, 10]).
+        depth: (C, H, W) float32, planes that move with the image; by nearest neighbour, 0 from outside.
+        count: number of operations to draw, with replacement.
+        magnitude: mean of the normally distributed level (deviation 0.5, clipped to [0, 10]).
 
     Returns:
-        Image and depth, of the same sizes; the arguments are left alone. Random numbers are torch's.
+        New image and depth of the same sizes. Random numbers come from torch's generator.
     """
     names = tuple(_OPERATIONS)
     for number in torch.randint(len(names), (count,)).tolist():
@@ -43,7 +44,7 @@ def rand_augment(image: Tensor, depth: Tensor, count: int, magnitude: float) -> 
 
 
 def apply_operation(name: str, image: Tensor, depth: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """Apply one operation, named as in `OPERATIONS`, at a level in [0, 10]; where it has two directions, in either."""
+    """Apply one of `OPERATIONS` at a level in [0, 10], in a random one of its two directions."""
     sign = -1.0 if float(torch.rand(())) < 0.5 else 1.0
     return _OPERATIONS[name](image, depth, level / LARGEST_LEVEL, sign)
 
@@ -52,17 +53,22 @@ def apply_operation(name: str, image: Tensor, depth: Tensor, level: float) -> tu
 _Operation = Callable[[Tensor, Tensor, float, float], tuple[Tensor, Tensor]]
 
 
-def _of_colors(change: Callable[[Tensor], Tensor]) -> _Operation:
+def _changing_colors(change: Callable[[Tensor], Tensor]) -> _Operation:
     return lambda image, depth, share, sign: (change(image), depth)
 
 
-def _of_contrast_or_so(adjust: Callable[[Tensor, float], Tensor]) -> _Operation:
+def _blending(adjust: Callable[[Tensor, float], Tensor]) -> _Operation:
     """Blend with a grey, black or blurred image, or away from it: a factor of 0.1 to 1.9."""
     return lambda image, depth, share, sign: (adjust(image, 1.0 + sign * 0.9 * share), depth)
 
 
+def _moving(motion: Callable[[float, Tensor], dict[str, Any]]) -> _Operation:
+    """Move pixels; `motion` gives the keywords of `_move` for a signed share of the full strength and the image."""
+    return lambda image, depth, share, sign: _move(image, depth, **motion(sign * share, image))
+
+
 def _posterize(image: Tensor, depth: Tensor, share: float, sign: float) -> tuple[Tensor, Tensor]:
-    return F.posterize(image, max(4 - int(4 * share), 1)), depth  # of 0 bits nothing would be left
+    return F.posterize(image, max(4 - int(4 * share), 1)), depth  # 0 bits would leave nothing
 
 
 def _solarize(image: Tensor, depth: Tensor, share: float, sign: float) -> tuple[Tensor, Tensor]:
@@ -72,26 +78,6 @@ def _solarize(image: Tensor, depth: Tensor, share: float, sign: float) -> tuple[
 def _solarize_add(image: Tensor, depth: Tensor, share: float, sign: float) -> tuple[Tensor, Tensor]:
     lighter = (image.int() + int(110 * share)).clamp(max=255).to(image.dtype)
     return torch.where(image < 128, lighter, image), depth
-
-
-def _rotate(image: Tensor, depth: Tensor, share: float, sign: float) -> tuple[Tensor, Tensor]:
-    return _move(image, depth, angle=sign * 30.0 * share)
-
-
-def _shear_x(image: Tensor, depth: Tensor, share: float, sign: float) -> tuple[Tensor, Tensor]:
-    return _move(image, depth, shear=(sign * 0.3 * share, 0.0))
-
-
-def _shear_y(image: Tensor, depth: Tensor, share: float, sign: float) -> tuple[Tensor, Tensor]:
-    return _move(image, depth, shear=(0.0, sign * 0.3 * share))
-
-
-def _translate_x(image: Tensor, depth: Tensor, share: float, sign: float) -> tuple[Tensor, Tensor]:
-    return _move(image, depth, right=sign * 0.45 * share * image.shape[-1])
-
-
-def _translate_y(image: Tensor, depth: Tensor, share: float, sign: float) -> tuple[Tensor, Tensor]:
-    return _move(image, depth, down=sign * 0.45 * share * image.shape[-2])
 
 
 def _move(
@@ -116,21 +102,21 @@ def _move(
 
 
 _OPERATIONS: dict[str, _Operation] = {
-    "AutoContrast": _of_colors(F.autocontrast),
-    "Equalize": _of_colors(F.equalize),
-    "Invert": _of_colors(F.invert),
+    "AutoContrast": _changing_colors(F.autocontrast),
+    "Equalize": _changing_colors(F.equalize),
+    "Invert": _changing_colors(F.invert),
     "Posterize": _posterize,
     "Solarize": _solarize,
     "SolarizeAdd": _solarize_add,
-    "Color": _of_contrast_or_so(F.adjust_saturation),
-    "Contrast": _of_contrast_or_so(F.adjust_contrast),
-    "Brightness": _of_contrast_or_so(F.adjust_brightness),
-    "Sharpness": _of_contrast_or_so(F.adjust_sharpness),
-    "Rotate": _rotate,
-    "ShearX": _shear_x,
-    "ShearY": _shear_y,
-    "TranslateX": _translate_x,
-    "TranslateY": _translate_y,
+    "Color": _blending(F.adjust_saturation),
+    "Contrast": _blending(F.adjust_contrast),
+    "Brightness": _blending(F.adjust_brightness),
+    "Sharpness": _blending(F.adjust_sharpness),
+    "Rotate": _moving(lambda share, image: {"angle": 30.0 * share}),
+    "ShearX": _moving(lambda share, image: {"shear": (0.3 * share, 0.0)}),
+    "ShearY": _moving(lambda share, image: {"shear": (0.0, 0.3 * share)}),
+    "TranslateX": _moving(lambda share, image: {"right": 0.45 * share * image.shape[-1]}),
+    "TranslateY": _moving(lambda share, image: {"down": 0.45 * share * image.shape[-2]}),
 }
 OPERATIONS = tuple(_OPERATIONS)
 """The names of the operations; the last five move pixels."""

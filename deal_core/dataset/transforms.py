@@ -1,4 +1,4 @@
-"""One geometric transform for image, depth, validity and mask, with one set of sampled parameters."""
+"""Transform image, depth, validity and mask together, with the same random parameters."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from deal_core.structures import UNLABELLED, Float32Array, Sample, UInt8Array
 
 @dataclass(eq=False)  # not frozen: Fabric moves a batch to its device field by field
 class TensorSample:
-    """A sample, or a batch of samples, as the network takes it.
+    """A sample, or a batch of samples, as input of a network.
 
     Args:
         image: (3, H, W) float32 RGB in [0, 1].
-        depth: (1, H, W) float32 of the dataset's kind of depth, 0 where invalid.
+        depth: (1, H, W) float32 depth of the dataset's kind, 0 where invalid.
         valid: (1, H, W) bool.
         tags: (K,) float32 in {1, 0, nan}.
-        mask: (H, W) uint8 ids, 255 where unlabelled; None where masks are not asked for.
+        mask: (H, W) uint8 ids, 255 where unlabelled; None if masks were not requested.
     """
 
     image: Tensor
@@ -43,7 +43,7 @@ class TensorSample:
         return TensorSample(moved[0], moved[1], moved[2], moved[3], mask)
 
     def pin_memory(self) -> TensorSample:
-        """Return the sample in page-locked memory, from where copies to a GPU are faster; for DataLoader."""
+        """Return the sample in page-locked memory, for faster copies to a GPU; DataLoader calls it."""
         return self.map(lambda tensor: tensor.pin_memory())
 
 
@@ -67,7 +67,7 @@ def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def depth_to_input(depth: Float32Array | None, size: tuple[int, int]) -> Tensor:
-    """Return depth (H, W) in metres as a network takes it: (1, *size), 0 where unknown, everywhere for None."""
+    """Return depth (H, W) in metres as network input (1, *size): 0 where unknown, all 0 for None."""
     if depth is None:
         return torch.zeros(1, *size)
     sized = resize_nearest(depth, size)
@@ -75,7 +75,7 @@ def depth_to_input(depth: Float32Array | None, size: tuple[int, int]) -> Tensor:
 
 
 def resize_image(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
-    """Return an image (H, W, 3) at `size` (height, width): by area where it shrinks, else bilinearly."""
+    """Return an image (H, W, 3) at `size` (height, width): by area if it shrinks, else bilinearly."""
     if image.shape[:2] == size:
         return image
     height, width = size
@@ -85,19 +85,13 @@ def resize_image(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
 
 def image_to_tensor(image: UInt8Array) -> Tensor:
     """Return an image (H, W, 3) as (3, H, W) float32 RGB in [0, 1]."""
-    # In numpy: for so little work, threads of PyTorch wait for one another longer (16 ms beside a busy core) than
-    # it takes.
+    # numpy is faster here: threads of PyTorch wait for each other (16 ms beside a busy core) longer than they work.
     planes = np.ascontiguousarray(image.transpose(2, 0, 1))
     return torch.from_numpy(np.divide(planes, np.float32(255), dtype=np.float32))
 
 
 def to_tensors(sample: Sample, *, with_mask: bool = False) -> TensorSample:
-    """Return the sample as tensors, unchanged in size.
-
-    Args:
-        sample: the sample.
-        with_mask: return the mask as well; the sample must have one.
-    """
+    """Return the sample as tensors of the same size, with its mask if `with_mask`."""
     return TensorSample(
         image=image_to_tensor(sample.image),
         depth=torch.from_numpy(sample.depth)[None],
@@ -108,14 +102,14 @@ def to_tensors(sample: Sample, *, with_mask: bool = False) -> TensorSample:
 
 
 class TrainTransform:
-    """Random rotation, crop, flip, RandAugment, colour jitter and erasing, as `DataSettings` say.
+    """Random rotation, crop, flip, RandAugment, colour jitter and erasing, set by `DataSettings`.
 
-    Image, depth and validity are moved by the same sampled parameters; what comes in from outside the image,
-    and what is erased, has no valid depth and no label.
+    Image, depth and validity use the same random parameters; pixels from outside the image and erased pixels have no
+    valid depth and no label.
 
     Args:
-        settings: which changes, how strong.
-        with_mask: return the masks as well; every sample must have one.
+        settings: changes and their strengths.
+        with_mask: return masks, too; every sample must have one.
     """
 
     def __init__(self, settings: DataSettings, *, with_mask: bool = False) -> None:
@@ -129,8 +123,7 @@ class TrainTransform:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             image = torch.from_numpy(sample.image).permute(2, 0, 1)
-            # Depth and validity travel together, moved by nearest neighbour: a mean of two depths is the depth
-            # of nothing.
+            # Depth and validity move together by nearest neighbour: a mean of two depths is not a real depth.
             planes = [sample.depth, sample.depth_valid.astype(np.float32)]
             if self._with_mask:
                 planes.append(_labels_from_1(sample))
@@ -141,7 +134,7 @@ class TrainTransform:
             if float(torch.rand(())) < settings.erase:
                 pixels, depth = _erase_box(pixels, depth)
             valid = depth[1:2] > 0.5
-            # Labels count from 1, so 0, which is outside the image, becomes 255.
+            # Labels count from 1, so 0, which means outside the image, becomes 255.
             mask = (depth[2].to(torch.int16) - 1).to(torch.uint8) if self._with_mask else None
             return TensorSample(pixels, depth[:1].where(valid, 0.0), valid, torch.from_numpy(sample.tags), mask)
 
@@ -159,17 +152,17 @@ class TrainTransform:
 
 
 def _labels_from_1(sample: Sample) -> Float32Array:
-    """Return the mask (H, W) with ids from 1, and 0 for pixels without a label, as those from outside will have."""
-    assert sample.mask is not None  # only samples with a mask were asked for
+    """Return the mask (H, W) with ids from 1; 0 is unlabelled, as are pixels from outside the image."""
+    assert sample.mask is not None  # `with_mask` requires a mask
     return np.where(sample.mask == UNLABELLED, 0, sample.mask.astype(np.float32) + 1).astype(np.float32)
 
 
 def _resized_crop(image: Tensor, depth: Tensor, settings: DataSettings) -> tuple[Tensor, Tensor]:
-    """Enlarge a random part of the image, or all of it, to the size the network works at."""
+    """Resize a random part of the image, or all of it, to the network's input size."""
     height, width = image.shape[-2:]
     box = (0, 0, height, width)
     if settings.crop_scale != (1.0, 1.0):
-        # Around the image's own shape where the network later sees whole images, and things in that proportion.
+        # Near the image's aspect ratio, because the network is later applied to whole images.
         like_height, like_width = (height, width) if settings.crop_shape == "image" else settings.image_size
         ratios = [like_width / like_height * stretch for stretch in (1 / settings.crop_stretch, settings.crop_stretch)]
         box = RandomResizedCrop.get_params(image, list(settings.crop_scale), ratios)
@@ -179,7 +172,7 @@ def _resized_crop(image: Tensor, depth: Tensor, settings: DataSettings) -> tuple
 
 
 def _canvas_crop(image: Tensor, depth: Tensor, settings: DataSettings) -> tuple[Tensor, Tensor]:
-    """Bring the image to a random size and lay it, at a random place, on a canvas of the network's size (SEAM)."""
+    """Resize the image randomly and put it at a random place on a canvas of the network's input size (SEAM)."""
     sides = image.shape[-2:]
     shortest, longest = settings.long_side
     factor = int(torch.randint(shortest, longest + 1, ())) / max(sides)
@@ -194,14 +187,14 @@ def _canvas_crop(image: Tensor, depth: Tensor, settings: DataSettings) -> tuple[
 
 
 def _overlap(length: int, window: int) -> tuple[slice, slice]:
-    """Return where, along one side, a window lies on an image and the image in the window; the longer holds all."""
+    """Return the slices, along one axis, of the image and of the window where a random placement overlaps."""
     start = int(torch.randint(abs(length - window) + 1, ()))
     inner, outer = slice(0, min(length, window)), slice(start, start + min(length, window))
     return (outer, inner) if length > window else (inner, outer)
 
 
 def _erase_box(image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace a random box by noise, what travels with it by 0; sizes as in Random Erasing (Zhong et al. 2020)."""
+    """Replace a random box by noise, and its depth by 0; sizes as in Random Erasing (Zhong et al. 2020)."""
     sides = image.shape[-2:]
     area = math.prod(sides) * (0.02 + (1 / 3 - 0.02) * float(torch.rand(())))
     ratio = 0.3 ** (2 * float(torch.rand(())) - 1)

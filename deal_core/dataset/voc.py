@@ -1,28 +1,28 @@
-"""PASCAL VOC 2012 in its official layout, with SBD's additional masks where they are there.
+"""PASCAL VOC 2012 in its official layout, with SBD's additional masks if present.
 
 In VOCdevkit/VOC2012:
 
     JPEGImages/<image>.jpg
     Annotations/<image>.xml             the objects, from which tags are taken
     SegmentationClass/<image>.png       palette PNG: 0 background, 1 to 20, 255 unlabelled
-    SegmentationClassAug/<image>.png    the same of SBD's images, for train_aug
+    SegmentationClassAug/<image>.png    the same for SBD's images, used by train_aug
     ImageSets/Segmentation/<split>.txt
 """
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from deal_core.dataset.dataset import Dataset, FrameRecord
-from deal_core.dataset.image_files import check_ids, first_few, inside, read_color, require_files
+from deal_core.dataset.dataset import Dataset, FrameLoader, FrameRecord
+from deal_core.dataset.image_files import check_ids, first_few, inside, require_files
 from deal_core.errors import DatasetError, UsageError, nearest_hint
-from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, Float32Array, TagMarker, TagState, UInt8Array
+from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, TagMarker, TagState, UInt8Array
 
 VOC_CLASSES = ClassList(
     (
@@ -30,32 +30,27 @@ VOC_CLASSES = ClassList(
         *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
     )
 )
-"""The 20 classes; a class's place is its id in masks."""
+"""The 20 classes in the order of their ids in masks."""
 
-_LISTS = {
-    "train": ("train",),
-    "val": ("val",),
-    "trainval": ("trainval",),
-    "train_aug": ("train_aug", "trainaug"),
-}
+_LISTS = {"train": ("train",), "val": ("val",), "trainval": ("trainval",), "train_aug": ("train_aug", "trainaug")}
 _ADVICE = "unpack the VOC archive again"
 
 
 def open_voc(path: Path | str, split: str = "") -> Dataset:
     """Read the lists and tags of VOC 2012.
 
-    Tags are the classes of the objects in an image's XML, those marked difficult included, as in the tag lists
-    that WSSS methods share; where there is no XML, the classes of its mask. The split train_aug (10,582 images)
-    needs a list, train_aug.txt or trainaug.txt, in ImageSets/Segmentation or the VOC2012 folder, and has the masks
-    of SegmentationClassAug, if that folder exists.
+    Tags are the classes of the objects in an image's XML, including difficult ones, as in the tag lists that WSSS
+    methods share; without an XML file, the classes of its mask. The split train_aug (10,582 images)
+    needs a list, train_aug.txt or trainaug.txt, in ImageSets/Segmentation or the VOC2012 folder, and uses the masks in
+    SegmentationClassAug.
 
     Args:
-        path: VOC2012, VOCdevkit, or the folder that holds it.
-        split: train, val, trainval or train_aug; train_aug when left out.
+        path: folder VOC2012, VOCdevkit, or the folder above it.
+        split: train, val, trainval or train_aug; train_aug if empty.
 
     Raises:
         DatasetError: files are missing; the message counts them and names the first.
-        UsageError: an unknown split.
+        UsageError: the split is unknown.
     """
     split = split or "train_aug"
     if split not in _LISTS:
@@ -73,26 +68,17 @@ def open_voc(path: Path | str, split: str = "") -> Dataset:
             f"{root}: {len(unknown)} of {len(frames)} images of the split {split} have no tags: expected "
             f"Annotations/<image>.xml or {masks.name}/<image>.png, found neither for {first_few(unknown)}"
         )
-    tagged = [
-        FrameRecord(f.recording, f.stamp_ns, f.color, None, f.mask, _read_tags(root, f), f.segment, f.name)
-        for f in frames
-    ]
+    tagged = [replace(frame, tags=_read_tags(root, frame)) for frame in frames]
     without = sum(frame.mask is None for frame in tagged)
     notes = [f"{without} of {len(tagged)} images have no mask in {masks.name}"] if without else []
     return Dataset(root, VOC_CLASSES, tagged, VocLoader(), notes=notes)
 
 
 @dataclass(frozen=True)
-class VocLoader:
+class VocLoader(FrameLoader):
     """Reads JPEG images and palette masks."""
 
-    def image(self, frame: FrameRecord) -> UInt8Array:
-        """Return (H, W, 3) RGB."""
-        return read_color(frame.color, "image", _ADVICE)
-
-    def depth(self, frame: FrameRecord, size: tuple[int, int]) -> Float32Array | None:
-        """Return None: VOC has no depth."""
-        return None
+    advice = _ADVICE
 
     def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
         """Return (H, W) class ids, or None without a mask."""
@@ -103,17 +89,17 @@ def read_palette_mask(file: Path) -> UInt8Array:
     """Return the (H, W) uint8 ids of a mask: the indices of a palette PNG, or the values of a grey one.
 
     Raises:
-        DatasetError: the file is missing, damaged, or holds colours in place of ids.
+        DatasetError: the file is missing or damaged, or contains colours instead of ids.
     """
     try:
         data = file.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
             if image.mode not in ("P", "L"):
                 raise DatasetError(
-                    f"mask {file} holds {image.mode} pixels, expected class ids as a palette or 8-bit grey PNG: where "
-                    "its colour map was applied when it was saved, save the ids instead, or unpack the masks again"
+                    f"mask {file} contains {image.mode} pixels, expected class ids as a palette or 8-bit grey PNG: if "
+                    "its colour map was applied before saving, save the ids instead, or unpack the masks again"
                 )
-            # numpy takes palette indices as they are; a conversion by PIL or OpenCV would look up their colours.
+            # numpy reads palette indices unchanged; a conversion by PIL or OpenCV would look up their colours.
             return np.array(image, np.uint8)
     except FileNotFoundError as error:
         raise DatasetError(f"the mask {file} cannot be read ({error.strerror}): {_ADVICE}") from None
@@ -126,8 +112,8 @@ def _find_root(path: Path) -> Path:
         if (root / "JPEGImages").is_dir():
             return root
     raise DatasetError(
-        f"{path} is no VOC 2012: expected JPEGImages, Annotations, SegmentationClass and ImageSets/Segmentation in it, "
-        "in VOC2012 or in VOCdevkit/VOC2012"
+        f"{path} is not a VOC 2012 dataset: expected JPEGImages, Annotations, SegmentationClass and "
+        "ImageSets/Segmentation in it, in VOC2012 or in VOCdevkit/VOC2012"
     )
 
 
@@ -136,16 +122,16 @@ def _read_list(root: Path, split: str) -> list[str]:
     files = [folder / f"{name}.txt" for folder in folders for name in _LISTS[split]]
     file = next((f for f in files if f.is_file()), None)
     if file is None:
-        source = "SBD's list, which the VOC archive does not hold" if split == "train_aug" else "the VOC archive"
+        source = "SBD's list, which is not in the VOC archive" if split == "train_aug" else "the VOC archive"
         raise DatasetError(f"{root} has no list of the split {split}: expected {files[0]}, from {source}")
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file} cannot be read: {error}") from None
-    # A line is an image's name; in some lists its path and that of its mask.
+    # A line is the name of an image; in some lists the paths of the image and its mask.
     names = [PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
     if not names:
-        raise DatasetError(f"{file} names no image: {_ADVICE}")
+        raise DatasetError(f"{file} is empty, expected names of images: {_ADVICE}")
     repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if repeated:
         raise DatasetError(f"{file} names {len(repeated)} images twice: {first_few(repeated)}")
@@ -161,7 +147,7 @@ def _voc_frame(root: Path, masks: Path, name: str) -> FrameRecord:
         depth=None,
         mask=mask if mask.is_file() else None,
         tags=TagState(),
-        # Each image is a scene of its own; its name as a number stays when other images are added.
+        # Each image is a scene. Its name as a number does not change when other images are added.
         segment=int.from_bytes(name.encode(), "big"),
         name=name,
     )

@@ -1,4 +1,4 @@
-"""Write datasets of the project's own layout, a recording at a time."""
+"""Write datasets in the project's own layout, one recording at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, get_args
 
 import cv2
@@ -27,7 +26,7 @@ from deal_core.dataset.dataset import (
 )
 from deal_core.dataset.image_files import PNG_FLAGS, check_image
 from deal_core.errors import DatasetError, UsageError
-from deal_core.files import replacing, replacing_folder
+from deal_core.files import os_errors_as, replacing, replacing_folder
 from deal_core.structures import (
     CameraIntrinsics,
     ClassList,
@@ -40,40 +39,42 @@ from deal_core.structures import (
 
 
 class DatasetWriter:
-    """Add recordings to a dataset folder, which is made with the first one.
+    """Add recordings to a dataset, which is created with the first one.
 
-    Each recording is written to a hidden folder and renamed when it is complete; if that fails, nothing is left.
+    Each recording is written to a hidden folder and renamed when it is complete; a failure leaves nothing.
 
     Args:
-        path: the dataset folder, existing or not.
-        classes: must be those of the dataset if it exists.
+        path: folder of the dataset, new or existing.
+        classes: classes, equal to those of an existing dataset.
 
     Raises:
-        DatasetError: `path` is something else, or its classes differ.
+        DatasetError: `path` is not a dataset, or its classes differ.
     """
 
     def __init__(self, path: Path | str, classes: ClassList) -> None:
         self.path = Path(path)
         self.classes = classes
         if (self.path / DATASET_FILE).exists():
-            require_same_classes(classes, "what is to be added", read_classes(self.path), f"dataset {self.path}")
+            require_same_classes(classes, "the new recording", read_classes(self.path), f"dataset {self.path}")
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise DatasetError(f"{self.path} exists and is no dataset: it has no {DATASET_FILE}; choose another folder")
+            raise DatasetError(
+                f"{self.path} exists and is not a dataset: it has no {DATASET_FILE}; choose another folder"
+            )
 
     def recording(
         self, name: str, *, overwrite: bool = False, color_format: ColorFormat = "png", jpeg_quality: int = 95
     ) -> RecordingFolder:
-        """Return the folder for one recording, to be used as a context manager.
+        """Return the folder of a new recording, a context manager.
 
         Args:
-            name: of the folder.
+            name: name of the folder.
             overwrite: replace a recording of that name.
             color_format: "png", exact, or "jpeg", about a fifth of the size.
             jpeg_quality: 1 to 100.
 
         Raises:
             DatasetError: the recording exists already.
-            UsageError: a name that is no plain folder name, or an unknown colour format.
+            UsageError: the name is not a plain folder name, or the colour format is unknown.
         """
         check_recording_name(name)
         if color_format not in get_args(ColorFormat) or not 1 <= jpeg_quality <= 100:
@@ -82,9 +83,7 @@ class DatasetWriter:
             )
         final = self.path / RECORDINGS / name
         if final.exists() and not overwrite:
-            raise DatasetError(
-                f"{final} exists already: replace it with --overwrite, or give the new recording another --name"
-            )
+            raise DatasetError(f"{final} exists already: replace it with --overwrite, or choose another --name")
         return RecordingFolder(self, final, None if color_format == "png" else jpeg_quality, overwrite=overwrite)
 
     def write_header(self) -> None:
@@ -118,19 +117,13 @@ class RecordingFolder:
 
     def __enter__(self) -> RecordingFolder:
         self._writing = self._write_folder()
-        try:
+        with os_errors_as(DatasetError, f"{self._final} cannot be made"):
             self._writing.__enter__()
-        except OSError as error:
-            raise DatasetError(f"{self._final} cannot be made: {error.strerror}") from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._writing.__exit__(kind, error, trace)
-        except OSError as failure:
-            raise DatasetError(f"{self._final} cannot be put in place: {failure.strerror}") from failure
+    def __exit__(self, *error: Any) -> None:
+        with os_errors_as(DatasetError, f"{self._final} cannot be put in place"):
+            self._writing.__exit__(*error)
 
     @contextmanager
     def _write_folder(self) -> Iterator[None]:
@@ -140,7 +133,7 @@ class RecordingFolder:
             with (self._folder / FRAMES_FILE).open("w", encoding="utf-8") as self._list:
                 yield
             if not self.frames_written:
-                raise DatasetError(f"{self._final}: no frame was written, so nothing is kept")
+                raise DatasetError(f"{self._final}: no frame was written, so the folder was removed")
             self._dataset.write_header()
 
     def write(self, pair: RgbdPair, tags: TagState, segment: int, mask: UInt8Array | None = None) -> None:
@@ -148,13 +141,13 @@ class RecordingFolder:
 
         Args:
             pair: colour and depth.
-            tags: of the dataset's classes.
-            segment: frames with one number belong to one scene.
-            mask: (H, W) class ids, where they were drawn.
+            tags: tags that name the dataset's classes.
+            segment: number of the scene.
+            mask: (H, W) class ids; None without a drawn mask.
 
         Raises:
-            DatasetError: a stamp that was written before, images that do not fit each other, or a full disk.
-            UsageError: a tag that is no class of the dataset.
+            DatasetError: the stamp was written before, the images do not fit each other, or the disk is full.
+            UsageError: a tag is not a class of the dataset.
         """
         tags.vector(self._dataset.classes)
         if pair.stamp_ns in self._stamps:
@@ -183,22 +176,16 @@ class RecordingFolder:
         (self._folder / CAMERA_FILE).write_text(json.dumps(asdict(camera), indent=2) + "\n", encoding="utf-8")
 
     def write_source(self, source: Mapping[str, Any]) -> None:
-        """Write where the recording comes from and what was left out, as plain JSON."""
+        """Write the origin of the recording and what was left out, as plain JSON."""
         (self._folder / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
 
     def _write_image(self, name: str, image: npt.NDArray[Any], flags: Sequence[int]) -> None:
         _, data = cv2.imencode(Path(name).suffix, image, flags)
-        try:
+        with os_errors_as(DatasetError, f"{self._final / name} cannot be written"):
             (self._folder / name).write_bytes(data.data)
-        except OSError as error:
-            raise DatasetError(f"{self._final / name} cannot be written: {error.strerror}") from error
 
 
 def check_recording_name(name: str) -> None:
-    """Refuse a name that cannot be the name of one visible folder.
-
-    Raises:
-        UsageError: it is empty, hidden, or holds a separator.
-    """
+    """Raise `UsageError` if a folder name is empty, hidden, or contains a separator."""
     if not name or name.startswith(".") or set(name) & set("/\\\0"):
         raise UsageError(f"'{name}' cannot name a recording: expected a plain folder name, as in kitchen_1")

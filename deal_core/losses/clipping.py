@@ -1,4 +1,4 @@
-"""Gradient clipping decoder: cross-entropy in which no pixel counts more than the mean around it."""
+"""Cross-entropy with the gradient clipping of WeakTr: no pixel counts more than the mean around it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class ClippedLoss(NamedTuple):
 def clipped_cross_entropy(logits: Tensor, mask: Tensor, *, below: float = 1.2, cells: int = 4) -> ClippedLoss:
     """Return the cross-entropy of the second stage of WeakTr (Zhu et al. 2023, arXiv 2304.01184), a scalar >= 0.
 
-    Pixels of pseudo masks that are wrong have a large loss as soon as the network knows better. Once the mean over
+    Wrong pixels of pseudo masks have a large loss once the network predicts the right class. Once the mean over
     the batch has fallen to `below`, the loss of each pixel is cut at the mean of its cell of a grid over the images
-    (over the batch too), or at the mean of all where that is larger; what is cut gives no gradient.
+    (over the batch too), or at the mean of all pixels if that is larger; clipped pixels give no gradient.
 
     Args:
         logits: (B, K + 1, H, W), background first.
-        mask: (B, H, W) ids, 255 is ignored: it counts in no mean.
-        below: the mean loss from which on is clipped; 0 never clips.
-        cells: of the grid, along each side.
+        mask: (B, H, W) ids, 255 is ignored, also in the means.
+        below: mean loss at which clipping begins; 0 never clips.
+        cells: number of cells along each side of the grid.
 
     Raises:
-        ValueError: shapes differ, or there are more cells than pixels along a side.
+        ValueError: the shapes differ, or a side has more cells than pixels.
 
     >>> loss, clipped = clipped_cross_entropy(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.uint8))
     >>> round(float(loss), 4), float(clipped)
@@ -54,7 +54,7 @@ def clipped_cross_entropy(logits: Tensor, mask: Tensor, *, below: float = 1.2, c
 
 
 def _cell_means(losses: Tensor, known: Tensor, cells: int) -> Tensor:
-    """Return (H, W) the mean loss, over batch and known pixels, of the cell that each pixel lies in."""
+    """Return (H, W) the mean loss over the batch and the known pixels of each pixel's cell."""
     rows, columns = (_membership(length, cells).to(losses) for length in losses.shape[1:])
     sums = rows @ losses.sum(0) @ columns.T
     numbers = rows @ known.sum(0) @ columns.T
@@ -62,5 +62,5 @@ def _cell_means(losses: Tensor, known: Tensor, cells: int) -> Tensor:
 
 
 def _membership(length: int, cells: int) -> Tensor:
-    """Return (cells, length): 1 where a position lies in a cell."""
+    """Return (cells, length): 1 where a position is in a cell."""
     return F.one_hot(torch.arange(length) * cells // length, cells).T

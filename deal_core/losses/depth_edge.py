@@ -1,27 +1,28 @@
 r"""The Depth Edge Alignment Loss (DEAL), arXiv 2509.17702.
 
-The class activation maps of present tags should have their edges where the depth map has its
-edges, and none where it has none:
+The class activation maps of present tags should have edges where the depth map has edges, and nowhere else:
 
 .. math::
     L = -\frac{1}{H'W'} \sum_{ij} \frac{1}{\sum_k y_k} \sum_k y_k\, g(a_{kij})\, g(d_{ij}),
     \qquad g(x) = \tanh\!\Big(\mu + \log\frac{x}{1-x}\Big)
 
-with ``a_k`` and ``d`` the Sobel magnitudes of CAM k and of the depth, both in [0, 1]. How the two are brought
-into [0, 1] is not part of the published definition and decides whether the loss helps or flattens the CAM; each
-choice is an argument here, and the defaults are the ones that rank the true mask first and a flat map last.
+with ``a_k`` and ``d`` the Sobel magnitudes of CAM k and of the depth, both in [0, 1]. The published definition leaves
+open how the two are scaled to [0, 1], which decides whether the loss helps or flattens the CAM; each choice is an
+argument here, and the defaults rank the true mask first and a flat map last.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deal_core.losses.tags import check_cams
 from deal_core.structures import DepthKind, valid_depth
 
 CamValue = Literal["relu_max", "min_max", "sigmoid", "none"]
@@ -44,21 +45,21 @@ SOBEL_BOUND = math.sqrt(20.0)
 
 @dataclass(frozen=True)
 class DepthEdgeOptions:
-    """How CAM and depth become edges in [0, 1], and where these are compared.
+    """Options that turn CAM and depth into edges in [0, 1], and compare them.
 
     Args:
         size: (H', W') at which edges are compared; half of the depth's size when left out.
         mu: where g changes sign: an edge strength of sigmoid(-mu), 0.076 for 2.5, separates edge from no edge.
         cam_value: CAM before the Sobel filter: ReLU divided by the maximum of each map, min-max of each map,
-            sigmoid, or as it is.
-        cam_edge: Sobel magnitude of the CAM divided by its own maximum a map, or by `SOBEL_BOUND`.
+            sigmoid, or unchanged.
+        cam_edge: Sobel magnitude of the CAM divided by the maximum of each map, or by `SOBEL_BOUND`.
         depth_value: depth before the Sobel filter: min-max over the valid pixels of each image, the same for
-            inverse depth, or as it is. Depth of kind "inverse" is not inverted again.
-        depth_edge: Sobel magnitude of the depth divided by `SOBEL_BOUND`, or by its own maximum an image.
-        depth_slope: "remove" subtracts the median slope of each image, that of the surface that fills most of it,
-            before the magnitude is taken. Inverse depth of a plane is linear in the image, so with
-            `depth_value="inverse_min_max"` a table seen at any angle makes no edges.
-        depth_gain: factor on the edge strength of the depth, which is then cut off at 1.
+            inverse depth, or unchanged. Depth of kind "inverse" is not inverted again.
+        depth_edge: Sobel magnitude of the depth divided by `SOBEL_BOUND`, or by the maximum of each image.
+        depth_slope: "remove" subtracts the median slope of each image before the magnitude is taken: the slope of the
+            largest surface. Inverse depth of a plane is linear in the image, so with `depth_value="inverse_min_max"` a
+            table at any angle makes no edges.
+        depth_gain: factor on the edge strength of the depth; the product is clipped at 1.
         depth_kind: "metric", or "inverse" for relative inverse depth of any scale, as Depth Anything estimates it.
 
     Raises:
@@ -82,11 +83,11 @@ class DepthEdgeOptions:
 
 @dataclass(frozen=True)
 class DepthEdges:
-    """Edges of a depth map at the size at which the loss compares.
+    """Edges of a depth map at the size at which the loss compares edges.
 
     Args:
         strength: (B, 1, H', W') in [0, 1].
-        weight: (B, 1, H', W') in {0, 1}; 0 where the 3x3 neighbourhood touches a pixel without depth.
+        weight: (B, 1, H', W') in {0, 1}; 0 where the 3x3 neighbourhood includes a pixel without depth.
     """
 
     strength: Tensor
@@ -95,12 +96,12 @@ class DepthEdges:
 
 @dataclass(frozen=True)
 class AlignmentTerms:
-    """The loss and the values that explain it.
+    """The loss, and the loss of a flat CAM for comparison.
 
     Args:
         loss: scalar in [-1, 1].
-        flat: scalar in [-1, 1], the loss of a CAM without any edge on the same batch. Only the difference
-            between the two says something about the CAM.
+        flat: scalar in [-1, 1], the loss of a CAM without edges on the same batch. Only the difference between
+            the two describes the CAM.
     """
 
     loss: Tensor
@@ -115,9 +116,9 @@ def depth_edge_alignment_loss(
     Args:
         cams: (B, K, h, w) class activation maps, raw logits; resampled bilinearly to `size`.
         depth: (B, 1, H, W) of `depth_kind`, larger than 0; resampled bicubically to `size`.
-        tags: (B, K), 1 present, 0 absent, nan unknown. Only present classes take part; an image without any
+        tags: (B, K), 1 present, 0 absent, nan unknown. Only present classes count; an image without one
             contributes 0.
-        valid: (B, 1, H, W) bool, where depth was measured; finite and positive depth when left out. An image
+        valid: (B, 1, H, W) bool, where depth was measured; if None, where depth is finite and positive. An image
             without a valid pixel contributes 0.
         **options: the fields of `DepthEdgeOptions`.
 
@@ -136,8 +137,8 @@ def depth_edge_alignment_loss(
 def edge_sign(strength: Tensor, mu: float = 2.5) -> Tensor:
     """Return g(x) = tanh(mu + log(x / (1 - x))) in [-1, 1] for edge strengths in [0, 1].
 
-    Written as the rational function it is, (c x^2 - (1-x)^2) / (c x^2 + (1-x)^2) with c = exp(2 mu): finite on
-    the closed interval, and no epsilon.
+    Computed as the equal rational function (c x^2 - (1-x)^2) / (c x^2 + (1-x)^2) with c = exp(2 mu), which is finite
+    on the closed interval without an epsilon.
     """
     edge = math.exp(2.0 * mu) * strength.square()
     flat = (1.0 - strength).square()
@@ -147,8 +148,8 @@ def edge_sign(strength: Tensor, mu: float = 2.5) -> Tensor:
 def cam_edges(cams: Tensor, *, size: tuple[int, int], value: CamValue = "relu_max", edge: CamEdge = "max") -> Tensor:
     """Return the edge strength (B, K, H', W') in [0, 1] of each map in `cams` (B, K, h, w).
 
-    Divided by its own maximum, a map without any edge has strength 1 everywhere: it is the limit of ever weaker
-    slopes, all of whose pixels are as steep as their steepest. A CAM so gains nothing by becoming flat.
+    With `edge="max"`, a map without edges has strength 1 everywhere: it is the limit of ever weaker slopes, in which
+    every pixel is as steep as the steepest. So a CAM gains nothing by becoming flat.
     """
     _check_option("cam_value", value)
     _check_option("cam_edge", edge)
@@ -178,11 +179,10 @@ def depth_edges(
     gain: float = 1.0,
     kind: DepthKind = "metric",
 ) -> DepthEdges:
-    """Return the edges of `depth` (B, 1, H, W) of this kind at `size`; pixels that are not `valid` make none.
+    """Return the edges of `depth` (B, 1, H, W) at `size`; pixels that are not `valid` make no edges.
 
-    Holes are filled from their surroundings only so that resampling and the Sobel filter have a number to work
-    on; what is computed from a filled pixel gets weight 0. A cell of the smaller grid is valid where at least
-    half of its area was measured.
+    Holes are filled from their surroundings, because resampling and the Sobel filter need numbers; values computed
+    from a filled pixel get weight 0. A cell of the smaller grid is valid if at least half of its area was measured.
     """
     _check_option("depth_value", value)
     _check_option("depth_edge", edge)
@@ -254,7 +254,7 @@ class DepthEdgeAlignmentLoss(nn.Module):
         return self.terms(cams, depth, tags, valid).loss
 
     def terms(self, cams: Tensor, depth: Tensor, tags: Tensor, valid: Tensor | None = None) -> AlignmentTerms:
-        """Return the loss and what a flat CAM would score on the same batch; shapes as in the function."""
+        """Return the loss and the loss of a flat CAM; shapes as in `depth_edge_alignment_loss`."""
         _check_shapes(cams, depth, tags, valid)
         options = self.options
         size = options.size or (max(depth.shape[-2] // 2, 1), max(depth.shape[-1] // 2, 1))
@@ -274,22 +274,20 @@ class DepthEdgeAlignmentLoss(nn.Module):
             target = edge_sign(edges.strength, options.mu) * edges.weight
             present = (tags == 1).to(dtype)
             share = present / present.sum(1, keepdim=True).clamp_min(1)
-            # Classes that no image of the batch shows weigh nothing: their edges need not be computed.
+            # Classes that are absent from the whole batch have no weight, so their edges are not computed.
             used = _used_classes(present)
             cams, share = cams[:, used], share[:, used]
-            strength = cam_edges(cams.to(dtype), size=size, value=options.cam_value, edge=options.cam_edge)
-            agreement = (edge_sign(strength, options.mu) * target).mean(dim=(-2, -1))
+            edges_of = partial(cam_edges, size=size, value=options.cam_value, edge=options.cam_edge)
+            agreement = (edge_sign(edges_of(cams.to(dtype)), options.mu) * target).mean(dim=(-2, -1))
             loss = -(share * agreement).sum(1).mean()
-            without_edges = cam_edges(
-                torch.zeros_like(cams[:1, :1]), size=size, value=options.cam_value, edge=options.cam_edge
-            )
+            without_edges = edges_of(torch.zeros_like(cams[:1, :1]))
             flat_agreement = (edge_sign(without_edges.to(dtype), options.mu) * target).mean(dim=(-2, -1))
             flat = -(flat_agreement * share.sum(1, keepdim=True)).mean().detach()
         return AlignmentTerms(loss, flat)
 
 
 def _used_classes(present: Tensor) -> Tensor:
-    """Return the indices of the classes that any row of (B, K) has, at least one."""
+    """Return the indices of the classes that are present in any row of (B, K), at least one index."""
     used = present.any(dim=0).nonzero()[:, 0]
     return used if len(used) else used.new_zeros(1)
 
@@ -302,7 +300,7 @@ def _magnitude(dx: Tensor, dy: Tensor) -> Tensor:
 
 
 def _median_where(values: Tensor, usable: Tensor) -> Tensor:
-    """Return the median over the usable pixels of each image, (B, C, 1, 1); 0 where there is none."""
+    """Return the median over the usable pixels of each image, (B, C, 1, 1); 0 without usable pixels."""
     median = values.masked_fill(~usable, math.nan).flatten(2).nanmedian(dim=-1).values
     return median.nan_to_num(0.0)[..., None, None]
 
@@ -314,7 +312,7 @@ def _divide_by_maximum(maps: Tensor) -> Tensor:
 
 
 def _min_max_where(values: Tensor, valid: Tensor) -> Tensor:
-    """Scale each image so that its valid pixels span [0, 1]; constant or without a valid pixel gives 0."""
+    """Scale each image so that its valid pixels span [0, 1]; 0 for a constant image or one without valid pixels."""
     low = values.masked_fill(~valid, math.inf).amin(dim=(-2, -1), keepdim=True)
     high = values.masked_fill(~valid, -math.inf).amax(dim=(-2, -1), keepdim=True)
     spread = (high - low).where(high > low, 1.0)
@@ -322,7 +320,7 @@ def _min_max_where(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def _fill_holes(depth: Tensor, valid: Tensor) -> Tensor:
-    """Fill pixels that are not valid with the mean of the nearest coarser 2x2 cells that have one."""
+    """Fill invalid pixels with the mean of the nearest coarser 2x2 cell that contains valid ones."""
     if max(depth.shape[-2:]) == 1:
         return depth
     share = F.avg_pool2d(valid.to(depth.dtype), 2, ceil_mode=True)
@@ -333,13 +331,10 @@ def _fill_holes(depth: Tensor, valid: Tensor) -> Tensor:
 
 
 def _check_shapes(cams: Tensor, depth: Tensor, tags: Tensor, valid: Tensor | None) -> None:
-    if cams.ndim != 4:
-        raise ValueError(f"expected cams of shape (B, K, h, w), got {tuple(cams.shape)}")
-    batch, classes = cams.shape[:2]
+    check_cams(cams, tags)
+    batch = len(cams)
     if depth.ndim != 4 or depth.shape[0] != batch or depth.shape[1] != 1:
         raise ValueError(f"expected depth of shape ({batch}, 1, H, W), got {tuple(depth.shape)}")
-    if tuple(tags.shape) != (batch, classes):
-        raise ValueError(f"expected tags of shape ({batch}, {classes}), got {tuple(tags.shape)}")
     if valid is not None and (valid.shape != depth.shape or valid.dtype != torch.bool):
         raise ValueError(f"expected valid as bool {tuple(depth.shape)}, got {valid.dtype} {tuple(valid.shape)}")
 

@@ -1,7 +1,7 @@
 """The losses of SEAM (Wang et al., CVPR 2020, arXiv 2004.04581): two views of an image should have the same CAMs.
 
-All work on maps of both views at one size, and count only tags that are present: the channel of an absent or unknown
-tag is 0 on both sides. How many channels the averages are over is the argument `classes`.
+All take maps of both views at one size, and count only present tags: the channel of an absent or unknown tag is 0 on
+both sides. The argument `classes` is the number of channels to average over.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def equivariant_regularization_loss(
     Args:
         first: (B, K, h, w) in [0, 1], normalised CAMs of the first view, brought to the frame of the second.
         second: (B, K, h, w) in [0, 1].
-        tags: (B, K), 1 present, 0 absent, nan unknown; only present ones make a difference.
-        classes: how many classes an image is averaged over; those that are present when left out.
+        tags: (B, K), 1 present, 0 absent, nan unknown; only present tags count.
+        classes: number of classes to average over for each image; the present classes if None.
 
     Raises:
         ValueError: shapes differ.
@@ -53,9 +53,9 @@ def equivariant_cross_regularization_loss(
 ) -> Tensor:
     """Return how far the refined map of each view is from the CAM of the other, a scalar in [0, 2] (L_ECR).
 
-    T(|onehot(c_2) - r_1|) + T(|onehot(c_1) - r_2|): onehot adds the background, 1 - max over classes, and keeps of
-    the classes only the largest one at each pixel; no gradient goes through it. T is the mean of the largest entries
-    of each image (online hard mining).
+    T(|onehot(c_2) - r_1|) + T(|onehot(c_1) - r_2|): onehot adds the background, 1 - max over classes, and keeps
+    only the largest class at each pixel; no gradient flows through it. T is the mean of the largest entries of each
+    image (online hard mining).
 
     Args:
         first: (B, K, h, w) in [0, 1], normalised CAMs of the first view, brought to the frame of the second.
@@ -64,7 +64,7 @@ def equivariant_cross_regularization_loss(
         second_refined: (B, K + 1, h, w) in [0, 1].
         tags: (B, K), 1 present, 0 absent, nan unknown.
         hardest: share of the entries, background and counted classes, that T averages.
-        classes: how many classes of an image are counted; those that are present when left out.
+        classes: number of classes to count for each image; the present classes if None.
 
     Raises:
         ValueError: shapes differ, or `hardest` is not in (0, 1].
@@ -88,12 +88,12 @@ def equivariant_cross_regularization_loss(
 def refined_minimum_loss(refined: Tensor, tags: Tensor, *, share: float = 0.25) -> Tensor:
     """Return the mean of the lowest pixels of the strongest present class, a scalar >= 0 (L_rvmin).
 
-    It pulls the refined map to 0 where no class is; what it moves is the best background threshold.
+    It pulls the refined map to 0 outside the classes, and so moves the best background threshold.
 
     Args:
         refined: (B, K, h, w) refined CAMs; negative values count as 0.
         tags: (B, K), 1 present, 0 absent, nan unknown; an image without a present tag gives 0.
-        share: of the pixels that are averaged.
+        share: share of the pixels to average.
 
     Raises:
         ValueError: shapes differ.
@@ -105,15 +105,15 @@ def refined_minimum_loss(refined: Tensor, tags: Tensor, *, share: float = 0.25) 
 
 
 def _one_hot(cams: Tensor) -> Tensor:
-    """Return (B, K + 1, h, w): 1 - max over the classes, then of the classes the largest, with their values."""
+    """Return (B, K + 1, h, w): 1 - max over the classes, then the largest class at each pixel; the others are 0."""
     largest = cams.amax(dim=1, keepdim=True)
     return torch.cat([1.0 - largest, cams.where(cams == largest, 0.0)], dim=1)
 
 
 def _mean_of_largest(values: Tensor, classes: Tensor | int, share: float) -> Tensor:
-    """Return the mean over images of the mean of their largest entries; `classes` and the background are counted.
+    """Return the mean over images of the mean of their largest entries, among `classes` classes and the background.
 
-    Entries >= 0 of classes that `values` does not hold are taken as 0.
+    Entries of classes that `values` does not contain count as 0.
     """
     pixels = values.shape[-2] * values.shape[-1]
     values = values.flatten(1)
@@ -122,7 +122,7 @@ def _mean_of_largest(values: Tensor, classes: Tensor | int, share: float) -> Ten
         largest = values.topk(min(count, values.shape[1]), dim=1, sorted=False).values
         return largest.sum() / (count * len(values))
     counts = ((classes.double() + 1) * pixels * share).long().clamp_min(1)
-    most = max(int(values.shape[1] * share), 1)  # of an image in which every class is present
+    most = max(int(values.shape[1] * share), 1)  # for an image in which every class is present
     ranked = values.topk(most, dim=1).values
     chosen = torch.arange(most, device=values.device) < counts[:, None]
     return (ranked.where(chosen, 0.0).sum(dim=1) / counts).mean()

@@ -1,25 +1,25 @@
 r"""The feature similarity loss (FSL), from "High-fidelity Pseudo-labels for Boosting Weakly-Supervised Segmentation".
 
-Jonnarth, Zhang, Felsberg; WACV 2024, arXiv 2304.02621. Cells that lie close together should be of one class where
-their colours are alike, and of two where they are not:
+Jonnarth, Zhang, Felsberg; WACV 2024, arXiv 2304.02621. Neighbouring cells should have one class where their
+colours are similar, and different classes where they are not:
 
 .. math::
     L = -\frac{1}{B h w} \sum_{b} \sum_{i,j} W_{ij}\, \tfrac12 \lVert y_i - y_j \rVert^2, \qquad
     W_{ij} = \frac{1}{2\pi\sigma^2} e^{-\lVert p_i - p_j \rVert^2 / 2\sigma^2}\, g(d_{ij})
 
-with ``y_i`` the prediction of a cell (each present class's map scaled to [0, 1], and what is left to 1 as background),
-``p_i`` its place, ``d_ij`` in [0, 1] the mean absolute difference of the two colours, and g the squashing function of
-`depth_edge.edge_sign`, negative for colours that are alike. The sum is a quadratic form,
+with ``y_i`` the prediction of a cell (each present class's map scaled to [0, 1], and the rest to 1 as background),
+``p_i`` its position, ``d_ij`` in [0, 1] the mean absolute difference of the two colours, and g the squashing function
+of `depth_edge.edge_sign`, negative for similar colours. The sum is a quadratic form,
 
 .. math::
     \sum_{i,j} W_{ij}\, \tfrac12 \lVert y_i - y_j \rVert^2 = \operatorname{tr} Y^\top (D - W) Y,
     \qquad D = \operatorname{diag}(W 1)
 
-in which W does not depend on the network: its gradient is twice (D - W) Y, which the value is made from as well. The
+in which W does not depend on the network: the gradient is twice (D - W) Y, from which the value is computed, too. The
 loss has a first derivative only.
 
-The reference adds 1e-5 in two places. In g it has no part here: the closed form of `edge_sign` needs none (and differs
-by up to 2e-4 from the reference's). In the scaling of the maps it stays, see `class_shares`.
+The reference adds 1e-5 in two places. Here g has no epsilon: the closed form of `edge_sign` needs none (and differs by
+up to 2e-4 from the reference). The scaling of the maps keeps it, see `class_shares`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from torch.autograd.function import once_differentiable
 
 from deal_core.losses.depth_edge import edge_sign
 from deal_core.losses.equivariance import max_norm
+from deal_core.losses.tags import check_cams
 
 _REACH = 6.0
 """Rows of the grid farther apart than this many sigma are not compared: 2e-9 of the spatial weight lies there."""
@@ -42,18 +43,18 @@ _REACH = 6.0
 def feature_similarity_loss(cams: Tensor, image: Tensor, tags: Tensor, *, sigma: float, mu: float = 2.5) -> Tensor:
     """Return the feature similarity loss, a scalar (arXiv 2304.02621).
 
-    Where it was published its weight is 1 on VOC and 0.2 on COCO, on maps of 56x56 cells of 8 pixels.
+    The published weight is 1 on VOC and 0.2 on COCO, on maps of 56x56 cells of 8 pixels.
 
     Args:
-        cams: (B, K, h, w) class activation maps of the foreground classes; what is negative counts as 0.
+        cams: (B, K, h, w) class activation maps of the foreground classes; negative values count as 0.
         image: (B, 3, H, W) RGB in [0, 1], of any size; resampled bilinearly (corners aligned) to (h, w).
-        tags: (B, K), 1 present, 0 absent, nan unknown. Only present classes take part; an image without any
+        tags: (B, K), 1 present, 0 absent, nan unknown. Only present classes count; an image without one
             contributes 0.
-        sigma: how far cells compare themselves with others, in cells; 5 where it was published (40 pixels).
-        mu: colours that differ by less than sigmoid(-mu), 0.076 for 2.5, should be of one class, others of two.
+        sigma: reach of the comparison between cells, in cells; published with 5 (40 pixels).
+        mu: colours that differ by less than sigmoid(-mu), 0.076 for 2.5, should have one class, others two.
 
     Raises:
-        ValueError: a shape does not fit the others, or sigma is not positive.
+        ValueError: the shapes do not fit each other, or sigma is not positive.
 
     >>> cams = torch.rand(2, 3, 8, 8, requires_grad=True)
     >>> image, tags = torch.rand(2, 3, 64, 64), torch.tensor([[1.0, 0.0, float("nan")], [0.0, 1.0, 1.0]])
@@ -73,9 +74,9 @@ def feature_similarity_loss(cams: Tensor, image: Tensor, tags: Tensor, *, sigma:
 def class_shares(cams: Tensor, tags: Tensor) -> Tensor:
     """Return the prediction (B, 1 + K, h, w) in [0, 1], background first, of maps (B, K, h, w).
 
-    Each map of a present class is scaled by its smallest and largest value, of ReLU, to [0, 1]; those of other
-    classes are 0. Background is what the largest of them leaves to 1. The 1e-5 is SEAM's: without it a map that is
-    about to vanish would have a gradient without bound.
+    After ReLU, each map of a present class is scaled by its minimum and maximum to [0, 1]; maps of other classes are
+    0. Background is 1 minus the largest map. The epsilon 1e-5 is from SEAM: without it the gradient of a vanishing map
+    would be unbounded.
     """
     foreground = max_norm(cams) * (tags == 1).to(cams.dtype)[:, :, None, None]
     return torch.cat([1.0 - foreground.amax(dim=1, keepdim=True), foreground], dim=1)
@@ -84,7 +85,7 @@ def class_shares(cams: Tensor, tags: Tensor) -> Tensor:
 class FeatureSimilarityLoss(nn.Module):
     """Feature similarity loss (Jonnarth, Zhang, Felsberg; arXiv 2304.02621).
 
-    Holds the options of `feature_similarity_loss`; has no parameters and no state.
+    Keeps the options of `feature_similarity_loss`; has no parameters and no state.
 
     >>> criterion = FeatureSimilarityLoss(sigma=2.0)
     >>> cams = torch.rand(2, 4, 8, 8)
@@ -104,7 +105,7 @@ class FeatureSimilarityLoss(nn.Module):
 
 
 class _Disagreement(torch.autograd.Function):
-    """tr Y^T (D - W) Y of shares (B, C, h, w), whose gradient the forward pass has already made."""
+    """tr Y^T (D - W) Y of shares (B, C, h, w); the forward pass already computes its gradient."""
 
     @staticmethod
     def forward(ctx: Any, shares: Tensor, colours: Tensor, sigma: float, mu: float) -> Tensor:
@@ -120,7 +121,7 @@ class _Disagreement(torch.autograd.Function):
 
 
 def _laplacian_product(shares: Tensor, colours: Tensor, sigma: float, mu: float) -> Tensor:
-    """Return (D - W) Y, (B, C, h, w), without ever holding W.
+    """Return (D - W) Y, (B, C, h, w), without storing W.
 
     Row i of the grid is compared with row i + s for all i at once, a w x w block of W each; W is symmetric, so the
     block serves both rows. A column of ones beside Y collects D.
@@ -144,13 +145,9 @@ def _laplacian_product(shares: Tensor, colours: Tensor, sigma: float, mu: float)
 
 
 def _check_shapes(cams: Tensor, image: Tensor, tags: Tensor) -> None:
-    if cams.ndim != 4:
-        raise ValueError(f"expected cams of shape (B, K, h, w), got {tuple(cams.shape)}")
-    batch, classes = cams.shape[:2]
-    if image.ndim != 4 or tuple(image.shape[:2]) != (batch, 3):
-        raise ValueError(f"expected image of shape ({batch}, 3, H, W), got {tuple(image.shape)}")
-    if tuple(tags.shape) != (batch, classes):
-        raise ValueError(f"expected tags of shape ({batch}, {classes}), got {tuple(tags.shape)}")
+    check_cams(cams, tags)
+    if image.ndim != 4 or tuple(image.shape[:2]) != (len(cams), 3):
+        raise ValueError(f"expected image of shape ({len(cams)}, 3, H, W), got {tuple(image.shape)}")
 
 
 def _check_sigma(sigma: float) -> None:

@@ -1,16 +1,16 @@
 r"""The importance sampling loss (ISL), from "High-fidelity Pseudo-labels for Boosting Weakly-Supervised Segmentation".
 
 Jonnarth, Zhang, Felsberg; WACV 2024, arXiv 2304.02621. A tag that is classified from the mean of a class activation
-map (CAM) rewards maps that are a little active everywhere, or very active at one place. Here it is classified at cells
-that are drawn from the map itself: for each class of each image S cells i with probability proportional to
+map (CAM) rewards maps that are slightly active everywhere, or very active in one place. Here the tag is classified at
+cells that are sampled from the map: for each class of each image S cells i with probability proportional to
 :math:`\sigma(z_i)`, so that
 
 .. math::
     L = \frac{1}{S |K|} \sum_{k \in K} \sum_{s=1}^{S}
         -\big[y_k \log\sigma(z_{k,i_s}) + (1-y_k) \log(1-\sigma(z_{k,i_s}))\big]
 
-over the classes K of the batch whose tag is known: the active cells of an absent class are pushed down, and those of a
-present class up, wherever they are. No gradient runs through the drawing.
+over the classes K of the batch whose tag is known: the loss lowers the active cells of an absent class and raises those
+of a present class. No gradient flows through the sampling.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor, nn
 
-from deal_core.losses.tags import tag_loss
+from deal_core.losses.tags import check_cams, tag_loss
 
-_FLOOR = 1e-5  # so that a map of zeros can be drawn from, as published
+_FLOOR = 1e-5  # lets a map of zeros be sampled, as published
 
 
 def importance_sampling_loss(
@@ -33,18 +33,18 @@ def importance_sampling_loss(
 ) -> Tensor:
     """Return the importance sampling loss, a scalar >= 0 (arXiv 2304.02621).
 
-    The publication gives it a share of 0.2 in the tag loss; the loss of the map's mean has the other 0.8.
+    The published tag loss is 0.2 of this loss and 0.8 of the loss of the map's mean.
 
     Args:
         cams: (B, K, h, w) class activation maps, raw logits, of the foreground classes.
         tags: (B, K), 1 present, 0 absent, nan unknown; an unknown tag gives neither loss nor gradient, and a batch
             without any known tag gives 0.
-        samples: S, cells drawn (with replacement) a class and image.
-        positions: (B, K, S) int64 indices into the h*w cells, row by row, in place of drawing them.
-        generator: to draw with, on the device of `cams`; torch's default one when left out.
+        samples: S, number of cells to draw (with replacement) for each class and image.
+        positions: (B, K, S) int64 indices into the h*w cells, row by row, used instead of drawing them.
+        generator: random generator on the device of `cams`; torch's default if None.
 
     Raises:
-        ValueError: a shape does not fit the others, or `samples` is below 1.
+        ValueError: the shapes do not fit each other, or `samples` is below 1.
 
     >>> cams, tags = torch.randn(2, 3, 8, 8), torch.tensor([[1.0, 0.0, float("nan")], [0.0, 1.0, 1.0]])
     >>> importance_sampling_loss(cams, tags, samples=4).shape
@@ -66,8 +66,8 @@ def draw_positions(cells: Tensor, samples: int, generator: Generator | None = No
 
     Args:
         cells: (B, K, n) logits.
-        samples: how many for each map.
-        generator: on the device of `cells`.
+        samples: number of indices for each map.
+        generator: random generator on the device of `cells`.
     """
     shares = cells.detach().sigmoid() + _FLOOR
     return torch.multinomial(shares.flatten(0, 1), samples, replacement=True, generator=generator).unflatten(
@@ -78,7 +78,7 @@ def draw_positions(cells: Tensor, samples: int, generator: Generator | None = No
 class ImportanceSamplingLoss(nn.Module):
     """Importance sampling loss (Jonnarth, Zhang, Felsberg; arXiv 2304.02621).
 
-    Holds the options of `importance_sampling_loss`; has no parameters and no state.
+    Keeps the options of `importance_sampling_loss`; has no parameters and no state.
 
     >>> criterion = ImportanceSamplingLoss(samples=10)
     >>> criterion(torch.zeros(2, 3, 8, 8), torch.ones(2, 3))
@@ -91,15 +91,12 @@ class ImportanceSamplingLoss(nn.Module):
         self.samples = samples
 
     def forward(self, cams: Tensor, tags: Tensor, generator: Generator | None = None) -> Tensor:
-        """Return the scalar loss; arguments as of `importance_sampling_loss`."""
+        """Return the scalar loss; arguments as in `importance_sampling_loss`."""
         return importance_sampling_loss(cams, tags, samples=self.samples, generator=generator)
 
 
 def _check_shapes(cams: Tensor, tags: Tensor, samples: int, positions: Tensor | None) -> None:
-    if cams.ndim != 4:
-        raise ValueError(f"expected cams of shape (B, K, h, w), got {tuple(cams.shape)}")
-    if tags.shape != cams.shape[:2]:
-        raise ValueError(f"expected tags of shape {tuple(cams.shape[:2])}, got {tuple(tags.shape)}")
+    check_cams(cams, tags)
     _check_samples(samples)
     if positions is not None and (
         positions.ndim != 3 or positions.shape[:2] != cams.shape[:2] or positions.dtype != torch.int64

@@ -1,10 +1,12 @@
-"""The loop that records a RealSense."""
+"""Record a RealSense."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from deal_core.errors import RecordingError
@@ -21,8 +23,8 @@ class Collected:
     """A finished recording, and how it ended.
 
     Attributes:
-        summary: of the recording.
-        failure: why it ended by itself; empty if it was stopped, or if the file ended.
+        summary: summary of the recording.
+        failure: why recording ended by itself; empty if it was stopped, or the file ended.
         offset_ms: largest difference between the times of colour and depth of a pair.
     """
 
@@ -41,21 +43,21 @@ def collect_pairs(
     on_pair: Callable[[], None] = lambda: None,
     duration_s: float = 0.0,
 ) -> Collected:
-    """Record a source that streams until it ends, fails, is stopped, or for a time.
+    """Record a source until it ends, fails, is stopped, or the duration is over.
 
     Args:
-        source: open, inside its `with`.
+        source: streaming source.
         recorder_of: makes the recorder after the first pair, when `source.facts` are complete.
-        path: of the recording.
-        is_stopped: asked between pairs, ten times a second in silence.
-        on_start: called once when recording has begun.
+        path: path of the recording.
+        is_stopped: called between pairs, and ten times per second without images.
+        on_start: called when recording has begun.
         on_pair: called after each pair.
-        duration_s: by the images' stamps; 0 is without limit.
+        duration_s: duration by the images' stamps; 0 is without limit.
 
     Raises:
         RecordingError: nothing was recorded: no pair arrived, or recording was refused.
     """
-    message_types()  # now, because after the first pair images would wait for it
+    message_types()  # loaded now, because images would have to wait after the first pair
     frames = source.frames(is_stopped)
     first = next(frames, None)
     if first is None:
@@ -68,7 +70,8 @@ def collect_pairs(
     try:
         on_start(recorder)
         on_pair()
-        for frame in _within(frames, first.color.stamp_ns + round(duration_s * 1e9) if duration_s else None):
+        end_ns = first.color.stamp_ns + round(duration_s * 1e9) if duration_s else math.inf
+        for frame in takewhile(lambda frame: frame.color.stamp_ns < end_ns, frames):
             recorder.note_dropped(frame.dropped)
             _add(recorder, frame)
             offset_ms = max(offset_ms, abs(frame.offset_ms))
@@ -87,10 +90,3 @@ def collect_pairs(
 def _add(recorder: PairRecorder, frame: RgbdFrame) -> None:
     recorder.add_color(frame.color)
     recorder.add_depth(frame.depth)
-
-
-def _within(frames: Iterator[RgbdFrame], end_ns: int | None) -> Iterator[RgbdFrame]:
-    for frame in frames:
-        if end_ns is not None and frame.color.stamp_ns >= end_ns:
-            return
-        yield frame

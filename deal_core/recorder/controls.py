@@ -1,4 +1,4 @@
-"""The commands of a running recorder, the same for keys, pages, topics and services."""
+"""The commands of a running recorder, shared by keys, pages, topics and services."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from deal_core.errors import UsageError, nearest_hint
 from deal_core.recorder.pair_recorder import PairRecorder
 from deal_core.recorder.tag_commands import CLEAR
-from deal_core.structures import ClassList, TagMarker, TagState
+from deal_core.structures import TagMarker, TagState
 
 _DIGITS = "1234567890"
 """Keys of the first ten classes."""
@@ -19,11 +19,11 @@ class Control:
     """One command of the recorder.
 
     Attributes:
-        name: used by pages and services.
-        key: on a keyboard.
-        label: what it does, in a few words.
-        act: takes the source of the command, as in "keyboard"; returns the result in words.
-        ends: the command ends the program, so a page asks for it twice.
+        name: name for pages and services.
+        key: key on a keyboard.
+        label: description in a few words.
+        act: function that runs the command for a source, as in "keyboard", and returns the result in words.
+        ends: whether the command ends the program, so that a page asks for confirmation.
     """
 
     name: str
@@ -37,13 +37,13 @@ class RecorderControls:
     """All commands of a recorder. Every method may be called from any thread.
 
     Args:
-        recorder: that takes the commands.
-        extra: commands of the program beside tags and segments, such as ending; they report their own changes.
+        recorder: recorder to control.
+        extra: further commands of the program, such as ending; they report their changes themselves.
         on_change: called with a sentence when tags or segments have changed.
 
     Attributes:
-        recorder: as given.
-        offered: all commands but tags.
+        recorder: recorder to control.
+        offered: all commands except tags.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class RecorderControls:
         """Run a key's command: a digit toggles a class, `c` clears, `m` toggles complete, `i` ignore; see `offered`.
 
         Args:
-            key: as typed.
-            source: of the key, as in "keyboard".
+            key: typed character.
+            source: origin of the command, as in "keyboard".
 
         Returns:
-            The result in words; None for a key without a meaning.
+            The result in words; None for a key without a command.
 
         Raises:
-            DealError: it cannot be done now.
+            DealError: the command is not possible now.
         """
         recorder = self.recorder
         toggles = {"c": lambda: recorder.set_tags(CLEAR, source)}
@@ -86,7 +86,7 @@ class RecorderControls:
         """Run one of `offered`; return the result in words.
 
         Raises:
-            DealError: it cannot be done now, or is not offered.
+            DealError: the command is not possible now, or does not exist.
         """
         acts = {control.name: control.act for control in self.offered}
         if name not in acts:
@@ -94,7 +94,7 @@ class RecorderControls:
         return acts[name](source)
 
     def set_tags(self, command: str, source: str) -> str:
-        """Change the tags, see `parse_tags`; return them in words.
+        """Change the tags, see `parse_tags`; return the new tags in words.
 
         Raises:
             UsageError: a name is not in the class list; the message suggests the nearest one.
@@ -102,7 +102,7 @@ class RecorderControls:
         return self._tagged(lambda: self.recorder.set_tags(command, source))
 
     def switch_marker(self, marker: TagMarker, on: bool, source: str) -> str:
-        """Set the marker complete or ignore, or take it back; return the tags in words."""
+        """Switch the marker complete or ignore on or off; return the tags in words."""
         recorder = self.recorder
         toggle = recorder.toggle_ignore if marker is TagMarker.IGNORE else recorder.toggle_complete
         if (recorder.state.tags.marker is marker) == on:
@@ -115,9 +115,10 @@ class RecorderControls:
         return f"tags: {', '.join(tags.present) or 'none'} ({tags.marker.value})"
 
     def key_help(self) -> str:
-        """Return what the keys do, for a terminal."""
+        """Return a description of the keys, for a terminal."""
+        digits = [f"{digit} {name}" for digit, name in zip(_DIGITS, self.recorder.classes.names, strict=False)]
         offered = [f"{'space' if control.key == ' ' else control.key} {control.label}" for control in self.offered]
-        return f"keys: {', '.join([*_tag_keys(self.recorder.classes), *offered])}"
+        return f"keys: {', '.join([*digits, 'c clear', 'm complete or partial', 'i ignore', *offered])}"
 
     def _tagged(self, act: Callable[[], TagState]) -> str:
         before = self.recorder.state.tags
@@ -139,8 +140,3 @@ class RecorderControls:
     def _changed(self, text: str) -> str:
         self._on_change(text)
         return text
-
-
-def _tag_keys(classes: ClassList) -> list[str]:
-    digits = [f"{digit} {name}" for digit, name in zip(_DIGITS, classes.names, strict=False)]
-    return [*digits, "c clear", "m complete or partial", "i ignore"]

@@ -1,6 +1,6 @@
-"""The page beside a running recording: what the camera sees, a button for each class, and the counts so far.
+"""The page of a running recording: the camera's picture, a button for each class, and the counts so far.
 
-Any number of pages may be open, and each may be slow. Pictures are made on request alone, a few times a second for all
+Any number of pages may be open, and each may be slow. Pictures are made only on request, a few times per second for all
 pages together, from the newest images, so that the recorder never waits for a page.
 """
 
@@ -30,11 +30,11 @@ from deal_core.web.thumbnail import thumbnail_jpeg
 PICTURE_HEIGHT = 240
 PICTURE_PERIOD_S = 0.15
 SOURCE = "page"
-"""Who said so, in the tags of a recording."""
+"""Source of the tags in the recording."""
 
 
 class Act(BaseModel):
-    """A request of a page: a control by its name, or tags by a command of `parse_tags`."""
+    """A request of a page: the name of a control, or a command of `parse_tags`."""
 
     session: str
     name: str = ""
@@ -51,17 +51,18 @@ def create_live_app(
     """Return the application of the page.
 
     Args:
-        controls: of the recorder.
-        title: of the page, as in "deal collect".
-        token: see `new_app`.
-        call: runs a command of a page in the thread that it needs, and returns its result.
+        controls: commands of the recorder.
+        title: title of the page, as in "deal collect".
+        token: token that requests need, see `new_app`.
+        call: runs a command in the thread that it needs, and returns its result.
     """
     app = new_app(Path(__file__).with_name("live_page.html"), token)
     recorder, session, picture = controls.recorder, secrets.token_hex(8), _Picture(controls.recorder)
     lock, numbers = threading.Lock(), itertools.count()
 
-    def state_now() -> dict[str, Any]:
-        with lock:  # a page takes the answer with the higher number, whichever arrives first
+    @app.get("/state")
+    def state() -> dict[str, Any]:
+        with lock:  # a page uses the answer with the highest number
             return {"session": session, "number": next(numbers), **_state(recorder)}
 
     @app.get("/session")
@@ -73,19 +74,15 @@ def create_live_app(
             "controls": [{"name": c.name, "key": c.key, "label": c.label, "ends": c.ends} for c in controls.offered],
         }
 
-    @app.get("/state")
-    def state() -> dict[str, Any]:
-        return state_now()
-
     @app.post("/act")
     def act(act: Act) -> dict[str, Any]:
         if act.session != session:
-            raise HTTPException(410, f"`{title}` was started again: give the command again")
+            raise HTTPException(410, f"`{title}` was restarted: give the command again")
         if act.name:
             said = call(lambda: controls.do(act.name, SOURCE))
         else:
             said = call(lambda: controls.set_tags(act.tags, SOURCE))
-        return {**state_now(), "said": said}
+        return {**state(), "said": said}
 
     @app.get("/picture.jpg")
     def show() -> Response:
@@ -98,7 +95,7 @@ def create_live_app(
 
 
 class _Picture:
-    """What the camera sees as a JPEG, made on request where the last one is old."""
+    """The camera's picture as a JPEG, made on request if the last one is old."""
 
     def __init__(self, recorder: PairRecorder) -> None:
         self._recorder, self._lock = recorder, threading.Lock()
@@ -117,15 +114,13 @@ def _jpeg(images: LatestImages) -> bytes:
     if color is None:
         raise ImageFormatError("zero_size", "no image has arrived yet")
     rgb = any_to_rgb(color.pixels(), color.encoding)
-    metres = np.zeros(rgb.shape[:2], np.float32)
-    if depth is not None:
-        metres = to_depth_m(depth.pixels(), depth.encoding)[0]
+    metres = to_depth_m(depth.pixels(), depth.encoding)[0] if depth else np.zeros(rgb.shape[:2], np.float32)
     return thumbnail_jpeg(rgb, metres, PICTURE_HEIGHT)
 
 
 def _state(recorder: PairRecorder) -> dict[str, Any]:
     now, age_s = recorder.state, recorder.latest.age_s
-    # While everything is ignored, a person still wants to see what will hold afterwards.
+    # While everything is ignored, the page shows the tags that follow.
     shown = replace(now.tags, marker=TagMarker.PARTIAL) if now.tags.marker is TagMarker.IGNORE else now.tags
     counts = now.counts
     return {

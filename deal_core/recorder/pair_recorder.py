@@ -1,7 +1,7 @@
-"""Record a live camera: images in, whole tagged pairs on the disk, an account of everything that is not there.
+"""Record a live camera: write tagged pairs to disk, and count everything that is missing.
 
-The owner of the camera (the ROS node, or pyrealsense2) hands over images and the operator's commands. A call only pairs
-and queues; one thread writes.
+The owner of the camera (the ROS node, or pyrealsense2) passes images and the operator's commands. A call only pairs and
+queues; one thread writes.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ class RecorderSettings:
     """How to record.
 
     Attributes:
-        classes: what tags may name.
-        rate_hz: pairs to keep a second; 0 keeps all.
-        only_if_changed: keep a pair only if the view differs from the last one kept.
-        change_threshold: mean difference, of 255 grey levels, from which a view has changed.
+        classes: classes that tags may name.
+        rate_hz: pairs to keep per second; 0 keeps all.
+        only_if_changed: keep a pair only if the view differs from the last kept one.
+        change_threshold: mean difference in grey levels, of 255, at which a view has changed.
         slop_ns: largest difference between the stamps of a pair; 0 pairs equal stamps only.
-        sync_queue: images of each stream that may wait for a partner.
+        sync_queue: number of images of each stream that may wait for a partner.
         tag_guard_s: time before and after a change of tags in which nothing is labelled.
-        planned_minutes: for which the disk must have room at the start; 0 does not ask.
-        queue_pairs: pairs that may wait for the disk.
-        queue_mib: memory that they may take, MiB.
-        session: facts to write along (device, profiles, tool), plain JSON values.
+        planned_minutes: duration for which the disk must have space at the start; 0 skips the check.
+        queue_pairs: number of pairs that may wait for the disk.
+        queue_mib: memory for waiting pairs, MiB.
+        session: further facts for the recording (device, profiles, tool), plain JSON values.
 
     Raises:
-        UsageError: a class that tags cannot name.
+        UsageError: tags cannot name a class.
     """
 
     classes: ClassList
@@ -74,11 +74,11 @@ class RecorderSettings:
 
 @dataclass(frozen=True, eq=False)
 class LatestImages:
-    """What the camera sees now; the two need not be a pair.
+    """The newest images of the camera, which may not be a pair.
 
     Attributes:
-        color, depth: that arrived last; None before the first.
-        age_s: since colour arrived.
+        color, depth: newest images; None before the first.
+        age_s: time since the colour image arrived.
     """
 
     color: RawImage | None
@@ -88,13 +88,13 @@ class LatestImages:
 
 @dataclass(frozen=True)
 class RecorderState:
-    """The recorder at one moment.
+    """The state of the recorder at one moment.
 
     Attributes:
-        path: of the running recording; empty between recordings.
-        tags: that hold now, or will from the start on.
-        counts: of the running recording, or the last.
-        failure: why the running recording cannot go on; `stop` it then.
+        path: path of the running recording; empty between recordings.
+        tags: present tags.
+        counts: counts of the running recording, or the last one.
+        failure: why the running recording cannot continue; it should then be stopped.
     """
 
     path: str
@@ -113,8 +113,11 @@ class PairRecorder:
 
     Args:
         settings: how to record.
-        tags: that hold from the start on.
-        clock: seconds, never going back.
+        tags: tags at the start.
+        clock: monotonic clock, seconds.
+
+    Raises:
+        RecordingError: from the methods that need a running recording, if no recording is running.
 
     Example:
         >>> recorder = PairRecorder(RecorderSettings(ClassList(("mug", "drill"))))  # doctest: +SKIP
@@ -125,11 +128,7 @@ class PairRecorder:
     """
 
     def __init__(
-        self,
-        settings: RecorderSettings,
-        tags: TagState | None = None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, settings: RecorderSettings, tags: TagState | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._settings, self._clock = settings, clock
         self._lock = threading.RLock()
@@ -143,10 +142,10 @@ class PairRecorder:
         self._camera: CameraIntrinsics | None = None
         self._session: _Session | None = None
         self._last_counts = RecordingCounts()
-        message_types()  # now, because at the start of a recording images would wait for it
+        message_types()  # loaded now, because images would have to wait at the start of a recording
 
     def add_color(self, image: RawImage) -> None:
-        """Take a colour image; its data must not change afterwards."""
+        """Add a colour image; its data must not change afterwards."""
         with self._lock:
             if self._color:
                 self._period_ns = image.stamp_ns - self._color.stamp_ns
@@ -155,14 +154,14 @@ class PairRecorder:
                 self._session.add_color(image)
 
     def add_depth(self, image: RawImage) -> None:
-        """Take a depth image; its data must not change afterwards."""
+        """Add a depth image; its data must not change afterwards."""
         with self._lock:
             self._depth = image
             if self._session:
                 self._session.add_depth(image)
 
     def set_camera(self, camera: CameraIntrinsics) -> None:
-        """Take the colour camera's intrinsics; they hold for the next recording."""
+        """Set the colour camera's intrinsics for the next recording."""
         with self._lock:
             self._camera = camera
 
@@ -174,18 +173,18 @@ class PairRecorder:
 
     @property
     def classes(self) -> ClassList:
-        """What tags may name."""
+        """Classes that tags may name."""
         return self._settings.classes
 
     @property
     def latest(self) -> LatestImages:
-        """Return what the camera sees now, for a preview; it does not slow a recording."""
+        """The newest images, for a preview; they do not slow a recording."""
         with self._lock:
             return LatestImages(self._color, self._depth, self._clock() - self._heard_s)
 
     @property
     def state(self) -> RecorderState:
-        """What can be said now."""
+        """The present state."""
         with self._lock:
             session = self._session
             if session is None:
@@ -193,33 +192,32 @@ class PairRecorder:
             return RecorderState(str(session.path), self._tags, session.counts, session.failure)
 
     def note_dropped(self, pairs: int) -> None:
-        """Count pairs that the camera took and did not deliver, as its frame numbers show."""
+        """Count pairs that the camera did not deliver, as its frame numbers show."""
         with self._lock:
             if self._session:
                 self._session.note_dropped(pairs)
 
     @property
     def is_behind(self) -> bool:
-        """Whether pairs wait to be written; a source that can wait, as a file, should."""
+        """Whether pairs wait to be written; a source that can wait, such as a file, should wait then."""
         with self._lock:
             return self._session is not None and self._session.is_behind
 
     def start(self, path: Path, *, with_latest: bool = False) -> None:
-        """Begin a recording: into `<path>.partial`, which becomes `path` when it is stopped.
+        """Begin a recording in `<path>.partial`, which becomes `path` when it is stopped.
 
         Args:
-            path: of the recording.
-            with_latest: record the images that arrived last, too, and not only those that follow.
+            path: path of the recording.
+            with_latest: record the newest images, too, and not only the following ones.
 
         Raises:
-            RecordingError: a recording is running, images are missing or not aligned, the camera is of another size,
-                the disk has no room for the planned time, or `path` cannot be made.
+            RecordingError: a recording is running, images are missing or not aligned, the camera has another size, the
+                disk has no space for the planned time, or `path` cannot be created.
         """
         with self._lock:
             if self._session:
                 raise RecordingError(f"{self._session.path} is being recorded already: stop it first")
-            first = _check_images(self._color, self._depth)
-            _check_camera(self._camera, first[0])
+            first = _check_images(self._color, self._depth, self._camera)
             _check_disk(path, first, self._settings, _NS_PER_S / self._period_ns if self._period_ns > 0 else 0)
             begin_ns = max(image.stamp_ns for image in first) - with_latest
             self._session = _Session(path, self._settings, self._camera, self._tags, first, begin_ns)
@@ -228,11 +226,7 @@ class PairRecorder:
                 self._session.add_depth(first[1])
 
     def stop(self) -> RecordingSummary:
-        """Finish the recording: write what is queued, then its index and summary.
-
-        Raises:
-            RecordingError: none is running, or it holds no pair and is not kept.
-        """
+        """Finish the recording: write the queue, the index and the summary; without a pair, raise an error."""
         with self._lock:
             session, self._session = self._running(), None
             try:
@@ -241,11 +235,11 @@ class PairRecorder:
                 self._last_counts = session.counts
 
     def set_tags(self, command: str, source: str) -> TagState:
-        """Change the tags; see `parse_tags` for what can be said. Nothing happens if they are what they were.
+        """Change the tags by a command of `parse_tags`; equal tags change nothing.
 
         Args:
-            command: what a person said, as in "mug, drill" or "+mug".
-            source: where they said it, as in "keyboard".
+            command: command, as in "mug, drill" or "+mug".
+            source: origin of the command, as in "keyboard".
 
         Raises:
             UsageError: a name is not in the class list; the message suggests the nearest one.
@@ -261,51 +255,38 @@ class PairRecorder:
             return self._tags
 
     def toggle(self, name: str, source: str) -> TagState:
-        """Say that a class came into view, or left it.
-
-        Raises:
-            UsageError: it is not in the class list.
-        """
+        """Tag a class as present, or remove its tag; see `set_tags`."""
         with self._lock:
             return self.set_tags(("-" if name in self._tags.present else "+") + name, source)
 
     def toggle_ignore(self, source: str) -> TagState:
-        """Set the marker to ignore, or back to what it was."""
+        """Set the marker to ignore, or back to the one before."""
         with self._lock:
             ignores = self._tags.marker is TagMarker.IGNORE
             return self.set_tags((self._marker if ignores else TagMarker.IGNORE).value, source)
 
     def toggle_complete(self, source: str) -> TagState:
-        """Set the marker to complete, or if it is that, to partial."""
+        """Set the marker to complete, or from complete to partial."""
         with self._lock:
             complete = self._tags.marker is TagMarker.COMPLETE
             return self.set_tags((TagMarker.PARTIAL if complete else TagMarker.COMPLETE).value, source)
 
     def begin_segment(self, source: str) -> None:
-        """Begin a segment of the running recording under the same tags: another place, or the things moved.
-
-        Raises:
-            RecordingError: no recording is running.
-        """
+        """Begin a segment of the running recording with the same tags, for a new place or moved objects."""
         with self._lock:
             self._running().begin_segment(self._now_ns(), source)
 
     def keep_next(self) -> None:
-        """Keep the next pair of the running recording, whatever `rate_hz` and `only_if_changed` say.
-
-        Raises:
-            RecordingError: no recording is running.
-        """
+        """Keep the next pair of the running recording, regardless of `rate_hz` and `only_if_changed`."""
         with self._lock:
             self._running().keep_next()
 
     def discard_last(self) -> int:
-        """Discard the last segment of the running recording; return how many pairs that are.
+        """Discard the last segment of the running recording; return the number of its pairs.
 
-        Said again, it discards the segment before. The pairs stay in the file, with tags that say ignore.
+        A second call discards the segment before. The pairs stay in the file, with the marker ignore.
 
         Raises:
-            RecordingError: no recording is running.
             UsageError: no segment is left.
         """
         with self._lock:
@@ -317,14 +298,14 @@ class PairRecorder:
         return self._session
 
     def _now_ns(self) -> int:
-        """Return the stamp that an image taken now would have, on the camera's clock."""
+        """Return the present time on the camera's clock."""
         if self._color is None:
             return 0
         return self._color.stamp_ns + round((self._clock() - self._heard_s) * _NS_PER_S)
 
 
 class _Session:
-    """One recording: the intake, which pairs and chooses, and its way to the writer's thread."""
+    """One recording: pairs and selects images, and passes them to the writer's thread."""
 
     def __init__(
         self,
@@ -338,7 +319,7 @@ class _Session:
         self.path, self._settings = path, settings
         self._lock = threading.Lock()
         self._pairer = StampPairer[RawImage, RawImage](slop_ns=settings.slop_ns, queue_size=settings.sync_queue)
-        # Images of a moment before the start are neither ours nor lost, but a clock that went back must show.
+        # Images shortly before the start are ignored and not lost, but a clock that went back must be counted.
         self._begin_ns = newest_ns + settings.slop_ns
         self._may_be_early = dict.fromkeys(("color", "depth"), settings.sync_queue)
         self._last_ns = self._origin_ns = self._slot = -1
@@ -453,7 +434,7 @@ class _Session:
             if self._last_ns < 0:
                 self._origin_ns = pair.stamp_ns
             self._last_ns = pair.stamp_ns
-            # The first pair of each period: with stamps that jitter, the average is still the rate.
+            # The first pair of each period is kept, so that the rate is right on average if stamps jitter.
             slot = int((pair.stamp_ns - self._origin_ns) * self._settings.rate_hz // _NS_PER_S)
             if self._settings.rate_hz and slot == self._slot and not self._is_asked_for:
                 self._queue.skip(Skipped.RATE)
@@ -463,12 +444,14 @@ class _Session:
 
     def _put_tags(self, spans: Sequence[TagSpan], now_ns: int) -> None:
         for span in spans:
-            self._log_ns = max(self._log_ns + 1, now_ns)  # readers take them in this order
+            self._log_ns = max(self._log_ns + 1, now_ns)  # readers apply them in this order
             self._queue.put_tags(LoggedTags(self._log_ns, span))
 
 
-def _check_images(color: RawImage | None, depth: RawImage | None) -> tuple[RawImage, RawImage]:
-    """Return the last image of each stream, if pairs of them make a recording that can be used."""
+def _check_images(
+    color: RawImage | None, depth: RawImage | None, camera: CameraIntrinsics | None
+) -> tuple[RawImage, RawImage]:
+    """Return the newest image of each stream; raise an error if they cannot be recorded."""
     if color is None or depth is None:
         missing = " and ".join(name for name, image in (("colour", color), ("depth", depth)) if image is None)
         raise RecordingError(
@@ -478,25 +461,21 @@ def _check_images(color: RawImage | None, depth: RawImage | None) -> tuple[RawIm
         raise RecordingError(f"expected colour in a colour encoding, as rgb8; found '{color.encoding}'")
     if not is_depth_encoding(IMAGE, depth.encoding):
         raise RecordingError(
-            f"expected depth as 16UC1 or 32FC1, found '{depth.encoding}': depth in colours cannot be recorded; "
+            f"expected depth as 16UC1 or 32FC1, found '{depth.encoding}': coloured depth cannot be recorded; "
             "switch the camera's colorizer off (`colorizer.enable:=false`)"
         )
+    (height, width), (depth_height, depth_width) = color.size, depth.size
     if color.frame_id != depth.frame_id or color.size != depth.size:
-        (height, width), (depth_height, depth_width) = color.size, depth.size
         raise RecordingError(
             f"depth is not aligned to colour: colour is {width}x{height} in frame '{color.frame_id}', depth "
             f"{depth_width}x{depth_height} in frame '{depth.frame_id}'; {ALIGN_HINT}"
         )
-    return color, depth
-
-
-def _check_camera(camera: CameraIntrinsics | None, color: RawImage) -> None:
     if camera and (camera.height, camera.width) != color.size:
-        height, width = color.size
         raise RecordingError(
             f"camera_info is for {camera.width}x{camera.height}, the colour image is {width}x{height}: it belongs to "
             "another camera or profile"
         )
+    return color, depth
 
 
 def _check_disk(path: Path, first: tuple[RawImage, RawImage], settings: RecorderSettings, camera_hz: float) -> None:
@@ -507,7 +486,7 @@ def _check_disk(path: Path, first: tuple[RawImage, RawImage], settings: Recorder
     if settings.planned_minutes and free < needed:
         raise RecordingError(
             f"{place} has {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for {settings.planned_minutes:g} "
-            f"minutes at {rate:.3g} Hz: free some, choose another output, a lower rate_hz, or fewer planned_minutes"
+            f"minutes at {rate:.3g} Hz: free space, choose another output, a lower rate_hz, or fewer planned_minutes"
         )
 
 

@@ -1,7 +1,7 @@
-"""Colour with aligned depth straight from a RealSense, without ROS.
+"""Read colour with aligned depth from a RealSense, without ROS.
 
-A camera, a file that RealSense's tools recorded, and the SDK's `software_device` are all an `rs.device` and run the
-same code: open one colour and one depth profile, pair with `rs.syncer`, align with `rs.align` where needed.
+A camera, a file from RealSense's tools, and the SDK's `software_device` are all an `rs.device` and use the same code:
+open one colour and one depth profile, pair with `rs.syncer`, align with `rs.align` if needed.
 
 Example:
     >>> with RealSense.of_camera(StreamRequest(640, 480, 30)) as source:  # doctest: +SKIP
@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -27,37 +26,37 @@ import numpy as np
 from deal_core.errors import RecordingError, UsageError, nearest_hint
 from deal_core.recording.image_encodings import RawImage
 from deal_core.recording.pairing import Pair, StampPairer
-from deal_core.structures import CameraIntrinsics, UInt16Array, metres_to_depth
+from deal_core.structures import CameraIntrinsics, metres_to_depth
 
 FILTERS = ("spatial", "temporal", "hole_filling")
-"""The SDK's filters that can be switched on, in the order in which they run."""
+"""The SDK's optional filters, in the order in which they run."""
 
 _MILLIMETRE = 0.001
 _ENCODINGS = {"rgb8": "rgb8", "bgr8": "bgr8", "rgba8": "rgba8", "bgra8": "bgra8", "y8": "mono8"}
 _POLL_MS = 100
 _PAIR_QUEUE = 4
-"""Images of each stream that may wait for their partner; more would take the SDK's memory."""
+"""Number of images of each stream that may wait for their partner; more would use up the SDK's memory."""
 _SYNC_QUEUE = 8
-"""Pairs that the SDK may hold for us; with 16 it has no memory left for the next image, and loses all that follow."""
+"""Number of pairs that the SDK may keep; with 16 it has no memory for the next image, and loses all that follow."""
 _UDEV_HINT = (
     "install the udev rules of librealsense (package librealsense2-udev-rules, or copy "
     "config/99-realsense-libusb.rules of its source to /etc/udev/rules.d and run "
     "`sudo udevadm control --reload-rules && sudo udevadm trigger`), then plug it in again"
 )
-_CLOSE_HINT = "close what else uses it, as realsense-viewer or a ROS driver"
+_CLOSE_HINT = "close other programs that use it, such as realsense-viewer or a ROS driver"
 
 
 @dataclass(frozen=True)
 class StreamRequest:
-    """What to ask of a camera.
+    """The requested streams of a camera.
 
     Attributes:
-        width, height: of colour, pixels; depth has the same size, or the largest that there is.
-        fps: images a second of both.
-        filters: of `FILTERS`, to run on depth before it is aligned.
+        width, height: size of colour, pixels; depth has the same size, or else its largest size.
+        fps: images per second of both streams.
+        filters: some of `FILTERS`, to run on depth before the alignment.
 
     Raises:
-        UsageError: a filter that does not exist.
+        UsageError: a filter does not exist.
     """
 
     width: int = 640
@@ -76,13 +75,13 @@ class StreamRequest:
 
 @dataclass(frozen=True, eq=False)
 class RgbdFrame:
-    """One colour image and the depth aligned to it, copies of the SDK's.
+    """One colour image with aligned depth, copied from the SDK.
 
     Attributes:
-        color: as the camera gives it.
-        depth: 16UC1, millimetres, 0 where nothing was measured; stamp and frame are those of colour.
-        dropped: pairs that the camera took since the frame before and that did not arrive.
-        offset_ms: depth's time minus colour's.
+        color: colour image in the camera's encoding.
+        depth: 16UC1, millimetres, 0 where nothing was measured, with the stamp and frame of colour.
+        dropped: number of pairs that did not arrive since the frame before.
+        offset_ms: time of depth minus time of colour.
     """
 
     color: RawImage
@@ -92,30 +91,31 @@ class RgbdFrame:
 
 
 class RealSense:
-    """A camera that streams within `with`.
+    """A camera that streams as a context manager.
 
     Args:
-        device: an `rs.device`: camera, playback or software device.
-        request: streams and filters; a file has its own streams, and uses the filters only.
+        device: `rs.device`: camera, playback or software device.
+        request: streams and filters; a file uses only the filters.
         silence_s: time without an image after which a camera counts as lost.
 
     Attributes:
-        camera: the colour camera's intrinsics.
-        facts: for a recording's session: device, profiles, depth scale, filters, options; plain JSON values.
+        camera: intrinsics of the colour camera.
+        facts: facts for a recording's session: device, profiles, depth scale, filters, options; plain JSON values.
+        is_file: whether the images come from a file, and so wait until they are read.
 
     Raises:
-        RecordingError: the device has no such streams; the message lists those that it has.
+        RecordingError: the device does not have these streams; the message lists its streams.
     """
 
     def __init__(self, device: Any, request: StreamRequest, *, silence_s: float = 5.0) -> None:
         self._device, self._silence_s = device, silence_s
         self._rs = rs = load_sdk()
-        self._is_file = bool(device.is_playback())
+        self.is_file = bool(device.is_playback())
         self._name = _info(device, rs.camera_info.name) or "RealSense"
         profiles = _video_profiles(rs, device)
         self._color, self._depth = (
             _profiles_of_file(rs, profiles, self._name)
-            if self._is_file
+            if self.is_file
             else _requested_profiles(rs, profiles, request, self._name)
         )
         self._encoding = _ENCODINGS[self._color.format().name]
@@ -127,7 +127,7 @@ class RealSense:
         self.facts: dict[str, Any] = {
             "sdk": f"pyrealsense2 {rs.__version__}",
             "device": {key: _info(device, getattr(rs.camera_info, key)) for key in _INFO_KEYS},
-            "is_file": self._is_file,
+            "is_file": self.is_file,
             "profiles": {"color": _profile_text(self._color), "depth": _profile_text(self._depth)},
             "color_distortion": self._color.get_intrinsics().model.name,
             "filters": [name for name in FILTERS if name in request.filters],
@@ -137,11 +137,11 @@ class RealSense:
 
     @classmethod
     def of_camera(cls, request: StreamRequest, serial: str = "", *, silence_s: float = 5.0) -> RealSense:
-        """Return the camera with a serial number; the only one if it is empty.
+        """Return the camera with a serial number; the only camera if it is empty.
 
         Raises:
-            RecordingError: there is no such camera, it has no such streams, another program uses it, or this user may
-                not open it.
+            RecordingError: the camera or its streams do not exist, another program uses it, or this user may not open
+                it.
         """
         rs = load_sdk()
         with _refusals("the camera"):
@@ -156,16 +156,16 @@ class RealSense:
         if serial and serial not in serials:
             raise RecordingError(f"no RealSense has the serial number {serial}; found {', '.join(serials)}")
         if not serial and len(devices) > 1:
-            raise RecordingError(f"found several cameras: choose one with --serial, of {', '.join(serials)}")
+            raise RecordingError(f"found several cameras: choose one with --serial from {', '.join(serials)}")
         with _refusals("the camera"):
             return cls(devices[serials.index(serial) if serial else 0], request, silence_s=silence_s)
 
     @classmethod
     def of_file(cls, path: Path, filters: tuple[str, ...] = ()) -> RealSense:
-        """Return the camera of a file that RealSense's tools recorded; its images come as fast as they are read.
+        """Return the camera of a file from RealSense's tools; its images arrive as fast as they are read.
 
         Raises:
-            RecordingError: the file cannot be read, or holds no colour and depth.
+            RecordingError: the file cannot be read, or does not contain colour and depth.
         """
         if not path.exists():
             raise RecordingError(f"{path} does not exist: expected a file that RealSense's tools recorded")
@@ -185,16 +185,11 @@ class RealSense:
         device.set_real_time(False)
         return cls(device, StreamRequest(filters=filters))
 
-    @property
-    def is_file(self) -> bool:
-        """Whether the images wait until they are taken."""
-        return self._is_file
-
     def __enter__(self) -> RealSense:
         """Start streaming.
 
         Raises:
-            RecordingError: another program uses the camera, this user may not, or it refuses.
+            RecordingError: another program uses the camera, this user may not open it, or it does not start.
         """
         self._syncer = self._rs.syncer(_SYNC_QUEUE)
         try:
@@ -202,30 +197,28 @@ class RealSense:
                 for sensor, profiles in _by_sensor(self._device, self._color, self._depth):
                     sensor.open(profiles)
                     self._sensors.append(sensor)
-                if self._is_file:
-                    self._device.pause()  # else one stream runs before the other is open
+                if self.is_file:
+                    self._device.pause()  # otherwise one stream starts before the other is open
                 for sensor in self._sensors:
                     sensor.start(self._syncer)
-                if self._is_file:
+                if self.is_file:
                     self._device.resume()
         except RecordingError:
             self._close()
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stop streaming."""
         self._close()
 
     def frames(self, is_stopped: Callable[[], bool] = lambda: False) -> Iterator[RgbdFrame]:
-        """Yield whole pairs until the file ends or `is_stopped`.
+        """Yield complete pairs until the file ends or `is_stopped`.
 
-        Images before the first whole pair are left out: the streams do not begin together.
+        Images before the first complete pair are left out, because the streams do not begin together.
 
         Raises:
-            RecordingError: the camera was unplugged, has been silent for too long, or gives no pairs.
+            RecordingError: the camera was unplugged, sends no images for too long, or gives no pairs.
         """
         before = -1
         for pair in self._framesets(is_stopped):
@@ -243,7 +236,7 @@ class RealSense:
             except RuntimeError as error:
                 raise RecordingError(f"{self._name} failed: {error}") from None
             if not arrived:
-                if self._is_file and self._device.current_status() == self._rs.playback_status.stopped:
+                if self.is_file and self._device.current_status() == self._rs.playback_status.stopped:
                     break
                 self._check_alive(time.monotonic() - heard_s)
                 continue
@@ -254,7 +247,7 @@ class RealSense:
             if heard_s - paired_s > self._silence_s:
                 pairs.check(self._name)
         yield from pairs.rest()
-        if self._is_file and not pairs.is_any:
+        if self.is_file and not pairs.counts.paired:
             pairs.check(self._name)
 
     def _frame(self, frames: Any, dropped: int) -> RgbdFrame:
@@ -265,12 +258,14 @@ class RealSense:
         aligned = self._align.process(frames) if self._align else frames
         depth = aligned.get_depth_frame()
         stamp_ns, frame_id = self._clock.stamp_ns(color), self.camera.frame_id
-        self.facts |= {"clock": color.get_frame_timestamp_domain().name, "depth_scale_m": _scale(depth)}
-        # Copies: the SDK has a few images only, and would drop new ones while these wait for the disk.
-        pixels = np.array(color.get_data())
+        scale = _scale(depth)
+        self.facts |= {"clock": color.get_frame_timestamp_domain().name, "depth_scale_m": scale}
+        # The images are copied, because the SDK has few buffers and would drop images while these wait for the disk.
+        pixels, raw = np.array(color.get_data()), np.array(depth.get_data())
+        millimetres = raw if scale == _MILLIMETRE else metres_to_depth(raw * scale)
         return RgbdFrame(
             RawImage.of(pixels, stamp_ns, frame_id, self._encoding),
-            RawImage.of(_millimetres(np.array(depth.get_data()), _scale(depth)), stamp_ns, frame_id, "16UC1"),
+            RawImage.of(millimetres, stamp_ns, frame_id, "16UC1"),
             dropped,
             offset_ms,
         )
@@ -285,10 +280,10 @@ class RealSense:
             )
 
     def _close(self) -> None:
-        # A file waits until its images are taken, and does not hear that it should stop before.
+        # A file waits until its images are taken, and cannot be stopped before.
         is_closed = threading.Event()
         taker = threading.Thread(target=self._take_until, args=(is_closed,), daemon=True)
-        if self._is_file:
+        if self.is_file:
             taker.start()
         for sensor in self._sensors:
             for act in (sensor.stop, sensor.close):
@@ -296,7 +291,7 @@ class RealSense:
                     act()
         self._sensors = []
         is_closed.set()
-        if self._is_file:
+        if self.is_file:
             taker.join()
 
     def _take_until(self, is_closed: threading.Event) -> None:
@@ -308,14 +303,14 @@ def load_sdk() -> Any:
     """Return the module pyrealsense2.
 
     Raises:
-        RecordingError: it is not installed, or does not load.
+        RecordingError: it is not installed, or cannot be loaded.
     """
     try:
         import pyrealsense2
     except ImportError as error:
         raise RecordingError(
-            f"pyrealsense2 does not load ({error}): install it with `pip install 'deal_ros[realsense]'` and "
-            "libusb with `sudo apt-get install libusb-1.0-0`; `deal doctor` says more"
+            f"pyrealsense2 cannot be loaded ({error}): install it with `pip install 'deal_ros[realsense]'` and "
+            "libusb with `sudo apt-get install libusb-1.0-0`; `deal doctor` gives details"
         ) from None
     return pyrealsense2
 
@@ -324,10 +319,10 @@ _INFO_KEYS = ("name", "serial_number", "firmware_version", "usb_type_descriptor"
 
 
 class _Clock:
-    """Turn the time of images into nanoseconds since 1970.
+    """Convert the time of images to nanoseconds since 1970.
 
-    Global and system time are that already. A camera's own clock counts from when it was switched on: its first
-    image stands for the moment in which it arrived, and the others follow by the camera's clock.
+    Global and system time are in this form already. A camera's own clock counts from its start: the first image gets
+    its time of arrival, and the others follow by the camera's clock.
     """
 
     def __init__(self, rs: Any) -> None:
@@ -347,29 +342,30 @@ class _Clock:
 
 
 class _Pairs:
-    """Pair what the SDK's syncer hands out, whole or not.
+    """Pair the framesets of the SDK's syncer, which may be incomplete.
 
-    It takes the time since the camera was switched on, divided by the number of the first image, for the time between
-    images. A camera that does not have this computer's time, and was switched on a while ago, would have to run for as
-    long again before the syncer found every pair.
+    The syncer estimates the time between images as the time since the camera's start, divided by the number of the
+    first image. If the camera has its own clock and has been on for a while, the syncer finds every pair only after the
+    same time again.
 
     Args:
         rs: the SDK.
-        fps: of colour; a pair is at most half the time between its images apart.
+        fps: images per second of colour; the images of a pair are at most half a period apart.
     """
 
     def __init__(self, rs: Any, fps: int) -> None:
         self._half_ms = 500 / fps
         self._pairer = StampPairer[Any, Any](slop_ns=round(self._half_ms * 1e6), queue_size=_PAIR_QUEUE)
+        self.counts = self._pairer.counts
         self._latest: dict[str, tuple[float, str]] = {}
-        # The SDK never releases the function, and waits at its end for every image that is still held.
+        # The SDK never releases this function, and waits at its end for all images that are still in use.
         self._both = both = list[Any]()
         self._block = rs.processing_block(lambda _, made: made.frame_ready(made.allocate_composite_frame(both)))
         self._made = rs.frame_queue(1)
         self._block.start(self._made)
 
     def add(self, frames: Any) -> Iterator[Any]:
-        """Take a frameset of one or two images; give the pairs that are certain now, as framesets."""
+        """Add a frameset of one or two images; yield the pairs that are certain now, as framesets."""
         color, depth = frames.get_color_frame(), frames.get_depth_frame()
         for name, frame, add in (("colour", color, self._pairer.add_color), ("depth", depth, self._pairer.add_depth)):
             if frame:
@@ -378,7 +374,7 @@ class _Pairs:
                 yield from map(self._frameset, add(round(time_ms * 1e6), frame))
 
     def rest(self) -> Iterator[Any]:
-        """Return the pairs that still wait, when no image follows."""
+        """Yield the pairs that still wait; call it after the last image."""
         yield from map(self._frameset, self._pairer.flush())
 
     def _frameset(self, pair: Pair[Any, Any]) -> Any:
@@ -387,39 +383,30 @@ class _Pairs:
         self._both.clear()
         return self._made.wait_for_frame().as_frameset()
 
-    @property
-    def is_any(self) -> bool:
-        """Whether there was a pair."""
-        return self._pairer.counts.paired > 0
-
     def check(self, name: str) -> None:
-        """Say why no pairs are there, if images are.
-
-        Raises:
-            RecordingError: they are.
-        """
+        """Raise a `RecordingError` with the reason why images, if any, form no pairs."""
         if len(self._latest) == 1:
             (there,), (other,) = self._latest, {"colour", "depth"} - self._latest.keys()
             raise RecordingError(
                 f"{name} sends {there}, but no {other}: its USB port has not enough power or bandwidth; plug it into a "
-                "USB 3 port, or take a smaller --width and --height or a lower --fps"
+                "USB 3 port, or choose a smaller --width and --height or a lower --fps"
             )
         if self._latest:
             (color_ms, color_clock), (depth_ms, depth_clock) = self._latest["colour"], self._latest["depth"]
             if color_clock != depth_clock:
                 raise RecordingError(
-                    f"{name} gives no pairs: colour has the time of {color_clock}, depth that of {depth_clock}, and "
-                    "the two cannot be compared; switch the option Global Time Enabled on for both sensors "
-                    "(realsense-viewer shows it), or off for both, and update the camera's firmware"
+                    f"{name} gives no pairs: colour uses the clock {color_clock}, depth the clock {depth_clock}, and "
+                    "the two cannot be compared; switch the option Global Time Enabled on for both sensors (in "
+                    "realsense-viewer), or off for both, and update the camera's firmware"
                 )
             raise RecordingError(
                 f"{name} gives no pairs: colour and depth are {abs(depth_ms - color_ms):.0f} ms apart, expected at "
-                f"most {self._half_ms:.0f} ms, half the time between images; plug it in again, or take another --fps"
+                f"most {self._half_ms:.0f} ms, half the time between images; plug it in again, or choose another --fps"
             )
 
 
 def _video_profiles(rs: Any, device: Any) -> list[Any]:
-    """Return the device's colour profiles that can be recorded, and its depth profiles."""
+    """Return the device's depth profiles, and its colour profiles that can be recorded."""
     found = []
     for sensor in device.query_sensors():
         for profile in sensor.get_stream_profiles():
@@ -436,13 +423,13 @@ def _profiles_of_file(rs: Any, profiles: list[Any], name: str) -> tuple[Any, Any
     if len(by_kind) < 2:
         found = ", ".join(_profile_text(profile) for profile in profiles) or "neither"
         raise RecordingError(
-            f"the file of {name} must hold colour ({', '.join(_ENCODINGS)}) and depth (z16), found {found}"
+            f"the file of {name} must contain colour ({', '.join(_ENCODINGS)}) and depth (z16), found {found}"
         )
     return by_kind[rs.stream.color], by_kind[rs.stream.depth]
 
 
 def _requested_profiles(rs: Any, profiles: list[Any], request: StreamRequest, name: str) -> tuple[Any, Any]:
-    """Return colour of the size, rgb8 before others, and depth of the same or the largest size, both of the rate."""
+    """Return the colour profile of the size, preferably rgb8, and the depth profile of the same or the largest size."""
     color = [p for p in profiles if p.stream_type() == rs.stream.color]
     depth = [p for p in profiles if p.stream_type() == rs.stream.depth and p.fps() == request.fps]
     wanted = (request.width, request.height)
@@ -453,14 +440,14 @@ def _requested_profiles(rs: Any, profiles: list[Any], request: StreamRequest, na
         listed = ", ".join(f"{w}x{h} at {fps}" for w, h, fps in modes) or "none"
         raise RecordingError(
             f"{name} has no colour and depth of {request.width}x{request.height} at {request.fps} images a second on "
-            f"this USB port; choose with --width, --height and --fps among: {listed}"
+            f"this USB port; choose --width, --height and --fps from: {listed}"
         )
     best = min(fitting, key=lambda p: list(_ENCODINGS).index(p.format().name))
     return best, max(depth, key=lambda p: ((p.width(), p.height()) == wanted, p.width() * p.height()))
 
 
 def _by_sensor(device: Any, *profiles: Any) -> list[tuple[Any, list[Any]]]:
-    """Return the sensors to open and with what; one sensor may give both streams."""
+    """Return the sensors to open with their profiles; one sensor may give both streams."""
     wanted = {(p.stream_type(), p.unique_id()) for p in profiles}
     found = []
     for sensor in device.query_sensors():
@@ -471,7 +458,7 @@ def _by_sensor(device: Any, *profiles: Any) -> list[tuple[Any, list[Any]]]:
 
 
 def _sees_the_same(depth: Any, color: Any) -> bool:
-    """Say whether depth lies on colour already (D405): rs.align would only widen its edges."""
+    """Return whether depth is aligned already (D405), so that rs.align would only widen its edges."""
     way, one, other = depth.get_extrinsics_to(color), depth.get_intrinsics(), color.get_intrinsics()
     is_still = list(way.rotation) == [1, 0, 0, 0, 1, 0, 0, 0, 1] and not any(way.translation)
     return is_still and all(
@@ -482,7 +469,7 @@ def _sees_the_same(depth: Any, color: Any) -> bool:
 
 @contextmanager
 def _refusals(name: str) -> Iterator[None]:
-    """Explain an error of the SDK that says why it cannot open a camera."""
+    """Turn an error of the SDK about opening a camera into a `RecordingError` with advice."""
     try:
         yield
     except RuntimeError as error:
@@ -492,37 +479,26 @@ def _refusals(name: str) -> Iterator[None]:
             text = f"is used by another program ({reason}): {_CLOSE_HINT}"
         elif "access" in said or "permission" in said:
             text = f"may not be opened by this user ({reason}): {_UDEV_HINT}"
-        elif "power state" in said:  # all that the SDK says of either where it goes past the kernel's driver
-            text = f"cannot be opened ({reason}): {_CLOSE_HINT}; if nothing does, {_UDEV_HINT}"
+        elif "power state" in said:  # the SDK's message for both causes if it bypasses the kernel's driver
+            text = f"cannot be opened ({reason}): {_CLOSE_HINT}; if no other program uses it, {_UDEV_HINT}"
         else:
             text = f"does not start ({reason}): plug it in again, into a USB 3 port"
         raise RecordingError(f"{name} {text}") from None
 
 
 def _camera(found: Any) -> CameraIntrinsics:
-    """Return intrinsics as realsense-ros publishes them."""
+    """Return the intrinsics in the form of realsense-ros."""
     is_fisheye = found.model.name == "kannala_brandt4"
     coefficients = tuple(float(value) for value in found.coeffs)
-    return CameraIntrinsics(
-        found.width,
-        found.height,
-        found.fx,
-        found.fy,
-        found.ppx,
-        found.ppy,
-        coefficients[:4] if is_fisheye else coefficients,
-        "equidistant" if is_fisheye else "plumb_bob",
-    )
+    distortion = (coefficients[:4], "equidistant") if is_fisheye else (coefficients, "plumb_bob")
+    lens = (found.fx, found.fy, found.ppx, found.ppy)
+    return CameraIntrinsics(found.width, found.height, *lens, *distortion)
 
 
 def _scale(depth: Any) -> float:
-    """Return metres per unit; the SDK's float32 of a millimetre is one."""
+    """Return metres per unit; the SDK's float32 millimetre becomes exactly 0.001."""
     scale = float(depth.get_units())
     return _MILLIMETRE if math.isclose(scale, _MILLIMETRE, rel_tol=1e-6) else scale
-
-
-def _millimetres(raw: UInt16Array, scale: float) -> UInt16Array:
-    return raw if scale == _MILLIMETRE else metres_to_depth(raw * scale)
 
 
 def _info(device: Any, key: Any) -> str:
@@ -534,7 +510,7 @@ def _options(sensor: Any) -> dict[str, float]:
     for option in sensor.get_supported_options():
         try:
             found[option.name] = float(sensor.get_option(option))
-        except RuntimeError:  # some can be read only while streaming
+        except RuntimeError:  # some options are readable only while streaming
             continue
     return {name: value for name, value in found.items() if math.isfinite(value)}
 

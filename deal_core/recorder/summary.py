@@ -1,4 +1,4 @@
-"""Counts of every image while recording, at any moment, and the summary at the end."""
+"""Counts of all images during a recording, and its summary at the end."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _OFFSET_EDGES_MS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 
 
 class Skipped(str, Enum):
-    """Why a pair was left out on purpose."""
+    """Why a pair was skipped on purpose."""
 
     RATE = "between keyframes"
     UNCHANGED = "view unchanged"
 
 
 class Lost(str, Enum):
-    """Why a pair that was wanted is not in the recording."""
+    """Why a wanted pair is missing in the recording."""
 
     QUEUE_FULL = "queue full"
-    """The writer had no turn: the processor is busy, or the queue too short for a moment."""
+    """The writer did not run: the processor was busy, or the queue was too short."""
     DISK_SLOW = "disk slow"
     """The writer was waiting for the disk."""
     DISK_FAILED = "disk full or failed"
@@ -42,17 +42,17 @@ class Lost(str, Enum):
 
 @dataclass(frozen=True)
 class RecordingCounts:
-    """Counts of every image of a recording at one moment.
+    """Counts of all images of a recording at one moment.
 
     `received_color == paired + sum(unpaired_color) + pending_color`, the same for depth, and
     `paired == written + sum(skipped) + sum(lost) + pending_pairs`.
 
     Attributes:
-        pending_color, pending_depth: images that wait for their partner; at the end, those whose partner would have
-            come after it.
-        pending_pairs: on the way to the file.
-        written: in the file.
-        dropped: pairs that never came here, by the camera's frame numbers.
+        pending_color, pending_depth: number of images that wait for their partner; at the end, of those whose partner
+            would have come later.
+        pending_pairs: number of pairs on the way to the file.
+        written: number of pairs in the file.
+        dropped: number of pairs that did not arrive, by the camera's frame numbers.
     """
 
     received_color: int = 0
@@ -70,9 +70,9 @@ class RecordingCounts:
 
     @property
     def loss(self) -> float:
-        """Chance that a wanted pair was lost, 0 to 1: without a partner, or on the way to the file."""
-        unpaired = _total(self.unpaired_color) + _total(self.unpaired_depth) + self.dropped
-        lost = _total(self.lost)
+        """Share of wanted pairs that were lost, 0 to 1: without a partner, or on the way to the file."""
+        unpaired = sum((*self.unpaired_color.values(), *self.unpaired_depth.values(), self.dropped))
+        lost = sum(self.lost.values())
         paired = 1 - unpaired / max(self.paired + unpaired, 1)
         return 1 - paired * (1 - lost / max(self.written + lost, 1))
 
@@ -87,22 +87,22 @@ class RecordingCounts:
 
 @dataclass(frozen=True)
 class RecordingSummary:
-    """A finished recording in numbers; plain values, so that it is its own JSON.
+    """A finished recording in numbers; plain values that are written as JSON.
 
     Attributes:
-        path: where it is; ends in `.partial` if it could not be finished.
-        failure: why it ended by itself; empty if it was stopped.
-        counts: of every image.
+        path: path of the recording; ends in `.partial` if it could not be finished.
+        failure: why recording ended by itself; empty if it was stopped.
+        counts: counts of all images.
         loss: see `RecordingCounts.loss`.
-        duration_s: from the first pair to the last.
-        rate_hz: pairs a second.
-        gaps: of the pairs' stamps.
+        duration_s: time from the first pair to the last.
+        rate_hz: pairs per second.
+        gaps: pauses in the pairs' stamps.
         offset_ms: number of pairs by the offset of depth to colour, as in `{"0": 12, "to 1": 3}`.
-        labelled: pairs that will be frames of a dataset.
-        unlabelled: the others, by cause.
-        segments: times with one set of tags that hold labelled pairs.
-        tags: labelled pairs by class.
-        present_hz: labelled pairs a second in which a class is present.
+        labelled: number of pairs that become frames of a dataset.
+        unlabelled: number of other pairs, by cause.
+        segments: number of segments with labelled pairs.
+        tags: number of labelled pairs with each tag, by class.
+        present_hz: labelled pairs per second in which a class is present.
     """
 
     path: str
@@ -120,7 +120,7 @@ class RecordingSummary:
     present_hz: dict[str, float]
 
     def lines(self) -> list[str]:
-        """Return it for a terminal."""
+        """Return the summary as lines for a terminal."""
         counts, causes = self.counts, self.counts.causes
         return [
             f"{self.path}: {counts.written} pairs in {self.duration_s:.1f} s ({self.rate_hz:.1f} Hz), "
@@ -148,16 +148,16 @@ def summarize(
     timeline: TagTimeline,
     classes: ClassList,
 ) -> RecordingSummary:
-    """Sum a recording up.
+    """Return the summary of a recording.
 
     Args:
-        path: where it is.
-        failure: why it ended by itself.
-        counts: at the end.
-        stamps_ns: of the written pairs.
-        offsets_ns: their depth stamp minus colour stamp.
-        timeline: its tags.
-        classes: of the tags.
+        path: path of the recording.
+        failure: why recording ended by itself; empty if it was stopped.
+        counts: counts at the end.
+        stamps_ns: stamps of the written pairs.
+        offsets_ns: depth stamp minus colour stamp of the written pairs.
+        timeline: tags of the recording.
+        classes: classes of the tags.
     """
     frames: Counter[tuple[TagState, int]] = Counter()
     unlabelled: Counter[str] = Counter()
@@ -195,7 +195,3 @@ def _offset_histogram(offsets_ns: Sequence[int]) -> dict[str, int]:
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {name}" for name, n in counts.items()) or "none"
-
-
-def _total(counts: Mapping[str, int]) -> int:
-    return sum(counts.values())

@@ -1,4 +1,4 @@
-"""Tags while recording: the commands of a person, and the stamps between which they hold."""
+"""Tags during a recording: the commands of a person, and the spans in which they are valid."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _WORDS = (CLEAR, *(marker.value for marker in TagMarker))
 
 
 def parse_tags(command: str, state: TagState, classes: ClassList) -> TagState:
-    """Return the tags after a command; keys, pages, topics and services all set tags with it.
+    """Return the tags after a command; keys, pages, topics and services use the same commands.
 
-    A command is a comma list, read from left to right: plain names are the new set (`mug, drill`), `+drill` adds to
-    it, `-mug` removes from it, `clear` empties it, and `complete`, `partial` or `ignore` sets the marker. What a
-    command does not name stays as it is.
+    A command is a comma-separated list, read from left to right: plain names are the new set (`mug, drill`), `+drill`
+    adds a class, `-mug` removes one, `clear` removes all, and `complete`, `partial` or `ignore` sets the marker.
+    Everything else stays unchanged.
 
     Args:
-        command: as given.
-        state: the tags before.
-        classes: the classes that can be named.
+        command: text of the command.
+        state: present tags.
+        classes: classes of the recording.
 
     Raises:
         UsageError: the command is empty, or a name is not in the class list; the message suggests the nearest one.
@@ -33,7 +33,7 @@ def parse_tags(command: str, state: TagState, classes: ClassList) -> TagState:
     words = [word.strip() for word in command.split(",") if word.strip()]
     if not words:
         raise UsageError(
-            f"tags were set to nothing: expected class names, +name, -name, {', '.join(_WORDS)}, as in 'mug,complete'"
+            f"the tag command is empty: expected class names, +name, -name, {', '.join(_WORDS)}, as in 'mug,complete'"
         )
     markers = {marker.value for marker in TagMarker}
     present, marker = set(state.present), state.marker
@@ -52,35 +52,31 @@ def parse_tags(command: str, state: TagState, classes: ClassList) -> TagState:
 
 
 def check_class_names(classes: ClassList) -> None:
-    """Refuse classes that a command cannot name.
-
-    Raises:
-        UsageError: a name is a word of the commands, or holds a sign of theirs.
-    """
+    """Raise `UsageError` if a class name is a word of the commands, or contains one of their signs."""
     for name in classes.names:
         if name in _WORDS or name[0] in "+-" or "," in name:
             raise UsageError(
                 f"class '{name}' cannot be set while recording: a name must not be one of {', '.join(_WORDS)}, "
-                "begin with + or -, or hold a comma"
+                "begin with + or -, or contain a comma"
             )
 
 
 class TagTrack:
-    """The tags of a running recording, as the spans that are written and that a reader will find.
+    """The tags of a running recording, as spans in the order of writing.
 
-    The exact time of a change in the scene is not known, so the time from `guard_ns` before to `guard_ns`
-    after it is a span to be ignored. Changes may follow each other faster than that: what lies between them is
-    ignored, too. To take something back, a span with the same stamp is written again: the later one holds.
+    The exact time of a change in the scene is unknown, so the time from `guard_ns` before to `guard_ns` after a change
+    is a span to be ignored. The time between two faster changes is ignored, too. A span replaces an earlier one with
+    the same stamp.
 
     Args:
-        start_ns: stamp from which the first tags hold.
-        tags: the first tags.
-        guard_ns: see above.
-        source: of the first tags, as in "keyboard".
+        start_ns: stamp at which the first tags begin.
+        tags: first tags.
+        guard_ns: time to ignore before and after a change.
+        source: origin of the first tags, as in "keyboard".
 
     Attributes:
-        tags: the last ones given.
-        spans: all, in the order of writing.
+        tags: present tags.
+        spans: all spans in the order of writing.
     """
 
     def __init__(self, start_ns: int, tags: TagState, guard_ns: int, source: str) -> None:
@@ -89,7 +85,7 @@ class TagTrack:
         self._guard_ns = guard_ns
 
     def change(self, now_ns: int, tags: TagState, source: str) -> list[TagSpan]:
-        """Take new tags that a person gave at a stamp; return the spans to write."""
+        """Change the tags at a stamp; return the spans to write."""
         latest = max(span.stamp_ns for span in self.spans)
         begin, end = max(now_ns - self._guard_ns, latest), max(now_ns + self._guard_ns, latest)
         added = [TagSpan(end, tags, source)]
@@ -100,22 +96,22 @@ class TagTrack:
         return added
 
     def begin_segment(self, now_ns: int, source: str) -> TagSpan:
-        """Begin a segment under the same tags at a stamp; return the span to write.
+        """Begin a segment with the same tags at a stamp; return the span to write.
 
-        Within the time that is ignored after a change, the segment begins after it.
+        A segment never begins in the ignored time after a change, but at its end.
         """
         span = TagSpan(max(now_ns, *(span.stamp_ns for span in self.spans)), self.tags, source)
         self.spans.append(span)
         return span
 
     def discard_last(self, now_ns: int, stamps: npt.NDArray[np.int64]) -> tuple[list[TagSpan], int]:
-        """Discard the last segment that labels a pair; return the spans to write, and how many pairs it labelled.
+        """Discard the last segment with labelled pairs; return the spans to write, and the number of its pairs.
 
         Recording continues with the same tags. A second call discards the segment before.
 
         Args:
-            now_ns: the stamp that would be given now.
-            stamps: of the pairs so far, rising.
+            now_ns: present stamp.
+            stamps: rising stamps of the pairs so far.
 
         Raises:
             UsageError: no segment is left to discard.
@@ -125,7 +121,7 @@ class TagTrack:
         pairs = np.bincount(np.searchsorted(starts, stamps, "right"), minlength=len(spans) + 1)[1:]
         labelled = [i for i, s in enumerate(spans) if pairs[i] and s.tags and s.tags.marker is not TagMarker.IGNORE]
         if not labelled:
-            raise UsageError("there is nothing to discard: no pair is labelled that was not discarded already")
+            raise UsageError("there is nothing to discard: every labelled pair was discarded already")
         added = [TagSpan(starts[labelled[-1]], _IGNORED, DISCARDED)]
         if labelled[-1] == len(spans) - 1:
             added.append(TagSpan(max(now_ns, starts[-1] + 1, int(stamps[-1]) + 1), self.tags, spans[-1].source))
@@ -133,7 +129,7 @@ class TagTrack:
         return added, int(pairs[labelled[-1]])
 
     def timeline(self) -> TagTimeline:
-        """Return the spans as a reader will find them."""
+        """Return the spans as a reader of the recording sees them."""
         return TagTimeline(self.spans)
 
 

@@ -1,4 +1,4 @@
-"""Single keys from the terminal that a program runs in."""
+"""Read single keys from the terminal of the program."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from collections.abc import Callable
 class TerminalKeys:
     """Read keys without Enter until `close`, which restores the terminal.
 
-    Ctrl-C and Ctrl-Z work as ever. Keys that are more than one byte (arrows, letters beyond ASCII) break over slow
-    lines and are ignored.
+    Ctrl-C and Ctrl-Z work as usual. Keys of more than one byte (arrows, letters beyond ASCII) may arrive in parts and
+    are ignored.
 
     Args:
-        on_key: called with each printable character, in a thread of its own.
+        on_key: called with each printable character, in a separate thread.
     """
 
     def __init__(self, on_key: Callable[[str], object]) -> None:
@@ -39,7 +39,7 @@ class TerminalKeys:
             return False
 
     def close(self) -> None:
-        """Stop listening and give the terminal back."""
+        """Stop listening and restore the terminal."""
         os.write(self._wake, b"x")
         self._thread.join()
         termios.tcsetattr(self._terminal, termios.TCSADRAIN, self._before)

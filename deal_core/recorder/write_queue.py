@@ -1,4 +1,4 @@
-"""Between a camera and the disk: a bounded queue, and the thread that writes what is in it."""
+"""The bounded queue between a camera and the disk, and the thread that writes it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from deal_core.recording.writer import LOSS_TOPIC, MAX_STAMP_NS, RecordingWriter
 from deal_core.structures import Float32Array, TagState
 
 RESERVE_BYTES = 128 * 2**20
-"""Free space at which recording ends, so that the recording can still be finished."""
+"""Free space at which recording ends, so that it can still be finished."""
 _SYNC_PERIOD_S = 1.0
 _VIEW_SIZE = (32, 24)
 
@@ -32,24 +32,24 @@ RgbdImages = Pair[RawImage, RawImage]
 
 @dataclass(frozen=True)
 class LoggedTags:
-    """Tags on their way to the file, and when they were given."""
+    """Tags on the way to the file, with their log time."""
 
     log_time_ns: int
     span: TagSpan
 
 
 class RecordingQueue:
-    """A bounded queue of pairs and tags for the writer, which counts what happens to every pair.
+    """A bounded queue of pairs and tags for the writer, which counts the outcome of every pair.
 
     Args:
-        max_pairs: pairs that may wait.
-        max_bytes: memory that they may take; one pair may always wait.
+        max_pairs: number of pairs that may wait.
+        max_bytes: memory for waiting pairs; one pair may always wait.
 
     Attributes:
-        lock: to be held while reading several counts; it is reentrant.
-        written: pairs in the file.
-        pending: pairs on their way.
-        skipped, lost: the others, by cause.
+        lock: reentrant lock to hold while reading several counts.
+        written: number of pairs in the file.
+        pending: number of pairs on the way.
+        skipped, lost: number of other pairs, by cause.
         is_on_disk: whether the writer waits for the disk.
     """
 
@@ -68,7 +68,7 @@ class RecordingQueue:
     def put_pair(self, pair: RgbdImages, *, is_asked_for: bool = False) -> bool:
         """Queue a pair, or count it as lost and return False.
 
-        A pair that was asked for is written even if the view has not changed.
+        A requested pair is written even if the view has not changed.
         """
         with self.lock:
             size = _bytes(pair)
@@ -101,7 +101,7 @@ class RecordingQueue:
             return item
 
     def take_wish(self, stamp_ns: int) -> bool:
-        """Return whether the pair of a stamp was asked for, and forget it."""
+        """Return whether the pair with a stamp was requested, and forget the request."""
         with self.lock:
             wished = stamp_ns in self._asked_for
             self._asked_for.discard(stamp_ns)
@@ -109,42 +109,42 @@ class RecordingQueue:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits."""
+        """Whether the queue is empty."""
         with self.lock:
             return not self._items
 
     @property
     def is_done(self) -> bool:
-        """Whether it was closed and is empty."""
+        """Whether the queue is closed and empty."""
         with self.lock:
             return self._closed and not self._items
 
     def close(self) -> None:
-        """Close the queue: nothing is added any more."""
+        """Close the queue: nothing follows."""
         with self.lock:
             self._closed = True
             self.lock.notify()
 
     def skip(self, cause: Skipped, *, taken: bool = False) -> None:
-        """Count a pair that is not wanted; `taken` says that it was in the queue."""
+        """Count an unwanted pair; `taken` means that it was in the queue."""
         with self.lock:
             self.skipped[cause] += 1
             self.pending -= taken
 
     def lose(self, cause: Lost, *, taken: bool = False) -> None:
-        """Count a pair that is lost; `taken` says that it was in the queue."""
+        """Count a lost pair; `taken` means that it was in the queue."""
         with self.lock:
             self.lost[cause] += 1
             self.pending -= taken
 
     def note_written(self, total: int) -> None:
-        """Say how many pairs are in the file by now."""
+        """Set the number of pairs in the file."""
         with self.lock:
             self.pending -= total - self.written
             self.written = total
 
     def fail(self) -> None:
-        """Count everything on its way, and whatever else may come, as lost to the disk."""
+        """Count all pending and all following pairs as lost to the disk."""
         with self.lock:
             if self.pending:
                 self.lost[Lost.DISK_FAILED] += self.pending
@@ -152,18 +152,18 @@ class RecordingQueue:
 
 
 class WriterThread(threading.Thread):
-    """Takes pairs from the queue and writes those that are wanted; ends with the queue, or when writing fails.
+    """Writes the wanted pairs of the queue; ends with the queue, or when writing fails.
 
     Args:
-        writer: an open recording; no other thread may write until this one has ended.
-        queue: of the pairs.
-        change_threshold: mean difference in grey levels from which a view has changed; None writes all views.
-        first: the images of the first pair, whose form every pair must have.
+        writer: open recording; no other thread may write until this one has ended.
+        queue: queue of pairs and tags.
+        change_threshold: mean difference in grey levels at which a view has changed; None writes all views.
+        first: images of the first pair, whose format every pair must have.
         counts: returns the counts of all images so far.
 
     Attributes:
-        failure: why it ended before the queue did.
-        stamps, offsets: of the pairs handed to the writer, nanoseconds.
+        failure: why the thread ended before the queue.
+        stamps, offsets: stamps and offsets of the pairs passed to the writer, nanoseconds.
     """
 
     def __init__(
@@ -209,11 +209,8 @@ class WriterThread(threading.Thread):
             return
         if self._change_threshold is not None:
             view, is_asked_for = _view(pair.color), self._queue.take_wish(pair.stamp_ns)
-            if (
-                self._view is not None
-                and not is_asked_for
-                and np.abs(view - self._view).mean() < self._change_threshold
-            ):
+            is_unchanged = self._view is not None and np.abs(view - self._view).mean() < self._change_threshold
+            if is_unchanged and not is_asked_for:
                 self._queue.skip(Skipped.UNCHANGED, taken=True)
                 return
             self._view = view
@@ -225,7 +222,7 @@ class WriterThread(threading.Thread):
         self._queue.note_written(self._writer.pairs_on_file)
 
     def _sync(self) -> None:
-        """Bring everything to the disk, with the counts so far; a power cut loses only what is newer."""
+        """Write everything to the disk, with the counts so far, so that a power cut loses only newer pairs."""
         counts = self._counts()
         if self.stamps:
             account = {"stamp_ns": self.stamps[-1], **asdict(counts), "loss": counts.loss}
@@ -242,7 +239,7 @@ class WriterThread(threading.Thread):
 
 
 def _fault(pair: RgbdImages, first: tuple[RawImage, RawImage]) -> Lost | None:
-    """Return why a pair cannot stand in one recording with the first."""
+    """Return why a pair does not fit the first pair of the recording."""
     color, depth = pair.color, pair.depth
     if (color.encoding, depth.encoding) != tuple(image.encoding for image in first):
         return Lost.ENCODING_CHANGE

@@ -1,4 +1,4 @@
-"""The fields of a raw image message as numpy, and numpy as RGB or depth. One place for live messages and bags.
+"""Convert raw image messages to numpy, RGB and depth, for live messages and recordings.
 
 Example:
     >>> pixels = decode_image(1, 2, "bgr8", False, 6, bytes([0, 0, 255, 255, 0, 0]))
@@ -8,7 +8,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ from deal_core.structures import (
 
 
 class ImageFormatError(DealError):
-    """An image whose fields contradict each other, or whose encoding cannot be used.
+    """An image with contradicting fields, or with an encoding that cannot be used.
 
     Args:
         cause: a short fixed word for counters: `unknown_encoding`, `zero_size`, `odd_size`, `step`, `length`,
@@ -49,9 +49,9 @@ class Encoding:
     Args:
         dtype: type of its numbers.
         channels: numbers per pixel.
-        to_rgb: the OpenCV conversion to RGB, where it needs one.
-        share: rows and columns of pixels that share a colour: (1, 2) is 4:2:2, (2, 2) is 4:2:0, which has half as
-            many rows again, below the image, for its colours.
+        to_rgb: OpenCV's conversion to RGB; None if no conversion is needed.
+        share: rows and columns of pixels that share a colour: (1, 2) is 4:2:2; (2, 2) is 4:2:0, which stores colours in
+            additional rows below the image, half its height.
     """
 
     dtype: np.dtype[Any]
@@ -59,23 +59,19 @@ class Encoding:
     to_rgb: int | None = None
     share: tuple[int, int] = (1, 1)
 
-    def data_rows(self, height: int) -> int:
-        """Return how many rows of data an image of this height has."""
-        return height * 3 // 2 if self.share[0] == 2 else height
-
 
 @dataclass(frozen=True, eq=False)
 class RawImage:
     """The fields of a `sensor_msgs/Image`.
 
     Args:
-        stamp_ns: when it was taken, nanoseconds.
-        frame_id: the optical frame.
+        stamp_ns: time of acquisition, nanoseconds.
+        frame_id: optical frame.
         height: rows H.
         width: columns W.
-        encoding: as in `rgb8` or `16UC1`.
+        encoding: encoding, as in `rgb8` or `16UC1`.
         step: bytes from one row to the next.
-        data: one-dimensional bytes; not copied, so they must not change afterwards.
+        data: one-dimensional bytes; they are not copied, so they must not change.
         is_bigendian: byte order of numbers wider than a byte.
     """
 
@@ -90,7 +86,7 @@ class RawImage:
 
     @classmethod
     def of(cls, pixels: npt.NDArray[Any], stamp_ns: int, frame_id: str, encoding: str) -> RawImage:
-        """Return an array's image; the same memory where its rows lie one after the other in little-endian order."""
+        """Return the image of an array, without a copy if the array is contiguous and little-endian."""
         rows = np.ascontiguousarray(pixels).astype(pixels.dtype.newbyteorder("<"), copy=False)
         height, width = rows.shape[:2]
         return cls(stamp_ns, frame_id, height, width, encoding, rows.nbytes // height, rows.data.cast("B"))
@@ -113,7 +109,7 @@ COLOR_ENCODINGS = {
     "bgra8": Encoding(_BYTE, 4, cv2.COLOR_BGRA2RGB),
     "mono8": Encoding(_BYTE, 1, cv2.COLOR_GRAY2RGB),
     "8UC1": Encoding(_BYTE, 1, cv2.COLOR_GRAY2RGB),
-    "8UC3": Encoding(_BYTE, 3, cv2.COLOR_BGR2RGB),  # names no colours; OpenCV's order, as its publishers mean it
+    "8UC3": Encoding(_BYTE, 3, cv2.COLOR_BGR2RGB),  # names no colours; its publishers use OpenCV's order
     "8UC4": Encoding(_BYTE, 4, cv2.COLOR_BGRA2RGB),
 }
 DEPTH_ENCODINGS = {"16UC1": Encoding(_SHORT), "mono16": Encoding(_SHORT), "32FC1": Encoding(_FLOAT)}
@@ -125,7 +121,7 @@ RARE_ENCODINGS = {
     **dict.fromkeys(("rgb16", "bgr16"), Encoding(_SHORT, 3)),
     **dict.fromkeys(("rgba16", "bgra16"), Encoding(_SHORT, 4)),
 }
-"""Colour that a library converts, see `RareConverter`."""
+"""Colour encodings that a library converts, see `RareConverter`."""
 _ENCODINGS = COLOR_ENCODINGS | DEPTH_ENCODINGS | RARE_ENCODINGS
 
 
@@ -134,9 +130,8 @@ def decode_image(
 ) -> npt.NDArray[Any]:
     """Return the pixels of a `sensor_msgs/Image`.
 
-    The result is a view on `data` wherever it can be one: it keeps `data` alive, is as writable as `data` is,
-    and its rows are `step` bytes apart. It is a copy for foreign byte order and for a `step` that would leave
-    rows at fractions of a number.
+    The result is a view on `data` if possible: it keeps `data` alive, is as writable as `data`, and its rows are `step`
+    bytes apart. It is a copy for a foreign byte order and for a `step` that is not a multiple of the number's size.
 
     Args:
         height: rows H.
@@ -151,25 +146,20 @@ def decode_image(
         (H, W) for one channel, (H, W, C) for more, (H * 3 / 2, W) for 4:2:0; in the machine's byte order.
 
     Raises:
-        ImageFormatError: unknown encoding, zero size, an odd size where pixels share colours, a step smaller than a
-            row, or data of another length.
+        ImageFormatError: the encoding is unknown, the size is zero, or odd although pixels share colours, the step is
+            smaller than a row, or the data has another length.
     """
-    layout = _ENCODINGS.get(encoding)
-    if layout is None:
-        raise ImageFormatError(
-            "unknown_encoding", f"expected an image encoding of {', '.join(_ENCODINGS)}; found '{encoding}'"
-        )
+    layout = _layout(_ENCODINGS, "an image", encoding)
     if height <= 0 or width <= 0:
         raise ImageFormatError("zero_size", f"expected an image with pixels, found {width}x{height}")
     pixel = layout.dtype.itemsize * layout.channels
     if step < width * pixel:
         raise ImageFormatError(
-            "step",
-            f"expected a step of at least {width * pixel} bytes ({width} pixels of {encoding}), found {step}",
+            "step", f"expected a step of at least {width * pixel} bytes ({width} pixels of {encoding}), found {step}"
         )
     if height % layout.share[0] or width % layout.share[1]:
         raise ImageFormatError("odd_size", f"expected even sizes for encoding '{encoding}', found {width}x{height}")
-    buffer, rows = memoryview(data), layout.data_rows(height)
+    buffer, rows = memoryview(data), height * 3 // 2 if layout.share[0] == 2 else height
     if buffer.nbytes != rows * step:
         raise ImageFormatError(
             "length", f"expected {rows * step} bytes of data ({rows} rows of {step} bytes), found {buffer.nbytes}"
@@ -186,26 +176,22 @@ def decode_image(
 
 
 def to_rgb(pixels: npt.NDArray[Any], encoding: str) -> UInt8Array:
-    """Return (H, W, 3) uint8 RGB; the same memory for `rgb8`, alpha is dropped, grey is repeated.
+    """Return (H, W, 3) uint8 RGB; no copy for `rgb8`, alpha is dropped, grey is repeated.
 
     Raises:
         ImageFormatError: the encoding is not one of `COLOR_ENCODINGS`.
     """
-    layout = COLOR_ENCODINGS.get(encoding)
-    if layout is None:
-        raise ImageFormatError(
-            "unknown_encoding", f"expected a colour encoding of {', '.join(COLOR_ENCODINGS)}; found '{encoding}'"
-        )
+    layout = _layout(COLOR_ENCODINGS, "a colour", encoding)
     if layout.to_rgb is None:
         return pixels
     return np.asarray(cv2.cvtColor(pixels, layout.to_rgb), np.uint8)
 
 
 def to_depth_mm(pixels: npt.NDArray[Any], encoding: str) -> UInt16Array:
-    """Return (H, W) uint16 millimetres, 0 = no measurement; the same memory for 16-bit encodings.
+    """Return (H, W) uint16 millimetres, 0 = no measurement; no copy for 16-bit encodings.
 
-    The unit follows from the encoding: 16-bit depth is millimetres, 32-bit is metres with nan, infinity and
-    anything not positive meaning no measurement.
+    The unit follows from the encoding: 16-bit depth is in millimetres, 32-bit depth in metres, where nan, infinity and
+    values of at most 0 mean no measurement.
 
     Raises:
         ImageFormatError: the encoding is not one of `DEPTH_ENCODINGS`.
@@ -214,7 +200,7 @@ def to_depth_mm(pixels: npt.NDArray[Any], encoding: str) -> UInt16Array:
 
 
 def to_depth_m(pixels: npt.NDArray[Any], encoding: str) -> tuple[Float32Array, BoolArray]:
-    """Return (H, W) float32 metres, 0 where nothing was measured, and (H, W) bool where something was.
+    """Return (H, W) float32 metres, 0 where nothing was measured, and (H, W) bool where depth was measured.
 
     Raises:
         ImageFormatError: the encoding is not one of `DEPTH_ENCODINGS`.
@@ -226,29 +212,25 @@ def to_depth_m(pixels: npt.NDArray[Any], encoding: str) -> tuple[Float32Array, B
 
 
 class RareConverter(Protocol):
-    """What converts some of `RARE_ENCODINGS`."""
+    """A converter for some of `RARE_ENCODINGS`."""
 
     encodings: Collection[str]
 
     def to_rgb(self, pixels: npt.NDArray[Any], encoding: str) -> UInt8Array:
-        """Return (H, W, 3) uint8 RGB of contiguous pixels as `decode_image` returns them.
+        """Return (H, W, 3) uint8 RGB of contiguous pixels in the form of `decode_image`.
 
         Raises:
-            ImageFormatError: this image of the encoding cannot be converted.
+            ImageFormatError: the image cannot be converted.
         """
 
 
 class RosbagsConverter:
-    """Converts them all, by `rosbags-image`."""
+    """Converts all of `RARE_ENCODINGS` with `rosbags-image`."""
 
     encodings: Collection[str] = RARE_ENCODINGS
 
     def to_rgb(self, pixels: npt.NDArray[Any], encoding: str) -> UInt8Array:
-        """Return (H, W, 3) uint8 RGB.
-
-        Raises:
-            ImageFormatError: the library refuses the image.
-        """
+        """Return (H, W, 3) uint8 RGB; an `ImageFormatError` if the library refuses the image."""
         from rosbags.image import ImageError
         from rosbags.image.image import convert_color
 
@@ -261,15 +243,15 @@ class RosbagsConverter:
 def any_to_rgb(
     pixels: npt.NDArray[Any], encoding: str, converters: Sequence[RareConverter] = (RosbagsConverter(),)
 ) -> UInt8Array:
-    """Return (H, W, 3) uint8 RGB of the pixels of any colour encoding; the same memory for `rgb8`.
+    """Return (H, W, 3) uint8 RGB of pixels in any colour encoding; no copy for `rgb8`.
 
     Args:
-        pixels: as `decode_image` returns them.
+        pixels: pixels in the form of `decode_image`.
         encoding: a key of `COLOR_ENCODINGS` or `RARE_ENCODINGS`.
-        converters: for the rare ones; the first that has the encoding is taken.
+        converters: converters for rare encodings; the first that knows the encoding is used.
 
     Raises:
-        ImageFormatError: the encoding is not a colour, or the library refuses the image.
+        ImageFormatError: the encoding is not a colour encoding, or the library refuses the image.
     """
     converter = next((c for c in converters if encoding in c.encodings), None)
     if converter is None:
@@ -286,9 +268,12 @@ def inconvertible(pixels: npt.NDArray[Any], encoding: str, error: Exception) -> 
 
 
 def _is_metres(encoding: str) -> bool:
-    layout = DEPTH_ENCODINGS.get(encoding)
-    if layout is None:
+    return _layout(DEPTH_ENCODINGS, "a depth", encoding).dtype == _FLOAT
+
+
+def _layout(known: Mapping[str, Encoding], kind: str, encoding: str) -> Encoding:
+    if encoding not in known:
         raise ImageFormatError(
-            "unknown_encoding", f"expected a depth encoding of {', '.join(DEPTH_ENCODINGS)}; found '{encoding}'"
+            "unknown_encoding", f"expected {kind} encoding of {', '.join(known)}; found '{encoding}'"
         )
-    return layout.dtype == _FLOAT
+    return known[encoding]

@@ -1,4 +1,4 @@
-"""Image messages, serialised or compressed, as RGB and as depth in millimetres."""
+"""Decode image messages, serialised or compressed, to RGB and depth in millimetres."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from deal_core.recording.image_encodings import (
     decode_image,
     to_depth_mm,
 )
+from deal_core.recording.writer import message_types
 from deal_core.structures import CameraIntrinsics, UInt8Array, UInt16Array, metres_to_depth
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -26,8 +27,7 @@ COMPRESSED = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 STRING = "std_msgs/msg/String"
 
-_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
-_JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class DepthMessage:
 
 
 def header_stamp(data: bytes) -> int:
-    """Return the acquisition stamp of any serialised message that begins with a header, without decoding it.
+    """Return the stamp of a serialised message that begins with a header, without decoding the message.
 
     Raises:
         ImageFormatError: the message is too short, or is not CDR.
@@ -61,58 +61,41 @@ def header_stamp(data: bytes) -> int:
 
 
 class MessageDecoder:
-    """Decode the standard messages of a recording; they are the same in all distributions since Foxy."""
+    """Decode standard messages, which are the same in all distributions since Foxy.
+
+    Raises:
+        ImageFormatError: from any method, if the message is damaged or its encoding does not fit the method.
+    """
 
     def __init__(self) -> None:
-        from rosbags.typesys import Stores, get_typestore
-
-        self._types = get_typestore(Stores.ROS2_HUMBLE)
+        self._types = message_types()
 
     def color(self, data: bytes, kind: str) -> ColorMessage:
-        """Decode a colour `Image` or `CompressedImage`.
-
-        Raises:
-            ImageFormatError: the message is damaged, or its encoding is not one of a colour image.
-        """
+        """Decode a colour `Image` or `CompressedImage`."""
         message = self._decode(data, kind)
-        rgb = compressed_to_rgb(message) if kind == COMPRESSED else _color_raw(message)
+        rgb = compressed_to_rgb(message) if kind == COMPRESSED else any_to_rgb(_pixels(message), message.encoding)
         return ColorMessage(_stamp(message), message.header.frame_id, rgb)
 
     def depth(self, data: bytes, kind: str) -> DepthMessage:
-        """Decode a depth `Image` or `CompressedImage` to the bit for 16-bit encodings.
+        """Decode a depth `Image` or `CompressedImage`; 16-bit encodings stay exact.
 
         The unit follows from the encoding: 16 bit is millimetres, 32 bit metres.
-
-        Raises:
-            ImageFormatError: the message is damaged, or its encoding is not one of a depth image.
         """
-        message = self._decode(data, kind)
-        depth = compressed_to_depth_mm(message) if kind == COMPRESSED else _depth_raw(message)
-        return DepthMessage(_stamp(message), message.header.frame_id, depth)
+        found = self._decode(data, kind)
+        depth = compressed_to_depth_mm(found) if kind == COMPRESSED else to_depth_mm(_pixels(found), found.encoding)
+        return DepthMessage(_stamp(found), found.header.frame_id, depth)
 
     def encoding(self, data: bytes, kind: str) -> str:
-        """Return what an image message says it holds, as in `rgb8` or `16UC1; compressedDepth png`.
-
-        Raises:
-            ImageFormatError: the message is damaged.
-        """
+        """Return the encoding or format of an image message, as in `rgb8` or `16UC1; compressedDepth png`."""
         message = self._decode(data, kind)
         return str(message.format if kind == COMPRESSED else message.encoding)
 
     def text(self, data: bytes) -> str:
-        """Return the text of a `String` message.
-
-        Raises:
-            ImageFormatError: the message is damaged.
-        """
+        """Return the text of a `String` message."""
         return str(self._decode(data, STRING).data)
 
     def camera(self, data: bytes) -> CameraIntrinsics | None:
-        """Return the intrinsics of a `CameraInfo` message; None where the camera was not calibrated.
-
-        Raises:
-            ImageFormatError: the message is damaged.
-        """
+        """Return the intrinsics of a `CameraInfo` message; None if the camera is not calibrated."""
         return camera_of(self._decode(data, CAMERA_INFO))
 
     def _decode(self, data: bytes, kind: str) -> Any:
@@ -123,7 +106,7 @@ class MessageDecoder:
 
 
 def camera_of(info: Any) -> CameraIntrinsics | None:
-    """Return the intrinsics of a `CameraInfo`; None where the camera was not calibrated."""
+    """Return the intrinsics of a `CameraInfo`; None if the camera is not calibrated."""
     fx, _, cx, _, fy, cy, *_ = (float(value) for value in info.k)
     if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0 and fy > 0):
         return None
@@ -141,25 +124,25 @@ def camera_of(info: Any) -> CameraIntrinsics | None:
 
 
 def is_color_encoding(kind: str, encoding: str) -> bool:
-    """Say whether an image message with this encoding (or compression format) holds colour or grey pixels."""
+    """Return whether an image message with this encoding (or compression format) contains colour or grey pixels."""
     if kind == COMPRESSED:
-        return "compressedDepth" not in encoding and not _is_depth_name(encoding.split(";")[0].strip())
+        return "compressedDepth" not in encoding and encoding.split(";")[0].strip() not in DEPTH_ENCODINGS
     return encoding in COLOR_ENCODINGS or encoding in RARE_ENCODINGS
 
 
 def is_depth_encoding(kind: str, encoding: str) -> bool:
-    """Say whether an image message with this encoding (or compression format) holds exact depth."""
+    """Return whether an image message with this encoding (or compression format) contains exact depth."""
     if kind == COMPRESSED:
         lossless = "compressedDepth" in encoding or "png" in encoding
-        return lossless and _is_depth_name(encoding.split(";")[0].strip() or "16UC1")
-    return _is_depth_name(encoding)
+        return lossless and (encoding.split(";")[0].strip() or "16UC1") in DEPTH_ENCODINGS
+    return encoding in DEPTH_ENCODINGS
 
 
 def compressed_to_rgb(message: Any) -> UInt8Array:
     """Return (H, W, 3) uint8 RGB of the JPEG or PNG in a colour `CompressedImage`.
 
     Raises:
-        ImageFormatError: the format is not of a colour, or the data are cut or do not decode.
+        ImageFormatError: the format is not a colour format, or the data is truncated or damaged.
     """
     if not is_color_encoding(COMPRESSED, message.format):
         raise ImageFormatError(
@@ -173,11 +156,11 @@ def compressed_to_rgb(message: Any) -> UInt8Array:
 def compressed_to_depth_mm(message: Any) -> UInt16Array:
     """Return (H, W) uint16 millimetres of the PNG in a depth `CompressedImage`, 0 = no measurement.
 
-    compressedDepth is 12 bytes of settings, then a PNG; a plain 16-bit PNG is of the `compressed` topic. The
-    settings are (format, a, b); 32FC1 depth is stored as 16-bit inverse depth, metres = a / (value - b).
+    compressedDepth is 12 bytes of settings and a PNG; the `compressed` topic has a plain 16-bit PNG. The settings are
+    (format, a, b); 32FC1 depth is stored as 16-bit inverse depth, metres = a / (value - b).
 
     Raises:
-        ImageFormatError: the format is not of exact depth, or the data are cut or do not decode.
+        ImageFormatError: the format is not exact depth, or the data is truncated or damaged.
     """
     data, form = message.data.tobytes(), str(message.format)
     encoding = form.split(";")[0].strip() or "16UC1"
@@ -205,10 +188,6 @@ def compressed_to_depth_mm(message: Any) -> UInt16Array:
     return metres_to_depth(metres)
 
 
-def _is_depth_name(encoding: str) -> bool:
-    return encoding in DEPTH_ENCODINGS
-
-
 def _stamp(message: Any) -> int:
     return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
 
@@ -219,20 +198,11 @@ def _pixels(message: Any) -> npt.NDArray[Any]:
     )
 
 
-def _color_raw(message: Any) -> UInt8Array:
-    return any_to_rgb(_pixels(message), message.encoding)
-
-
-def _depth_raw(message: Any) -> UInt16Array:
-    return to_depth_mm(_pixels(message), message.encoding)
-
-
 def _complete(data: bytes, form: str) -> bytes:
-    """Return the file, refusing one that is cut: OpenCV would fill the missing rows with grey."""
-    ends = {_PNG: _PNG_END, _JPEG: _JPEG_END}
-    for begin, end in ends.items():
+    """Return the file unless it is truncated: OpenCV would fill the missing rows with grey."""
+    for begin, end in ((_PNG, b"IEND"), (_JPEG, b"\xff\xd9")):
         if data.startswith(begin) and end not in data[-64:]:
-            raise ImageFormatError("length", f"expected a complete image of format '{form}', found one cut short")
+            raise ImageFormatError("length", f"expected a complete image of format '{form}', found a truncated one")
     return data
 
 

@@ -1,7 +1,7 @@
-"""Read what is left of a damaged MCAP file, record by record, without its index.
+"""Read a damaged MCAP file record by record, without its index.
 
-A recorder that lost power leaves a file without an index and with its last record cut short. `rosbags` needs the
-index; this reads from the front every record that is complete. Records: https://mcap.dev/spec.
+A recorder that lost power leaves a file without an index, whose last record is truncated. `rosbags` needs the index;
+this module reads every complete record from the start. Records: https://mcap.dev/spec.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import BinaryIO
 from zlib import crc32
 
 from deal_core.errors import RecordingError
+from deal_core.files import os_errors_as
 from deal_core.recording.mcap_writer import (
     CHANNEL,
     CHUNK,
@@ -35,7 +36,7 @@ from deal_core.recording.stored_message import Damage, StoredChannel, StoredMess
 
 _CHUNK_HEAD = struct.Struct("<QQQI")
 _FOOTER_RECORD = struct.Struct("<BQQQI")
-_MAX_SUMMARY = 2**28  # an index of this size is of a file of terabytes; more is damage
+_MAX_SUMMARY = 2**28  # a file of terabytes has an index of this size; a larger one is damaged
 _MAX_TIME_NS = 2**63
 _PIECE = 2**20
 
@@ -43,29 +44,26 @@ _PIECE = 2**20
 def scan_mcap(path: Path, damage: Damage, size: int | None = None) -> Iterator[StoredMessage]:
     """Yield the readable messages in the order of the file; memory does not grow with the file.
 
-    A compressed chunk that is cut is lost; of an uncompressed one, every complete message is found. A complete chunk
-    that fails its checksum is lost, because the checksum does not tell which of its messages is wrong.
+    A truncated compressed chunk is lost; a truncated uncompressed one yields its complete messages. A complete chunk
+    that fails its checksum is lost, because the checksum does not tell which message is wrong.
 
     Args:
-        path: an MCAP file, damaged or not.
-        damage: filled in while the scan goes on; complete when it ends.
-        size: read the file as if it ended here: one that is still being written then reads the same every time.
+        path: MCAP file, damaged or not.
+        damage: filled in during the scan.
+        size: read only this many bytes, so that a growing file reads the same every time.
 
     Raises:
-        RecordingError: the file cannot be opened or is no MCAP file.
+        RecordingError: the file cannot be opened or is not an MCAP file.
     """
-    try:
-        with path.open("rb") as file:
-            if (head := file.read(len(MAGIC))) != MAGIC:
-                found = "it does not begin with MCAP's magic bytes" if head else "it is empty (0 bytes)"
-                raise RecordingError(f"{path} is no MCAP file: {found}")
-            yield from _Scan(damage).messages(file, os.fstat(file.fileno()).st_size if size is None else size)
-    except OSError as error:
-        raise RecordingError(f"{path} cannot be read: {error.strerror}") from error
+    with os_errors_as(RecordingError, f"{path} cannot be read"), path.open("rb") as file:
+        if (head := file.read(len(MAGIC))) != MAGIC:
+            found = "it does not begin with MCAP's magic bytes" if head else "it is empty (0 bytes)"
+            raise RecordingError(f"{path} is not an MCAP file: {found}")
+        yield from _Scan(damage).messages(file, os.fstat(file.fileno()).st_size if size is None else size)
 
 
 class _CutError(Exception):
-    """The record at an offset is cut short or makes no sense."""
+    """The record at an offset is truncated or invalid."""
 
     def __init__(self, at: int, *, is_message: bool) -> None:
         super().__init__(at)
@@ -80,7 +78,7 @@ class _Scan:
         self._channels: dict[int, StoredChannel | None] = {}
         self._chunks: list[int] = []
         self._yielded = 0
-        self._owed = 0  # messages of the damaged chunk before, by its index, that were not yielded
+        self._owed = 0  # messages in the index of the last damaged chunk that were not yielded
         self._is_owed = False
         self._left_out: Counter[str] = Counter()
 
@@ -94,7 +92,7 @@ class _Scan:
             try:
                 yield from self._records(file, end)
             except _CutError as cut:
-                # Where the index is sound, what comes after the damage can still be found.
+                # With a valid index, the chunks after the damage can be found.
                 following = bisect_right(self._chunks, cut.at)
                 at = self._chunks[following] if following < len(self._chunks) else None
                 self._note_cut(cut, at, end)
@@ -107,7 +105,7 @@ class _Scan:
         """Yield the messages between the file's position and `end`.
 
         Raises:
-            _CutError: at the first record that is cut short or makes no sense.
+            _CutError: at the first record that is truncated or invalid.
         """
         at = file.tell()
         while at < end:
@@ -139,11 +137,11 @@ class _Scan:
     def _message(self, record: bytes) -> StoredMessage | None:
         channel_id, sequence, log_time, publish_time = MESSAGE_HEAD.unpack_from(record)
         if channel_id not in self._channels:
-            self._left_out["are of a topic whose description is lost"] += 1
+            self._left_out["belong to a topic whose description is lost"] += 1
         elif (channel := self._channels[channel_id]) is None:
             self._left_out["are not in CDR, the encoding of ROS 2"] += 1
         elif log_time >= _MAX_TIME_NS:
-            self._left_out["have a time that makes no sense"] += 1
+            self._left_out["have an invalid time"] += 1
         else:
             return StoredMessage(channel, log_time, publish_time, sequence, record[MESSAGE_HEAD.size :])
         return None
@@ -172,8 +170,8 @@ class _Scan:
         """Yield the messages of the chunk whose record begins at `at` and ends at `after`.
 
         Raises:
-            ValueError: its head makes no sense, or it is compressed and cut.
-            _CutError: it is not compressed, and cut: its complete messages have been yielded.
+            ValueError: its head is invalid, or it is compressed and truncated.
+            _CutError: it is uncompressed and truncated; its complete messages have been yielded.
         """
         _, _, size, checksum = _CHUNK_HEAD.unpack(file.read(_CHUNK_HEAD.size))
         compression = _string(file)
@@ -211,13 +209,13 @@ class _Scan:
         self._damage.lost_bytes += lost
         self._damage.lost_messages += cut.is_message
         self._damage.places.append(
-            f"cut off or unreadable from byte {cut.at} on, the last {lost} bytes are lost"
+            f"truncated or unreadable from byte {cut.at} on, the last {lost} bytes are lost"
             if resumed is None
             else f"{lost} bytes from byte {cut.at} on are unreadable and lost"
         )
 
     def _read_summary(self, file: BinaryIO, end: int) -> None:
-        """Learn schemas, channels and chunks from the end of a finished file: damage may hide the first ones."""
+        """Read schemas, channels and chunks from the end of a finished file: damage may hide the first ones."""
         footer_at = end - _FOOTER_RECORD.size - len(MAGIC)
         if footer_at < len(MAGIC):
             return
@@ -241,7 +239,7 @@ class _Scan:
                 elif kind == CHUNK_INDEX:
                     self._chunks.append(struct.unpack_from("<QQQ", record)[2])
         except (struct.error, ValueError):
-            pass  # the index is damaged too; what it said so far may still help
+            pass  # the index is damaged, too; the part before the damage is still useful
         self._chunks = sorted(offset for offset in self._chunks if offset < end)
 
 
@@ -277,10 +275,10 @@ def _checksum(file: BinaryIO, length: int) -> int:
 
 
 def _decompress(data: bytes, compression: str, size: int, checksum: int) -> bytes:
-    """Return the records of a chunk; a ValueError if they are damaged."""
+    """Return the records of a chunk; raise a ValueError if they are damaged."""
     from rosbags.rosbag2.storage_mcap import decompress
 
     try:
         return decompress(data, compression, size, checksum)
-    except Exception as error:  # lz4, zstd and rosbags raise errors of their own kinds, some only RuntimeError
+    except Exception as error:  # lz4, zstd and rosbags raise different errors, even RuntimeError
         raise ValueError(str(error)) from error

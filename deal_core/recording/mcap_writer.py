@@ -1,8 +1,8 @@
-"""Write an MCAP file that is never half-written for long: chunks go to disk whole, or are taken back.
+"""Write MCAP files that end with a complete chunk even if the disk is full.
 
-`rosbags` can write MCAP, too, but copies each image five times, decides alone when a chunk is written, and cannot copy
-a stored message with both its times. A recorder on a robot needs to say "to the disk, now", and to keep what is there
-when the disk is full; a repair needs every message as it was. Records: https://mcap.dev/spec.
+`rosbags` can write MCAP, too, but copies each image five times, chooses when a chunk is written, and cannot copy a
+stored message with both its times. A recorder on a robot needs to write to the disk at once, and to keep the file when
+the disk is full; a repair needs unchanged messages. Records: https://mcap.dev/spec.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ import os
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from zlib import crc32
 
 from deal_core.recording.stored_message import StoredChannel, StoredMessage
 
 Buffer = bytes | memoryview
-"""What can be written without a copy: one-dimensional, of bytes."""
+"""One-dimensional bytes that can be written without a copy."""
 
 MAGIC = b"\x89MCAP0\r\n"
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX = range(0x01, 0x09)
@@ -30,8 +29,8 @@ RECORD = struct.Struct("<BQ")
 MESSAGE_HEAD = struct.Struct("<HIQQ")
 """Channel, sequence, log time and publish time of a message, before its data."""
 
-_LARGE_BYTES = 64 * 1024  # smaller parts are cheaper to join than to write one by one
-_CHUNK_BYTES = 256 * 1024  # a reader unpacks one chunk at a time; a colour image is larger alone
+_LARGE_BYTES = 64 * 1024  # joining smaller parts is faster than writing each
+_CHUNK_BYTES = 256 * 1024  # a reader unpacks one chunk at a time; one colour image is larger
 _NO_TIME = 2**63 - 1
 
 
@@ -52,25 +51,24 @@ class _Chunk:
         self.checksum = crc32(part, self.checksum)
 
 
-class McapWriter:
-    """Write messages in chunks without compression, each chunk in one go; as a context manager, `abort` at the end.
+class McapWriter(AbstractContextManager["McapWriter"]):
+    """Write messages in uncompressed chunks, each chunk at once; a context manager that calls `abort` at the end.
 
-    Large buffers are not copied: they must stay as they are until `end_group` returns. Memory holds one chunk, and
-    about a hundred bytes for each one written.
+    Large buffers are not copied: they must not change until `end_group` returns. Memory contains one chunk, and about a
+    hundred bytes for each written chunk.
 
     Args:
-        path: the file to make; it must not exist.
+        path: file to create; it must not exist.
 
     Attributes:
-        path: the file.
-        channels: by id, as written; messages of one topic and type share the channel that was first.
-        counts: messages in the file by channel id, without those that are buffered.
+        path: path of the file.
+        channels: channels by id; messages of one topic and type share the first channel.
+        counts: messages in the file by channel id, without buffered messages.
         start_ns, end_ns: first and last log time in the file.
 
     Raises:
-        OSError: from any method that writes. What was not written whole is taken back and lost: the file ends with
-            its last whole chunk. After that only `close`, which writes the index if there is room, and `abort` make
-            sense.
+        OSError: from any method that writes. The incomplete chunk is removed, so the file ends with its last complete
+            chunk. After that, only `close`, which writes the index if there is space, and `abort` are useful.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,16 +84,11 @@ class McapWriter:
         self._end = 0
         self._put([MAGIC, _record(HEADER, _text("ros2") + _text("deal"))])
 
-    def __enter__(self) -> McapWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.abort()
 
     def add_channel(self, channel: StoredChannel) -> int:
-        """Return the id of a topic; a new one's description goes into the chunk of its first message."""
+        """Return the id of a topic; the chunk of its first message contains its description."""
         key = (channel.topic, channel.type)
         if key not in self._ids:
             number = self._ids[key] = len(self._ids) + 1
@@ -117,11 +110,11 @@ class McapWriter:
         """Add a message, given as parts that are joined in the file; readers sort by log time.
 
         Args:
-            channel: id of its topic.
-            log_time_ns: when it was received.
-            parts: the serialised message.
-            publish_time_ns: when it was sent; the log time if None.
-            sequence: its number at the sender.
+            channel: id of the topic.
+            log_time_ns: time of reception.
+            parts: serialised message.
+            publish_time_ns: time of sending; the log time if None.
+            sequence: number of the message at the sender.
         """
         data = [bytes(part) if len(part) < _LARGE_BYTES else part for part in parts]
         chunk, length = self._chunk, sum(map(len, data))
@@ -134,7 +127,7 @@ class McapWriter:
             chunk.add(part)
 
     def copy(self, message: StoredMessage) -> None:
-        """Add a stored message as it is, in a group of its own."""
+        """Add an unchanged stored message as a separate group."""
         self.write(
             self.add_channel(message.channel),
             message.log_time_ns,
@@ -145,19 +138,19 @@ class McapWriter:
         self.end_group()
 
     def end_group(self) -> None:
-        """Mark the messages so far as complete; a chunk only ends here."""
+        """Mark the messages so far as complete; chunks end only here."""
         if self._chunk.size >= _CHUNK_BYTES or any(isinstance(part, memoryview) for part in self._chunk.parts):
             self.flush()
 
     def flush(self, *, sync: bool = False) -> None:
-        """Write what is buffered; with `sync`, wait until it is on the disk and not only on its way."""
+        """Write the buffered messages; with `sync`, wait until they are on the disk."""
         if self._chunk.index:
             self._write_chunk()
         if sync:
             os.fdatasync(self._file.fileno())
 
     def write_metadata(self, name: str, values: Mapping[str, str]) -> None:
-        """Write what is buffered, and then a record of facts that belong to no topic."""
+        """Write the buffered messages, and then a metadata record, which belongs to no topic."""
         self.flush()
         record, start = _record(METADATA, _text(name) + _texts(values)), self._end
         self._put([record])
@@ -179,7 +172,7 @@ class McapWriter:
         self._file.close()
 
     def abort(self) -> None:
-        """Close the file as it is, without an index; does nothing after `close`."""
+        """Close the file without writing an index; does nothing after `close`."""
         self._file.close()
 
     def _schema(self, channel: StoredChannel) -> int:

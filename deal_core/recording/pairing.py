@@ -1,4 +1,4 @@
-"""Pair colour and depth messages by header stamp, and count every message without a partner by its cause."""
+"""Pair colour and depth messages by header stamp, and count unpaired messages by cause."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ T = TypeVar("T")
 
 
 class UnpairedCause(str, Enum):
-    """Why a message was given up."""
+    """Why a message was not paired."""
 
     NO_PARTNER = "no partner within slop"
-    """The other stream went past this stamp without a message close enough."""
+    """The other stream passed this stamp without a close message."""
     QUEUE_FULL = "queue full"
-    """The other stream had not reached this stamp when the queue needed the place: silent or far behind."""
+    """The other stream had not reached this stamp when the queue was full: it is silent or far behind."""
     DUPLICATE = "duplicate stamp"
-    """The same stream has just had a message with this stamp."""
+    """The same stream recently had a message with this stamp."""
     EXPIRED = "waited too long"
-    """The caller took the message back (`StampPairer.expire_color`)."""
+    """The caller removed the message (`StampPairer.expire_color`)."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,9 @@ class Pair(Generic[A, B]):
 
 @dataclass
 class PairingCounts:
-    """Counts of every message, by what happened to it.
+    """Counts of all messages by outcome.
 
-    On each stream, `received == paired + sum(unpaired) + pending` at any time, with `pending` the messages
-    that still wait in the queue.
+    On each stream, `received == paired + sum(unpaired) + pending` at any time; `pending` messages are in the queue.
     """
 
     received_color: int = 0
@@ -58,12 +57,12 @@ class PairingCounts:
     unpaired_color: Counter[UnpairedCause] = field(default_factory=Counter)
     unpaired_depth: Counter[UnpairedCause] = field(default_factory=Counter)
     backwards_color: int = 0
-    """Messages older than the one before on their stream; they may still have been paired."""
+    """Messages with an older stamp than the message before; they may have been paired."""
     backwards_depth: int = 0
 
     @property
     def unpaired(self) -> dict[str, int]:
-        """Counts by stream and cause, as in `{"depth: duplicate stamp": 2}`; only what occurred."""
+        """Counts by stream and cause, as in `{"depth: duplicate stamp": 2}`; only causes that occurred."""
         streams = (("color", self.unpaired_color), ("depth", self.unpaired_depth))
         return {f"{name}: {cause.value}": n for name, found in streams for cause, n in sorted(found.items())}
 
@@ -71,29 +70,26 @@ class PairingCounts:
 class StampPairer(Generic[A, B]):
     """Pair two streams by header stamp; each message is used at most once.
 
-    With `slop_ns=0` only equal stamps pair, and a pair is returned by the call that completes it, whatever
-    the order of arrival within the queue. That is the right choice wherever one driver stamps both images
-    alike (RealSense with aligned depth).
+    With `slop_ns=0` only equal stamps pair, and the call that completes a pair returns it, in any order of arrival. Use
+    it if one driver gives both images the same stamp (RealSense with aligned depth).
 
-    With a slop, the pairs are those that a greedy choice by (offset, colour stamp, depth stamp) over the
-    whole input would make: the closest messages pair first. Such a pair cannot be returned before it is
-    certain that no closer message will come. Equal stamps return at once; otherwise, the stream of the
-    *earlier* message has to advance past the later one by their offset, which costs up to one frame period
-    of latency. Messages that come out of order are matched with what still waits; they cannot revoke a pair
-    already returned.
+    With a slop, the pairs are those of a greedy choice by (offset, colour stamp, depth stamp) over the whole input: the
+    closest messages pair first. Such a pair is returned only when no closer message can arrive. Equal stamps return at
+    once; otherwise, the stream of the *earlier* message must pass the later one by their offset, which costs up to one
+    frame period of latency. Messages out of order pair with waiting messages; they cannot revoke a returned pair.
 
-    Each stream's queue holds `queue_size` waiting messages. When one too many arrives, the message that
-    arrived first leaves: with its partner if it has one, else counted with a cause. Leaving by arrival, and
-    judging progress by the last `queue_size` stamps only, lets pairing recover after a clock jumped back.
+    Each queue has `queue_size` waiting messages. When another arrives, the message that arrived first leaves: with its
+    partner if it has one, else counted with a cause. Removal by arrival, and progress by the last `queue_size` stamps,
+    let pairing recover after a clock jumped back.
 
     Not thread-safe. Time per message is O(queue_size log queue_size).
 
     Args:
         slop_ns: largest difference between the stamps of a pair, nanoseconds.
-        queue_size: messages that may wait on each stream, at least 1.
+        queue_size: number of messages that may wait on each stream, at least 1.
 
     Raises:
-        UsageError: a negative slop, or a queue without a place.
+        UsageError: the slop is negative, or the queue size is below 1.
 
     Example:
         >>> pairer = StampPairer[str, str](slop_ns=0)
@@ -105,7 +101,7 @@ class StampPairer(Generic[A, B]):
         if slop_ns < 0:
             raise UsageError(f"the pairing slop must be 0 (equal stamps) or more, found {slop_ns} ns")
         if queue_size < 1:
-            raise UsageError(f"the pairing queue must have at least 1 place, found {queue_size}")
+            raise UsageError(f"the pairing queue must have a size of at least 1, found {queue_size}")
         self.slop_ns = slop_ns
         self.queue_size = queue_size
         self.counts = PairingCounts()
@@ -123,35 +119,23 @@ class StampPairer(Generic[A, B]):
         return len(self._depth.items)
 
     def add_color(self, stamp_ns: int, item: A) -> list[Pair[A, B]]:
-        """Take a colour message; return the pairs that are certain now, by colour stamp."""
+        """Add a colour message; return the pairs that are certain now, by colour stamp."""
         self.counts.received_color += 1
         self.counts.backwards_color += self._color.is_backwards(stamp_ns)
-        if not self._color.add(stamp_ns, item):
-            self.counts.unpaired_color[UnpairedCause.DUPLICATE] += 1
-            return []
-        pairs = self._certain_pairs(stamp_ns)
-        if len(self._color.items) > self.queue_size:
-            pairs += self._make_room(self._color, self._depth, self.counts.unpaired_color, 0)
-        return _by_stamp(pairs)
+        return self._add(stamp_ns, item, self._color, self._depth, self.counts.unpaired_color, 0)
 
     def add_depth(self, stamp_ns: int, item: B) -> list[Pair[A, B]]:
-        """Take a depth message; return the pairs that are certain now, by colour stamp."""
+        """Add a depth message; return the pairs that are certain now, by colour stamp."""
         self.counts.received_depth += 1
         self.counts.backwards_depth += self._depth.is_backwards(stamp_ns)
-        if not self._depth.add(stamp_ns, item):
-            self.counts.unpaired_depth[UnpairedCause.DUPLICATE] += 1
-            return []
-        pairs = self._certain_pairs(stamp_ns)
-        if len(self._depth.items) > self.queue_size:
-            pairs += self._make_room(self._depth, self._color, self.counts.unpaired_depth, 1)
-        return _by_stamp(pairs)
+        return self._add(stamp_ns, item, self._depth, self._color, self.counts.unpaired_depth, 1)
 
     def flush(self, *, cut: bool = False) -> list[Pair[A, B]]:
-        """End the input: return the pairs that still waited for certainty, count the rest as unpaired.
+        """End the input: return the pairs that waited for certainty, and count the rest as unpaired.
 
         Args:
-            cut: the streams went on: what is later than all of the other stream stays pending, because its partner
-                would have come.
+            cut: whether the streams continue after the end: messages later than the whole other stream then stay
+                pending, because their partner would still come.
         """
         pairs = [self._take(c, d) for c, d in self._greedy()]
         ends = [stream.latest() + self.slop_ns if cut else 2**63 for stream in (self._depth, self._color)]
@@ -162,9 +146,9 @@ class StampPairer(Generic[A, B]):
         return _by_stamp(pairs)
 
     def expire_color(self, older_than_ns: int) -> list[tuple[int, A]]:
-        """Take back the colour messages stamped before `older_than_ns`, as (stamp, item) by stamp.
+        """Remove the colour messages stamped before `older_than_ns`; return (stamp, item) by stamp.
 
-        For a node that goes on without depth rather than wait longer.
+        A node calls it to continue without depth.
         """
         stamps = self._color.stamps[: bisect_left(self._color.stamps, older_than_ns)]
         self.counts.unpaired_color[UnpairedCause.EXPIRED] += len(stamps)
@@ -175,18 +159,18 @@ class StampPairer(Generic[A, B]):
             both = stamp_ns in self._color.items and stamp_ns in self._depth.items
             return [self._take(stamp_ns, stamp_ns)] if both else []
         pairs = []
-        # One pair taken can make a neighbour's pair certain, so look again until nothing changes.
+        # A taken pair can make a neighbour's pair certain, so the search repeats until nothing changes.
         while certain := [(c, d) for c, d in self._mutual_nearest() if self._is_certain(c, d)]:
             pairs += [self._take(c, d) for c, d in certain]
         return pairs
 
     def _is_certain(self, color: int, depth: int) -> bool:
         offset = abs(color - depth)
-        # Later messages are stamped latest + 1 or more; a tie goes to the earlier stamp.
+        # Later messages have stamps of at least latest + 1; the earlier stamp wins a tie.
         return self._color.latest() + 1 >= depth + offset and self._depth.latest() + 1 >= color + offset
 
     def _mutual_nearest(self) -> list[tuple[int, int]]:
-        """Return the (colour, depth) stamps that are each other's nearest; the greedy choice takes them all."""
+        """Return the (colour, depth) stamps that are nearest to each other; the greedy choice takes them all."""
         found = []
         for color in self._color.stamps:
             depth = _nearest(self._depth.stamps, color)
@@ -197,7 +181,7 @@ class StampPairer(Generic[A, B]):
         return found
 
     def _greedy(self) -> list[tuple[int, int]]:
-        """Return the greedy matching of everything that waits."""
+        """Return the greedy matching of all waiting messages."""
         colors, depths, taken = list(self._color.stamps), list(self._depth.stamps), []
         while found := self._mutual_nearest():
             taken += found
@@ -207,10 +191,21 @@ class StampPairer(Generic[A, B]):
         self._color.stamps, self._depth.stamps = colors, depths
         return taken
 
+    def _add(
+        self, stamp: int, item: T, own: _Stream[T], other: _Stream[Any], unpaired: Counter[UnpairedCause], side: int
+    ) -> list[Pair[A, B]]:
+        if not own.add(stamp, item):
+            unpaired[UnpairedCause.DUPLICATE] += 1
+            return []
+        pairs = self._certain_pairs(stamp)
+        if len(own.items) > self.queue_size:
+            pairs += self._make_room(own, other, unpaired, side)
+        return _by_stamp(pairs)
+
     def _make_room(
         self, full: _Stream[T], other: _Stream[Any], unpaired: Counter[UnpairedCause], side: int
     ) -> list[Pair[A, B]]:
-        oldest = full.first_arrived()
+        oldest = next(iter(full.items))
         for pair in self._greedy() if self.slop_ns else []:
             if pair[side] == oldest:
                 return [self._take(*pair)]
@@ -256,12 +251,9 @@ class _Stream(Generic[T]):
     def is_backwards(self, stamp: int) -> bool:
         return bool(self.recent) and stamp < self.recent[-1]
 
-    def first_arrived(self) -> int:
-        return next(iter(self.items))
-
 
 def _nearest(stamps: Sequence[int], stamp: int) -> int | None:
-    """Return the nearest of sorted stamps, the earlier one of two equally near."""
+    """Return the nearest of sorted stamps; the earlier one wins a tie."""
     at = bisect_left(stamps, stamp)
     return min(stamps[max(at - 1, 0) : at + 1], key=lambda s: (abs(s - stamp), s), default=None)
 

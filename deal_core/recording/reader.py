@@ -1,16 +1,17 @@
-"""Read recordings of any distribution: rosbag2 folders and bare files, MCAP and sqlite3, sound or damaged."""
+"""Read recordings of any distribution: rosbag2 folders and single files, MCAP and sqlite3, also damaged ones."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from deal_core.errors import RecordingError
+from deal_core.files import os_errors_as
 from deal_core.recording.mcap_salvage import scan_mcap
 from deal_core.recording.sqlite_salvage import journal, scan_sqlite
 from deal_core.recording.stored_message import Damage, StoredMessage
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".mcap", ".db3")
 _REPAIR = "`deal check --repair`"
-_SAME_INSTANT = 16  # messages kept to tell, after damage, what was read already; bounds the memory
+_SAME_INSTANT = 16  # messages remembered to continue after damage; bounds the memory
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Topic:
 
 
 class RawMessage(NamedTuple):
-    """One serialised message; `log_time_ns` is when it was recorded, not when it was acquired."""
+    """One serialised message; `log_time_ns` is the time of recording, not of acquisition."""
 
     topic: str
     type: str
@@ -42,12 +43,12 @@ class RawMessage(NamedTuple):
 
 
 def open_recording(path: Path | str) -> Recording:
-    """Open a rosbag2 folder, a bare `.mcap` or a bare `.db3`.
+    """Open a rosbag2 folder, a single `.mcap` or a single `.db3`.
 
-    Damage that leaves something to read is not an error: see `Recording.problems`.
+    Partial damage is not an error: see `Recording.problems`.
 
     Raises:
-        RecordingError: nothing is there, it is not a recording, or nothing of it can be read.
+        RecordingError: the path does not exist, is not a recording, or cannot be read at all.
 
     Example:
         >>> with open_recording("kitchen_1") as recording:  # doctest: +SKIP
@@ -57,14 +58,14 @@ def open_recording(path: Path | str) -> Recording:
     return Recording(Path(path))
 
 
-class Recording:
+class Recording(AbstractContextManager["Recording"]):
     """The messages of a recording; use it as a context manager, or call `close`.
 
     Attributes:
-        path: the folder or file.
-        name: its name without suffix.
-        topics: what it holds, by name.
-        problems: damage, one sentence each; reading may add to it, so look again at the end.
+        path: folder or file.
+        name: name without suffix.
+        topics: topics, sorted by name.
+        problems: descriptions of damage, one sentence each; reading may add some.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,11 +77,11 @@ class Recording:
         if not any(topic.count for topic in self.topics):
             self.close()
             found = f" ({'; '.join(self.problems)})" if self.problems else ""
-            raise RecordingError(f"{path} holds no message{found}: was the camera running while it was recorded?")
+            raise RecordingError(f"{path} contains no message{found}: was the camera running during the recording?")
 
     @property
     def folder(self) -> Path:
-        """The folder that the bag's files are in."""
+        """The folder of the bag's files."""
         return self.path if self.path.is_dir() else self.path.parent
 
     @property
@@ -89,13 +90,13 @@ class Recording:
         return [source.path for source in self._sources]
 
     def count(self, topic: str) -> int:
-        """Return how many messages a topic has, 0 if it does not exist."""
+        """Return the number of messages of a topic, 0 if it does not exist."""
         return next((t.count for t in self.topics if t.name == topic), 0)
 
     def messages(self, topics: Collection[str]) -> Iterator[RawMessage]:
         """Yield the messages of some topics in the order of recording, one file after the other.
 
-        A file that turns out to be damaged half-way is read as far as possible, and adds to `problems`.
+        A damaged file is read as far as possible, and its damage is added to `problems`.
         """
         wanted = {t.name for t in self.topics if t.count} & set(topics)
         for source in self._sources:
@@ -107,12 +108,7 @@ class Recording:
         for source in self._sources:
             source.close()
 
-    def __enter__(self) -> Recording:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -120,31 +116,29 @@ class _Source(Protocol):
     """One file, or one compressed folder, of a recording."""
 
     path: Path
+    topics: list[Topic]
 
-    def topics(self) -> list[Topic]: ...
     def messages(self, topics: set[str]) -> Iterator[RawMessage]: ...
     def close(self) -> None: ...
 
 
 class _SoundSource:
-    """Read through `rosbags`."""
+    """A file that `rosbags` reads."""
 
     def __init__(self, path: Path, reader: Reader, problems: list[str]) -> None:
         self.path = path
         self._reader = reader
         self._problems = problems
-
-    def topics(self) -> list[Topic]:
-        return [Topic(c.topic, c.msgtype, c.msgcount) for c in self._reader.connections]
+        self.topics = [Topic(c.topic, c.msgtype, c.msgcount) for c in reader.connections]
 
     def messages(self, topics: set[str]) -> Iterator[RawMessage]:
         connections = [c for c in self._reader.connections if c.topic in topics]
         if not connections:
             return
-        # Everything up to the last log time has been yielded; of that last instant, remember which messages.
+        # All messages before the last log time have been yielded; those at the last log time are remembered.
         last_time = -1
         last_messages: deque[RawMessage] = deque(maxlen=_SAME_INSTANT)
-        # sqlite3 would also give what a recorder that is still at work has added since; see `_SalvagedSource`.
+        # sqlite3 would also give messages that a running recorder has added since; see `_SalvagedSource`.
         stop = self._reader.end_time if self.path.suffix == ".db3" else None
         try:
             for connection, log_time, data in self._reader.messages(connections, stop=stop):
@@ -154,7 +148,7 @@ class _SoundSource:
                     last_messages.clear()
                 last_messages.append(message)
                 yield message
-        except Exception as error:  # rosbags, lz4, zstd, sqlite and struct raise errors of their own kinds
+        except Exception as error:  # rosbags, lz4, zstd, sqlite and struct raise different errors
             self._problems.append(f"{self.path.name}: damaged after the message logged at {last_time} ns ({error})")
             if self.path.suffix in _SUFFIXES:
                 for message in _scan(self.path, topics):
@@ -171,29 +165,26 @@ class _SoundSource:
 
 
 class _SalvagedSource:
-    """Read a damaged file record by record."""
+    """A damaged file that is read record by record."""
 
     def __init__(self, path: Path, reason: str, problems: list[str]) -> None:
         self.path = path
-        # A recorder may still be at work: tags that were read first must not miss what images, read later, have.
+        # A recorder may still be writing: a fixed size keeps the tags, which are read first, consistent with images.
         self._size = path.stat().st_size
         damage = Damage()
         counts = Counter((m.channel.topic, m.channel.type) for m in scan_file(path, damage, self._size))
-        self._topics = [Topic(topic, kind, n) for (topic, kind), n in counts.items()]
+        self.topics = [Topic(topic, kind, n) for (topic, kind), n in counts.items()]
         problems.append(f"{path.name}: damaged file, {damage}; {counts.total()} messages are readable ({reason})")
-
-    def topics(self) -> list[Topic]:
-        return self._topics
 
     def messages(self, topics: set[str]) -> Iterator[RawMessage]:
         return _scan(self.path, topics, self._size)
 
     def close(self) -> None:
-        """Nothing stays open between scans."""
+        """Do nothing: no file stays open between scans."""
 
 
 def scan_file(path: Path, damage: Damage, size: int | None = None) -> Iterator[StoredMessage]:
-    """Yield what can be read of a `.mcap` or `.db3` without its index; see `scan_mcap` and `scan_sqlite`."""
+    """Yield the readable messages of a `.mcap` or `.db3` without its index; see `scan_mcap` and `scan_sqlite`."""
     return scan_mcap(path, damage, size) if path.suffix == ".mcap" else scan_sqlite(path, damage)
 
 
@@ -204,14 +195,14 @@ def _scan(path: Path, topics: set[str], size: int | None = None) -> Iterator[Raw
 
 
 def bag_files(path: Path, problems: list[str]) -> tuple[list[Path], dict[str, Any]]:
-    """Return the data files of a recording in order, and what its metadata.yaml says.
+    """Return the data files of a recording in order, and the content of its metadata.yaml.
 
     Args:
-        path: as for `open_recording`.
-        problems: what is wrong with the folder is added.
+        path: rosbag2 folder, `.mcap` or `.db3`.
+        problems: list to which problems of the folder are added.
 
     Raises:
-        RecordingError: nothing is there, or it is not a recording.
+        RecordingError: the path does not exist, or is not a recording.
     """
     if not path.exists():
         raise RecordingError(f"{path} does not exist: expected a rosbag2 folder, a .mcap or a .db3 file")
@@ -219,16 +210,14 @@ def bag_files(path: Path, problems: list[str]) -> tuple[list[Path], dict[str, An
         if path.suffix == ".bag":
             raise RecordingError(f"{path} is a ROS 1 bag: convert it first with `rosbags-convert --src {path} --dst …`")
         if path.suffix not in _SUFFIXES:
-            raise RecordingError(f"{path} is no recording: expected a rosbag2 folder, a .mcap or a .db3 file")
+            raise RecordingError(f"{path} is not a recording: expected a rosbag2 folder, a .mcap or a .db3 file")
         return [path], {}
-    try:
+    with os_errors_as(RecordingError, f"{path} cannot be read as a rosbag2 folder"):
         inside = sorted(path.iterdir(), key=_natural)
-    except OSError as error:
-        raise RecordingError(f"{path} cannot be read as a rosbag2 folder: {error.strerror}") from error
     metadata = _read_metadata(path, problems)
     if metadata.get("compression_mode"):
         return [path], metadata
-    # A recorder that compresses its files does so when it begins the next one, and says so when it ends.
+    # A recorder compresses a file when it begins the next one, but writes the metadata only at the end.
     problems += [
         f"{file.name} is compressed and left out: decompress it with `zstd -d {file}`"
         for file in inside
@@ -237,14 +226,14 @@ def bag_files(path: Path, problems: list[str]) -> tuple[list[Path], dict[str, An
     files = _listed_files(path, metadata, problems) or [f for f in inside if f.suffix in _SUFFIXES and f.is_file()]
     if not files:
         found = ", ".join(sorted(f.name for f in inside)[:8]) or "nothing"
-        raise RecordingError(f"{path} is no recording: expected a .mcap or .db3 file in it, found {found}")
+        raise RecordingError(f"{path} is not a recording: expected a .mcap or .db3 file in it, found {found}")
     return files, metadata
 
 
 def _open_sources(path: Path, problems: list[str]) -> list[_Source]:
     files, metadata = bag_files(path, problems)
     if metadata.get("compression_mode"):
-        # Decompression needs what the metadata says; rosbags does all of it for a whole folder.
+        # Decompression needs the metadata; rosbags decompresses a whole folder.
         return [_open_compressed(path, problems)]
     sources: list[_Source] = []
     errors = []
@@ -261,44 +250,46 @@ def _open_sources(path: Path, problems: list[str]) -> list[_Source]:
 
 
 def _open_file(path: Path, problems: list[str]) -> _Source:
-    from rosbags.rosbag2 import Reader
-
     log = journal(path) if path.suffix == ".db3" else None
     if not path.stat().st_size:
         raise RecordingError(
             f"{path} is empty (0 bytes): "
             + (
-                f"its messages are still in {log.name}, and {_REPAIR} brings them back"
+                f"its messages are still in {log.name}, and {_REPAIR} restores them"
                 if log
                 else "the recorder wrote nothing; record again"
             )
         )
     if log:
         problems.append(
-            f"{path.name}: the recorder was killed, its last messages are still in {log.name}; "
-            f"{_REPAIR} brings them back"
+            f"{path.name}: the recorder was killed, its last messages are still in {log.name}; {_REPAIR} restores them"
         )
-    reader = Reader(path)
-    try:
-        reader.open()
-    except Exception as error:  # garbage makes rosbags and sqlite raise errors of many kinds
-        return _SalvagedSource(path, str(error) or type(error).__name__, problems)
+    reader = _open_reader(path)
+    if isinstance(reader, str):
+        return _SalvagedSource(path, reader, problems)
     return _SoundSource(path, reader, problems)
 
 
 def _open_compressed(path: Path, problems: list[str]) -> _Source:
+    reader = _open_reader(path)
+    if isinstance(reader, str):
+        raise RecordingError(
+            f"{path} is a compressed recording that cannot be read: {reader}. "
+            "If its files end in .zstd, decompress them with `zstd -d` and open the result"
+        )
+    return _SoundSource(path, reader, problems)
+
+
+def _open_reader(path: Path) -> Reader | str:
+    """Return rosbags' reader, or the reason why it cannot open the path."""
     from rosbags.rosbag2 import Reader
 
     reader = Reader(path)
     try:
         reader.open()
-    except Exception as error:  # as above
-        reason = str(error) or type(error).__name__
-        raise RecordingError(
-            f"{path} is a compressed recording that cannot be read: {reason}. "
-            "Where its files end in .zstd, decompress them with `zstd -d` and open the result"
-        ) from error
-    return _SoundSource(path, reader, problems)
+    except Exception as error:  # damaged files make rosbags and sqlite raise many kinds of errors
+        return str(error) or type(error).__name__
+    return reader
 
 
 def _read_metadata(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -307,7 +298,7 @@ def _read_metadata(path: Path, problems: list[str]) -> dict[str, Any]:
     file = path / "metadata.yaml"
     if not file.exists():
         problems.append(
-            "metadata.yaml is missing: the recorder did not finish, or is still at work; its files are read as they are"
+            "metadata.yaml is missing: the recorder did not finish, or is still running; its files are read without it"
         )
         return {}
     try:
@@ -315,7 +306,7 @@ def _read_metadata(path: Path, problems: list[str]) -> dict[str, Any]:
         if not isinstance(metadata, dict):
             raise TypeError("not a mapping")
     except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        problems.append(f"metadata.yaml is damaged ({type(error).__name__}): the files are read as they are")
+        problems.append(f"metadata.yaml is damaged ({type(error).__name__}): the files are read without it")
         return {}
     return metadata
 
@@ -330,14 +321,14 @@ def _listed_files(path: Path, metadata: dict[str, Any], problems: list[str]) -> 
 
 def _check_promise(metadata: dict[str, Any], sources: list[_Source], problems: list[str]) -> None:
     promised = metadata.get("message_count")
-    found = sum(topic.count for source in sources for topic in source.topics())
+    found = sum(topic.count for source in sources for topic in source.topics)
     if isinstance(promised, int) and found < promised:
-        problems.append(f"metadata.yaml promises {promised} messages, the files hold {found}")
+        problems.append(f"metadata.yaml promises {promised} messages, the files contain {found}")
 
 
 def _join_topics(sources: list[_Source]) -> list[Topic]:
     joined: dict[str, Topic] = {}
-    for topic in (topic for source in sources for topic in source.topics()):
+    for topic in (topic for source in sources for topic in source.topics):
         before = joined.get(topic.name)
         joined[topic.name] = topic if before is None else replace(before, count=before.count + topic.count)
     return [joined[name] for name in sorted(joined)]

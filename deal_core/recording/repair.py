@@ -1,4 +1,4 @@
-"""Make a recording whole that was cut off: a new recording of everything that can be read of the damaged one."""
+"""Repair a damaged recording: write its readable messages as a new, whole recording."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from deal_core.recording.mcap_writer import McapWriter
 from deal_core.recording.reader import bag_files, open_recording, scan_file
 from deal_core.recording.sqlite_salvage import copy_with_journal, journal
 from deal_core.recording.stored_message import Damage, StoredChannel, StoredMessage
-from deal_core.recording.writer import GROUND_TRUTH, finish_bag
+from deal_core.recording.writer import GROUND_TRUTH, finish_bag, message_types
 
 _OF_THE_BAG = re.compile(r"^metadata\.yaml$|\.(mcap|db3)(\.zstd|-wal|-shm|-journal)?$")
-# What a killed process leaves: `kitchen_1.partial` of a recorder, `.kitchen_1.1f0e2d3c.tmp` of others.
+# Folders that a killed process leaves: `kitchen_1.partial` of a recorder, `.kitchen_1.1f0e2d3c.tmp` of others.
 _TEMPORARY = re.compile(r"^\.(?P<hidden>.+)\.[^.]+\.tmp$|^(?P<partial>.+)\.partial$")
 
 
 @dataclass(frozen=True)
 class Repair:
-    """The outcome of a repair; plain values, so that it is its own JSON.
+    """The outcome of a repair; plain values that are written as JSON.
 
     Attributes:
-        path: the damaged recording, which is left as it is.
-        out: the new one; None where nothing was wrong.
-        messages: saved, by topic; of a whole recording, all.
-        lost_messages: that are known to be lost; where a compressed chunk was cut, there may be more.
-        lost_bytes: bytes of MCAP files that make no sense, or lie behind the place where a file is cut.
-        broken_chunks: chunks of MCAP files that do not decompress, or fail their checksum.
-        problems: what was wrong and where, one sentence each.
+        path: damaged recording, which does not change.
+        out: new recording; None if nothing was wrong.
+        messages: number of saved messages by topic; all messages of a whole recording.
+        lost_messages: number of messages known to be lost; truncated compressed chunks may have lost more.
+        lost_bytes: number of invalid or missing bytes in MCAP files.
+        broken_chunks: number of chunks in MCAP files that do not decompress, or fail their checksum.
+        problems: descriptions of the damage, one sentence each.
     """
 
     path: str
@@ -46,37 +46,32 @@ class Repair:
     problems: list[str] = field(default_factory=list)
 
 
-def repair_recording(
-    path: Path,
-    out: Path | None = None,
-    *,
-    on_message: Callable[[], None] | None = None,
-) -> Repair:
-    """Write what can be read of a damaged recording as a new, whole one: a rosbag2 folder with an indexed MCAP file.
+def repair_recording(path: Path, out: Path | None = None, *, on_message: Callable[[], object] = lambda: None) -> Repair:
+    """Write the readable messages of a damaged recording as a new rosbag2 folder with an indexed MCAP file.
 
-    All topics are kept, every complete message bit for bit, and what lies beside the bag's files. The damaged
-    recording is not touched. Memory does not grow with the recording. The new one is written to a hidden folder and
-    renamed at the end; on any failure nothing is left behind.
+    All topics, every complete message bit for bit, and other files in the folder are kept. The damaged recording does
+    not change. Memory does not grow with the recording. The new one is written to a hidden folder and renamed at the
+    end; a failure leaves nothing.
 
     Args:
-        path: a recording of any kind; also the folder that a killed recorder leaves under its temporary name.
-        out: the folder to make, which must not exist; beside `path`, with `_repaired` at the end of its name, if None.
-        on_message: called for each message read.
+        path: recording of any kind; also the temporary folder of a killed recorder.
+        out: folder to create, which must not exist; if None, beside `path` with the suffix `_repaired`.
+        on_message: called after each message.
 
     Returns:
-        What was saved and what was lost. Nothing is written if the recording is whole: its messages can all be read,
-        by its index, and are as many as its metadata says.
+        The saved and lost messages. Nothing is written if the recording is whole: its index reads all messages, and
+        their number agrees with the metadata.
 
     Raises:
-        RecordingError: nothing can be saved, `out` exists or cannot be written, or the recorder compressed the files.
-        UsageError: `out` lies inside the damaged recording.
+        RecordingError: no message can be saved, `out` exists or is not writable, or the recorder compressed the files.
+        UsageError: `out` is inside the damaged recording.
     """
     out = out or _default_out(path)
     reason, counts = _what_is_wrong(path, on_message)
     if reason is None:
         return Repair(str(path), None, dict(counts))
     if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
-        raise UsageError(f"--out {out} lies inside the damaged recording {path}, which is left as it is: name another")
+        raise UsageError(f"--out {out} is inside the damaged recording {path}: choose a folder outside it")
     if out.exists() or out.is_symlink():
         raise RecordingError(f"{out} exists already: choose another name with --out, or remove it first")
     try:
@@ -87,7 +82,7 @@ def repair_recording(
 
 
 def _default_out(path: Path) -> Path:
-    """Return `kitchen_1_repaired` beside `kitchen_1`, or beside what was to become it."""
+    """Return `kitchen_1_repaired` beside `kitchen_1`, or beside its temporary folder."""
     path = path.resolve()
     name = path.name if path.is_dir() else path.stem
     if match := _TEMPORARY.match(name):
@@ -95,22 +90,21 @@ def _default_out(path: Path) -> Path:
     return path.with_name(f"{name}_repaired")
 
 
-def _what_is_wrong(path: Path, on_message: Callable[[], None] | None) -> tuple[str | None, Counter[str]]:
-    """Return the first thing that is wrong with a recording, None if it is whole, and its messages by topic."""
+def _what_is_wrong(path: Path, on_message: Callable[[], object]) -> tuple[str | None, Counter[str]]:
+    """Return the first problem of a recording, None if it is whole, and its messages by topic."""
     counts: Counter[str] = Counter()
     try:
         with open_recording(path) as recording:
             if not recording.problems:
                 for message in recording.messages([topic.name for topic in recording.topics]):
                     counts[message.topic] += 1
-                    if on_message:
-                        on_message()
+                    on_message()
             return (recording.problems[0] if recording.problems else None), counts
     except RecordingError as error:
         return str(error), counts
 
 
-def _write(path: Path, folder: Path, out: Path, reason: str, on_message: Callable[[], None] | None) -> Repair:
+def _write(path: Path, folder: Path, out: Path, reason: str, on_message: Callable[[], object]) -> Repair:
     """Write the new recording to `folder`, which becomes `out`."""
     problems: list[str] = []
     files, metadata = bag_files(path, problems)
@@ -124,17 +118,15 @@ def _write(path: Path, folder: Path, out: Path, reason: str, on_message: Callabl
         for file in files:
             for message in _readable(file, folder, found, problems):
                 writer.copy(message)
-                if on_message:
-                    on_message()
+                on_message()
         custom = metadata.get("custom_data")
-        finish_bag(
-            writer,
-            ros_distro=str(metadata.get("ros_distro", "")),
-            custom_data=custom if isinstance(custom, dict) else None,
-        )
+        facts = custom if isinstance(custom, dict) else None
+        finish_bag(writer, ros_distro=str(metadata.get("ros_distro", "")), custom_data=facts)
     saved = writer.counts.total()
     if not saved:
-        raise RecordingError(f"{path}: nothing can be saved, no message is complete ({'; '.join(problems) or reason})")
+        raise RecordingError(
+            f"{path}: nothing can be saved, because no message is complete ({'; '.join(problems) or reason})"
+        )
     if isinstance(promised := metadata.get("message_count"), int):
         found.lost_messages = max(found.lost_messages, promised - saved)
     _copy_the_rest(path, folder)
@@ -153,7 +145,7 @@ def _write(path: Path, folder: Path, out: Path, reason: str, on_message: Callabl
 
 
 def _readable(file: Path, folder: Path, found: Damage, problems: list[str]) -> Iterator[StoredMessage]:
-    """Yield the messages of a file; add to what is found damaged, and say it."""
+    """Yield the messages of a file, and add its damage to `found` and `problems`."""
     damage = Damage()
     log = journal(file) if file.suffix == ".db3" else None
     complete: dict[StoredChannel, StoredChannel] = {}
@@ -167,7 +159,7 @@ def _readable(file: Path, folder: Path, found: Damage, problems: list[str]) -> I
         except RecordingError as error:
             problems.append(str(error))
     if log:
-        problems.append(f"{file.name}: the recorder was killed, the messages in {log.name} are brought back")
+        problems.append(f"{file.name}: the recorder was killed, the messages in {log.name} are restored")
     if damage.places:
         problems.append(f"{file.name}: {damage}")
     found.lost_messages += damage.lost_messages
@@ -176,26 +168,26 @@ def _readable(file: Path, folder: Path, found: Damage, problems: list[str]) -> I
 
 
 def _complete(channel: StoredChannel) -> StoredChannel:
-    """Return a channel with QoS that every distribution reads, and a definition if rosbags knows the type."""
+    """Return the channel with QoS for all distributions, and a definition if rosbags knows the type."""
     from rosbags.rosbag2.metadata import dump_qos_v8, parse_qos
-    from rosbags.typesys import Stores, TypesysError, get_typestore
+    from rosbags.typesys import TypesysError
 
     try:
         qos = dump_qos_v8(parse_qos(channel.qos))
-    except Exception:  # not YAML, or not of QoS: every kind of error; players then take their default
+    except Exception:  # not YAML or not QoS, with many kinds of errors; players then use their default
         qos = ""
     channel = replace(channel, qos=qos)
     if channel.definition_format:
         return channel
     try:
-        definition, _ = get_typestore(Stores.ROS2_HUMBLE).generate_msgdef(channel.type, ros_version=2)
+        definition, _ = message_types().generate_msgdef(channel.type, ros_version=2)
     except TypesysError:
         return channel
     return replace(channel, definition_format="ros2msg", definition=definition)
 
 
 def _copy_the_rest(path: Path, folder: Path) -> None:
-    """Copy what lies beside the bag's files; beside a bare file, the drawn masks alone."""
+    """Copy the other files of the folder; for a single file, only the drawn masks."""
     beside = path.iterdir() if path.is_dir() else [path.with_name(GROUND_TRUTH)]
     for file in beside:
         if file.is_dir() and not file.is_symlink():

@@ -1,4 +1,4 @@
-"""Read what is left of a damaged sqlite3 recording, row by row, without its index of times."""
+"""Read a damaged sqlite3 recording row by row, without its index of times."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ def journal(path: Path) -> Path | None:
 
 
 def copy_with_journal(path: Path, folder: Path) -> Path:
-    """Copy a `.db3` and its journals to a folder and let sqlite3 bring them together; return the copy.
+    """Copy a `.db3` and its journals to a folder and let sqlite3 merge them; return the copy.
 
     Raises:
-        OSError: it cannot be copied.
+        OSError: a file cannot be copied.
     """
     for file in (path, *(path.with_name(path.name + suffix) for suffix in _JOURNALS)):
         if file.is_file():
             shutil.copyfile(file, folder / file.name)
     copy = folder / path.name
     with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(copy)) as database:
-        # Reading rolls a journal back; the checkpoint brings a write-ahead log in. A damaged one stays as it is.
+        # Reading rolls a journal back; the checkpoint merges a write-ahead log. A damaged one is not changed.
         database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     return copy
 
 
 def scan_sqlite(path: Path, damage: Damage) -> Iterator[StoredMessage]:
-    """Yield the readable messages by row, which is by time of writing; the file and its folder are not touched.
+    """Yield the readable messages by row, the order of writing; the file and its folder do not change.
 
-    After an unreadable row, the rows behind it are read from the last one backwards.
+    After an unreadable row, the remaining rows are read backwards from the last one.
 
     Args:
-        path: a `.db3` file, damaged or not; a journal beside it is not read.
-        damage: filled in while the scan goes on; complete when it ends.
+        path: `.db3` file, damaged or not; its journal is not read.
+        damage: filled in during the scan.
 
     Raises:
-        RecordingError: it is no database, or what describes its topics is lost.
+        RecordingError: the file is not a database, or the description of its topics is lost.
     """
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as database:
@@ -92,13 +92,13 @@ def _rows(database: sqlite3.Connection, channels: dict[int, StoredChannel], dama
 
 
 def _walk(database: sqlite3.Connection, where: str, number: int) -> Iterator[tuple[int, sqlite3.Row | None]]:
-    """Yield the number and content of one row after the other, None where the content cannot be read.
+    """Yield the number and content of each row, None if the content cannot be read.
 
     Raises:
-        sqlite3.Error: not even the number of the next row can be read.
+        sqlite3.Error: the number of the next row cannot be read.
     """
     while True:
-        # One row a query: a cursor reads ahead, and would lose the row before a damaged one.
+        # One query for each row: a cursor reads ahead, and would lose the row before a damaged one.
         try:
             row = database.execute(f"SELECT * FROM messages WHERE {where} LIMIT 1", (number,)).fetchone()
             found = row
@@ -111,7 +111,7 @@ def _walk(database: sqlite3.Connection, where: str, number: int) -> Iterator[tup
 
 
 def _message(row: sqlite3.Row | None, channels: dict[int, StoredChannel]) -> StoredMessage | None:
-    """Return the message of a row; None where it cannot be read or makes no sense."""
+    """Return the message of a row; None if it is unreadable or invalid."""
     if row is None or not (channel := channels.get(row["topic_id"])):
         return None
     time, data = row["timestamp"], row["data"]

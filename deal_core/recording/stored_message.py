@@ -1,4 +1,4 @@
-"""What the file of a recording stores, whatever its format, and what damage took of it."""
+"""The stored messages of a recording in any format, and the damage to them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _SHOWN = 5  # places named in a sentence
 
 @dataclass(frozen=True)
 class StoredChannel:
-    """A topic as a file describes it.
+    """The description of a topic in a file.
 
     Attributes:
-        topic: its name.
-        type: as in `sensor_msgs/msg/Image`.
-        definition_format: "ros2msg", "ros2idl", or empty where the file has no definition.
+        topic: name of the topic.
+        type: message type, as in `sensor_msgs/msg/Image`.
+        definition_format: "ros2msg", "ros2idl", or empty if the file has no definition.
         definition: text of the message definition.
-        qos: the offered profiles, the YAML text of rosbag2; may be empty.
-        type_hash: as in `RIHS01_…`; may be empty.
+        qos: offered QoS profiles as YAML text of rosbag2; may be empty.
+        type_hash: hash of the type, as in `RIHS01_…`; may be empty.
     """
 
     topic: str
@@ -30,7 +30,7 @@ class StoredChannel:
 
 
 class StoredMessage(NamedTuple):
-    """One serialised message as it is stored; where a file does not know, published is logged and sequence is 0."""
+    """One stored message; if the file lacks them, the publish time is the log time and the sequence is 0."""
 
     channel: StoredChannel
     log_time_ns: int
@@ -41,13 +41,13 @@ class StoredMessage(NamedTuple):
 
 @dataclass
 class Damage:
-    """What a scan could not read.
+    """The damage that a scan found.
 
     Attributes:
-        broken_chunks: chunks that are complete but do not decompress, or fail their checksum.
-        lost_bytes: bytes that make no sense, or lie behind the place where the file is cut.
-        lost_messages: messages that are known to be lost; a cut may have taken more.
-        places: what is wrong and where, one phrase each.
+        broken_chunks: number of complete chunks that do not decompress, or fail their checksum.
+        lost_bytes: number of invalid bytes, or bytes after the point of truncation.
+        lost_messages: number of messages known to be lost; truncation may have lost more.
+        places: descriptions of the damage, one phrase each.
     """
 
     broken_chunks: int = 0

@@ -1,4 +1,4 @@
-"""From the messages of a recording to tagged frames, with a count for everything that is left out."""
+"""Turn the messages of a recording into tagged frames, and count everything that is left out."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from deal_core.recording.tags import Skip, TagTimeline
 from deal_core.recording.topics import ALIGN_HINT, ImageTopics
 from deal_core.structures import CameraIntrinsics, RgbdPair, TagState
 
-# A second at camera rate: streams lie further apart in a file than they arrive at a node.
+# One second at camera rate: streams are further apart in a file than on arrival at a node.
 _QUEUE_SIZE = 30
 
 
 @dataclass(frozen=True, eq=False)
 class TaggedFrame:
-    """A pair with the tags that hold at its stamp."""
+    """A pair with the tags at its stamp."""
 
     pair: RgbdPair
     tags: TagState
@@ -37,15 +37,16 @@ class FrameCounts:
     """Counts of all messages: each is unreadable, unpaired or in a pair; each pair is a frame or skipped.
 
     Attributes:
-        pairing: what `StampPairer` counted.
-        unreadable: messages without a readable stamp, by stream.
-        frames: pairs that became frames.
-        skipped: pairs that did not, by cause.
-        examples: for each kind of fault, the first error in full.
-        without_depth: frames whose depth image has no valid pixel.
+        pairing: counts of the pairing.
+        unreadable: number of messages without a readable stamp, by stream.
+        frames: number of pairs that became frames.
+        skipped: number of other pairs, by cause.
+        examples: the first error message of each kind of fault.
+        without_depth: number of frames without a valid depth pixel.
         valid_depth: sum over frames of the share of valid depth pixels.
-        color_stamps, depth_stamps: all stamps received, nanoseconds.
-        pair_stamps, pair_offsets: of all pairs, nanoseconds.
+        color_stamps, depth_stamps: all received stamps, nanoseconds.
+        pair_stamps, pair_offsets: stamps and offsets of all pairs, nanoseconds.
+        labelled: number of frames by tags and segment.
     """
 
     pairing: PairingCounts = field(default_factory=PairingCounts)
@@ -59,17 +60,18 @@ class FrameCounts:
     depth_stamps: array[int] = field(default_factory=lambda: array("q"))
     pair_stamps: array[int] = field(default_factory=lambda: array("q"))
     pair_offsets: array[int] = field(default_factory=lambda: array("q"))
+    labelled: Counter[tuple[TagState, int]] = field(default_factory=Counter)
 
     @property
     def faults(self) -> int:
-        """Messages and pairs that something is wrong with."""
+        """Number of faulty messages and pairs."""
         return self.unreadable.total() + sum(n for cause, n in self.skipped.items() if cause.is_fault)
 
 
 def read_camera(recording: Recording, decoder: MessageDecoder, topics: ImageTopics) -> CameraIntrinsics | None:
-    """Return the colour camera's intrinsics; None where none were recorded or the camera is not calibrated.
+    """Return the colour camera's intrinsics; None if they were not recorded or the camera is not calibrated.
 
-    The size is 0 where the driver leaves it out; see `fit_camera`.
+    The size is 0 if the driver leaves it out; see `fit_camera`.
     """
     if topics.info is None:
         return None
@@ -77,12 +79,12 @@ def read_camera(recording: Recording, decoder: MessageDecoder, topics: ImageTopi
         try:
             return decoder.camera(message.data)
         except ImageFormatError:
-            continue  # every pair comes with one; the next may be sound
+            continue  # every pair has one; the next may be readable
     return None
 
 
 def fit_camera(camera: CameraIntrinsics | None, size: tuple[int, ...] | None) -> CameraIntrinsics | None:
-    """Return intrinsics that hold for images of a size (H, W, ...): filled in where absent, None where they differ."""
+    """Return the intrinsics for images of a size (H, W, ...), which replaces a size of 0; None if the sizes differ."""
     if camera is None or size is None:
         return None
     if not camera.width and not camera.height:
@@ -90,41 +92,33 @@ def fit_camera(camera: CameraIntrinsics | None, size: tuple[int, ...] | None) ->
     return camera if (camera.height, camera.width) == size[:2] else None
 
 
+@dataclass(eq=False)
 class FrameReader:
     """Iterate over a recording's tagged frames in one pass and constant memory.
 
     Args:
-        recording: an open recording.
-        topics: where the pairs come from.
-        timeline: the tags.
-        decoder: shared to save its set-up.
+        recording: open recording.
+        topics: topics of the images.
+        timeline: tags of the recording.
+        decoder: decoder of the messages.
         slop_ns: largest difference between the stamps of colour and depth; 0 pairs equal stamps only.
 
     Attributes:
-        counts: of the messages so far.
+        counts: counts of the messages so far.
         size: (H, W, 3) of the frames; None before the first.
 
     Raises:
         RecordingError: while iterating, if the first depth image is not aligned to its colour image.
     """
 
-    def __init__(
-        self,
-        recording: Recording,
-        topics: ImageTopics,
-        timeline: TagTimeline,
-        decoder: MessageDecoder,
-        *,
-        slop_ns: int = 0,
-    ) -> None:
-        self._recording = recording
-        self._topics = topics
-        self._timeline = timeline
-        self._decoder = decoder
-        self._slop_ns = slop_ns
-        self.size: tuple[int, ...] | None = None
-        self._seen: set[int] = set()
-        self.counts = FrameCounts()
+    recording: Recording
+    topics: ImageTopics
+    timeline: TagTimeline
+    decoder: MessageDecoder
+    slop_ns: int = field(default=0, kw_only=True)
+    counts: FrameCounts = field(default_factory=FrameCounts, init=False)
+    size: tuple[int, ...] | None = field(default=None, init=False)
+    _seen: set[int] = field(default_factory=set, init=False)
 
     def __iter__(self) -> Iterator[TaggedFrame]:
         for pair in self._pairs():
@@ -136,19 +130,22 @@ class FrameReader:
                 continue
             valid = int(np.count_nonzero(frame.pair.depth_mm)) / frame.pair.depth_mm.size
             self.counts.frames += 1
+            self.counts.labelled[frame.tags, frame.segment] += 1
             self.counts.valid_depth += valid
             self.counts.without_depth += valid == 0
             yield frame
 
     def _pairs(self) -> Iterator[Pair[RawMessage, RawMessage]]:
-        counts, color, depth = self.counts, self._topics.color.name, self._topics.depth.name
-        pairer = StampPairer[RawMessage, RawMessage](slop_ns=self._slop_ns, queue_size=_QUEUE_SIZE)
+        counts, color, depth = self.counts, self.topics.color.name, self.topics.depth.name
+        pairer = StampPairer[RawMessage, RawMessage](slop_ns=self.slop_ns, queue_size=_QUEUE_SIZE)
         counts.pairing = pairer.counts
-        for message in self._recording.messages([color, depth]):
+        for message in self.recording.messages([color, depth]):
             try:
                 stamp = header_stamp(message.data)
             except ImageFormatError as error:
-                self._note("color" if message.topic == color else "depth", error)
+                stream = "color" if message.topic == color else "depth"
+                counts.unreadable[stream] += 1
+                counts.examples.setdefault(f"{stream}: {error.cause}", str(error))
                 continue
             if message.topic == color:
                 counts.color_stamps.append(stamp)
@@ -158,25 +155,21 @@ class FrameReader:
                 yield from pairer.add_depth(stamp, message)
         yield from pairer.flush()
 
-    def _note(self, stream: str, error: ImageFormatError) -> None:
-        self.counts.unreadable[stream] += 1
-        self.counts.examples.setdefault(f"{stream}: {error.cause}", str(error))
-
     def _frame(self, pair: Pair[RawMessage, RawMessage]) -> TaggedFrame | Skip:
         if pair.stamp_ns in self._seen:
             return Skip.REPEATED
         self._seen.add(pair.stamp_ns)
-        segment = self._timeline.segment(pair.stamp_ns)
+        segment = self.timeline.segment(pair.stamp_ns)
         if segment < 0:
             return Skip.UNTAGGED
-        span = self._timeline.spans[segment]
+        span = self.timeline.spans[segment]
         if span.tags is None or span.skip:
             return span.skip or Skip.BAD_TAGS
         stream, skip = "color", Skip.BAD_COLOR
         try:
-            color = self._decoder.color(pair.color.data, pair.color.type)
+            color = self.decoder.color(pair.color.data, pair.color.type)
             stream, skip = "depth", Skip.BAD_DEPTH
-            depth = self._decoder.depth(pair.depth.data, pair.depth.type)
+            depth = self.decoder.depth(pair.depth.data, pair.depth.type)
         except ImageFormatError as error:
             self.counts.examples.setdefault(f"{stream}: {error.cause}", str(error))
             return skip
@@ -198,13 +191,13 @@ class FrameReader:
         else:
             return
         raise RecordingError(
-            f"{self._recording.path}: depth on {self._topics.depth.name} is not aligned to colour on "
-            f"{self._topics.color.name} ({found}): {ALIGN_HINT}"
+            f"{self.recording.path}: depth on {self.topics.depth.name} is not aligned to colour on "
+            f"{self.topics.color.name} ({found}): {ALIGN_HINT}"
         )
 
 
 def explain_no_pairs(recording: Recording, counts: FrameCounts, slop_ns: int) -> str:
-    """Return why no pair was found, with the slop that would find some."""
+    """Return the reason why no pair was found, with a slop that would find some."""
     color, depth = np.sort(counts.color_stamps), np.sort(counts.depth_stamps)
     lead = f"{recording.path}: no colour image has a depth image"
     if not len(color) or not len(depth):
@@ -214,7 +207,7 @@ def explain_no_pairs(recording: Recording, counts: FrameCounts, slop_ns: int) ->
     typical = float(np.median(nearest)) / 1e6
     return (
         f"{lead} within {slop_ns / 1e6:g} ms; the nearest is typically {typical:.1f} ms away. Allow more with "
-        f"--slop-ms {max(1, int(np.ceil(typical * 1.5)))} if the scene was still, or record with `enable_sync:=true`"
+        f"--slop-ms {max(1, int(np.ceil(typical * 1.5)))} if the scene did not move, or record with `enable_sync:=true`"
     )
 
 

@@ -1,4 +1,4 @@
-"""Tags in a recording: what was said to be visible, and when."""
+"""Tags in a recording: which classes are visible, and when."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deal_core.recording.writer import SESSION_TOPIC, TAGS_TOPIC
 from deal_core.structures import ClassList, TagMarker, TagState, classes_from_json
 
 GUARD, DISCARDED = "guard", "discard"
-"""Sources of an ignored span: the recorder itself, around a change; or the operator, who discarded it afterwards."""
+"""Sources of an ignored span: the recorder, around a change; or the operator, who discarded it later."""
 
 
 class Skip(str, Enum):
@@ -34,13 +34,13 @@ class Skip(str, Enum):
 
     @property
     def is_fault(self) -> bool:
-        """Whether something is wrong with the recording, as opposed to left out on purpose."""
+        """Whether the recording is faulty; False if the pair was left out on purpose."""
         return self not in (Skip.IGNORED, Skip.AMBIGUOUS, Skip.DISCARDED, Skip.UNTAGGED)
 
 
 @dataclass(frozen=True)
 class Session:
-    """What the recorder said about a recording; `classes` is None where another recorder wrote it."""
+    """The session message of a recording; `classes` is None if another recorder wrote it."""
 
     classes: ClassList | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -48,12 +48,12 @@ class Session:
 
 @dataclass(frozen=True)
 class TagSpan:
-    """Tags that hold from a stamp until the next span.
+    """Tags that are valid from a stamp until the next span.
 
     Args:
-        stamp_ns: on the clock of the images.
-        tags: None where the message cannot be used.
-        source: who said so, as in "keyboard".
+        stamp_ns: stamp on the clock of the images.
+        tags: the tags; None if the message is unusable.
+        source: origin of the tags, as in "keyboard".
     """
 
     stamp_ns: int
@@ -62,7 +62,7 @@ class TagSpan:
 
     @property
     def skip(self) -> Skip | None:
-        """Why pairs under these tags give no frames; None if they do."""
+        """Why pairs with these tags give no frames; None if they do."""
         if self.tags is None:
             return Skip.BAD_TAGS
         if self.tags.marker is not TagMarker.IGNORE:
@@ -74,8 +74,8 @@ class TagTimeline:
     """The tags of a recording over time; each tags message starts a segment.
 
     Args:
-        spans: in any order; of two with one stamp the later in the sequence holds.
-        problems: what was wrong with tags messages, one sentence each.
+        spans: spans in any order; the last one with a stamp wins.
+        problems: descriptions of unusable messages, one sentence each.
     """
 
     def __init__(self, spans: Sequence[TagSpan], problems: Sequence[str] = ()) -> None:
@@ -90,20 +90,20 @@ class TagTimeline:
         return cls([TagSpan(-(2**63), tags)])
 
     def names(self) -> list[str]:
-        """Return all class names that occur, sorted."""
+        """Return all class names in the tags, sorted."""
         states = [span.tags for span in self.spans if span.tags is not None]
         return sorted({name for tags in states for name in (*tags.present, *tags.absent)})
 
     def segment(self, stamp_ns: int) -> int:
-        """Return the index of the span that holds at a stamp; -1 before the first."""
+        """Return the index of the span at a stamp; -1 before the first."""
         return bisect_right(self._stamps, stamp_ns) - 1
 
 
 def read_session(recording: Recording, decoder: MessageDecoder) -> Session:
-    """Return the session message, or an empty session where there is none.
+    """Return the session message, or an empty session without one.
 
     Raises:
-        RecordingError: the message cannot be read, or there are several with different classes.
+        RecordingError: the message is unreadable, or several messages have different classes.
     """
     sessions = []
     for message in recording.messages([SESSION_TOPIC]):
@@ -114,16 +114,16 @@ def read_session(recording: Recording, decoder: MessageDecoder) -> Session:
             raise RecordingError(f"{recording.path}: {SESSION_TOPIC} cannot be read: {error}") from error
     if len({session.classes for session in sessions}) > 1:
         raise RecordingError(
-            f"{recording.path} holds several {SESSION_TOPIC} messages with different classes: record again"
+            f"{recording.path} contains several {SESSION_TOPIC} messages with different classes: record again"
         )
     return sessions[0] if sessions else Session()
 
 
 def read_tags(recording: Recording, decoder: MessageDecoder, classes: ClassList | None) -> TagTimeline:
-    """Return the recorded tags; a message that cannot be used makes its span one without tags.
+    """Return the recorded tags; an unusable message becomes a span without tags.
 
-    Few and small, they are read before the images, because tags may be recorded after the images they hold for.
-    Without a class list, every name is accepted.
+    Tags are few and small, and may be recorded after their images, so they are read before the images. Without a class
+    list, every name is accepted.
     """
     spans, problems = [], []
     for message in recording.messages([TAGS_TOPIC]):
@@ -136,7 +136,7 @@ def read_tags(recording: Recording, decoder: MessageDecoder, classes: ClassList 
                 tags.vector(classes)
             spans.append(TagSpan(stamp_ns, tags, str(content.get("source", ""))))
         except (DealError, ValueError, KeyError, AttributeError, TypeError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             problems.append(f"{TAGS_TOPIC} at {stamp_ns} ns cannot be used: {reason}")
             spans.append(TagSpan(stamp_ns, None))
     return TagTimeline(spans, problems)

@@ -18,12 +18,11 @@ from deal_core.recording.image_messages import (
 from deal_core.recording.reader import Recording, Topic
 
 ALIGN_HINT = "record with `align_depth.enable:=true enable_sync:=true`"
-_TRANSPORTS = ("/compressedDepth", "/compressed")
 
 
 @dataclass(frozen=True)
 class ImageTopics:
-    """The topics that a recording's pairs come from; `info` is the colour camera's, if it was recorded."""
+    """The image topics of a recording, and the colour camera's camera_info if it was recorded."""
 
     color: Topic
     depth: Topic
@@ -37,25 +36,20 @@ class _Candidate:
 
     @property
     def base(self) -> str:
-        """The raw topic's name, whatever the transport."""
-        return _base(self.topic.name)
+        """The raw topic's name, without a transport's suffix."""
+        return self.topic.name.removesuffix("/compressedDepth").removesuffix("/compressed")
 
 
 def find_topics(
-    recording: Recording,
-    decoder: MessageDecoder,
-    *,
-    color_topic: str | None = None,
-    depth_topic: str | None = None,
+    recording: Recording, decoder: MessageDecoder, *, color_topic: str | None = None, depth_topic: str | None = None
 ) -> ImageTopics:
     """Return the colour and depth topics of a recording.
 
-    Depth in colour colours, infrared and lossy depth are no candidates. A raw topic goes before its compressed
-    form, a depth aligned to colour before one that is not, a driver's colour image before pictures that a node
-    drew.
+    Coloured depth, infrared and lossy depth are not candidates. A raw topic is better than its compressed form, aligned
+    depth better than other depth, a driver's colour image better than a picture that a node drew.
 
     Raises:
-        RecordingError: none, or several equally good ones; the message lists them and names the option.
+        RecordingError: no topic fits, or several fit equally well; the message lists them and names the option.
     """
     images = [t for t in recording.topics if t.type in (IMAGE, COMPRESSED) and t.count]
     wanted = {name for name in (color_topic, depth_topic) if name}
@@ -75,19 +69,19 @@ def _check_exists(recording: Recording, images: list[Topic], name: str) -> None:
     if name not in (t.name for t in images):
         known = [t.name for t in images]
         kind = next((t.type for t in recording.topics if t.name == name), None)
-        found = f"it holds {kind} there" if kind else f"its image topics are {', '.join(known) or 'none'}"
+        found = f"the topic has type {kind}" if kind else f"its image topics are {', '.join(known) or 'none'}"
         raise RecordingError(f"{recording.path} has no images on '{name}': {found}.{nearest_hint(name, known)}")
 
 
 def _first_encodings(recording: Recording, decoder: MessageDecoder, images: list[Topic]) -> list[_Candidate]:
-    """Look at one message of each image topic that can be decoded."""
+    """Return each image topic with the encoding of its first message that can be decoded."""
     candidates = []
     for topic in images:
         for message in recording.messages([topic.name]):
             try:
                 candidates.append(_Candidate(topic, decoder.encoding(message.data, message.type)))
             except ImageFormatError:
-                continue  # another message of the topic may be sound; extraction counts the damaged ones
+                continue  # the next message may be readable; extraction counts the damaged ones
             break
     return candidates
 
@@ -125,32 +119,24 @@ def _listed(candidates: Iterable[_Candidate]) -> str:
     return ", ".join(f"{c.topic.name} ({c.encoding}, {c.topic.count} messages)" for c in candidates)
 
 
-def _base(name: str) -> str:
-    for transport in _TRANSPORTS:
-        name = name.removesuffix(transport)
-    return name
-
-
 def _words(name: str) -> set[str]:
     return set(name.lower().replace("_", "/").split("/"))
 
 
 def _is_hidden(base: str) -> bool:
-    """Say whether a name is one of depth drawn in colours or of infrared."""
+    """Return whether a name means depth drawn in colours or infrared."""
     return bool(_words(base) & {"depth", "disparity", "ir", "infra", "infra1", "infra2", "infrared"})
 
 
 def _may_be_depth(candidate: _Candidate) -> bool:
-    # mono16 is also what 16-bit infrared comes as, so there the name has to say depth.
+    # 16-bit infrared is mono16, too, so the name must contain depth.
     named = "depth" in _words(candidate.base)
     return named if "mono16" in candidate.encoding else not _is_hidden(candidate.base) or named
 
 
 def _color_rank(candidate: _Candidate) -> int:
-    usual = candidate.base.endswith(("/color/image_raw", "/rgb/image_raw", "/color/image_rect_raw"))
-    return 0 if usual else 1
+    return not candidate.base.endswith(("/color/image_raw", "/rgb/image_raw", "/color/image_rect_raw"))
 
 
 def _depth_rank(candidate: _Candidate) -> int:
-    aligned = {"aligned", "registered"} & _words(candidate.base) or "depth_to_color" in candidate.base
-    return 0 if aligned else 1
+    return not ({"aligned", "registered"} & _words(candidate.base) or "depth_to_color" in candidate.base)

@@ -1,4 +1,4 @@
-"""Write a recording: a rosbag2 folder of standard messages that any bag reader opens."""
+"""Write a recording: a rosbag2 folder of standard messages that any bag reader can open."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from deal_core.errors import RecordingError
-from deal_core.files import replacing_folder
+from deal_core.files import os_errors_as, replacing_folder
 from deal_core.recording.image_encodings import RawImage
 from deal_core.recording.mcap_writer import Buffer, McapWriter
 from deal_core.recording.stored_message import StoredChannel
@@ -47,30 +46,29 @@ _IMAGE, _INFO, _STRING = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo", 
 class RecordingWriter:
     """Write one recording; use it as a context manager.
 
-    The result is a rosbag2 folder (metadata version 8, which Humble to the newest distribution read) with one
-    MCAP file on the topics of realsense-ros: colour, aligned depth, both camera_info with each pair where the camera
-    is known, tags and session as JSON. Its bytes depend on what was written (and on when `flush` was called) alone.
-    Chunks are not compressed: writing costs no time on a robot, and what a power cut leaves can be read to the last
-    message.
+    The result is a rosbag2 folder (metadata version 8, which all distributions from Humble on read) with one MCAP file
+    on the topics of realsense-ros: colour, aligned depth, both camera_info with each pair if the camera is known, tags
+    and session as JSON. Its bytes depend only on the written content and the calls of `flush`. Chunks are not
+    compressed: this takes no time on a robot, and every complete message can be read after a power cut.
 
-    Everything is written under another name beside `path` and renamed at the end: to a hidden folder that goes away
-    if the block fails; or, with `survives`, to the folder `<path>.partial`, which stays then and is a recording
-    without index, up to the last `flush` or chunk. If no pair was written, nothing is left behind.
+    Everything is written beside `path` and renamed at the end: to a hidden folder that is removed if the block fails;
+    or, with `survives`, to the folder `<path>.partial`, which stays and is a recording without an index, up to the last
+    `flush` or chunk. Without a pair, nothing is kept.
 
     Args:
-        path: the folder to make; it must not exist.
-        classes: the classes that tags may name.
-        camera: intrinsics of the colour camera, whose size every image must have; None where they are not known.
+        path: folder to create; it must not exist.
+        classes: classes that tags may name.
+        camera: intrinsics of the colour camera, whose size every image must have; None if unknown.
         session: more facts for the session message (device, profiles, tool), plain JSON values.
-        survives: keep what is there if the block fails or the process is killed.
-        overwrite: replace what is at `path`, once the new recording is complete; not with `survives`.
+        survives: keep the written part if the block fails or the process is killed.
+        overwrite: replace `path` when the new recording is complete; not with `survives`.
 
     Attributes:
-        pairs_written: pairs taken.
-        pairs_on_file: pairs that are in the file, not only in memory.
+        pairs_written: number of written pairs, also those in memory.
 
     Raises:
-        RecordingError: `path` exists or cannot be made, or the session is not plain JSON.
+        RecordingError: `path` exists or cannot be made, or the session is not plain JSON; from any method that writes,
+            if the disk is full, or a stamp is out of range or was written before.
 
     Example:
         >>> with RecordingWriter(Path("kitchen_1"), classes, camera) as writer:  # doctest: +SKIP
@@ -91,48 +89,43 @@ class RecordingWriter:
         self.path = Path(path)
         self.classes = classes
         self.camera = camera
-        self.pairs_written = self.pairs_on_file = 0
+        self.pairs_written = 0
         self._session = _session_json(self.path, classes, session or {})
         self._survives = survives
         self._overwrite = overwrite
         self._stamps: set[int] = set()
         self._masks: set[int] = set()
         self._bag: _Bag | None = None
+        self._is_open = False
+
+    @property
+    def pairs_on_file(self) -> int:
+        """Number of pairs in the file."""
+        return self._bag.pairs_on_file if self._bag else 0
 
     def __enter__(self) -> RecordingWriter:
         if not self._overwrite:
             check_unused(self.path, survives=self._survives)
         self._writing = self._write_bag()
-        try:
+        with os_errors_as(RecordingError, f"{self.path} cannot be written (choose a writable folder)"):
             self._writing.__enter__()
-        except OSError as error:
-            raise RecordingError(
-                f"{self.path} cannot be written ({error.strerror}): choose a folder that this user may write to"
-            ) from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._writing.__exit__(kind, error, trace)
-        except OSError as failure:
-            raise RecordingError(
-                f"{self.path} cannot be put in place: {failure.strerror}; another program may have made it meanwhile"
-            ) from failure
+    def __exit__(self, *error: Any) -> None:
+        with os_errors_as(RecordingError, f"{self.path} cannot be put in place (another program may have made it)"):
+            self._writing.__exit__(*error)
 
     def write_tags(self, stamp_ns: int, tags: TagState, source: str, *, log_time_ns: int | None = None) -> None:
-        """Write the tags that hold from `stamp_ns` until the next ones; they start a new segment.
+        """Write tags that are valid from `stamp_ns` until the next tags; they start a new segment.
 
         Args:
-            stamp_ns: on the clock of the images; of two tags with one stamp, those logged later hold.
-            tags: classes of the recording's list only.
-            source: who said so, as in "keyboard" or "service".
-            log_time_ns: when it was said; the stamp when left out.
+            stamp_ns: stamp on the clock of the images; of two tags with one stamp, the later logged wins.
+            tags: tags that name the recording's classes.
+            source: origin of the tags, as in "keyboard" or "service".
+            log_time_ns: log time; the stamp if None.
 
         Raises:
             UsageError: a tag is not in the class list.
-            RecordingError: the stamp is out of range, or the disk is full.
         """
         bag = self._open_bag()
         tags.vector(self.classes)
@@ -141,26 +134,20 @@ class RecordingWriter:
         self.write_text(TAGS_TOPIC, stamp_ns if log_time_ns is None else log_time_ns, json.dumps(message))
 
     def write_text(self, topic: str, log_time_ns: int, text: str) -> None:
-        """Write a `String` message.
-
-        Raises:
-            RecordingError: the time is out of range, or the disk is full.
-        """
+        """Write a `String` message."""
         bag = self._open_bag()
         bag.check_stamp(log_time_ns)
         self._write_session(bag, log_time_ns)
         bag.write_string(topic, log_time_ns, text)
-        self._note_file(bag)
 
     def write_pair(self, pair: RgbdPair) -> None:
         """Write both images, as `rgb8` and `16UC1`, and both camera_info with the pair's stamp.
 
         Raises:
-            RecordingError: an image of another size or type than the camera's, a stamp that is out of range or was
-                written before, or the disk is full.
+            RecordingError: an image has another size or type than the camera's.
         """
         if self.camera is None:
-            raise RecordingError(f"{self.path}: pairs need a camera; write images with `write_images` without one")
+            raise RecordingError(f"{self.path}: pairs need a camera; without a camera, use `write_images`")
         size = (self.camera.height, self.camera.width)
         _check_array(self.path, "colour", pair.color, (*size, 3), np.uint8)
         _check_array(self.path, "depth", pair.depth_mm, size, np.uint16)
@@ -171,12 +158,9 @@ class RecordingWriter:
         )
 
     def write_images(self, color: RawImage, depth: RawImage) -> None:
-        """Write the images of a pair as they are, and both camera_info where the camera is known.
+        """Write the unchanged images of a pair, and both camera_info if the camera is known.
 
         Nothing is copied, and nothing is kept after the return.
-
-        Raises:
-            RecordingError: a stamp that is out of range or was written before, or the disk is full.
         """
         bag = self._open_bag()
         for stamp_ns in (color.stamp_ns, depth.stamp_ns):
@@ -187,36 +171,25 @@ class RecordingWriter:
         self._stamps.add(color.stamp_ns)
         self.pairs_written += 1
         bag.write_images(color, depth, self.camera)
-        self._note_file(bag)
 
     def write_summary(self, log_time_ns: int, text: str) -> None:
-        """Write JSON that sums the recording up, into the bag and as `summary.json` beside its file.
-
-        Raises:
-            RecordingError: the disk is full.
-        """
+        """Write the summary of the recording as JSON, into the bag and to `summary.json` beside its file."""
         self.write_text(SUMMARY_TOPIC, log_time_ns, text)
         self._open_bag().write_file(SUMMARY_FILE, text + "\n")
 
     def flush(self, *, sync: bool = False) -> None:
-        """Put everything so far in the file; with `sync`, on the disk.
-
-        Raises:
-            RecordingError: the disk is full.
-        """
-        bag = self._open_bag()
-        bag.flush(sync=sync)
-        self._note_file(bag)
+        """Write everything so far to the file; with `sync`, to the disk."""
+        self._open_bag().flush(sync=sync)
 
     def write_ground_truth(self, stamp_ns: int, mask: UInt8Array) -> None:
-        """Write a drawn mask beside the bag's file; training never sees it.
+        """Write a drawn mask beside the bag's file; training never reads it.
 
         Args:
-            stamp_ns: stamp of the pair it belongs to.
-            mask: (H, W) uint8 class ids, 0 background, 255 not labelled.
+            stamp_ns: stamp of its pair.
+            mask: (H, W) uint8 class ids, 0 background, 255 unlabelled.
 
         Raises:
-            RecordingError: a mask of another size or type, an id beyond the classes, or a second one for a stamp.
+            RecordingError: the mask has another size or type, or an unknown id, or the stamp has a mask already.
         """
         bag = self._open_bag()
         if self.camera is None:
@@ -225,7 +198,7 @@ class RecordingWriter:
         known = (mask <= len(self.classes)) | (mask == UNLABELLED)
         if not known.all():
             raise RecordingError(
-                f"{self.path}: mask {stamp_ns} holds id {int(mask[~known].max())}, expected 0 to "
+                f"{self.path}: mask {stamp_ns} contains id {int(mask[~known].max())}, expected 0 to "
                 f"{len(self.classes)} or {UNLABELLED}"
             )
         if stamp_ns in self._masks:
@@ -238,14 +211,12 @@ class RecordingWriter:
             bag.write_session(stamp_ns, self._session)
             self._session = ""
 
-    def _note_file(self, bag: _Bag) -> None:
-        self.pairs_on_file = bag.pairs_on_file
-
     @contextmanager
     def _write_bag(self) -> Iterator[None]:
         place = self._partial_folder() if self._survives else replacing_folder(self.path, overwrite=self._overwrite)
         with place as folder:
             self._bag = bag = _Bag(self.path, folder)
+            self._is_open = True
             try:
                 yield
                 self._finish(bag)
@@ -253,15 +224,14 @@ class RecordingWriter:
                 if self._survives:
                     with suppress(RecordingError):
                         bag.flush(sync=True)
-                        self._note_file(bag)
                 raise
             finally:
-                bag.abort()
-                self._bag = None
+                bag.mcap.abort()
+                self._is_open = False
 
     @contextmanager
     def _partial_folder(self) -> Iterator[Path]:
-        """Yield a folder that becomes the recording if the block ends well, and stays if it holds a pair."""
+        """Yield a folder that becomes the recording if the block ends well, and stays if it contains a pair."""
         folder = partial_folder(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
@@ -274,51 +244,46 @@ class RecordingWriter:
 
     def _finish(self, bag: _Bag) -> None:
         bag.flush(sync=self._survives)
-        self._note_file(bag)
         if not self.pairs_on_file:
             raise RecordingError(f"{self.path}: no pair was written, so no recording is kept")
         if unknown := self._masks - self._stamps:
-            raise RecordingError(f"{self.path}: there is a mask for stamp {min(unknown)} ns but no pair")
+            raise RecordingError(f"{self.path}: the mask for stamp {min(unknown)} ns has no pair")
         bag.close()
 
     def _open_bag(self) -> _Bag:
-        if self._bag is None:
+        if self._bag is None or not self._is_open:
             raise RecordingError(f"{self.path} is not open: write inside `with RecordingWriter(...) as writer:`")
         return self._bag
 
 
 def partial_folder(path: Path) -> Path:
-    """Return where a recording that survives a crash is written until it is complete."""
+    """Return the folder of an incomplete recording that survives a crash."""
     return path.parent / f"{path.name}.partial"
 
 
 def check_unused(path: Path, *, survives: bool) -> None:
-    """Refuse a place where something is already.
-
-    Raises:
-        RecordingError: there is; or, if the recording `survives`, where it is written until it is complete.
-    """
+    """Raise `RecordingError` if `path`, or with `survives` its partial folder, exists."""
     for place in (path, *([partial_folder(path)] if survives else [])):
         if place.exists() or place.is_symlink():
             raise RecordingError(f"{place} exists already: choose another name or remove it first")
 
 
 def message_types() -> Any:
-    """Return rosbags' types of the standard messages; the first call of a process takes half a second."""
+    """Return rosbags' types of the standard messages; the first call in a process takes half a second."""
     from rosbags.typesys import Stores, get_typestore
 
     return get_typestore(Stores.ROS2_HUMBLE)
 
 
 def finish_bag(writer: McapWriter, *, ros_distro: str = "", custom_data: Mapping[str, str] | None = None) -> None:
-    """Write what is buffered and the file's index, close it, and write metadata.yaml beside it.
+    """Write the buffered messages and the index, close the file, and write metadata.yaml beside it.
 
-    Version 8 is what Humble to the newest distribution read: from 9 on, QoS is a list where Humble expects a string.
+    All distributions from Humble on read version 8; from version 9 on, QoS is a list, but Humble expects a string.
 
     Args:
-        writer: of the folder's only file.
-        ros_distro: where the messages come from.
-        custom_data: as of `ros2 bag record --custom-data`.
+        writer: writer of the folder's only file.
+        ros_distro: distribution of the messages.
+        custom_data: facts as in `ros2 bag record --custom-data`.
 
     Raises:
         OSError: the disk is full.
@@ -334,12 +299,12 @@ def finish_bag(writer: McapWriter, *, ros_distro: str = "", custom_data: Mapping
 
 
 class _Bag:
-    """The rosbag2 folder under its temporary name."""
+    """The rosbag2 folder with its temporary name."""
 
     def __init__(self, path: Path, folder: Path) -> None:
         self._path = path
         self.folder = folder
-        self._mcap = McapWriter(folder / f"{path.name}_0.mcap")
+        self.mcap = McapWriter(folder / f"{path.name}_0.mcap")
         self._types = message_types()
         self._channels: dict[str, int] = {}
         self._heads: dict[tuple[Any, ...], bytes] = {}
@@ -347,7 +312,7 @@ class _Bag:
     @property
     def pairs_on_file(self) -> int:
         color = self._channels.get(COLOR_TOPIC)
-        return self._mcap.counts[color] if color else 0
+        return self.mcap.counts[color] if color else 0
 
     def check_stamp(self, stamp_ns: int) -> None:
         if not 0 <= stamp_ns < MAX_STAMP_NS:
@@ -358,19 +323,17 @@ class _Bag:
         self._end_group()
 
     def write_session(self, log_time_ns: int, text: str) -> None:
-        """Write it where people's programs look (a topic) and where tools for MCAP look (a metadata record)."""
+        """Write the session as a topic, for programs, and as a metadata record, for MCAP tools."""
         self.write_string(SESSION_TOPIC, log_time_ns, text)
-        try:
-            self._mcap.write_metadata("deal", {"session": text})
-        except OSError as error:
-            raise self._failed(error) from error
+        with self._failing():
+            self.mcap.write_metadata("deal", {"session": text})
 
     def write_images(self, color: RawImage, depth: RawImage, camera: CameraIntrinsics | None) -> None:
         for topic, info_topic, image in (
             (COLOR_TOPIC, COLOR_INFO_TOPIC, color),
             (DEPTH_TOPIC, DEPTH_INFO_TOPIC, depth),
         ):
-            # The log time of both is the pair's, so that any reader meets them side by side.
+            # Both have the log time of the pair, so that any reader finds them next to each other.
             head = _stamped(self._image_head(image), image.stamp_ns)
             self._write(topic, _IMAGE, color.stamp_ns, [head, image.data])
             if camera is not None:
@@ -387,44 +350,33 @@ class _Bag:
             raise RecordingError(f"{self._path}: the mask for stamp {stamp_ns} cannot be written; is the disk full?")
 
     def write_file(self, name: str, text: str) -> None:
-        try:
+        with self._failing():
             (self.folder / name).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise self._failed(error) from error
 
     def flush(self, *, sync: bool) -> None:
-        try:
-            self._mcap.flush(sync=sync)
-        except OSError as error:
-            raise self._failed(error) from error
+        with self._failing():
+            self.mcap.flush(sync=sync)
 
     def close(self) -> None:
-        try:
-            finish_bag(self._mcap, ros_distro="rosbags")
-        except OSError as error:
-            raise RecordingError(f"{self._path} cannot be finished: {error.strerror}") from error
-
-    def abort(self) -> None:
-        self._mcap.abort()
+        with os_errors_as(RecordingError, f"{self._path} cannot be finished"):
+            finish_bag(self.mcap, ros_distro="rosbags")
 
     def _write(self, topic: str, kind: str, log_time_ns: int, parts: list[Buffer]) -> None:
         if topic not in self._channels:
             definition, _ = self._types.generate_msgdef(kind, ros_version=2)
             channel = StoredChannel(topic, kind, "ros2msg", definition, type_hash=self._types.hash_rihs01(kind))
-            self._channels[topic] = self._mcap.add_channel(channel)
-        self._mcap.write(self._channels[topic], log_time_ns, parts)
+            self._channels[topic] = self.mcap.add_channel(channel)
+        self.mcap.write(self._channels[topic], log_time_ns, parts)
 
     def _end_group(self) -> None:
-        try:
-            self._mcap.end_group()
-        except OSError as error:
-            raise self._failed(error) from error
+        with self._failing():
+            self.mcap.end_group()
 
-    def _failed(self, error: OSError) -> RecordingError:
-        return RecordingError(f"{self._path} cannot be written: {error.strerror}")
+    def _failing(self) -> AbstractContextManager[None]:
+        return os_errors_as(RecordingError, f"{self._path} cannot be written")
 
     def _image_head(self, image: RawImage) -> bytes:
-        """Return a serialised image up to its pixels, which so need no copy."""
+        """Return a serialised image up to its pixels, which then need no copy."""
         form = (image.frame_id, *image.size, image.encoding, image.is_bigendian, image.step, len(image.data))
         if form not in self._heads:
             empty = self._serialize(

@@ -1,10 +1,9 @@
-"""The error of a stereo depth camera, put on exact depth.
+"""Add the errors of a stereo depth camera to exact depth.
 
 An active stereo camera measures disparity, `d = focal * baseline / z`. An error of `s` pixels in disparity is an
 error of `z^2 s / (focal * baseline)` in depth, so noise and quantisation both grow with the square of the
-distance. What only one of the two imagers sees has no disparity at all: a band at the left edge of whatever stands
-in front, when the second imager is to the right. Surfaces seen at a grazing angle and patches without texture
-give no match either.
+distance. A surface that only one of the two imagers sees has no disparity: a band at the left edge of each object, if
+the second imager is to the right. Surfaces at a grazing angle and patches without texture have no match, too.
 """
 
 from __future__ import annotations
@@ -20,32 +19,32 @@ from deal_core.structures import BoolArray, Float32Array, UInt16Array, metres_to
 
 @dataclass(frozen=True)
 class StereoCamera:
-    """The depth camera's properties; the defaults describe an Intel RealSense D435 at 848x480.
+    """The properties of the depth camera; the defaults describe an Intel RealSense D435 at 848x480.
 
     Raises:
-        ConfigError: a value out of its range.
+        ConfigError: a value is out of range.
     """
 
     baseline_m: float = 0.050
-    """From the first imager to the second, which is to its right (metres); negative: to its left."""
+    """Distance from the first imager to the second on its right, metres; negative is on its left."""
     focal_px: float = 425.0
-    """Focal length of the imagers, in their own pixels: the depth error does not depend on the output's size."""
+    """Focal length in pixels of the imagers: the depth error does not depend on the output's size."""
     disparity_noise_px: float = 0.08
     """Standard deviation of the disparity error."""
     correlation_px: float = 1.0
-    """Standard deviation of the Gaussian over which the error is smooth, in output pixels (the matching window)."""
+    """Standard deviation of the Gaussian that smooths the error, in output pixels (the matching window)."""
     disparity_step_px: float = 1.0 / 32.0
-    """Disparities are multiples of this."""
+    """Step of the disparity."""
     edge_jitter_px: float = 0.5
-    """Standard deviation of the raggedness of depth edges, in output pixels at a width of 320."""
+    """Standard deviation of the jitter of depth edges, in output pixels at a width of 320."""
     grazing_cosine: float = 0.25
-    """Drop-outs begin where the cosine between view and surface normal falls below this, and are certain at 0."""
+    """Cosine between view and surface normal at which drop-outs begin; at 0 they are certain."""
     hole_fraction: float = 0.01
-    """Share of the image lost in random blobs."""
+    """Share of the image in random holes."""
     min_depth_m: float = 0.2
-    """Nothing nearer is measured."""
+    """Smallest measured depth."""
     max_depth_m: float = 6.0
-    """Nothing farther is measured."""
+    """Largest measured depth."""
 
     def __post_init__(self) -> None:
         at_least_zero = ("disparity_noise_px", "correlation_px", "edge_jitter_px", "grazing_cosine")
@@ -56,7 +55,7 @@ class StereoCamera:
             if field.name in at_least_zero and value < 0:
                 raise ConfigError(f"stereo camera: expected {field.name} of at least 0, found {value}")
         if self.baseline_m == 0:
-            raise ConfigError("stereo camera: expected a baseline_m other than 0: one imager measures no depth")
+            raise ConfigError("stereo camera: expected a baseline_m other than 0: one imager cannot measure depth")
         if self.focal_px <= 0 or self.disparity_step_px <= 0:
             raise ConfigError(
                 "stereo camera: expected focal_px and disparity_step_px above 0, "
@@ -78,14 +77,14 @@ def measure_depth(
     camera: StereoCamera,
     rng: np.random.Generator,
 ) -> UInt16Array:
-    """Return what the camera reports for exact depth.
+    """Return the depth image of the camera for exact depth.
 
     Args:
-        depth: (H, W) exact depth along the optical axis, metres; 0 or infinite where there is nothing.
-        seen_by_both: (H, W) whether the second imager sees the surface too.
+        depth: (H, W) exact depth along the optical axis, metres; 0 or infinite without a surface.
+        seen_by_both: (H, W) whether the second imager sees the surface, too.
         view_cosine: (H, W) cosine between the view ray and the surface normal, 0 (grazing) to 1.
-        camera: the stereo camera.
-        rng: the source of all chance here.
+        camera: properties of the camera.
+        rng: random generator.
 
     Returns:
         (H, W) uint16 millimetres, 0 where nothing is measured.
@@ -108,30 +107,30 @@ def measure_depth(
 def _jitter_edges(
     depth: Float32Array, seen: BoolArray, sigma: float, rng: np.random.Generator
 ) -> tuple[BoolArray, Float32Array]:
-    """Look every pixel up a little beside itself: ragged at edges, without effect on smooth surfaces."""
+    """Shift pixels near depth edges randomly, which makes the edges ragged."""
     if sigma == 0:
         return seen.copy(), depth.copy()
     height, width = depth.shape
     columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    # Smooth offsets keep edges connected; whole pixels keep each value one that was really there.
+    # Smooth offsets keep edges connected; offsets of whole pixels keep real depth values.
     columns += np.rint(_smooth_noise(depth.shape, 1.0, rng) * np.float32(sigma))
     rows += np.rint(_smooth_noise(depth.shape, 1.0, rng) * np.float32(sigma))
     moved = cv2.remap(depth, columns, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
     moved_seen = cv2.remap(seen.view(np.uint8), columns, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-    # Only across edges: on a slope the neighbour's depth would be an error that no matching window makes.
+    # Only at edges: on a slope, the neighbour's depth would be an error that no matching window makes.
     near_edge = _touches_edge(depth)
     return np.where(near_edge, moved_seen > 0, seen), np.where(near_edge, moved, depth)
 
 
 def _touches_edge(depth: Float32Array) -> BoolArray:
-    """Whether the depth in the 5x5 neighbourhood spans more than 2 % of itself beyond what a slope explains."""
+    """Return whether the 5x5 neighbourhood contains a depth edge, that is a curvature of over 1.2 % of the depth."""
     kernel = np.ones((3, 3), np.uint8)
     curvature = np.abs(cv2.Laplacian(depth, cv2.CV_32F, ksize=1, borderType=cv2.BORDER_REPLICATE))
     return cv2.dilate((curvature > 0.012 * depth).astype(np.uint8), kernel) > 0
 
 
 def _smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> Float32Array:
-    """Return Gaussian noise of standard deviation 1 whose neighbours are alike over `sigma` pixels."""
+    """Return Gaussian noise of standard deviation 1, smoothed over `sigma` pixels."""
     noise = rng.standard_normal(shape, dtype=np.float32)
     if sigma == 0:
         return noise

@@ -1,12 +1,12 @@
-"""Synthetic RGB-D recordings of tabletops, with tags as an operator would give them and masks to evaluate by.
+"""Synthetic RGB-D recordings of tabletops, with an operator's tags and with masks for evaluation.
 
-A scene is a table that does not move; the camera moves around it. Every frame comes with its complete tags, its true
-mask and the depth a stereo camera would have measured. All chance comes from the seed: a frame depends on the
-configuration, the number of its scene and its own number, not on what was rendered before it.
+A scene is a fixed table; the camera moves around it. Every frame has complete tags, its true mask and the depth that a
+stereo camera would measure. All random numbers come from the seed: a frame depends on the configuration, the number of
+its scene and its own number, but not on the frames before.
 
-Segments: in the recording, a new tags message, and with it a new segment, begins with each scene and wherever the set
-of visible classes changes. The frames of one scene may so lie in several segments: for a fair test, render it from
-another seed, as a recording of its own.
+In the recording, a new tags message, and so a new segment, begins with each scene and with each change of the visible
+classes. So the frames of one scene may be in several segments: for a fair test, render another recording with another
+seed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from deal_core.synthetic.depth_noise import StereoCamera, measure_depth
 from deal_core.synthetic.render import Renderer, View
 from deal_core.synthetic.scene import CATALOGUE, TabletopSize, camera_path, make_tabletop
 
-_SCENE_GAP_NS = 5 * 10**9  # between the last frame of a scene and the first of the next: the table is set anew
+_SCENE_GAP_NS = 5 * 10**9  # between two scenes, in which the table is set again
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SyntheticConfig:
     """What to render. Ranges are (lowest, highest), both included.
 
     Raises:
-        ConfigError: a value out of its range; the message says what was expected and found.
+        ConfigError: a value is out of range; the message gives the range and the value.
     """
 
     seed: int = 0
@@ -51,39 +51,35 @@ class SyntheticConfig:
     scenes: int = 40
     """Number of tabletops."""
     frames_per_scene: int = 10
-    """Number of views of each."""
+    """Number of views of each scene."""
     width: int = 320
     """Pixels, 32 to 1920."""
     height: int = 240
     """Pixels, 32 to 1920."""
     num_classes: int = 6
-    """The first classes of the catalogue take part, 1 to 12."""
+    """Number of classes, the first ones of the catalogue, 1 to 12."""
     objects_per_scene: tuple[int, int] = (2, 4)
-    """Objects on a table."""
+    """Number of objects on a table."""
     classes_per_scene: tuple[int, int] = (1, 3)
-    """Different classes on a table."""
+    """Number of different classes on a table."""
     prints_per_scene: tuple[int, int] = (1, 3)
-    """Flat printed pictures on a table: edges of colour without an edge of depth."""
+    """Number of flat printed pictures on a table: edges of colour without an edge of depth."""
     horizontal_fov_deg: float = 38.0
     """The colour camera's horizontal angle of view, 20 to 90."""
     distance_m: tuple[float, float] = (0.60, 0.80)
-    """From the camera to the middle of the table."""
+    """Distance from the camera to the middle of the table."""
     elevation_deg: tuple[float, float] = (35.0, 60.0)
-    """How steeply the camera looks down; the lower, the steeper the table's slope in depth. 30 to 85."""
+    """Angle of view above the table, 30 to 85; a smaller angle gives the table a larger slope in depth."""
     min_visible: float = 0.004
-    """A class is tagged when its pixels make up at least this share of the image."""
+    """Smallest share of the image for a class to be tagged."""
     frame_rate_hz: float = 5.0
-    """Distance of the stamps within a scene."""
+    """Frame rate within a scene."""
     image_noise: float = 1.0
-    """Strength of the colour sensor's noise; 0 none, 1 that of a small sensor indoors."""
+    """Strength of the colour sensor's noise; 0 is no noise, 1 that of a small sensor indoors."""
     stereo: StereoCamera = field(default_factory=StereoCamera)
     """The depth camera."""
 
     def __post_init__(self) -> None:
-        for name in ("objects_per_scene", "classes_per_scene", "prints_per_scene", "distance_m", "elevation_deg"):
-            low, high = getattr(self, name)
-            if not low <= high:
-                raise ConfigError(f"synthetic {name}: expected (lowest, highest), found ({low}, {high})")
         most = len(CATALOGUE)
         self._expect("seed", 0, 2**63)
         self._expect("scenes", 1, 1_000_000)
@@ -109,6 +105,8 @@ class SyntheticConfig:
 
     def _expect(self, name: str, lowest: float, highest: float) -> None:
         value = getattr(self, name)
+        if isinstance(value, tuple) and not value[0] <= value[1]:
+            raise ConfigError(f"synthetic {name}: expected (lowest, highest), found {value}")
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(lowest, int) and not isinstance(number, int):
                 raise ConfigError(f"synthetic {name}: expected whole numbers, found {number!r}")
@@ -117,7 +115,7 @@ class SyntheticConfig:
 
     @property
     def classes(self) -> ClassList:
-        """The classes that take part."""
+        """The classes of the recording."""
         return ClassList(tuple(kind.name for kind in CATALOGUE[: self.num_classes]))
 
     @property
@@ -128,24 +126,24 @@ class SyntheticConfig:
 
     @property
     def frames(self) -> int:
-        """Number of frames of all scenes."""
+        """Number of frames in all scenes."""
         return self.scenes * self.frames_per_scene
 
 
 @dataclass(frozen=True, eq=False)
 class SyntheticFrame:
-    """One frame and the truth about it.
+    """One frame with its ground truth.
 
     Args:
-        pair: what the camera records.
+        pair: colour and depth of the camera.
         mask: (H, W) uint8 class ids, 0 background.
-        tags: the classes with enough visible pixels, complete.
+        tags: complete tags; classes with enough visible pixels are present.
         scene: number of the scene, from 0.
         true_depth: (H, W) float32 exact depth along the optical axis, metres.
         instances: (H, W) uint8 objects, numbered from 1 within the scene, 0 background.
-        part: (H, W) bool, the parts that make the classes.
-        rotation: (3, 3) from the camera's optical frame to the world, in which the table is z = 0.
-        position: (3,) the camera in the world, metres.
+        part: (H, W) bool, the parts that define the classes.
+        rotation: (3, 3) from the camera's optical frame to the world, where the table is z = 0.
+        position: (3,) position of the camera in the world, metres.
     """
 
     pair: RgbdPair
@@ -160,7 +158,7 @@ class SyntheticFrame:
 
 
 def render_scenes(config: SyntheticConfig) -> Iterator[SyntheticFrame]:
-    """Yield all frames, scene after scene, with rising stamps.
+    """Yield all frames by scene, with rising stamps.
 
     Example:
         >>> frame = next(render_scenes(SyntheticConfig(seed=1, width=160, height=120)))
@@ -172,27 +170,23 @@ def render_scenes(config: SyntheticConfig) -> Iterator[SyntheticFrame]:
 
 
 def write_recording(
-    path: Path,
-    config: SyntheticConfig,
-    frames: Iterable[SyntheticFrame] | None = None,
-    *,
-    overwrite: bool = False,
+    path: Path, config: SyntheticConfig, frames: Iterable[SyntheticFrame] | None = None, *, overwrite: bool = False
 ) -> None:
-    """Write a recording as the recorder would, with the true masks beside it.
+    """Write a synthetic recording with its true masks, in the form of the recorder.
 
     Args:
-        path: the recording's folder.
+        path: folder of the recording.
         config: what to render.
-        frames: the frames of `config`, where the caller watches them go by; rendered here when left out.
-        overwrite: replace a recording at `path`, once the new one is complete.
+        frames: frames of `config`, for callers that show progress; rendered here if None.
+        overwrite: replace a recording at `path` when the new one is complete.
 
     Raises:
-        RecordingError: `path` exists and is not to be replaced, or is no recording, or cannot be written.
+        RecordingError: `path` exists and must not be replaced, is not a recording, or cannot be written.
     """
     frames = render_scenes(config) if frames is None else frames
     if overwrite and path.exists() and not (path / "metadata.yaml").is_file():
         raise RecordingError(
-            f"{path} exists and is no recording (it has no metadata.yaml), so it is not overwritten: "
+            f"{path} exists and is not a recording (it has no metadata.yaml), so it is not overwritten: "
             "choose another name or remove it yourself"
         )
     session = {"source": "deal synth", "synthetic": asdict(config)}
@@ -239,13 +233,13 @@ def _render_scene(config: SyntheticConfig, scene: int) -> Iterator[SyntheticFram
 
 
 def _random(seed: int, *place: int) -> np.random.Generator:
-    """Return the source of chance of a scene, or of a frame in it, the same whatever was drawn elsewhere."""
+    """Return the random generator of a scene, or of a frame in it, independent of all others."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=place)))
 
 
 def _stamp_ns(config: SyntheticConfig, scene: int, number: int) -> int:
     step = round(1e9 / config.frame_rate_hz)
-    # Stamps start at a round date of the recent past: no clock is read, so that the same seed gives the same bytes.
+    # Stamps start at a fixed date, so that the same seed gives the same bytes.
     return 1_700_000_000 * 10**9 + scene * ((config.frames_per_scene - 1) * step + _SCENE_GAP_NS) + number * step
 
 
@@ -258,12 +252,12 @@ def _visible_tags(mask: UInt8Array, config: SyntheticConfig) -> TagState:
 
 
 def _expose(view: View, gain: Float32Array, noise: float, rng: np.random.Generator) -> UInt8Array:
-    """Return what the colour sensor reports: exposure, white balance, darker corners, noise, sRGB's curve."""
+    """Return the image of the colour sensor: exposure, white balance, darker corners, noise, sRGB's curve."""
     height, width = view.depth.shape
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     light = view.radiance * gain * (1 - np.float32(0.12) * (x * x + y * y))[..., None]
     if noise > 0:
-        # Photons: variance grows with the light; the rest is read-out noise.
+        # Photon noise, whose variance grows with the light, and read-out noise.
         sigma = np.float32(noise) * np.sqrt(np.float32(4e-4) * light + np.float32(1.6e-5))
         light = light + sigma * rng.standard_normal(light.shape, dtype=np.float32)
     light = np.clip(cv2.GaussianBlur(light, (3, 3), 0.45), 0, 1)

@@ -1,4 +1,4 @@
-"""What a camera sees of a synthetic tabletop: rays cast against its triangles, then shaded."""
+"""Render a synthetic tabletop: cast rays against its triangles, and shade the hits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deal_core.synthetic.scene import TABLE, CameraPose, Material, Pattern, Prin
 
 IntArray = npt.NDArray[np.intp]
 _ABOVE_SURFACE = np.float32(2e-4)  # secondary rays start this far off a surface (metres), not on it
-_HORIZON = 20.0  # metres: the table ends there
+_HORIZON = 20.0  # metres: the edge of the table
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +25,11 @@ class View:
 
     Args:
         radiance: (H, W, 3) float32 linear RGB, about 0..1.
-        depth: (H, W) float32 metres along the optical axis, 0 where no ray hits.
+        depth: (H, W) float32 metres along the optical axis, 0 where a ray hits nothing.
         instance: (H, W) uint8, 0 the table, i + 1 for `Tabletop.objects[i]`.
-        part: (H, W) bool, the parts that make the classes.
+        part: (H, W) bool, the parts that define the classes.
         view_cosine: (H, W) float32 cosine between the ray and the surface normal.
-        seen_by_second: (H, W) bool, whether a second camera `baseline` to the right sees the same surface point.
+        seen_by_second: (H, W) bool, whether a second camera, `baseline` to the right, sees the same surface point.
     """
 
     radiance: Float32Array
@@ -44,8 +44,8 @@ class Renderer:
     """Casts rays into one tabletop.
 
     Args:
-        tabletop: the scene.
-        camera: size and lens; distortion is ignored.
+        tabletop: scene to render.
+        camera: intrinsics; distortion is ignored.
     """
 
     def __init__(self, tabletop: Tabletop, camera: CameraIntrinsics) -> None:
@@ -63,8 +63,8 @@ class Renderer:
         """Render one view.
 
         Args:
-            pose: where the camera is.
-            baseline: how far to the right of it the second camera is (metres, negative: to the left).
+            pose: pose of the camera.
+            baseline: distance of the second camera to the right, metres; negative is to the left.
         """
         height, width = self._camera.height, self._camera.width
         hits = self._cast(self._rays, pose)
@@ -90,7 +90,7 @@ class Renderer:
         origins[:] = pose.position
         answer = self._scene.run(origins, rays, output=True)
         face, u, v = answer["primID"], answer["u"], answer["v"]
-        # Objects stand on the table, so what a ray meets of them comes first; the rest sees the plane z = 0.
+        # Objects stand on the table, so a ray hits them first; other rays hit the plane z = 0.
         fall = np.maximum(-rays[:, 2], np.float32(1e-6))
         depth = np.where(face == TABLE, pose.position[2] / fall, answer["tfar"])
         found = depth < _HORIZON
@@ -111,7 +111,7 @@ class Renderer:
         return _Hits(found, face, depth, point, normal, rays, cosine)
 
     def _occluded(self, hits: _Hits, towards: Float32Array) -> BoolArray:
-        """Whether anything stands between each hit and what lies `towards` from it, (N, 3) or (3,)."""
+        """Return whether anything is between each hit and the target in direction `towards`, (N, 3) or (3,)."""
         origins = hits.normal * _ABOVE_SURFACE
         origins += hits.point
         directions = np.empty_like(origins)
@@ -120,7 +120,7 @@ class Renderer:
 
     def _smooth_edges(self, radiance: Float32Array, pose: CameraPose) -> Float32Array:
         """Replace pixels at edges of colour by the mean of four rays within them."""
-        tones = np.sqrt(radiance)  # nearer than radiance to what the eye sees
+        tones = np.sqrt(radiance)  # closer to perception than radiance
         spans = cv2.split(cv2.dilate(tones, _CROSS) - cv2.erode(tones, _CROSS))
         edges = np.flatnonzero(np.maximum.reduce(spans) > np.float32(0.13))
         if not len(edges):
@@ -132,7 +132,7 @@ class Renderer:
         return smooth.reshape(radiance.shape)
 
     def _shade(self, hits: _Hits) -> Float32Array:
-        """Return (N, 3) linear radiance: pattern, diffuse and glossy light with a shadow, light from the sky."""
+        """Return (N, 3) linear radiance: pattern, diffuse and glossy light with shadows, ambient light."""
         table = self._table
         albedo, gloss = self._albedo(hits)
         light = table.light_direction
@@ -173,7 +173,7 @@ class Renderer:
         return albedo, gloss
 
     def _openness(self, hits: _Hits) -> Float32Array:
-        """Return how much of the sky reaches the table next to objects (soft contact shadows)."""
+        """Return the share of ambient light at each hit: less on the table near objects (soft contact shadows)."""
         open_sky = np.ones(len(hits.face), np.float32)
         floor = np.flatnonzero(hits.face == TABLE)
         x, y = hits.point[floor, 0], hits.point[floor, 1]
@@ -190,7 +190,7 @@ _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 @dataclass(frozen=True, eq=False)
 class _Hits:
-    """Where N rays met the scene; arrays of length N. Rays are not of unit length."""
+    """The hits of N rays, as arrays of length N; rays do not have unit length."""
 
     found: BoolArray
     face: IntArray
@@ -220,11 +220,11 @@ def _linear(color: tuple[float, float, float]) -> Float32Array:
 
 
 def _cloud_at(clouds: Float32Array, points: Float32Array, tile: float) -> Float32Array:
-    """Return the noise at each point; it repeats after `tile` metres."""
+    """Return the noise at each point, which repeats after `tile` metres."""
     scale = np.float32(clouds.shape[0] / tile)
-    # OpenCV takes maps of at most 32766 rows, so the list of points is folded into lines; it wraps by itself.
+    # OpenCV accepts at most 32766 rows, so the list of points is folded into lines.
     lines = np.zeros((2, len(points) // 1024 + 1, 1024), np.float32)
-    # A skewed projection gives all sides of an object a pattern.
+    # A skewed projection gives every side of an object a pattern.
     for line, axis, skew in zip(lines, (0, 1), (0.7, 0.6), strict=True):
         line.ravel()[: len(points)] = (points[:, axis] + np.float32(skew) * points[:, 2]) * scale
     found = cv2.remap(clouds, lines[0], lines[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
@@ -232,12 +232,8 @@ def _cloud_at(clouds: Float32Array, points: Float32Array, tile: float) -> Float3
 
 
 def _second_half(periods: Float32Array) -> BoolArray:
-    """Whether a length in periods lies in the second half of its period."""
-    return periods - np.floor(periods) > np.float32(0.5)  # ten times as fast as the remainder
-
-
-def _along(material: Material, points: Float32Array) -> Float32Array:
-    return points @ np.asarray(material.axis, np.float32) / np.float32(material.period)
+    """Return whether a length in periods is in the second half of its period."""
+    return periods - np.floor(periods) > np.float32(0.5)  # ten times faster than the remainder
 
 
 def _solid(material: Material, points: Float32Array, clouds: Float32Array) -> Float32Array:
@@ -245,11 +241,12 @@ def _solid(material: Material, points: Float32Array, clouds: Float32Array) -> Fl
 
 
 def _stripes(material: Material, points: Float32Array, clouds: Float32Array) -> Float32Array:
-    return _second_half(_along(material, points)).astype(np.float32)
+    along = points @ np.asarray(material.axis, np.float32) / np.float32(material.period)
+    return _second_half(along).astype(np.float32)
 
 
 def _checks(material: Material, points: Float32Array, clouds: Float32Array) -> Float32Array:
-    # Off the lattice, so that no flat face of an object lies on a boundary between two cells.
+    # The offset keeps flat faces of an object away from the boundaries of cells.
     cells = np.floor(points * np.float32(2 / material.period) + np.float32(0.37)).astype(np.int32)
     return ((cells[:, 0] + cells[:, 1] + cells[:, 2]) & 1).astype(np.float32)
 
@@ -300,7 +297,7 @@ _LAYOUTS: dict[Pattern, _Layout] = {
 def _paint_print(
     albedo: Float32Array, chosen: IntArray, points: Float32Array, sheet: Print, clouds: Float32Array
 ) -> None:
-    """Put a sheet's colours over those of the table where it lies."""
+    """Replace the colours of the table by those of a sheet on it."""
     half_x, half_y = sheet.half_size
     near = np.flatnonzero(
         (np.abs(points[:, 0] - np.float32(sheet.center[0])) < half_x + half_y)
@@ -320,7 +317,7 @@ def _paint_print(
 
 
 def _print_layout(outline: int, u: Float32Array, v: Float32Array) -> tuple[BoolArray, BoolArray]:
-    """Return where the picture and its detail are, for sheet coordinates in -1..1."""
+    """Return the pixels of the picture and of its detail, for sheet coordinates in -1..1."""
     if outline == 0:
         distance = np.hypot(u, v)
         return distance < 0.8, distance < 0.35

@@ -1,9 +1,8 @@
 """The contents of a synthetic scene: objects, printed pictures, light and the camera's path, all from one seed.
 
-An object is a body and a part. Bodies (shapes, sizes, colours, patterns) are drawn from one stock for all classes and
-say nothing about the class; the part (a handle, a lid, a spout) is what makes it a mug, a jar or a kettle, and covers
-about a quarter of the object. So a network that learns from image-level tags alone finds the part, while the depth's
-silhouette is the whole object's.
+An object is a body and a part. Bodies (shapes, sizes, colours, patterns) are drawn from the same distribution for all
+classes; the part (a handle, a lid, a spout) makes it a mug, a jar or a kettle, and covers about a quarter of the
+object. So a network that learns from image-level tags finds the part, while depth shows the whole object.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ Color = tuple[float, float, float]
 
 
 class Pattern(str, Enum):
-    """How a material's two colours are laid out in the object's own coordinates."""
+    """The pattern of a material's two colours in object coordinates."""
 
     SOLID = "solid"
     STRIPES = "stripes"
@@ -41,12 +41,12 @@ class Material:
     """The look of a surface.
 
     Args:
-        pattern: the layout of the two colours.
+        pattern: pattern of the two colours.
         first: sRGB colour, 0..1.
-        second: the other sRGB colour, 0..1.
+        second: sRGB colour, 0..1.
         period: length after which the pattern repeats, metres.
         axis: unit vector across the stripes, in object coordinates.
-        gloss: strength of the highlight, 0 matt.
+        gloss: strength of the highlight; 0 is matt.
     """
 
     pattern: Pattern
@@ -57,54 +57,16 @@ class Material:
     gloss: float = 0.0
 
 
-class PartShape(str, Enum):
-    """The shapes of the part that makes a class."""
-
-    HANDLE = "handle"
-    LID = "lid"
-    SPOUT = "spout"
-    COLLAR = "collar"
-    ARCH = "arch"
-    KNOB = "knob"
-    CONE = "cone"
-    GAUGE = "gauge"
-    T_BAR = "t_bar"
-    FOOT = "foot"
-    EARS = "ears"
-    FIN = "fin"
-
-
 @dataclass(frozen=True)
 class ObjectClass:
-    """A class: its name, and the part that every object of it has and no other object has."""
+    """A class: its name, and the part that all of its objects and no other objects have."""
 
     name: str
-    part: PartShape
+    part: Callable[[_Body], trimesh.Trimesh]
     material: Material
 
 
-_RED, _YELLOW, _GREEN, _BLUE = (0.86, 0.08, 0.08), (0.98, 0.82, 0.05), (0.10, 0.65, 0.15), (0.08, 0.22, 0.85)
-_WHITE, _BLACK, _ORANGE = (0.95, 0.95, 0.93), (0.05, 0.05, 0.06), (0.98, 0.45, 0.03)
-_MAGENTA, _CYAN, _LIME, _PURPLE = (0.90, 0.08, 0.60), (0.05, 0.78, 0.85), (0.65, 0.92, 0.15), (0.45, 0.08, 0.70)
-_UP, _SIDE, _SLANT = (0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.577, 0.577, 0.577)
-
-CATALOGUE: tuple[ObjectClass, ...] = (
-    ObjectClass("mug", PartShape.HANDLE, Material(Pattern.STRIPES, _RED, _WHITE, 0.026, _UP, 0.3)),
-    ObjectClass("jar", PartShape.LID, Material(Pattern.CHECKS, _YELLOW, _BLACK, 0.022, _UP, 0.2)),
-    ObjectClass("kettle", PartShape.SPOUT, Material(Pattern.STRIPES, _LIME, _GREEN, 0.030, _SLANT, 0.3)),
-    ObjectClass("thermos", PartShape.COLLAR, Material(Pattern.SECTORS, _BLUE, _ORANGE, 0.030, _UP, 0.2)),
-    ObjectClass("lantern", PartShape.ARCH, Material(Pattern.STRIPES, _MAGENTA, _BLACK, 0.034, _SIDE, 0.2)),
-    ObjectClass("pepper_mill", PartShape.KNOB, Material(Pattern.CHECKS, _CYAN, _WHITE, 0.026, _UP, 0.4)),
-    ObjectClass("oil_bottle", PartShape.CONE, Material(Pattern.STRIPES, _PURPLE, _YELLOW, 0.024, _UP, 0.2)),
-    ObjectClass("kitchen_timer", PartShape.GAUGE, Material(Pattern.CHECKS, _WHITE, _BLACK, 0.024, _UP, 0.3)),
-    ObjectClass("coffee_grinder", PartShape.T_BAR, Material(Pattern.STRIPES, _ORANGE, _BLACK, 0.030, _SIDE, 0.3)),
-    ObjectClass("candle_holder", PartShape.FOOT, Material(Pattern.SECTORS, _GREEN, _WHITE, 0.030, _UP, 0.4)),
-    ObjectClass("alarm_clock", PartShape.EARS, Material(Pattern.CHECKS, _RED, _BLUE, 0.026, _UP, 0.4)),
-    ObjectClass("letter_stand", PartShape.FIN, Material(Pattern.STRIPES, _CYAN, _PURPLE, 0.028, _UP, 0.1)),
-)
-"""The classes in order; a scene uses the first K."""
-
-# Muted, so that no body is mistaken for a part: sRGB.
+# Muted sRGB colours, so that no body looks like a part.
 _BODY_COLORS: tuple[Color, ...] = (
     (0.82, 0.80, 0.76), (0.62, 0.60, 0.58), (0.36, 0.36, 0.38), (0.20, 0.20, 0.23), (0.70, 0.58, 0.45),
     (0.48, 0.35, 0.26), (0.33, 0.42, 0.50), (0.52, 0.62, 0.68), (0.42, 0.48, 0.38), (0.66, 0.68, 0.56),
@@ -130,10 +92,10 @@ class Print:
         center: (x, y) on the table, metres.
         yaw: rotation, radians.
         half_size: half width and half height, metres.
-        paper: the ground.
-        picture: the material of the printed object.
-        accent: the material of a printed detail, as a part would be.
-        outline: 0 a disc, 1 a jar-like silhouette, 2 bands over the whole sheet.
+        paper: material of the sheet.
+        picture: material of the printed object.
+        accent: material of a printed detail that resembles a part.
+        outline: 0 is a disc, 1 the outline of a jar, 2 bands over the whole sheet.
     """
 
     center: tuple[float, float]
@@ -150,11 +112,11 @@ class Placed:
     """An object on the table.
 
     Args:
-        class_id: 1..K.
+        class_id: id of the class, 1..K.
         x: position on the table, metres.
         y: position on the table, metres.
         yaw: rotation about the vertical, radians.
-        footprint: radius of the smallest circle about (x, y) that holds the body, metres.
+        footprint: radius of the smallest circle about (x, y) that contains the body, metres.
     """
 
     class_id: int
@@ -166,7 +128,7 @@ class Placed:
 
 @dataclass(frozen=True, eq=False)
 class CameraPose:
-    """Where a camera stands and looks.
+    """The pose of a camera.
 
     Args:
         rotation: (3, 3) from the optical frame (x right, y down, z forward) to the world (z up).
@@ -178,29 +140,29 @@ class CameraPose:
 
 
 TABLE = -1
-"""The table among the faces: what a ray meets that meets no triangle."""
+"""Index of the table among the faces, for rays that hit no triangle."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tabletop:
-    """One scene: the table, which is the plane z = 0, triangles that stand on it, what all looks like, and the light.
+    """One scene: the table, the triangles on it, their materials, and the light.
 
-    What is known of faces has one entry more than there are faces: the last, at index `TABLE`, is the table.
+    Arrays over faces have one additional entry: the last, at index `TABLE`, is the table.
 
     Args:
         vertices: (V, 3) metres, z up; the table is the plane z = 0.
         faces: (F, 3) indices into vertices.
         corner_normals: (F, 3, 3) shading normals at the corners of each face.
-        face_material: (F + 1,) indices into materials.
-        face_object: (F + 1,) i + 1 for objects[i], 0 for the table.
+        face_material: (F + 1,) indices into `materials`.
+        face_object: (F + 1,) i + 1 for `objects[i]`, 0 for the table.
         face_is_part: (F + 1,) whether the face belongs to the part that makes the class.
-        materials: the looks.
-        objects: that stand on it.
-        prints: that lie on it.
+        materials: materials of the faces.
+        objects: objects on the table.
+        prints: pictures on the table.
         light_direction: (3,) unit vector towards the light.
         light_color: (3,) strength of the direct light.
-        ambient: strength of the light from everywhere.
-        clouds: (N, N) smooth random texture in 0..1 that tiles, for patterns with noise.
+        ambient: strength of the light from all directions.
+        clouds: (N, N) smooth random texture in 0..1 that repeats seamlessly, for patterns with noise.
     """
 
     vertices: Float32Array
@@ -220,12 +182,12 @@ class Tabletop:
 
 @dataclass(frozen=True)
 class TabletopSize:
-    """How much is on a table; both ends of a range are included.
+    """Numbers of things on a table, as (lowest, highest), both included.
 
     Args:
-        objects: fewest and most objects.
-        classes: fewest and most different classes among them.
-        prints: fewest and most flat pictures.
+        objects: number of objects.
+        classes: number of different classes among them.
+        prints: number of flat pictures.
     """
 
     objects: tuple[int, int]
@@ -234,12 +196,12 @@ class TabletopSize:
 
 
 def make_tabletop(num_classes: int, size: TabletopSize, rng: np.random.Generator) -> Tabletop:
-    """Set a table.
+    """Return a random tabletop.
 
     Args:
-        num_classes: K; the first K classes of `CATALOGUE` take part.
-        size: how much there is on it.
-        rng: the source of all chance here.
+        num_classes: K; the first K classes of `CATALOGUE` are used.
+        size: numbers of things on the table.
+        rng: random generator.
     """
     builder = _Builder(_table_material(rng))
     placed = _place_objects(_draw_classes(num_classes, size, rng), builder, rng)
@@ -248,13 +210,15 @@ def make_tabletop(num_classes: int, size: TabletopSize, rng: np.random.Generator
     towards_light = _spherical(azimuth, height)
     warmth = rng.uniform(-0.08, 0.08)
     strength = rng.uniform(0.55, 0.85)
-    return builder.build(
-        placed,
-        prints,
-        towards_light,
-        np.array([1 + warmth, 1.0, 1 - warmth], np.float32) * np.float32(strength),
-        float(rng.uniform(0.35, 0.55)),
-        _clouds(rng),
+    return Tabletop(
+        **builder.arrays(),
+        materials=tuple(builder.materials),
+        objects=placed,
+        prints=prints,
+        light_direction=towards_light,
+        light_color=np.array([1 + warmth, 1.0, 1 - warmth], np.float32) * np.float32(strength),
+        ambient=float(rng.uniform(0.35, 0.55)),
+        clouds=_clouds(rng),
     )
 
 
@@ -265,11 +229,11 @@ def camera_path(
 
     Args:
         frames: number of poses.
-        distance: nearest and farthest distance to the table's middle, metres.
-        elevation: lowest and highest angle of view above the table, radians.
-        rng: the source of all chance here.
+        distance: smallest and largest distance to the middle of the table, metres.
+        elevation: smallest and largest angle of view above the table, radians.
+        rng: random generator.
 
-    Azimuth stays within 40 degrees of 0 (the world's -y side), the side to which objects turn their part.
+    Azimuth stays within 40 degrees of 0 (the world's -y side), the side of the objects' parts.
     """
     time = np.linspace(0.0, 1.0, frames) if frames > 1 else np.array([0.5])
     azimuths = math.radians(40) * _wander(time, rng)
@@ -290,7 +254,7 @@ def _between(ends: tuple[float, float], unit: npt.NDArray[np.float64]) -> npt.ND
 def _wander(time: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Return a smooth random course within [-1, 1]."""
     start, sweep = rng.uniform(-1, 1), rng.uniform(0.5, 2.5)
-    # A triangle wave is uniform over the range, a sine would dwell at its ends.
+    # A triangle wave is uniform over the range; a sine would stay near its ends.
     phase = start + sweep * (1 if rng.random() < 0.5 else -1) * time
     return 1 - 2 * np.abs(((phase + 1) / 2) % 2 - 1)
 
@@ -313,9 +277,6 @@ def _spherical(azimuth: float, elevation: float) -> Float32Array:
     return np.array([flat * math.cos(azimuth), flat * math.sin(azimuth), math.sin(elevation)], np.float32)
 
 
-# --- what is on the table ------------------------------------------------------------------------------------------
-
-
 def _draw_classes(num_classes: int, size: TabletopSize, rng: np.random.Generator) -> list[int]:
     """Return one class id per object; at least one object of each class drawn."""
     count = int(rng.integers(size.objects[0], size.objects[1] + 1))
@@ -332,19 +293,19 @@ def _place_objects(class_ids: list[int], builder: _Builder, rng: np.random.Gener
         body = _make_body(rng)
         reach = body.radius * 1.35
         x, y = _free_spot(placed, reach, rng)
-        # The part faces the side where the camera is, so that most views show it.
+        # The part faces the camera's side, so that most views show it.
         yaw = -math.pi / 2 + float(rng.uniform(-1, 1)) * math.radians(75)
         index = len(placed) + 1
         pose = trimesh.transformations.rotation_matrix(yaw, [0, 0, 1])
         pose[:3, 3] = x, y, 0.0
         builder.add(body.mesh.copy().apply_transform(pose), _body_material(rng), index, part=False)
-        builder.add(_PARTS[kind.part](body).apply_transform(pose), kind.material, index, part=True)
+        builder.add(kind.part(body).apply_transform(pose), kind.material, index, part=True)
         placed.append(Placed(class_id, x, y, yaw, body.radius))
     return tuple(placed)
 
 
 def _free_spot(placed: list[Placed], reach: float, rng: np.random.Generator) -> tuple[float, float]:
-    """Return a spot near the middle that overlaps nothing; the circle grows until there is one."""
+    """Return a free spot near the middle; the search area grows until there is one."""
     for attempt in range(10_000):
         spread = 0.13 + 0.002 * attempt
         x, y = rng.uniform(-spread, spread), rng.uniform(-0.8 * spread, 0.8 * spread)
@@ -398,7 +359,7 @@ def _shade(color: Color, rng: np.random.Generator) -> Color:
 
 
 def _clouds(rng: np.random.Generator, size: int = 256) -> Float32Array:
-    """Return noise with a 1/f spectrum that tiles, between 0 and 1."""
+    """Return noise in 0..1 with a 1/f spectrum that repeats seamlessly."""
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.rfftfreq(size), indexing="ij"))
     frequency[0, 0] = 1.0
     spectrum = np.fft.rfft2(rng.standard_normal((size, size))) / frequency**1.5
@@ -407,12 +368,9 @@ def _clouds(rng: np.random.Generator, size: int = 256) -> Float32Array:
     return np.clip(0.5 + 0.2 * field / field.std(), 0.0, 1.0).astype(np.float32)
 
 
-# --- meshes ----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class _Body:
-    """A body standing at the origin: its mesh, height, largest radius, radius at half height and radius at the top."""
+    """A body at the origin: its mesh, height, largest radius, radius at half height and radius at the top."""
 
     mesh: trimesh.Trimesh
     height: float
@@ -423,7 +381,7 @@ class _Body:
 
 
 def _make_body(rng: np.random.Generator) -> _Body:
-    """Draw a body: turned from one of five profiles, round, six-sided or square, 7 to 12.5 cm tall."""
+    """Return a random body: one of five profiles, round, six-sided or square, 7 to 12.5 cm tall."""
     profiles = (
         ((1.0, 0.0), (1.0, 1.0)),
         ((0.78, 0.0), (1.0, 1.0)),
@@ -436,7 +394,7 @@ def _make_body(rng: np.random.Generator) -> _Body:
     height, radius = float(rng.uniform(0.07, 0.125)), float(rng.uniform(0.042, 0.060))
     line = np.concatenate([[[0.0, 0.0]], profile * [radius, height], [[0.0, height]]])
     mesh = trimesh.creation.revolve(line, sections=sides)
-    # Turn a flat side, not a corner, to +x, where parts are joined.
+    # A flat side, not a corner, faces +x, where parts are joined.
     mesh.apply_transform(trimesh.transformations.rotation_matrix(math.pi / sides, [0, 0, 1]))
     flat = math.cos(math.pi / sides)
     middle = float(np.interp(0.5, profile[:, 1], profile[:, 0])) * radius * flat
@@ -521,31 +479,37 @@ def _fin(body: _Body) -> trimesh.Trimesh:
     return _moved(trimesh.creation.box((0.014, 1.9 * body.top, tall)), z=body.height + tall / 2 - 0.002)
 
 
-_PARTS: dict[PartShape, Callable[[_Body], trimesh.Trimesh]] = {
-    PartShape.HANDLE: _handle,
-    PartShape.LID: _lid,
-    PartShape.SPOUT: _spout,
-    PartShape.COLLAR: _collar,
-    PartShape.ARCH: _arch,
-    PartShape.KNOB: _knob,
-    PartShape.CONE: _cone,
-    PartShape.GAUGE: _gauge,
-    PartShape.T_BAR: _t_bar,
-    PartShape.FOOT: _foot,
-    PartShape.EARS: _ears,
-    PartShape.FIN: _fin,
-}
+_RED, _YELLOW, _GREEN, _BLUE = (0.86, 0.08, 0.08), (0.98, 0.82, 0.05), (0.10, 0.65, 0.15), (0.08, 0.22, 0.85)
+_WHITE, _BLACK, _ORANGE = (0.95, 0.95, 0.93), (0.05, 0.05, 0.06), (0.98, 0.45, 0.03)
+_MAGENTA, _CYAN, _LIME, _PURPLE = (0.90, 0.08, 0.60), (0.05, 0.78, 0.85), (0.65, 0.92, 0.15), (0.45, 0.08, 0.70)
+_UP, _SIDE, _SLANT = (0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.577, 0.577, 0.577)
+
+CATALOGUE: tuple[ObjectClass, ...] = (
+    ObjectClass("mug", _handle, Material(Pattern.STRIPES, _RED, _WHITE, 0.026, _UP, 0.3)),
+    ObjectClass("jar", _lid, Material(Pattern.CHECKS, _YELLOW, _BLACK, 0.022, _UP, 0.2)),
+    ObjectClass("kettle", _spout, Material(Pattern.STRIPES, _LIME, _GREEN, 0.030, _SLANT, 0.3)),
+    ObjectClass("thermos", _collar, Material(Pattern.SECTORS, _BLUE, _ORANGE, 0.030, _UP, 0.2)),
+    ObjectClass("lantern", _arch, Material(Pattern.STRIPES, _MAGENTA, _BLACK, 0.034, _SIDE, 0.2)),
+    ObjectClass("pepper_mill", _knob, Material(Pattern.CHECKS, _CYAN, _WHITE, 0.026, _UP, 0.4)),
+    ObjectClass("oil_bottle", _cone, Material(Pattern.STRIPES, _PURPLE, _YELLOW, 0.024, _UP, 0.2)),
+    ObjectClass("kitchen_timer", _gauge, Material(Pattern.CHECKS, _WHITE, _BLACK, 0.024, _UP, 0.3)),
+    ObjectClass("coffee_grinder", _t_bar, Material(Pattern.STRIPES, _ORANGE, _BLACK, 0.030, _SIDE, 0.3)),
+    ObjectClass("candle_holder", _foot, Material(Pattern.SECTORS, _GREEN, _WHITE, 0.030, _UP, 0.4)),
+    ObjectClass("alarm_clock", _ears, Material(Pattern.CHECKS, _RED, _BLUE, 0.026, _UP, 0.4)),
+    ObjectClass("letter_stand", _fin, Material(Pattern.STRIPES, _CYAN, _PURPLE, 0.028, _UP, 0.1)),
+)
+"""The classes in order; a scene uses the first K."""
 
 
 class _Builder:
-    """Gathers meshes into the flat arrays of a `Tabletop`."""
+    """Collects meshes into the flat arrays of a `Tabletop`."""
 
     def __init__(self, table: Material) -> None:
         self._vertices: list[Float32Array] = []
         self._faces: list[npt.NDArray[np.int32]] = []
         self._normals: list[Float32Array] = []
         self._labels: list[npt.NDArray[np.int16]] = []
-        self._materials = [table]
+        self.materials = [table]
         self._count = 0
 
     def add(self, mesh: trimesh.Trimesh, material: Material, index: int, *, part: bool) -> None:
@@ -553,44 +517,29 @@ class _Builder:
         self._vertices.append(np.asarray(mesh.vertices, np.float32))
         self._faces.append(np.asarray(mesh.faces, np.int32) + np.int32(self._count))
         self._normals.append(_corner_normals(mesh))
-        self._labels.append(np.tile(np.array([len(self._materials), index, part], np.int16), (len(mesh.faces), 1)))
-        self._materials.append(material)
+        self._labels.append(np.tile(np.array([len(self.materials), index, part], np.int16), (len(mesh.faces), 1)))
+        self.materials.append(material)
         self._count += len(mesh.vertices)
 
-    def build(
-        self,
-        objects: tuple[Placed, ...],
-        prints: tuple[Print, ...],
-        light_direction: Float32Array,
-        light_color: Float32Array,
-        ambient: float,
-        clouds: Float32Array,
-    ) -> Tabletop:
-        """Return the scene."""
+    def arrays(self) -> dict[str, Any]:
+        """Return the arrays over vertices and faces, by their names in `Tabletop`."""
         table = np.zeros((1, 3), np.int16)
         labels = np.concatenate([*self._labels, table])
-        return Tabletop(
-            vertices=np.concatenate(self._vertices),
-            faces=np.concatenate(self._faces),
-            corner_normals=np.concatenate(self._normals),
-            face_material=np.ascontiguousarray(labels[:, 0]),
-            face_object=np.ascontiguousarray(labels[:, 1]),
-            face_is_part=labels[:, 2] > 0,
-            materials=tuple(self._materials),
-            objects=objects,
-            prints=prints,
-            light_direction=light_direction,
-            light_color=light_color,
-            ambient=ambient,
-            clouds=clouds,
-        )
+        return {
+            "vertices": np.concatenate(self._vertices),
+            "faces": np.concatenate(self._faces),
+            "corner_normals": np.concatenate(self._normals),
+            "face_material": np.ascontiguousarray(labels[:, 0]),
+            "face_object": np.ascontiguousarray(labels[:, 1]),
+            "face_is_part": labels[:, 2] > 0,
+        }
 
 
 def _corner_normals(mesh: trimesh.Trimesh, crease: float = math.radians(35)) -> Float32Array:
     """Return (F, 3, 3) normals: smooth over a vertex's faces, except across creases sharper than `crease`."""
     faces, normals = np.asarray(mesh.faces), np.asarray(mesh.face_normals)
     weighted = normals * np.asarray(mesh.area_faces)[:, None]
-    # Corners in the order of their vertices; each is paired with all corners at its vertex, itself included.
+    # Corners are sorted by vertex; each is paired with all corners at its vertex, including itself.
     order = np.argsort(faces.reshape(-1), kind="stable")
     vertex, face = faces.reshape(-1)[order], order // 3
     count = np.bincount(vertex)

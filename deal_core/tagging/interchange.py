@@ -1,12 +1,13 @@
-"""Tags to and from the files of other tools: CSV, COCO, the lists of VOC, Label Studio.
+"""Exchange tags with other tools: CSV, COCO, the lists of VOC, Label Studio.
 
-All four keep the three states. A file that says less is read by the rules of its format:
+All four formats keep the three states. A file with less information is read by the rules of its format:
 
-    csv           frame, then a column a class: 1 present, 0 absent, empty unknown; a class without column is left
+    csv           frame, then a column for each class: 1 present, 0 absent, empty unknown; classes without a column
+                  do not change
     coco          an annotation: present; neg_category_ids of an image (as in LVIS): absent; without them the image
-                  is annotated to the full, and the rest absent
+                  is fully annotated, and the other classes are absent
     voc           a folder of <class>_<list>.txt with lines `<frame> 1` present, -1 absent, 0 unknown
-    labelstudio   choices: present; those of a control named `absent`: absent
+    labelstudio   choices: present; choices of a control named `absent`: absent
 
 A frame is named `<recording>/<stamp>`, or by its colour image's path in the dataset.
 """
@@ -28,7 +29,7 @@ import numpy.typing as npt
 from deal_core.dataset.dataset import FrameRecord
 from deal_core.dataset.image_files import first_few
 from deal_core.errors import DatasetError, UsageError, nearest_hint
-from deal_core.files import replacing, replacing_folder
+from deal_core.files import os_errors_as, replacing, replacing_folder
 from deal_core.structures import ClassList
 from deal_core.tagging.choices import TagFormat
 from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN, Change
@@ -38,12 +39,12 @@ _VOC_LIST = "trainval"
 
 @dataclass(frozen=True)
 class Imported:
-    """What a file says.
+    """The content of a file of tags.
 
     Attributes:
         changes: states of classes in frames of the dataset.
         frames: how many frames of the dataset the file names.
-        strangers: names of frames that are not in the dataset.
+        strangers: names in the file that are not frames of the dataset.
     """
 
     changes: tuple[Change, ...]
@@ -52,18 +53,18 @@ class Imported:
 
 
 def import_tags(path: Path, form: TagFormat, root: Path, frames: Sequence[FrameRecord], classes: ClassList) -> Imported:
-    """Read a file of tags (of VOC: a folder).
+    """Read a file of tags (for VOC: a folder).
 
     Args:
-        path: to read.
-        form: its format.
-        root: the dataset's folder.
-        frames: of the dataset; changes count by them.
-        classes: that may be named.
+        path: file to read.
+        form: format of the file.
+        root: folder of the dataset.
+        frames: all frames of the dataset; `Change.frame` is an index into them.
+        classes: classes of the dataset.
 
     Raises:
-        DatasetError: it cannot be read, holds something else, or names a class that the dataset does not have; the
-            message names file, line and the nearest class. Or no frame of it is in the dataset.
+        DatasetError: the file cannot be read, has another form, names an unknown class (the message names file, line
+            and the nearest class), or names no frame of the dataset.
     """
     reader = _Reader(path, _names(root, frames), classes)
     try:
@@ -75,7 +76,7 @@ def import_tags(path: Path, form: TagFormat, root: Path, frames: Sequence[FrameR
     changes = tuple(Change(frame, label, state) for (frame, label), state in reader.states.items())
     if reader.strangers and not reader.found:
         raise DatasetError(
-            f"{path}: none of its frames is in {root}: expected names like {frames[0].key}, "
+            f"{path}: no frame of this file is in {root}: expected names like {frames[0].key}, "
             f"found {first_few(list(reader.strangers))}"
         )
     return Imported(changes, len(reader.found), tuple(reader.strangers))
@@ -89,35 +90,31 @@ def export_tags(
     states: npt.NDArray[np.int8],
     classes: ClassList,
 ) -> None:
-    """Write tags as another tool reads them; of VOC a new folder, else a file, which is replaced.
+    """Write tags for another tool: a new folder for VOC, else a file, which is replaced.
 
     Args:
-        path: to write.
-        form: its format.
-        root: the dataset's folder.
+        path: file or folder to write.
+        form: format to write.
+        root: folder of the dataset.
         frames: N frames of the dataset.
-        states: (N, K) of their classes.
-        classes: K names.
+        states: (N, K) states of the classes in the frames.
+        classes: K classes.
 
     Raises:
-        DatasetError: it cannot be written, or of VOC: the folder exists and holds something.
+        DatasetError: the file cannot be written, or the folder for VOC is not empty.
     """
-    try:
+    with os_errors_as(DatasetError, f"{path} cannot be written"):
         if form is TagFormat.VOC:
             _write_voc(path, frames, states, classes)
             return
-        text = {TagFormat.CSV: _to_csv, TagFormat.COCO: _to_coco, TagFormat.LABELSTUDIO: _to_labelstudio}[form](
-            root, frames, states, classes
-        )
+        write = {TagFormat.CSV: _to_csv, TagFormat.COCO: _to_coco, TagFormat.LABELSTUDIO: _to_labelstudio}[form]
         with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="")
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be written: {error.strerror}") from error
+            temporary.write_text(write(root, frames, states, classes), encoding="utf-8", newline="")
 
 
 @dataclass
 class _Reader:
-    """What was read so far of one file."""
+    """The content of one file, read so far."""
 
     path: Path
     names: Mapping[str, int]
@@ -127,10 +124,10 @@ class _Reader:
     strangers: dict[str, None] = field(default_factory=dict)
 
     def frame(self, name: str) -> int | None:
-        """Return the index of a frame, or None (and count it) where the dataset has no such."""
+        """Return the index of a frame, or None (and remember the name) if the dataset does not have it."""
         index = self.names.get(name)
         if index is None:
-            # Label Studio puts the path of its own file server before.
+            # Label Studio prefixes the path of its file server.
             index = self.names.get(unquote(name.rpartition("?d=")[2]))
         if index is None:
             self.strangers[name] = None
@@ -149,7 +146,7 @@ class _Reader:
         )
 
     def say(self, frame: int, label: int, state: int) -> None:
-        """Note a state; present wins over what else is said of the same."""
+        """Store a state; present wins over other states of the same class."""
         if self.states.get((frame, label)) != PRESENT:
             self.states[frame, label] = state
 
@@ -170,7 +167,7 @@ def _read_csv(reader: _Reader) -> None:
                 if len(row) != len(header):
                     raise DatasetError(f"{place}: expected {len(header)} values, found {len(row)}")
                 if wrong := [cell for cell in row[1:] if cell.strip() not in meaning]:
-                    raise DatasetError(f"{place}: expected 1, 0 or nothing for each class, found '{wrong[0]}'")
+                    raise DatasetError(f"{place}: expected 1, 0 or an empty cell for each class, found '{wrong[0]}'")
                 frame = reader.frame(row[0])
                 if frame is not None:
                     for label, cell in zip(labels, row[1:], strict=True):
@@ -262,7 +259,7 @@ def _read_voc(reader: _Reader) -> None:
         raise DatasetError(f"{reader.path}: expected a folder of <class>_{_VOC_LIST}.txt, as ImageSets/Main of VOC")
     files = [f for f in sorted(reader.path.glob("*_*.txt")) if f.is_file()]
     if not files:
-        raise DatasetError(f"{reader.path} holds no list of tags: expected files like <class>_{_VOC_LIST}.txt")
+        raise DatasetError(f"{reader.path} contains no list of tags: expected files like <class>_{_VOC_LIST}.txt")
     meaning = {"1": PRESENT, "-1": ABSENT, "0": UNKNOWN}
     for file in files:
         label = reader.label(file.stem.rpartition("_")[0], file, 1)
@@ -279,9 +276,9 @@ def _read_voc(reader: _Reader) -> None:
 
 def _write_voc(path: Path, frames: Sequence[FrameRecord], states: npt.NDArray[np.int8], classes: ClassList) -> None:
     if bad := [name for name in classes.names if "/" in name or "\0" in name]:
-        raise UsageError(f"class '{bad[0]}' cannot be the name of a file, as VOC needs: choose another format")
+        raise UsageError(f"class '{bad[0]}' cannot be a file name, which VOC needs: choose another format")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DatasetError(f"{path} exists: lists of VOC are written to a new folder; choose another name")
+        raise DatasetError(f"{path} exists: the lists of VOC are written to a new folder; choose another name")
     values = {PRESENT: " 1", ABSENT: "-1", UNKNOWN: " 0"}
     with replacing_folder(path) as folder:
         for name, column in zip(classes.names, states.T.tolist(), strict=True):
@@ -314,11 +311,11 @@ def _read_json(path: Path) -> tuple[str, Any]:
     try:
         return text, json.loads(text)
     except ValueError as error:
-        raise DatasetError(f"{path} is no JSON: {error}") from None
+        raise DatasetError(f"{path} is not JSON: {error}") from None
 
 
 def _line(text: str, name: Any) -> int | None:
-    """Return the line of a JSON text that first names a string."""
+    """Return the first line of a JSON text that contains a string."""
     for written in (json.dumps(name), json.dumps(name, ensure_ascii=False)):
         if (position := text.find(written)) >= 0:
             return text.count("\n", 0, position) + 1
@@ -326,5 +323,5 @@ def _line(text: str, name: Any) -> int | None:
 
 
 def _other_form(path: Path, expected: str, error: object) -> DatasetError:
-    found = f"no {error}" if isinstance(error, KeyError) else str(error)
+    found = f"{error} is missing" if isinstance(error, KeyError) else str(error)
     return DatasetError(f"{path}: expected {expected}: {found}")

@@ -1,9 +1,9 @@
-"""The server of the tagging page: frames as one list, thumbnails, and edits that are on disk when they are answered."""
+"""The server of the tagging page: the list of frames, thumbnails, and edits, which are saved before the answer."""
 
 from __future__ import annotations
 
 import secrets
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ _KEPT_THUMBNAILS = 4096
 
 
 class Edit(BaseModel):
-    """What a page sends: changes as (frame, class, state), and what it knew when they were made."""
+    """A request of a page: changes as (frame, class, state), and the revision that the page had seen."""
 
     session: str
     tagger: str
@@ -35,16 +35,16 @@ def create_app(store: TagStore, token: str | None = None) -> FastAPI:
     """Return the application that serves a dataset's tagging page.
 
     Args:
-        store: the tags.
-        token: see `new_app`.
+        store: tags to edit.
+        token: token that requests need, see `new_app`.
     """
     app = new_app(Path(__file__).with_name("page.html"), token)
     session = secrets.token_hex(8)
-    loader = FolderLoader(store.path)
+    thumbnail = lru_cache(_KEPT_THUMBNAILS)(partial(_thumbnail, store, FolderLoader(store.path)))
 
     @app.get("/frames")
     def frames() -> dict[str, Any]:
-        revision = store.revision  # before the states: a change between the two is sent again, not lost
+        revision = store.revision  # before the states, so that a change in between is sent again
         return {
             "session": session,
             "dataset": store.path.resolve().name,
@@ -61,23 +61,14 @@ def create_app(store: TagStore, token: str | None = None) -> FastAPI:
     @app.post("/edits")
     def edit(edit: Edit) -> dict[str, Any]:
         if edit.session != session:
-            raise HTTPException(410, "`deal tag` was started again: the page loads the tags anew")
+            raise HTTPException(410, "`deal tag` was restarted: the page reloads the tags")
         done = store.edit((Change(*c) for c in edit.changes), seen=edit.seen, tagger=edit.tagger)
         return {**_changed(store, edit.seen), "refused": done.refused}
-
-    @lru_cache(_KEPT_THUMBNAILS)
-    def thumbnail(index: int) -> bytes:
-        frame = store.frames[index]
-        image = loader.image(frame)
-        depth = loader.depth(frame, image.shape[:2])
-        if depth is None:
-            depth = np.zeros(image.shape[:2], np.float32)
-        return thumbnail_jpeg(image, depth, THUMBNAIL_HEIGHT)
 
     @app.get("/thumbnails/{index}.jpg")
     def picture(index: int) -> Response:
         if not 0 <= index < len(store.frames):
-            raise HTTPException(404, f"no frame {index}: there are {len(store.frames)}")
+            raise HTTPException(404, f"frame {index} does not exist: the dataset has {len(store.frames)}")
         try:
             data = thumbnail(index)
         except DatasetError as error:
@@ -85,6 +76,13 @@ def create_app(store: TagStore, token: str | None = None) -> FastAPI:
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
     return app
+
+
+def _thumbnail(store: TagStore, loader: FolderLoader, index: int) -> bytes:
+    frame = store.frames[index]
+    image = loader.image(frame)
+    depth = loader.depth(frame, image.shape[:2])
+    return thumbnail_jpeg(image, np.zeros(image.shape[:2], np.float32) if depth is None else depth, THUMBNAIL_HEIGHT)
 
 
 def _changed(store: TagStore, since: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The tags of a dataset while people edit them: each edit is on disk before it is acknowledged.
+"""Edit the tags of a dataset; each edit is on disk before it is acknowledged.
 
-A recording's frames.jsonl is written anew under a temporary name and renamed, so that a crash at any moment leaves
-the tags from before or after an edit. One process edits a dataset at a time (a lock on its folder, which the system
-takes back from a process that dies); it may serve any number of pages, whose edits are merged class by class.
+An edit writes a recording's frames.jsonl under a temporary name and renames it, so that a crash leaves the tags from
+before or after the edit. One process edits a dataset at a time (the system releases the lock on the folder when the
+process ends); it may serve any number of pages, whose edits are merged class by class.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from deal_core.dataset.dataset import FRAMES_FILE, RECORDINGS, FrameRecord, read_classes, read_frames, recording_names
 from deal_core.errors import DatasetError, UsageError
-from deal_core.files import replacing
+from deal_core.files import os_errors_as, replacing
 from deal_core.structures import ClassList, TagMarker, TagState
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
@@ -30,7 +30,7 @@ PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 
 
 class Change(NamedTuple):
-    """One class of one frame, and the state it is to have: `PRESENT`, `ABSENT` or `UNKNOWN`."""
+    """The new state of one class in one frame: `PRESENT`, `ABSENT` or `UNKNOWN`."""
 
     frame: int
     label: int
@@ -42,29 +42,29 @@ class Edited:
     """The result of an edit.
 
     Attributes:
-        revision: of the dataset's tags after it.
-        refused: changes that were not made, because another tagger changed the same class of the same frame since
-            the revision that this one had seen; each with the state that it has.
+        revision: revision of the tags after the edit.
+        refused: changes that were not made, because another tagger changed the same class of the same frame after
+            the revision that this tagger had seen; each with the present state.
     """
 
     revision: int
     refused: tuple[Change, ...]
 
 
-class TagStore:
-    """The tags of all frames of a dataset, open for editing; a context manager that holds the dataset's lock.
+class TagStore(AbstractContextManager["TagStore"]):
+    """The tags of all frames of a dataset, open for editing; a context manager that locks the dataset.
 
     Attributes:
         path: the dataset folder.
-        classes: that can be tagged.
-        frames: as they were opened, by recording and time; a frame's index is its place in this list.
+        classes: classes of the dataset.
+        frames: all frames by recording and time, with the tags at opening; an index counts in this list.
 
     Args:
         path: the dataset folder.
 
     Raises:
-        DatasetError: no dataset, a line of frames.jsonl that is wrong, a folder that cannot be written to, or
-            another process that is tagging the dataset.
+        DatasetError: `path` is not a dataset, a line of frames.jsonl is wrong, a folder is not writable, or another
+            process is tagging the dataset.
 
     Example:
         >>> with TagStore(Path("kitchen")) as store:  # doctest: +SKIP
@@ -89,21 +89,13 @@ class TagStore:
                 self._places.append((file, line))
         if not self.frames:
             os.close(self._lock)
-            raise DatasetError(f"{self.path} holds no frames: add a recording with `deal extract BAG --out {path}`")
+            raise DatasetError(f"{self.path} contains no frames: add a recording with `deal extract BAG --out {path}`")
         self._states = states_of([frame.tags for frame in self.frames], self.classes)
         self._changed = np.zeros(self._states.shape, np.int64)
         self._changed_by = np.full(self._states.shape, "", object)
         self._revision = 0
 
-    def __enter__(self) -> TagStore:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         """Let other processes tag the dataset."""
         with self._mutex:
             if self._lock >= 0:
@@ -112,7 +104,7 @@ class TagStore:
 
     @property
     def revision(self) -> int:
-        """How many edits changed something since the store was opened."""
+        """Number of edits that changed tags since the store was opened."""
         return self._revision
 
     def states(self) -> npt.NDArray[np.int8]:
@@ -121,21 +113,21 @@ class TagStore:
             return self._states.copy()
 
     def changed_since(self, revision: int) -> tuple[int, list[int]]:
-        """Return the revision now, and the frames whose tags changed after an earlier one."""
+        """Return the present revision, and the frames whose tags changed after an earlier one."""
         with self._mutex:
             return self._revision, np.flatnonzero(self._changed.max(axis=1) > revision).tolist()
 
     def edit(self, changes: Iterable[Change], *, seen: int | None = None, tagger: str = "") -> Edited:
-        """Make changes and write them to disk; all of them at once in each recording.
+        """Write changes to disk; all changes of a recording at once.
 
         Args:
-            changes: the later of two of one frame and class holds.
-            seen: the revision that the tagger saw when choosing; the latest when left out.
-            tagger: name of who makes the changes; a tagger's own earlier changes never cause a refusal.
+            changes: new states; the last one for a frame and class wins.
+            seen: revision that the tagger had seen; the present one if None.
+            tagger: name of the tagger; a tagger's own earlier changes never cause a refusal.
 
         Raises:
-            UsageError: a frame, class or state that does not exist.
-            DatasetError: the tags cannot be written, or another program changed the file; nothing is changed here.
+            UsageError: a frame, class or state does not exist.
+            DatasetError: the tags cannot be written, or another program changed the file; nothing is changed.
         """
         with self._mutex:
             if self._lock < 0:
@@ -157,7 +149,7 @@ class TagStore:
     def _sort_out(
         self, changes: Iterable[Change], seen: int, tagger: str
     ) -> tuple[dict[tuple[int, int], int], list[Change]]:
-        """Return the changes that make a difference and may be made, and those that may not."""
+        """Return the changes to make, and the refused ones; changes without effect are left out."""
         frames, classes = self._states.shape
         wanted: dict[tuple[int, int], int] = {}
         refused = []
@@ -185,12 +177,12 @@ class TagStore:
 
 
 def states_of(tags: Sequence[TagState], classes: ClassList) -> npt.NDArray[np.int8]:
-    """Return the (N, K) states that N tags say."""
+    """Return the (N, K) states of N tags."""
     return np.nan_to_num(np.stack([tag.vector(classes) for tag in tags]), nan=UNKNOWN).astype(np.int8)
 
 
 def tags_of(states: Sequence[int], classes: ClassList) -> TagState:
-    """Return the tags that say what K states say; complete where none is unknown."""
+    """Return the tags of K states; complete if no state is unknown."""
     present, absent = (
         tuple(n for n, s in zip(classes.names, states, strict=True) if s == state) for state in (PRESENT, ABSENT)
     )
@@ -200,7 +192,7 @@ def tags_of(states: Sequence[int], classes: ClassList) -> TagState:
 
 
 class _RecordingFile:
-    """The frames.jsonl of one recording; lines that are not edited stay byte for byte."""
+    """The frames.jsonl of one recording; lines that are not edited do not change."""
 
     def __init__(self, path: Path, frames: list[FrameRecord], lines: list[str], signature: tuple[int, ...]) -> None:
         self.frames = frames
@@ -216,9 +208,7 @@ class _RecordingFile:
             lines = [line.rstrip("\n") for line in file]
             signature = _signature(os.fstat(file.fileno()))
         if not os.access(path.parent, os.W_OK):
-            raise DatasetError(
-                f"{path.parent} cannot be written to: tags are kept in its {FRAMES_FILE}; make it writable"
-            )
+            raise DatasetError(f"{path.parent} is not writable, but its {FRAMES_FILE} keeps the tags: make it writable")
         return cls(path, frames, lines, signature)
 
     def write(self, tags: dict[int, TagState]) -> None:
@@ -226,20 +216,17 @@ class _RecordingFile:
         lines = list(self._lines)
         for index, state in tags.items():
             lines[index] = json.dumps({**json.loads(lines[index]), "tags": state.to_json()})
-        try:
+        with os_errors_as(DatasetError, f"{self._path} cannot be written, the tags are as before"):
             if _signature(self._path.stat()) != self._signature:
                 raise DatasetError(
-                    f"{self._path} was changed by another program while it was tagged here, and is left as it is: "
-                    "start `deal tag` again"
+                    f"{self._path} was changed by another program, so nothing was written: start `deal tag` again"
                 )
-            # One name for all processes: the dataset is locked, and what a killed one left is overwritten.
+            # The dataset is locked, so one name serves all processes, and a killed one's file is overwritten.
             with replacing(self._path, per_process=False) as temporary, temporary.open("w", encoding="utf-8") as file:
                 file.write("\n".join(lines) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
                 signature = _signature(os.fstat(file.fileno()))
-        except OSError as error:
-            raise DatasetError(f"{self._path} cannot be written, the tags are as before: {error.strerror}") from error
         self._lines, self._signature = lines, signature
 
 
@@ -248,14 +235,14 @@ def _signature(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _lock(folder: Path) -> int:
-    """Return an open file on a folder that no other process can lock until it is closed."""
+    """Lock a folder until the returned file descriptor is closed."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
         raise DatasetError(
-            f"{folder} is being tagged by another `deal tag`: open the page that it printed (several may be open), "
-            "or end it first"
+            f"{folder} is being tagged by another `deal tag`: open the page that it printed (in any number of "
+            "browsers), or end it first"
         ) from None
     return lock

@@ -6,11 +6,7 @@ from deal_core.errors import UsageError
 
 
 def check_installed() -> None:
-    """Refuse where the extra `tag` is missing.
-
-    Raises:
-        UsageError: it is.
-    """
+    """Raise `UsageError` if the extra `tag` is not installed."""
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401

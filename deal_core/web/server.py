@@ -1,4 +1,4 @@
-"""The server of the project's pages: access by token, the address to open, and a thread to serve in."""
+"""Serve the project's pages: access by token, the address to open, and a thread that serves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -28,9 +27,9 @@ def new_app(page: Path, token: str | None) -> FastAPI:
     """Return an application that serves a page, and answers a `DealError` with status 409.
 
     Args:
-        page: its file, served as `/`.
-        token: required of every request; without one, only requests to an address of this machine are answered, so
-            that a page of the web cannot reach this one through a name that resolves to this machine.
+        page: HTML file to serve as `/`.
+        token: token that every request needs. Without a token, only requests to a local address are answered, so
+            that a foreign web page cannot reach this one through a name that resolves to this machine.
     """
     app = FastAPI(openapi_url=None)
     if token is None:
@@ -48,20 +47,20 @@ def new_app(page: Path, token: str | None) -> FastAPI:
 
 
 class Door(AbstractContextManager["Door"]):
-    """An address to listen on, within `with`, and the token that requests need.
+    """A context manager that listens on an address, with the token that requests need.
 
     Args:
         host: address of this machine; 0.0.0.0 accepts requests from other machines.
-        port: 0 takes any that is free.
-        token: required of every request; if it is empty, one is made unless `host` is this machine alone.
-        names: of the options or parameters for host and port, for errors.
+        port: port to listen on; 0 takes any free port.
+        token: token that every request needs; if empty, a token is made unless `host` is local.
+        names: names of the options or parameters for host and port, for errors.
 
     Attributes:
-        token: that is required; None without one.
-        address: for people to open.
+        token: token that requests need; None if no token is needed.
+        address: URL for people to open.
 
     Raises:
-        UsageError: the address is not this machine's, or the port is taken.
+        UsageError: the address does not belong to this machine, or the port is in use.
     """
 
     def __init__(self, host: str, port: int, token: str = "", *, names: tuple[str, str] = ("--host", "--port")) -> None:
@@ -70,23 +69,21 @@ class Door(AbstractContextManager["Door"]):
         asked = f"?token={self.token}" if self.token else ""
         self.address = f"http://{_reachable(host)}:{self.socket.getsockname()[1]}/{asked}"
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.socket.close()
 
 
 def page_server(app: FastAPI) -> uvicorn.Server:
-    """Return the server of a page; `run` it with the sockets of doors."""
+    """Return the server of a page; `run` takes the sockets to listen on."""
     return uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
 
 
 class ServingThread(AbstractContextManager["ServingThread"]):
-    """Serves a page within `with`, in a thread of its own.
+    """A context manager that serves a page in a separate thread.
 
     Args:
-        app: makes the page's application, in that thread: a thread that takes a camera's images cannot wait for it.
-        door: open.
+        app: makes the page's application in the new thread, so that a thread that takes images does not wait for it.
+        door: the address to listen on, already open.
     """
 
     def __init__(self, app: Callable[[], FastAPI], door: Door) -> None:
@@ -96,9 +93,7 @@ class ServingThread(AbstractContextManager["ServingThread"]):
         self._thread = threading.Thread(target=self._serve, name="page", daemon=True)
         self._thread.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._is_over = True
         if self._server:
             self._server.should_exit = True
@@ -106,7 +101,7 @@ class ServingThread(AbstractContextManager["ServingThread"]):
 
     def _serve(self) -> None:
         self._server = page_server(self._app())
-        self._server.should_exit = self._is_over  # if it was over before it began
+        self._server.should_exit = self._is_over  # it may have ended before it began
         self._server.run(sockets=[self._door.socket])
 
 
@@ -133,20 +128,20 @@ def _listen(host: str, port: int, names: tuple[str, str]) -> socket.socket:
 
 
 def _reachable(host: str) -> str:
-    """Return the address by which others reach this machine, where it listens on all of them."""
+    """Return the address of this machine for other machines, also if it listens on all addresses."""
     if host not in ("0.0.0.0", "::"):
         return f"[{host}]" if ":" in host else host
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # nothing is sent: it only asks for the way there
+            probe.connect(("192.0.2.1", 9))  # sends nothing: only the route is looked up
             return str(probe.getsockname()[0])
         except OSError:
             return socket.gethostname()
 
 
 def _asks_for(token: str) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
-    """Accept requests whose address holds the token, and set a cookie that is accepted from then on."""
-    # Browsers keep one cookie of a name for all ports of a machine: each page has a name of its own.
+    """Accept requests whose address contains the token, and set a cookie that later requests may use."""
+    # Browsers share cookies between the ports of a machine: each page needs a separate name.
     cookie = f"deal_{hashlib.sha256(token.encode()).hexdigest()[:12]}"
 
     def is_right(found: str | None) -> bool:
@@ -155,7 +150,7 @@ def _asks_for(token: str) -> Callable[[Request, Callable[[Request], Awaitable[Re
     async def check(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         brought = is_right(request.query_params.get("token"))
         if not brought and not is_right(request.cookies.get(cookie)):
-            return PlainTextResponse("Open the whole address that was printed, with its token.", 401)
+            return PlainTextResponse("Open the complete address that was printed, including its token.", 401)
         response = await answer(request)
         if brought:
             response.set_cookie(cookie, token, httponly=True, samesite="strict")

@@ -133,7 +133,7 @@ def remove(*files: str) -> Callable[[Path], None]:
         (remove("mask_visib/000001_000000.png"), r"lacks 1 of 12 masks: .*mask_visib/000001_000000\.png"),
         (lambda f: (f / "rgb").rename(f / "color"), "has no images: expected a folder rgb or gray"),
         (lambda f: (f / "scene_gt.json").write_text("{"), r"scene_gt\.json cannot be read"),
-        (lambda f: (f / "scene_gt.json").write_text("[]"), r"scene_gt\.json: expected an object"),
+        (lambda f: (f / "scene_gt.json").write_text("[]"), r"scene_gt\.json: expected a JSON object"),
         (lambda f: edit(f, "scene_gt.json", lambda c: c.update(x=[])), r"scene_gt\.json: image x is wrong"),
         (
             lambda f: edit(f, "scene_gt.json", lambda c: c["0"][0].update(obj_id=29)),
@@ -195,7 +195,7 @@ def test_splits_that_do_not_exist(root: Path, tmp_path: Path) -> None:
         open_bop(root, "test")
     with pytest.raises(UsageError, match="no split"):
         open_bop(root, "../hope/val")
-    with pytest.raises(DatasetError, match="holds no sequence whose name ends in _left"):
+    with pytest.raises(DatasetError, match="contains no sequence whose name ends in _left"):
         open_bop(root, "onboarding_static:left")
-    with pytest.raises(DatasetError, match="is no BOP dataset"):
+    with pytest.raises(DatasetError, match="is not a BOP dataset"):
         open_bop(tmp_path / "nothing")

@@ -158,7 +158,7 @@ def test_masks_made_elsewhere_are_read_in_one_convention_only(root: Path, class_
     other = "category" if class_ids == "contiguous" else "contiguous"
     report = check_source(SourceSettings(path=root, format="coco", class_ids=other))
     assert len(report.errors) == 4
-    assert all("the other convention" in error and "set class_ids" in error for error in report.errors)
+    assert all("the other convention" in error and "choose it with class_ids" in error for error in report.errors)
 
 
 # --- what is wrong
@@ -167,16 +167,16 @@ def test_masks_made_elsewhere_are_read_in_one_convention_only(root: Path, class_
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c.pop("images"), "is not COCO: expected lists .* found no images"),
-        (lambda c: c.pop("categories"), "is not COCO: expected lists .* found no categories"),
+        (lambda c: c.pop("images"), "is not COCO: expected lists .* images is missing"),
+        (lambda c: c.pop("categories"), "is not COCO: expected lists .* categories is missing"),
         (lambda c: c["annotations"][0].pop("image_id"), "entry 0 of annotations has no image_id"),
         (lambda c: c["images"].append(7), "entry 5 of images has no id"),
-        (lambda c: c["annotations"][0].update(category_id=12), "category id 12, which is not among its categories"),
-        (lambda c: c["annotations"][0].update(image_id=77), "1 image ids of annotations belong to no image: 77"),
-        (lambda c: c["annotations"].clear(), "holds no image with annotations"),
-        (lambda c: c["categories"].append({"id": 1, "name": "twice"}), "unique ids from 1 on"),
+        (lambda c: c["annotations"][0].update(category_id=12), "annotation 1 has the unknown category id 12"),
+        (lambda c: c["annotations"][0].update(image_id=77), "annotations have 1 image ids without an image: 77"),
+        (lambda c: c["annotations"].clear(), "contains no image with annotations"),
+        (lambda c: c["categories"].append({"id": 1, "name": "twice"}), "unique ids of at least 1"),
         (lambda c: c["categories"].append({"id": 2, "name": "person"}), "class names must be unique"),
-        (lambda c: c["categories"].append({"id": 0, "name": "zero"}), "unique ids from 1 on"),
+        (lambda c: c["categories"].append({"id": 0, "name": "zero"}), "unique ids of at least 1"),
         (lambda c: c["images"][0].update(file_name="../x.jpg"), r"expected a file inside .*'\.\./x\.jpg'"),
         (lambda c: c["images"][0].update(file_name="a.jpg"), r"lacks 1 of 4 images: a\.jpg"),
     ],
@@ -198,11 +198,11 @@ def test_json_that_is_not_coco(root: Path, text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("segmentation", "said"),
     [
-        ([[1, 2, 3]], "holds no polygons or run lengths"),
-        ({"counts": [3, 4]}, "holds no polygons or run lengths"),
-        ({"size": [5, 7], "counts": [30, 5]}, r"is of size \[5, 7\], expected the image's, \[48, 64\]"),
-        ({"size": [48, 64], "counts": [30, 9000]}, "holds no polygons or run lengths"),
-        ("rubbish", "holds no polygons or run lengths"),
+        ([[1, 2, 3]], "is neither polygons nor run lengths"),
+        ({"counts": [3, 4]}, "is neither polygons nor run lengths"),
+        ({"size": [5, 7], "counts": [30, 5]}, r"has size \[5, 7\], expected the image's size \[48, 64\]"),
+        ({"size": [48, 64], "counts": [30, 9000]}, "is neither polygons nor run lengths"),
+        ("rubbish", "is neither polygons nor run lengths"),
     ],
 )
 def test_segmentations_that_are_wrong_are_named_at_load(root: Path, segmentation: Any, said: str) -> None:
@@ -217,7 +217,7 @@ def test_segmentations_that_are_wrong_are_named_at_load(root: Path, segmentation
 def test_missing_splits_folders_and_images_are_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no split 'test2014'.*train2014, val2014"):
         open_coco(root, "test2014")
-    with pytest.raises(DatasetError, match=r"is no COCO dataset: expected .*instances_train2014\.json"):
+    with pytest.raises(DatasetError, match=r"is not a COCO dataset: expected .*instances_train2014\.json"):
         open_coco(tmp_path)
     file = root / "train2014" / "COCO_train2014_000000000003.jpg"
     data = file.read_bytes()
@@ -228,5 +228,5 @@ def test_missing_splits_folders_and_images_are_named(root: Path, tmp_path: Path)
     with pytest.raises(DatasetError, match=r"lacks 1 of 4 images: COCO_train2014_000000000003\.jpg"):
         open_coco(root)
     (root / "train2014").rename(root / "elsewhere")
-    with pytest.raises(DatasetError, match="has no images of train2014: expected them in"):
+    with pytest.raises(DatasetError, match="has no images of train2014: expected the folder"):
         open_coco(root)

@@ -174,7 +174,7 @@ def test_no_share_holds_out_nothing_and_a_wrong_one_is_refused() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "is no dataset"),
+        (None, "is not a dataset"),
         ("", "expected a mapping"),
         ("{{", "cannot be read"),
         ("!!python/object/apply:os.getcwd []", "cannot be read"),
@@ -225,7 +225,7 @@ GOOD = {
         ({"mask": 5}, "'mask': expected a valid string, found 5"),
         ({"color": "color\\9.png"}, "expected a file inside"),
         ({"color": ""}, "expected a file inside"),
-        ({"stamp_ns": 9}, "stamp 9 was there before"),
+        ({"stamp_ns": 9}, "stamp 9 appears in an earlier line"),
     ],
 )
 def test_lines_that_are_wrong_are_named_by_number(folder: Path, changed: Any, said: str) -> None:
@@ -246,7 +246,7 @@ def test_recording_without_its_list_is_an_error(folder: Path) -> None:
 
 def test_dataset_without_frames_is_an_error(folder: Path) -> None:
     shutil.rmtree(folder / "recordings")
-    with pytest.raises(DatasetError, match=r"holds no frames.*deal extract"):
+    with pytest.raises(DatasetError, match=r"contains no frames.*deal extract"):
         Dataset.open(folder)
 
 
@@ -272,8 +272,8 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "depth size": ("depth", lambda f: cv2.imwrite(str(f), np.zeros((3, 4), np.uint16)), r"found uint16 \(3, 4\)"),
     "mask size": ("masks", lambda f: cv2.imwrite(str(f), np.zeros((3, 4), np.uint8)), r"found uint8 \(3, 4\)"),
     "mask 16 bit": ("masks", lambda f: cv2.imwrite(str(f), np.zeros((6, 8), np.uint16)), "mask of .*expected uint8"),
-    "mask id": ("masks", lambda f: cv2.imwrite(str(f), np.full((6, 8), 7, np.uint8)), "holds id 7, expected 0 to 2"),
-    "link out": ("color", link_out, "a link that leaves"),
+    "mask id": ("masks", lambda f: cv2.imwrite(str(f), np.full((6, 8), 7, np.uint8)), "contains id 7, expected 0 to 2"),
+    "link out": ("color", link_out, "a link to a file outside"),
 }
 
 
@@ -298,7 +298,7 @@ def test_check_lists_everything_that_is_wrong(folder: Path) -> None:
     assert len(report.errors) == 4
     assert any("b/frames.jsonl line 1" in e for e in report.errors)
     assert any("camera.json: 'width' is missing" in e for e in report.errors)
-    assert any("in no line of frames.jsonl" in note for note in report.notes)
+    assert any("no line of frames.jsonl names 2 image files" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_check_reports_balance_and_what_cannot_be_learnt(folder: Path) -> None:
     assert report.errors == []
     assert (report.tags["mug"].present, report.tags["mug"].absent, report.tags["mug"].unknown) == (1, 3, 0)
     assert (report.tags["drill"].present, report.tags["drill"].absent, report.tags["drill"].unknown) == (0, 3, 1)
-    assert report.notes == ["never tagged present, so they cannot be learnt: drill"]
+    assert report.notes == ["classes that are never tagged present, and so cannot be learnt: drill"]
     assert [(r.name, r.frames, r.segments, r.masks, r.has_camera) for r in report.recordings] == [
         ("a", 3, 2, 1, True),
         ("b", 1, 1, 0, False),
@@ -382,10 +382,10 @@ def test_frames_that_do_not_fit_are_refused(tmp_path: Path, arguments: tuple[Any
 def test_a_folder_that_is_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("")
-    with pytest.raises(DatasetError, match="exists and is no dataset"):
+    with pytest.raises(DatasetError, match="exists and is not a dataset"):
         DatasetWriter(tmp_path / "photos", CLASSES)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError, match="exists and is no dataset"):
+    with pytest.raises(DatasetError, match="exists and is not a dataset"):
         DatasetWriter(tmp_path / "file", CLASSES)
 
 

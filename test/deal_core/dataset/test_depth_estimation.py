@@ -186,7 +186,7 @@ def test_maps_of_another_model_or_precision_are_refused(
     elif other == "kind":
         edit(folder / "config.json", depth_estimation_type="metric", max_depth=20)
     changed = DepthEstimator.load(str(folder), "cpu", "bfloat16" if other == "precision" else "float32")
-    with pytest.raises(DatasetError, match=r"depth holds inverse depth of tiny .*choose another folder"):
+    with pytest.raises(DatasetError, match=r"depth contains inverse depth of tiny .*choose another folder"):
         list(write_depth_maps(changed, dataset, out))
 
 
@@ -196,7 +196,7 @@ def test_lower_precision_is_close_and_overflow_is_told(model: Path, estimator: D
     (low,) = DepthEstimator.load(str(model), "cpu", "bfloat16").estimate([image])
     assert low.dtype == np.float32 and 0 < np.abs(low - exact).max() < 0.05 * exact.max()
     large = save_depth_model(tmp_path / "large", spread=LARGE)
-    with pytest.raises(UsageError, match="overflow at float16: choose another precision"):
+    with pytest.raises(UsageError, match="overflows at float16: choose another precision"):
         DepthEstimator.load(str(large), "cpu", "float16").estimate([image])
 
 
@@ -216,11 +216,11 @@ def edit(file: Path, **changed: Any) -> None:
     ("damage", "message"),
     [
         ("no weights", "model.safetensors"),
-        ("cut weights", "is no depth model"),
+        ("cut weights", "is not a depth model"),
         ("a tensor is missing", "the weights lack 1 tensors, as head.conv3.bias"),
         ("no preprocessor", "preprocessor_config.json"),
         ("another network", "expected a DepthAnythingForDepthEstimation"),
-        ("empty", "is no depth model"),
+        ("empty", "is not a depth model"),
     ],
 )
 def test_a_folder_that_is_no_depth_model_is_refused(model: Path, tmp_path: Path, damage: str, message: str) -> None:

@@ -56,13 +56,13 @@ def test_a_folder_is_continued_by_the_same_model_only(tmp_path: Path) -> None:
     first = DepthMapsWriter(tmp_path / "depth", "inverse", "small")
     first.write("a/1", np.ones((2, 2)))
     again = DepthMapsWriter(tmp_path / "depth", "inverse", "small")
-    assert again.has("a/1") and not again.has("a/2")
+    assert again.maps.has("a/1") and not again.maps.has("a/2")
     for kind, model in (("metric", "small"), ("inverse", "large")):
-        with pytest.raises(DatasetError, match=r"holds inverse depth of small, not .* choose another"):
+        with pytest.raises(DatasetError, match=r"contains inverse depth of small, not .* choose another"):
             DepthMapsWriter(tmp_path / "depth", kind, model)  # type: ignore[arg-type]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    with pytest.raises(DatasetError, match="exists and holds no depth maps"):
+    with pytest.raises(DatasetError, match="exists and contains no depth maps"):
         DepthMapsWriter(tmp_path / "other", "inverse", "small")
 
 
@@ -72,7 +72,7 @@ GOOD = {"format": "deal-depth", "version": 1, "kind": "inverse", "scale": 0.5, "
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "holds no depth maps: expected depth.json"),
+        (None, "contains no depth maps: expected depth.json"),
         ("{", "expected a JSON object, found"),
         ("\x80", "expected a JSON object, found"),
         ("[]", r"expected a JSON object, found \[\]"),

@@ -223,8 +223,8 @@ def test_plain_recording_takes_classes_and_tags_from_the_options(
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"classes": None}, "does not say its classes.*--classes"),
-        ({"tags": None}, "holds no tags.*--tags"),
+        ({"classes": None}, "does not name its classes.*--classes"),
+        ({"tags": None}, "contains no tags.*--tags"),
         ({"tags": TagState(("mugg",))}, "Did you mean 'mug'"),
     ],
 )
@@ -242,7 +242,7 @@ def test_recorded_tags_and_classes_are_not_overruled(bag: Any, tmp_path: Path) -
     bag.tags(0, "mug")
     bag.pair(100)
     path = bag.save(tmp_path / "bag")
-    with pytest.raises(UsageError, match="holds tags, so --tags cannot"):
+    with pytest.raises(UsageError, match="contains tags, so --tags must be left out"):
         extract_recording(path, tmp_path / "dataset", PLAIN)
     with pytest.raises(DatasetError, match=r"classes of --classes are \[a\].*\[mug, drill\]"):
         extract_recording(path, tmp_path / "dataset", ExtractOptions(classes=ClassList(("a",))))
@@ -314,7 +314,7 @@ def test_truncated_recording_saves_what_is_complete_and_says_so(
     assert 8 <= len(dataset) <= 10 and extraction.report.frames == len(dataset)
     for index, stamp in enumerate(stamps(dataset)):
         np.testing.assert_array_equal(dataset.load(index).image, bag.color_of(stamp, (60, 80)))
-    assert any("damaged file, cut off" in error for error in extraction.report.errors)
+    assert any("damaged file, truncated" in error for error in extraction.report.errors)
 
 
 def test_ground_truth_goes_along_and_a_wrong_mask_is_told(
@@ -333,7 +333,7 @@ def test_ground_truth_goes_along_and_a_wrong_mask_is_told(
     np.testing.assert_array_equal(dataset.load(0).mask, masks[100])
     assert extraction.report.masks == 1
     assert [e.split(" is")[0] for e in extraction.report.errors] == ["mask 200.png", "mask 300.png"]
-    assert "1 drawn masks belong to no frame" in extraction.report.notes
+    assert "1 drawn masks have no frame" in extraction.report.notes
 
 
 def test_the_same_extraction_is_not_repeated_but_another_is_refused(bag: Any, tmp_path: Path) -> None:

@@ -121,8 +121,8 @@ def cut(folder: str, name: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (rgb_mask, r"2007_000001\.png holds RGB pixels, expected class ids.*save the ids instead"),
-        (wrong_id, r"2007_000001\.png holds id 38, expected 0 to 20"),
+        (rgb_mask, r"2007_000001\.png contains RGB pixels, expected class ids.*save the ids instead"),
+        (wrong_id, r"2007_000001\.png contains id 38, expected 0 to 20"),
         (other_size, r"2007_000001\.png: expected uint8 of the colour image's size \(48, 64\), found uint8 \(5, 7\)"),
         (cut("SegmentationClass", "2007_000001.png"), r"mask .*2007_000001\.png is damaged"),
         (cut("JPEGImages", "2007_000001.jpg"), r"image .*2007_000001\.jpg is damaged"),
@@ -164,7 +164,10 @@ def without(*files: str) -> Callable[[Path], None]:
             lambda root: (root / "Annotations/2007_000001.xml").write_text("<a><object><name>mug</name></object></a>"),
             r"2007_000001\.xml names 'mug', expected one of aeroplane",
         ),
-        (lambda root: (root / "ImageSets/Segmentation/train_aug.txt").write_text("\n"), "names no image"),
+        (
+            lambda root: (root / "ImageSets/Segmentation/train_aug.txt").write_text("\n"),
+            "is empty, expected names of images",
+        ),
         (
             lambda root: (root / "ImageSets/Segmentation/train_aug.txt").write_text("2007_000001\n2007_000001\n"),
             "names 1 images twice: 2007_000001",
@@ -179,7 +182,7 @@ def test_what_is_missing_is_counted_and_named(root: Path, damage: Callable[[Path
 
 
 def test_what_is_no_voc_or_no_split_is_told(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="is no VOC 2012: expected JPEGImages"):
+    with pytest.raises(DatasetError, match="is not a VOC 2012 dataset: expected JPEGImages"):
         open_voc(tmp_path / "nothing")
     with pytest.raises(UsageError, match=r"no split 'trian'.*Did you mean 'train'"):
         open_voc(root, "trian")

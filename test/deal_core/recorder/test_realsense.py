@@ -135,7 +135,7 @@ def test_why_images_make_no_pairs_is_said() -> None:
     clock = rs.timestamp_domain
     two_clocks = SoftwareCamera(domain=clock.hardware_clock, depth_domain=clock.global_time)
     said = give_until_it_fails(two_clocks, depth_ms=START_MS)
-    assert "colour has the time of hardware_clock, depth that of global_time" in said and "Global Time Enabled" in said
+    assert "colour uses the clock hardware_clock, depth the clock global_time" in said and "Global Time Enabled" in said
     said = give_until_it_fails(SoftwareCamera(domain=clock.hardware_clock), depth_ms=70_000)
     assert "gives no pairs: colour and depth are" in said and "expected at most 17 ms" in said
     assert "sends colour, but no depth" in give_until_it_fails(SoftwareCamera(), depth_ms=None)
@@ -212,7 +212,7 @@ def test_filters_are_off_unless_asked_for() -> None:
 
 
 def test_a_size_that_the_camera_lacks_lists_those_it_has() -> None:
-    with pytest.raises(RecordingError, match=r"640x480 at 30 .*among: 64x48 at 30"):
+    with pytest.raises(RecordingError, match=r"640x480 at 30 .*from: 64x48 at 30"):
         RealSense(SoftwareCamera().device, StreamRequest())
 
 

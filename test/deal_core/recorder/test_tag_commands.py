@@ -43,7 +43,7 @@ def test_a_command_changes_what_it_speaks_of(command: str, present: tuple[str, .
         ("mug,+dril", "Did you mean 'drill'"),
         ("-box", "unknown class 'box'"),
         ("+", "unknown class ''"),
-        (" , ", r"set to nothing: expected class names, \+name"),
+        (" , ", r"tag command is empty: expected class names, \+name"),
     ],
 )
 def test_a_wrong_command_is_refused(command: str, said: str) -> None:

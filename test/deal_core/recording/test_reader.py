@@ -94,7 +94,7 @@ def test_split_recording_is_read_in_the_order_of_metadata_even_if_a_file_is_gone
     messages, problems = read(path)
     assert messages == written(bag) + written(later)
     assert any("bag_9.mcap is missing" in p for p in problems)
-    assert any("promises 60 messages, the files hold 41" in p for p in problems)
+    assert any("promises 60 messages, the files contain 41" in p for p in problems)
 
 
 def test_files_without_metadata_are_read_in_natural_order(new_bag: Callable[[], Any], tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_files_that_a_killed_recorder_compressed_are_told(bag: Any, tmp_path: Pa
             lambda p: (p.mkdir(), (p / "notes.txt").write_text("")),
             r"expected a .mcap or .db3 file in it, found notes.txt",
         ),
-        (lambda p: p.write_text("hello"), "no recording"),
+        (lambda p: p.write_text("hello"), "is not a recording"),
     ],
 )
 def test_what_is_no_recording_is_said_so(tmp_path: Path, make: Callable[[Path], Any], said: str) -> None:
@@ -229,7 +229,7 @@ def test_ros1_bag_names_the_converter(tmp_path: Path) -> None:
 
 
 def test_recording_without_messages_is_an_error(new_bag: Callable[[], Any], tmp_path: Path) -> None:
-    with pytest.raises(RecordingError, match="holds no message"):
+    with pytest.raises(RecordingError, match="contains no message"):
         open_recording(new_bag().save(tmp_path / "bag"))
 
 

@@ -264,7 +264,7 @@ def test_split_recording_becomes_one_file(bag: Any, new_bag: Callable[[], Any], 
     repair = repair_recording(path)
     assert_whole(tmp_path / "bag_repaired", written(bag) + written(later)[:2])
     said = "\n".join(repair.problems)
-    assert "bag_10.mcap: cut off" in said and "bag_11.mcap is no MCAP file" in said and "zstd -d" in said
+    assert "bag_10.mcap: truncated" in said and "bag_11.mcap is not an MCAP file" in said and "zstd -d" in said
 
 
 @pytest.mark.parametrize("humble", [False, True])
@@ -328,7 +328,7 @@ def test_messages_in_the_write_ahead_log_come_back(bag: Any, tmp_path: Path, che
         "metadata.yaml",
         "killed_repaired_0.mcap",
     }
-    assert any("bag.db3-wal are brought back" in p for p in repair.problems) and not repair.lost_messages
+    assert any("bag.db3-wal are restored" in p for p in repair.problems) and not repair.lost_messages
 
 
 def test_half_a_transaction_of_sqlite_is_rolled_back(bag: Any, tmp_path: Path) -> None:
@@ -378,9 +378,9 @@ def test_what_cannot_be_done_is_said_and_touches_nothing(bag: Any, tmp_path: Pat
     (tmp_path / "there").mkdir()
     for wrong, error, said in (
         (tmp_path / "there", RecordingError, "exists already"),
-        (path, UsageError, "lies inside"),
-        (path / "inner", UsageError, "lies inside"),
-        (path / "bag.mcap" / "x", UsageError, "lies inside"),
+        (path, UsageError, "is inside"),
+        (path / "inner", UsageError, "is inside"),
+        (path / "bag.mcap" / "x", UsageError, "is inside"),
         (tmp_path / "there.txt" / "x", RecordingError, "cannot be written"),
     ):
         (tmp_path / "there.txt").write_text("")

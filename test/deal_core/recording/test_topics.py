@@ -133,6 +133,6 @@ def test_a_topic_of_another_type_is_told(new_bag: Callable[[], Any], tmp_path: P
     bag.text("/chatter", 1, "hello")
     with (
         open_recording(bag.save(tmp_path / "bag")) as recording,
-        pytest.raises(RecordingError, match="it holds std_msgs/msg/String there"),
+        pytest.raises(RecordingError, match="the topic has type std_msgs/msg/String"),
     ):
         find_topics(recording, MessageDecoder(), depth_topic="/chatter")

@@ -160,7 +160,7 @@ def test_tags_outside_the_classes_are_refused_with_a_hint(tmp_path: Path) -> Non
     ("mask", "said"),
     [
         (np.zeros((6, 9), np.uint8), "mask as uint8"),
-        (np.full((6, 8), 3, np.uint8), "holds id 3"),
+        (np.full((6, 8), 3, np.uint8), "contains id 3"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(tmp_path: Path, mask: np.ndarray, said: str) -> None:
@@ -175,7 +175,7 @@ def test_masks_that_do_not_fit_are_refused(tmp_path: Path, mask: np.ndarray, sai
 
 def test_mask_without_a_pair_is_refused(tmp_path: Path) -> None:
     with (
-        pytest.raises(RecordingError, match="mask for stamp 8 ns but no pair"),
+        pytest.raises(RecordingError, match="mask for stamp 8 ns has no pair"),
         RecordingWriter(tmp_path / "kitchen", CLASSES, CAMERA) as writer,
     ):
         writer.write_pair(pair(7))

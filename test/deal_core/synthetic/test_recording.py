@@ -118,6 +118,6 @@ def test_only_recordings_are_replaced(tmp_path):
     folder.mkdir()
     (folder / "chapter.txt").write_text("years of work")
     for path in (folder, folder / "chapter.txt"):
-        with pytest.raises(RecordingError, match="is no recording"):
+        with pytest.raises(RecordingError, match="is not a recording"):
             write_recording(path, CONFIG, overwrite=True)
     assert (folder / "chapter.txt").read_text() == "years of work"

@@ -122,11 +122,19 @@ def test_an_unknown_class_of_voc_is_named_by_its_file(tmp_path: Path) -> None:
     ("form", "text", "message"),
     [
         (TagFormat.CSV, "name,mug\n", r"line 1: expected `frame,<class>"),
-        (TagFormat.CSV, "frame,mug\nday 1/7,yes\n", r"line 2: expected 1, 0 or nothing for each class, found 'yes'"),
+        (
+            TagFormat.CSV,
+            "frame,mug\nday 1/7,yes\n",
+            r"line 2: expected 1, 0 or an empty cell for each class, found 'yes'",
+        ),
         (TagFormat.CSV, "frame,mug\nday 1/7\n", r"line 2: expected 2 values, found 1"),
-        (TagFormat.CSV, "frame,mug\nnowhere/7,1\n", r"none of its frames is in kitchen: expected names like day 1/7"),
-        (TagFormat.COCO, "{", r"is no JSON"),
-        (TagFormat.COCO, "{}", r"of COCO: no 'categories'"),
+        (
+            TagFormat.CSV,
+            "frame,mug\nnowhere/7,1\n",
+            r"no frame of this file is in kitchen: expected names like day 1/7",
+        ),
+        (TagFormat.COCO, "{", r"is not JSON"),
+        (TagFormat.COCO, "{}", r"of COCO: 'categories' is missing"),
         (TagFormat.COCO, "[]", r"of COCO"),
         (TagFormat.LABELSTUDIO, "{}", r"of Label Studio: found dict"),
         (TagFormat.LABELSTUDIO, '[{"data": 3}]', r"of Label Studio"),
@@ -146,7 +154,7 @@ def test_files_and_folders_that_are_not_as_needed(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes(b"frame,m\xfcg\n")
     with pytest.raises(DatasetError, match="expected UTF-8"):
         read(tmp_path / "latin.csv", TagFormat.CSV)
-    with pytest.raises(DatasetError, match="holds no list of tags"):
+    with pytest.raises(DatasetError, match="contains no list of tags"):
         read(tmp_path, TagFormat.VOC)
     with pytest.raises(DatasetError, match="written to a new folder"):
         export_tags(tmp_path, TagFormat.VOC, ROOT, FRAMES, states, CLASSES)

@@ -68,7 +68,8 @@ def test_a_second_process_is_refused_until_the_first_ends(make_dataset: MakeData
     path = make_dataset(2)
     with TagStore(path), pytest.raises(DatasetError, match=r"kitchen is being tagged by another `deal tag`"):
         TagStore(path)
-    TagStore(path).close()
+    with TagStore(path):
+        pass
 
 
 WRITER = """
@@ -133,7 +134,7 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(
     path = make_dataset(2)
     monkeypatch.setattr(os, "access", lambda *_: False)
     for _ in range(2):  # and it is not left locked
-        with pytest.raises(DatasetError, match=r"recordings/a cannot be written to.*make it writable"):
+        with pytest.raises(DatasetError, match=r"recordings/a is not writable.*make it writable"):
             TagStore(path)
 
 

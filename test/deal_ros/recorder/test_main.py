@@ -21,7 +21,7 @@ pytestmark = pytest.mark.ros
         ({"classes": ""}, 2, "parameter 'classes': expected all classes that tags may name, found nothing"),
         ({"classes": "mug,mug"}, 2, "parameter 'classes': class names must be unique"),
         ({"classes": "mug,ignore"}, 2, "class 'ignore' cannot be set while recording"),
-        ({"classes": "nowhere/dataset.yaml"}, 1, "nowhere is no dataset"),
+        ({"classes": "nowhere/dataset.yaml"}, 1, "nowhere is not a dataset"),
         ({"tags": "mugg"}, 2, "Did you mean 'mug'"),
         ({"marker": "compleet"}, 2, "Did you mean 'complete'"),
         ({"output": "."}, 1, ". exists already: choose another name"),

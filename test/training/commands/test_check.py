@@ -95,7 +95,7 @@ def test_repair_makes_a_recording_that_checks_and_extracts(
     assert report["path"] == report["repair"]["out"] == str(repaired)
     assert report["repair"]["path"] == str(kitchen) and report["repair"]["lost_messages"] == 1
     assert report["pairs"] >= 1 and report["topics"] == report["repair"]["messages"]
-    assert any("cut off or unreadable from byte" in problem for problem in report["repair"]["problems"])
+    assert any("truncated or unreadable from byte" in problem for problem in report["repair"]["problems"])
 
     assert deal("check", repaired).returncode == 0
     done = deal("extract", repaired, "--out", tmp_path / "dataset", "--json")

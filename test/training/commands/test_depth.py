@@ -53,5 +53,5 @@ def test_images_of_voc(tmp_path: Path, model: Path, deal: Callable[..., object])
 
 def test_no_model_is_one_sentence(tmp_path: Path, deal: Callable[..., object]) -> None:
     done = deal("depth", make_voc(tmp_path), "--as", "voc", "--out", tmp_path / "depth", "--model", tmp_path)
-    assert done.returncode == 1 and f"{tmp_path} is no depth model" in done.stderr
+    assert done.returncode == 1 and f"{tmp_path} is not a depth model" in done.stderr
     assert not (tmp_path / "depth").exists()

@@ -75,5 +75,5 @@ def test_an_existing_path_needs_overwrite(monkeypatch, tmp_path, capsys):
     other: Path = tmp_path / "notes"
     other.mkdir()
     assert deal(monkeypatch, "synth", other, *SMALL, "--overwrite") == 1
-    assert "is no recording" in capsys.readouterr().err
+    assert "is not a recording" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["notes", "table"]

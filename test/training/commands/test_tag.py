@@ -123,7 +123,7 @@ def test_a_damaged_image_is_told_and_the_others_are_shown(serve: Callable[..., s
 
 def test_wrong_use_is_refused_by_name(deal: Deal, dataset: Path, tmp_path: Path) -> None:
     done = deal("tag", tmp_path / "nowhere")
-    assert done.returncode == 1 and "is no dataset" in done.stderr
+    assert done.returncode == 1 and "is not a dataset" in done.stderr
     done = deal("tag", dataset, "--import", "a", "--export", "b")
     assert done.returncode == 2 and "use one of them" in done.stderr
     with socket.create_server(("127.0.0.1", 0)) as taken:
