@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -95,14 +94,6 @@ def color_overlay(rgb: UInt8Array, mask: UInt8Array, palette: UInt8Array, alpha:
 def confidence_image(confidence: Float32Array) -> UInt8Array:
     """Return a confidence (H, W) in [0, 1] as (H, W) uint8, rounded, 255 for 1."""
     return np.asarray(cv2.convertScaleAbs(confidence, alpha=255), np.uint8)
-
-
-def write_png(path: Path, picture: UInt8Array) -> None:
-    """Write an RGB picture (H, W, 3) as PNG."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR))
-    if not done:
-        raise ValueError(f"{path}: cannot encode a picture of shape {picture.shape}")
-    path.write_bytes(data.tobytes())
 
 
 def _colormap(values: npt.NDArray[Any], colormap: int) -> UInt8Array:

@@ -12,8 +12,8 @@ from typing import Any, Protocol, TypeVar
 
 from deal_core.dataset.dataset import Dataset, with_masks
 from deal_core.errors import DatasetError
-from deal_core.evaluation.metrics import FrameScore, MaskEvaluator
-from deal_core.evaluation.picture_folder import PictureWriter, choose_frames
+from deal_core.evaluation.metrics import MaskEvaluator
+from deal_core.evaluation.picture_folder import PredictedFrame, choose_frames, draw_frames
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.evaluation.sweep import ThresholdSweep
 from deal_core.masks.decide import predict_mask
@@ -30,25 +30,10 @@ from deal_core.masks.score_dataset import (
 from deal_core.masks.threshold_rules import FixedRule, ThresholdRule, create_rule
 from deal_core.models.model_file import LoadedModel, Threshold
 from deal_core.runtime.segmenter import Segmenter
-from deal_core.structures import UNLABELLED, ClassList, Float32Array, Sample, UInt8Array
+from deal_core.structures import UNLABELLED, Sample, UInt8Array
 
 Advance = Callable[[int], None]
 """Called with the number of steps done."""
-
-
-@dataclass(frozen=True, eq=False)
-class PredictedFrame:
-    """A frame and its predicted mask.
-
-    Args:
-        sample: The frame.
-        mask: (H, W) ids, 255 where undecided.
-        scores: (K, H, W) scores of the mask, in [0, 1]; None if there are none.
-    """
-
-    sample: Sample
-    mask: UInt8Array
-    scores: Float32Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,24 +264,6 @@ def predicted_frames(
         PredictedFrame(frame.sample, predict_mask(frame.scores, frame.tags, threshold), frame.scores)
         for frame in score_frames(model, dataset, settings)
     )
-
-
-def draw_frames(run: Path, classes: ClassList, frames: Iterable[PredictedFrame], scores: Sequence[FrameScore]) -> None:
-    """Write the pictures of frames into a run folder, in their order; `scores` may hold the scores of more frames."""
-    iou = {score.key: score.iou for score in scores}
-    with PictureWriter(run, classes) as pictures:
-        for frame in frames:
-            sample = frame.sample
-            pictures.add(
-                sample.key,
-                iou[sample.key],
-                image=sample.image,
-                prediction=frame.mask,
-                truth=sample.mask,
-                depth=sample.depth if sample.depth_valid.any() else None,
-                depth_valid=sample.depth_valid,
-                scores=frame.scores,
-            )
 
 
 def mask_of(sample: Sample) -> UInt8Array:

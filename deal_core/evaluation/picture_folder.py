@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field, Strict, ValidationError
 
-from deal_core.drawing import depth_edge_picture, depth_picture, heat_overlay, mask_overlay, write_png
+from deal_core.drawing import depth_edge_picture, depth_picture, heat_overlay, mask_overlay
 from deal_core.errors import EvaluationError, explain_invalid
 from deal_core.evaluation.metrics import FrameScore
 from deal_core.files import replacing_folder
 from deal_core.masks.decide import winning_class
-from deal_core.structures import BoolArray, ClassList, Float32Array, UInt8Array
+from deal_core.structures import (
+    BoolArray,
+    ClassList,
+    Float32Array,
+    Sample,
+    UInt8Array,
+)
 
 PICTURE_FOLDER = "pictures"
 PICTURE_LIST = "pictures.json"
 PARTS = ("image", "depth", "edges", "cam", "prediction", "truth")
 """The kinds of pictures of a frame, in reading order."""
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedFrame:
+    """A frame and its predicted mask.
+
+    Args:
+        sample: The frame.
+        mask: (H, W) ids, 255 where undecided.
+        scores: (K, H, W) scores of the mask, in [0, 1]; None if there are none.
+    """
+
+    sample: Sample
+    mask: UInt8Array
+    scores: Float32Array | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +184,7 @@ class PictureWriter:
         for part in PARTS:
             if part in parts:
                 files[part] = f"{index}_{part}.png"
-                write_png(self._temporary / files[part], parts[part])
+                _write_png(self._temporary / files[part], parts[part])
         self._entries.append({"key": key, "iou": iou if math.isfinite(iou) else None, "files": files})
 
     @contextmanager
@@ -192,6 +214,24 @@ def read_pictures(run: Path) -> tuple[Picture, ...]:
     return tuple(sorted(pictures, key=lambda p: (math.isnan(p.iou), p.iou)))
 
 
+def draw_frames(run: Path, classes: ClassList, frames: Iterable[PredictedFrame], scores: Sequence[FrameScore]) -> None:
+    """Write the pictures of frames into a run folder, in their order; `scores` may hold the scores of more frames."""
+    iou = {score.key: score.iou for score in scores}
+    with PictureWriter(run, classes) as pictures:
+        for frame in frames:
+            sample = frame.sample
+            pictures.add(
+                sample.key,
+                iou[sample.key],
+                image=sample.image,
+                prediction=frame.mask,
+                truth=sample.mask,
+                depth=sample.depth if sample.depth_valid.any() else None,
+                depth_valid=sample.depth_valid,
+                scores=frame.scores,
+            )
+
+
 class _Entry(BaseModel):
     key: str
     iou: Annotated[float, Strict(), Field(allow_inf_nan=False)] | None
@@ -218,3 +258,11 @@ def _mean(values: Sequence[float]) -> float:
     """Return the mean of the values that are not nan; nan without any."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
+
+
+def _write_png(path: Path, picture: UInt8Array) -> None:
+    """Write an RGB picture (H, W, 3) as PNG."""
+    done, data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR))
+    if not done:
+        raise ValueError(f"{path}: cannot encode a picture of shape {picture.shape}")
+    path.write_bytes(data.tobytes())

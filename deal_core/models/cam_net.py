@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError, ModelFileError, nearest_hint
-from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation
+from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation, freeze_batch_norm
 from deal_core.models.output import CamOutput
 
 # Arguments of timm.create_model that the network sets, or that could load a pickle, which no model file may do.
@@ -147,13 +147,6 @@ def refuse_own_arguments(what: str, arguments: Iterable[str], own: Iterable[str]
     for argument in arguments:
         if argument in (*_OWN_ARGUMENTS, *own):
             raise ConfigError(f"{what} cannot set '{argument}': the network sets it, or it would have no effect")
-
-
-def freeze_batch_norm(module: nn.Module) -> None:
-    """Freeze statistics and affine parameters of every BatchNorm in `module`; call this after each `train()`."""
-    for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.eval().requires_grad_(False)
 
 
 @contextmanager

@@ -67,3 +67,10 @@ class DepthNormalisation(nn.Module):
         known = valid_depth(depth)
         inverse = (depth.clamp(min=_NEAREST_M).reciprocal() - self.mean) / self.std
         return torch.cat([torch.where(known, inverse, 0.0), known.to(inverse.dtype)], dim=1)
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Freeze statistics and affine parameters of every BatchNorm in `module`; call this after each `train()`."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval().requires_grad_(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deal_core.models.cam_net import freeze_batch_norm
+from deal_core.models.normalisation import freeze_batch_norm
 
 
 class ResNet38(nn.Module):

@@ -11,15 +11,13 @@ from deal_core.errors import UsageError
 from deal_core.evaluation.agreement import AgreementEvaluator
 from deal_core.evaluation.evaluate import (
     Advance,
-    PredictedFrame,
     add_up,
-    draw_frames,
     evaluate_masks,
     evaluate_model,
     predicted_frames,
     predictions_in_folder,
 )
-from deal_core.evaluation.picture_folder import read_pictures, worst_frames
+from deal_core.evaluation.picture_folder import PredictedFrame, draw_frames, read_pictures, worst_frames
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.masks.mask_folder import CAMS_FILE, check_masks
 from deal_core.masks.score_dataset import CamSettings, check_use, decision_threshold

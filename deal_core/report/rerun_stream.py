@@ -29,8 +29,8 @@ import rerun.blueprint as rrb
 from deal_core.dataset.dataset import Dataset, FrameRecord
 from deal_core.drawing import depth_edge_picture, heat_overlay
 from deal_core.errors import UsageError
-from deal_core.evaluation.evaluate import PredictedFrame
 from deal_core.evaluation.metrics import ConfusionMatrix
+from deal_core.evaluation.picture_folder import PredictedFrame
 from deal_core.masks.mask_folder import cam_paths, check_masks, read_cam
 from deal_core.masks.score_dataset import CamSettings
 from deal_core.report.compare import Candidate, check_candidate, predict_frames

@@ -18,7 +18,7 @@ from deal_ros.input.synchronizer import DepthMode
 from deal_ros.segmentation.one_frame import SegmentedFrame
 from deal_ros.segmentation.outputs import Outputs
 from deal_ros.segmentation.parameters import SegmentationParameters
-from deal_ros.segmentation.pipeline import SegmentationPipeline, effective_depth_mode
+from deal_ros.segmentation.pipeline import SegmentationPipeline
 
 _COMPRESSED_TOPIC = f"{COLOR_TOPIC}/compressed"
 _EXPIRE_SHARE = 0.2
@@ -188,3 +188,9 @@ def _color_input(
 def _expire_period_s(parameters: SegmentationParameters) -> float:
     shortest, longest = _EXPIRE_PERIODS_S
     return min(max(_EXPIRE_SHARE * parameters.sync_timeout_ms / 1000, shortest), longest)
+
+
+def effective_depth_mode(wanted: str, is_used: bool) -> DepthMode:
+    """Return the depth mode to use: optional depth is off if neither the model nor an output uses it."""
+    mode = DepthMode(wanted)
+    return DepthMode.OFF if mode is DepthMode.OPTIONAL and not is_used else mode

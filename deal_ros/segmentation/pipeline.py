@@ -27,12 +27,6 @@ class LastFrame:
     result: SegmentedFrame | None
 
 
-def effective_depth_mode(wanted: str, is_used: bool) -> DepthMode:
-    """Return the depth mode to use: optional depth is off if neither the model nor an output uses it."""
-    mode = DepthMode(wanted)
-    return DepthMode.OFF if mode is DepthMode.OPTIONAL and not is_used else mode
-
-
 class SegmentationPipeline:
     """Pair images, segment the newest frame in a thread of its own, and publish and count the results.
 

@@ -16,7 +16,6 @@ from sensor_msgs.msg import CompressedImage
 
 from deal_ros.input.conversions import stamp_from_ns
 from deal_ros.input.synchronizer import DepthMode
-from deal_ros.segmentation.pipeline import effective_depth_mode
 
 
 def test_a_damaged_jpeg_is_a_failed_frame_and_no_error_of_the_callback(new_rig: Callable[..., Rig]) -> None:
@@ -69,12 +68,6 @@ def test_only_the_newest_of_the_waiting_frames_is_segmented(new_rig: Callable[..
     rig.settle()
     assert rig.results[-1].mask.header.stamp == stamp_from_ns(29)
     assert rig.pipeline.work.dropped_busy == 29 - len(rig.results) >= 27
-
-
-def test_optional_depth_is_off_while_nothing_uses_it() -> None:
-    assert effective_depth_mode("optional", is_used=False) is DepthMode.OFF
-    assert effective_depth_mode("optional", is_used=True) is DepthMode.OPTIONAL
-    assert effective_depth_mode("required", is_used=False) is DepthMode.REQUIRED
 
 
 def test_depth_wanted_for_a_while_leaves_no_message_uncounted(new_rig: Callable[..., Rig]) -> None:
