@@ -444,7 +444,7 @@ def test_under_autocast_the_losses_stay_in_float32() -> None:
         ({"dropout": 1.5}, "dropout"),
         ({"std": [1, 0, 1]}, "std above 0"),
         ({"weights": 5}, "weights as none, hub"),
-        ({"backbone": "resnet38", "weights": 5}, "weights as none or the path"),
+        ({"backbone": "resnet38", "weights": 5}, "weights as none, hub or the path"),
         ({"prest": "fixed"}, "Did you mean 'preset'"),
     ],
 )

@@ -41,7 +41,7 @@ def test_layers_that_no_output_depends_on_are_left_alone(make_settings: MakeSett
         (("threshold_rule=otsi",), "Did you mean 'otsu'"),
         (("threshold_rule=fixed:2",), r"\[0, 1\]"),
         (("data.recordings=[tinny]",), "Did you mean 'tiny'"),
-        (("data.path=nowhere",), "nowhere is no dataset"),
+        (("data.path=nowhere",), "nowhere is not a dataset"),
         (("model.name=camnet",), "Did you mean 'cam_net'"),
         (("model.arguments.widht=3",), "Did you mean 'width'"),
         ((f"model.arguments={{backbone: {SWIN}}}",), "images of 32x48"),

@@ -83,7 +83,7 @@ def test_only_this_machine_is_answered_without_a_token(serve: Callable[..., str]
     status, picture, headers = ask(f"{address}thumbnails/11.jpg")
     assert (status, headers["Content-Type"], picture[:2]) == (200, "image/jpeg", "\xff\xd8")
     status, text, _ = ask(f"{address}thumbnails/12.jpg")
-    assert status == 404 and "there are 12" in text
+    assert status == 404 and "the dataset has 12" in text
 
 
 def test_others_bring_the_token_that_was_printed(serve: Callable[..., str]) -> None:
