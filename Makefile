@@ -17,13 +17,14 @@ demo: setup ## record, train, evaluate and run, on synthetic images
 	@$(BIN)/deal demo $(ARGS)
 
 # Plugins are named, not found: an apt ROS brings some that do not fit this pytest. Hypothesis draws the same examples
-# every time; `.venv/bin/pytest` draws new ones. A worker for each core, up to four, takes tests from the others when it
-# has none left; ARGS="-n 0" runs all in one process, as a debugger needs it.
+# every time; `.venv/bin/pytest` draws new ones. A worker more than there are cores, up to four: tests of processes wait
+# much. Workers without tests take some from the others. ARGS="-n 0" runs all in one process, as a debugger needs it.
 PLUGINS := -p timeout -p hypothesispytest -p xdist
+CORES := $(shell getconf _NPROCESSORS_ONLN)
 test: setup ## run the tests
 	@requirements/install.sh tests
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest $(PLUGINS) --hypothesis-profile=ci \
-	    -n logical --maxprocesses 4 --dist worksteal $(ARGS)
+	    -n $$(($(CORES) < 4 ? $(CORES) + 1 : 4)) --dist worksteal $(ARGS)
 
 lint: setup ## check style, types and the site of the documents
 	@$(BIN)/ruff check .

@@ -23,7 +23,7 @@ from deal_core.losses.equivariance import (
     max_norm,
     refined_minimum_loss,
 )
-from deal_core.models.cam_net import check_weights, create_backbone, load_backbone_weights
+from deal_core.models.backbone import check_weights, create_backbone, load_backbone_weights
 from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation, freeze_batch_norm
 from deal_core.models.output import CamOutput, Consistency
 from deal_core.models.resnet38 import ResNet38

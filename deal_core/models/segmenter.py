@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError, nearest_hint
-from deal_core.models.cam_net import (
+from deal_core.models.backbone import (
     check_timm_name,
     check_weights,
     explain_timm_errors,

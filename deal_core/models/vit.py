@@ -15,12 +15,7 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer, 
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
-from deal_core.models.cam_net import (
-    check_timm_name,
-    explain_timm_errors,
-    load_backbone_weights,
-    refuse_own_arguments,
-)
+from deal_core.models.backbone import check_timm_name, explain_timm_errors, load_backbone_weights, refuse_own_arguments
 
 # Arguments of timm.create_model that the network sets, or that have no effect on tokens and attention.
 _REFUSED = ("num_classes", "drop_path_rate", "patch_drop_rate", "drop_rate", "dynamic_img_size", "dynamic_img_pad")

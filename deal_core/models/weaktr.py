@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
-from deal_core.models.cam_net import check_weights
+from deal_core.models.backbone import check_weights
 from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation
 from deal_core.models.output import CamOutput, MapFunction
 from deal_core.models.vit import Tokens, TokenTransformer, create_vit

@@ -25,10 +25,10 @@ from deal_core.models.output import CamOutput
 from deal_core.structures import DepthKind
 from deal_core.trainer.loop import Progress, begin_step, end_step, evaluating
 from deal_core.trainer.objective import LossWeights, Objective, alignment_loss
-from deal_core.trainer.recipe import run_task
 from deal_core.trainer.run_folder import TrainState
 from deal_core.trainer.schedule import weight_at
 from deal_core.trainer.settings import TrainSettings
+from deal_core.trainer.task import run_task
 from deal_core.trainer.views import plain_batches
 
 
@@ -63,7 +63,7 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
 
 @dataclass(frozen=True)
 class CamTraining:
-    """The training of a CAM network, as `deal_core.trainer.recipe.Task` describes it."""
+    """The training of a CAM network, as `deal_core.trainer.task.Task` describes it."""
 
     settings: TrainSettings
     with_mask = False

@@ -30,9 +30,9 @@ from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.models.output import SegmenterOutput
 from deal_core.structures import UNLABELLED, DepthKind, Sample
 from deal_core.trainer.loop import Progress, begin_step, end_step, evaluating
-from deal_core.trainer.recipe import run_task
 from deal_core.trainer.run_folder import TrainState, write_whole
 from deal_core.trainer.settings import ClipSettings, DistillSettings
+from deal_core.trainer.task import run_task
 from deal_core.trainer.views import plain_batches
 
 REPORT_FILE = "distill.json"
@@ -113,7 +113,7 @@ def distill(settings: DistillSettings, report: Callable[[Progress], None] = lamb
 
 @dataclass(frozen=True)
 class Distillation:
-    """The training of a segmenter on masks, as `deal_core.trainer.recipe.Task` describes it."""
+    """The training of a segmenter on masks, as `deal_core.trainer.task.Task` describes it."""
 
     settings: DistillSettings
     with_mask = True

@@ -18,10 +18,10 @@ from deal_core.models.factory import create_model
 from deal_core.settings_file import load_settings
 from deal_core.trainer.cam_training import CamTraining
 from deal_core.trainer.loop import batch_loader, create_fabric
-from deal_core.trainer.recipe import try_out
 from deal_core.trainer.run_folder import TrainState
 from deal_core.trainer.schedule import create_optimizer
 from deal_core.trainer.settings import TrainSettings
+from deal_core.trainer.task import try_out
 from deal_core.trainer.views import Views
 
 STEPS = 3

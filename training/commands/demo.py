@@ -35,7 +35,7 @@ def demo(
         "demo_output"
     ),
     scenes: Annotated[int, typer.Option(min=4, help="Tabletops to train on; 6 views each.")] = 80,
-    epochs: Annotated[int, typer.Option(min=1, help="Of each of the four trainings.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each of the four trainings.")] = 10,
     seed: Annotated[int, typer.Option(min=0)] = 11,
     config: Annotated[Path | None, typer.Option(help="Settings of the CAM networks; config/demo.yaml if left out.")] = (
         None
@@ -170,7 +170,7 @@ class _Making:
         Two at a time share the cores: small networks use one core well, two badly.
         """
         common = [f"data.path={self.dataset}", f"data.recordings=[{_TRAIN}]", f"epochs={self.epochs}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(max((os.cpu_count() or 2) // 2, 1))}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(_half_the_cores())}
         self.runs.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             training = {}
@@ -209,7 +209,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+def _half_the_cores() -> int:
+    return max((os.cpu_count() or 2) // 2, 1)
+
+
 def _make_masks(model: Path, dataset: Path, out: Path) -> None:
+    import torch
+
     from deal_core.dataset.dataset import Dataset
     from deal_core.masks.mask_folder import write_cams
     from deal_core.masks.refine.regions import RegionSettings
@@ -217,6 +223,7 @@ def _make_masks(model: Path, dataset: Path, out: Path) -> None:
     from deal_core.models.model_file import load_model
     from training.support.console import track
 
+    torch.set_num_threads(_half_the_cores())  # a training has the others: waiting for it costs six times as long
     frames = Dataset.open(dataset).subset(recordings=[_TRAIN])
     steps = write_cams(load_model(model), frames, out, CamSettings(refine=RegionSettings()))
     sum(track(steps, PSEUDO, total=len(frames)))

@@ -26,7 +26,7 @@ from deal_core.models.model_file import LoadedModel, load_model, read_info
 from deal_core.runtime.segmenter import Segmenter
 from deal_core.settings_file import load_settings
 from deal_core.structures import ClassList
-from deal_core.trainer import recipe
+from deal_core.trainer import task
 from deal_core.trainer.cam_training import train
 from deal_core.trainer.distillation import distill
 from deal_core.trainer.settings import DistillSettings, TrainSettings
@@ -206,7 +206,7 @@ def test_a_network_of_depth_wants_it_in_metres(
         next(score_frames(model, dataset.with_depth(DepthMaps.open(estimated)), CamSettings(device="cpu")))
     colour = Dataset(dataset.path, dataset.classes, [replace(frame, depth=None) for frame in dataset.frames])
     assert next(score_frames(model, colour, CamSettings(device="cpu"))).scores.shape[1:] == (48, 64)
-    monkeypatch.setattr(recipe, "open_dataset", lambda source: colour)
+    monkeypatch.setattr(task, "open_dataset", lambda source: colour)
     with pytest.raises(ConfigError, match="has no depth, which the network uses"):
         distill(make_settings(*RGBD))
 

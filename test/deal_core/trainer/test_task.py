@@ -8,7 +8,7 @@ from helpers.training_runs import MakeSettings, tiny_net
 
 from deal_core.errors import DatasetError, UsageError
 from deal_core.trainer.cam_training import CamTraining, train
-from deal_core.trainer.recipe import try_out
+from deal_core.trainer.task import try_out
 
 SWIN = (  # made for images of 64x64
     "swin_tiny_patch4_window7_224, backbone_arguments: "
