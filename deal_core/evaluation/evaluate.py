@@ -19,15 +19,8 @@ from deal_core.evaluation.sweep import ThresholdSweep
 from deal_core.masks.decide import predict_mask
 from deal_core.masks.mask_folder import check_masks, read_mask
 from deal_core.masks.refine.refinement import refinement_name
-from deal_core.masks.score_dataset import (
-    CamSettings,
-    ScoredFrame,
-    check_use,
-    decision_threshold,
-    need_depth_for_rule,
-    score_frames,
-)
-from deal_core.masks.threshold_rules import FixedRule, ThresholdRule, create_rule
+from deal_core.masks.score_dataset import CamSettings, ScoredFrame, check_use, decision_threshold, score_frames
+from deal_core.masks.threshold_rules import FixedRule, ThresholdRule, create_rule, need_depth_for_rule
 from deal_core.models.model_file import LoadedModel, Threshold
 from deal_core.runtime.segmenter import Segmenter
 from deal_core.structures import UNLABELLED, Sample, UInt8Array

@@ -24,7 +24,7 @@ from deal_core.masks.refine.refinement import (
     refine_scores,
     refinement_name,
 )
-from deal_core.masks.threshold_rules import create_rule
+from deal_core.masks.threshold_rules import create_rule, need_depth_for_rule
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.structures import Float32Array, Sample
 
@@ -130,15 +130,6 @@ def choose_threshold(
         chooser.update(frame.scores, frame.sample.depth, frame.sample.depth_valid, frame.tags)
         advance(done)
     return Threshold(chooser.threshold(), rule)
-
-
-def need_depth_for_rule(rule: str, dataset: Dataset) -> None:
-    """Raise `UsageError` if the threshold rule of this name needs depth and the dataset has none."""
-    if rule.startswith("depth") and not dataset.has_depth:
-        raise UsageError(
-            f"the threshold rule '{rule}' needs depth, and {dataset.path} has none: use 'otsu', or estimate depth "
-            "with `deal depth` and pass its folder"
-        )
 
 
 def check_use(model: ModelInfo, dataset: Dataset, settings: CamSettings) -> None:

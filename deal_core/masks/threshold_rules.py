@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from deal_core.errors import ConfigError, EvaluationError, nearest_hint
+from deal_core.dataset.dataset import Dataset
+from deal_core.errors import ConfigError, EvaluationError, UsageError, nearest_hint
 from deal_core.masks.decide import threshold_bins, threshold_grid, to_numpy, winning_class
 from deal_core.structures import BoolArray, DepthKind, Float64Array, Int64Array, valid_depth
 
@@ -276,6 +278,15 @@ def create_rule(name: str, depth_kind: DepthKind = "metric", **arguments: Any) -
     return _RULES[kind](**arguments)
 
 
+def need_depth_for_rule(rule: str, dataset: Dataset) -> None:
+    """Raise `UsageError` if the threshold rule of this name needs depth and the dataset has none."""
+    if rule.startswith("depth") and not dataset.has_depth:
+        raise UsageError(
+            f"the threshold rule '{rule}' needs depth, and {dataset.path} has none: use 'otsu', or estimate depth "
+            "with `deal depth` and pass its folder"
+        )
+
+
 def _between_group_variance(counts: Int64Array) -> Float64Array:
     """Return (T,) the separation of the scores up to t from the scores above t, per threshold; 0 for one group."""
     centres = np.concatenate([[0.0], (np.arange(BINS) + 0.5) / BINS, [1.0]])
@@ -357,8 +368,6 @@ def _edge_strength(
     depth: npt.NDArray[np.float32], measured: BoolArray, size: tuple[int, ...], kind: DepthKind
 ) -> Float64Array:
     """Return the strength (h, w), in [0, 1], of the depth edges of the loss at `size`."""
-    import torch
-
     from deal_core.losses.depth_edge import depth_edges
 
     values, valid = (torch.from_numpy(array)[None, None] for array in (depth, measured))

@@ -17,8 +17,8 @@ from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError
 from deal_core.losses.tags import tag_loss
-from deal_core.masks.score_dataset import CamSettings, choose_threshold, need_depth_for_rule
-from deal_core.masks.threshold_rules import create_rule
+from deal_core.masks.score_dataset import CamSettings, choose_threshold
+from deal_core.masks.threshold_rules import create_rule, need_depth_for_rule
 from deal_core.models.factory import is_segmenter
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.models.output import CamOutput
