@@ -171,6 +171,7 @@ def _survive(client: Client, fault: dict[str, Any], said: str) -> None:
 
 
 def test_sigint_ends_the_node_with_its_account(active: Client, running: Any) -> None:
+    _survive(active, {"malformed": "color_step"}, "frames failed since the last report: frame")
     values = active.fresh_values()
     assert int(values["failed"]) > 0 and values["state"] == "active"
     assert running.node.stop(signal.SIGINT) == 0
