@@ -42,12 +42,12 @@ IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 STRING, CAMERA_INFO = "std_msgs/msg/String", "sensor_msgs/msg/CameraInfo"
 
 
-# What a machine may lack: the marker of the tests that need it, what they are called, and where it is.
-LACKING = {
+# What tests need and a machine may lack: the marker of the tests that need it, what they are called, and where it is.
+_NEEDED = {
     "real_frames": ("real frames", f"no folder {REAL_FRAMES}; {FRAMES_VARIABLE}=DIR names another", REAL_FRAMES),
     "real_weights": ("real weights", f"no file {MOBILENET}; {WEIGHTS_VARIABLE}=FILE names another", MOBILENET),
 }
-LACKING = {marker: (name, reason) for marker, (name, reason, path) in LACKING.items() if not path.exists()}
+LACKING = {marker: (name, reason) for marker, (name, reason, path) in _NEEDED.items() if not path.exists()}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

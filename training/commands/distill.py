@@ -7,6 +7,7 @@ deal distill config/distill.yaml data.path=kitchen masks=kitchen_masks output=ru
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,6 @@ import typer
 
 if TYPE_CHECKING:
     from deal_core.trainer.distillation import DistillResult
-    from deal_core.trainer.loop import Progress
     from deal_core.trainer.settings import DistillSettings
 
 _COLUMNS = {
@@ -56,15 +56,12 @@ def distill(
 def run_distillation(settings: DistillSettings, *, quiet: bool = False) -> DistillResult:
     """Train under a progress bar, which only the first of several processes shows."""
     from deal_core.trainer.distillation import distill as distill_model
-    from training.support.console import is_first_process, progress
+    from training.support.console import training_progress
 
-    with progress(quiet=quiet or not is_first_process()) as bar:
-        task = bar.add_task("distilling", total=None)
+    def losses(now: Mapping[str, float]) -> str:
+        return f"loss {now['loss']:.3f} · clipped {now['clipped']:.0%}"
 
-        def report(now: Progress) -> None:
-            text = f"distilling · loss {now.losses['loss']:.3f} · clipped {now.losses['clipped']:.0%}"
-            bar.update(task, completed=now.step, total=now.total_steps, description=text)
-
+    with training_progress("distilling", losses, quiet=quiet) as report:
         return distill_model(settings, report)
 
 

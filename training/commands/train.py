@@ -6,6 +6,7 @@ deal train config/train.yaml data.path=kitchen output=runs/baseline deal.weight=
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,6 @@ import typer
 
 if TYPE_CHECKING:
     from deal_core.trainer.cam_training import TrainResult
-    from deal_core.trainer.loop import Progress
     from deal_core.trainer.settings import TrainSettings
 
 
@@ -59,13 +59,10 @@ def train(
 def run_training(settings: TrainSettings, *, quiet: bool = False) -> TrainResult:
     """Train under a progress bar, which only the first of several processes shows."""
     from deal_core.trainer.cam_training import train as train_model
-    from training.support.console import is_first_process, progress
+    from training.support.console import training_progress
 
-    with progress(quiet=quiet or not is_first_process()) as bar:
-        task = bar.add_task("training", total=None)
+    def losses(now: Mapping[str, float]) -> str:
+        return f"tags {now['loss_tags']:.3f} · deal {now['loss_deal']:+.3f}"
 
-        def report(now: Progress) -> None:
-            text = f"training · tags {now.losses['loss_tags']:.3f} · deal {now.losses['loss_deal']:+.3f}"
-            bar.update(task, completed=now.step, total=now.total_steps, description=text)
-
+    with training_progress("training", losses, quiet=quiet) as report:
         return train_model(settings, report)

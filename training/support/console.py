@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +22,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from deal_core.trainer.loop import Progress as Trained
 
 T = TypeVar("T")
 
@@ -60,6 +63,21 @@ def progress(*, quiet: bool = False) -> Progress:
         console=console(),
         disable=quiet,
     )
+
+
+@contextmanager
+def training_progress(
+    description: str, losses: Callable[[Mapping[str, float]], str], *, quiet: bool
+) -> Iterator[Callable[[Trained], None]]:
+    """Show a progress bar of a training; only the first of several processes does. Yields what takes each step."""
+    with progress(quiet=quiet or not is_first_process()) as bar:
+        task = bar.add_task(description, total=None)
+
+        def report(now: Trained) -> None:
+            text = f"{description} · {losses(now.losses)}"
+            bar.update(task, completed=now.step, total=now.total_steps, description=text)
+
+        yield report
 
 
 @contextmanager
