@@ -112,6 +112,7 @@ class ObjectClass:
         material: material of the part.
         body: makes a body of a style.
         carries: whether the top is flat and free, so that another object can stand on it.
+        is_flat: whether it is flat and thin, so that depth hardly shows it.
     """
 
     name: str
@@ -119,6 +120,7 @@ class ObjectClass:
     material: Material
     body: Callable[[np.random.Generator, BodyStyle], Body] = make_body
     carries: bool = False
+    is_flat: bool = False
 
 
 def moved(mesh: trimesh.Trimesh, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> trimesh.Trimesh:

@@ -8,6 +8,7 @@ the second imager is to the right. Surfaces at a grazing angle and patches witho
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from statistics import NormalDist
 
@@ -83,8 +84,10 @@ class MatchFailures:
     """Width of the ring around near things, in which the matching window sees two depths; pixels at a width of 320."""
     ring_loss: float = 0.7
     """Share of the ring without depth."""
-    patch_px: float = 2.0
-    """Standard deviation of the Gaussian that gives lost patches their size, pixels at a width of 320."""
+    ragged_px: float = 1.5
+    """Standard deviation of the Gaussian that gives lost patches of the ring their size, pixels at a width of 320."""
+    patch_px: float = 6.0
+    """The same for lost patches of dark and shiny surfaces."""
 
 
 def find_match_failures(
@@ -103,14 +106,16 @@ def find_match_failures(
     window = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
     at_edge = cv2.dilate(_touches_edge(depth).astype(np.uint8), window) > 0
     ring = at_edge & (depth > np.float32(1.04) * cv2.erode(depth, window))
-    loss = np.where(ring, np.maximum(match_loss, np.float32(failures.ring_loss)), match_loss)
-    noise = _smooth_noise(depth.shape, failures.patch_px * scale, rng)
-    lost = np.zeros(depth.shape, bool)
-    for share in np.unique(loss[loss > 0]):
-        # The noise is normal, so that this share of it lies below the quantile.
-        quantile = NormalDist().inv_cdf(float(share)) if share < 1 else np.inf
-        lost |= (loss == share) & (noise < quantile)
+    # The noise is normal, so that its share of each loss lies below the quantile.
+    lost = ring & (_smooth_noise(depth.shape, failures.ragged_px * scale, rng) < _quantile(failures.ring_loss))
+    patches = _smooth_noise(depth.shape, failures.patch_px * scale, rng)
+    for share in np.unique(match_loss[match_loss > 0]):
+        lost |= (match_loss == share) & (patches < _quantile(float(share)))
     return lost
+
+
+def _quantile(share: float) -> float:
+    return NormalDist().inv_cdf(share) if 0 < share < 1 else math.copysign(math.inf, share - 0.5)
 
 
 def measure_depth(
