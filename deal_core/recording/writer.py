@@ -22,6 +22,7 @@ from deal_core.structures import (
     UNLABELLED,
     CameraIntrinsics,
     ClassList,
+    Float32Array,
     RgbdPair,
     TagState,
     UInt8Array,
@@ -38,6 +39,8 @@ LOSS_TOPIC = "/deal/loss"
 SUMMARY_TOPIC, SUMMARY_FILE = "/deal/summary", "summary.json"
 GROUND_TRUTH = "ground_truth"
 """Folder beside the bag's file with drawn masks, `<stamp_ns>.png`, for evaluation only."""
+POSES_FILE = "poses.json"
+"""File in that folder with the true poses of a synthetic camera, for evaluation only."""
 
 MAX_STAMP_NS = 2**31 * 10**9  # builtin_interfaces/Time counts seconds in 31 bits
 _IMAGE, _INFO, _STRING = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo", "std_msgs/msg/String"
@@ -95,6 +98,7 @@ class RecordingWriter:
         self._overwrite = overwrite
         self._stamps: set[int] = set()
         self._masks: set[int] = set()
+        self._poses: dict[str, dict[str, Any]] = {}
         self._bag: _Bag | None = None
         self._is_open = False
 
@@ -206,6 +210,17 @@ class RecordingWriter:
         bag.write_mask(stamp_ns, mask)
         self._masks.add(stamp_ns)
 
+    def write_true_pose(self, stamp_ns: int, rotation: Float32Array, position: Float32Array) -> None:
+        """Write the true pose of the camera to `poses.json` beside the masks; training never reads it.
+
+        Args:
+            stamp_ns: stamp of its pair.
+            rotation: (3, 3) from the optical frame (x right, y down, z forward) to the world (z up).
+            position: (3,) position of the camera in the world, metres.
+        """
+        self._open_bag()
+        self._poses[str(stamp_ns)] = {"rotation": rotation.tolist(), "position": position.tolist()}
+
     def _write_session(self, bag: _Bag, stamp_ns: int) -> None:
         if self._session:
             bag.write_session(stamp_ns, self._session)
@@ -248,6 +263,8 @@ class RecordingWriter:
             raise RecordingError(f"{self.path}: no pair was written, so no recording is kept")
         if unknown := self._masks - self._stamps:
             raise RecordingError(f"{self.path}: the mask for stamp {min(unknown)} ns has no pair")
+        if self._poses:
+            bag.write_file(f"{GROUND_TRUTH}/{POSES_FILE}", json.dumps(self._poses))
         bag.close()
 
     def _open_bag(self) -> _Bag:
@@ -351,6 +368,7 @@ class _Bag:
 
     def write_file(self, name: str, text: str) -> None:
         with self._failing():
+            (self.folder / name).parent.mkdir(exist_ok=True)
             (self.folder / name).write_text(text, encoding="utf-8")
 
     def flush(self, *, sync: bool) -> None:

@@ -2,7 +2,7 @@
 from .depth_noise import StereoCamera, measure_depth
 from .recording import SyntheticConfig, SyntheticFrame, render_scenes, write_recording
 from .render import Renderer, View
-from .scene import Tabletop, make_tabletop
+from .tabletop import Tabletop, make_tabletop
 
 __all__ = [
     "Renderer",

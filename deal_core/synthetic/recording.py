@@ -1,6 +1,6 @@
-"""Synthetic RGB-D recordings of tabletops, with an operator's tags and with masks for evaluation.
+"""Synthetic RGB-D recordings, with an operator's tags and with masks for evaluation.
 
-A scene is a fixed table; the camera moves around it. Every frame has complete tags, its true mask and the depth that a
+A scene is a fixed table or room; the camera moves in it. Every frame has tags, its true mask and the depth that a
 stereo camera would measure. All random numbers come from the seed: a frame depends on the configuration, the number of
 its scene and its own number, but not on the frames before.
 
@@ -15,32 +15,29 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from deal_core.errors import ConfigError, RecordingError
 from deal_core.recording.writer import RecordingWriter
-from deal_core.structures import (
-    BoolArray,
-    CameraIntrinsics,
-    ClassList,
-    Float32Array,
-    RgbdPair,
-    TagMarker,
-    TagState,
-    UInt8Array,
-)
-from deal_core.synthetic.depth_noise import StereoCamera, measure_depth
+from deal_core.structures import BoolArray, Float32Array, RgbdPair, TagState, UInt8Array, UInt16Array
+from deal_core.synthetic.bodies import CATALOGUE, ObjectClass
+from deal_core.synthetic.depth_noise import StereoCamera, find_match_failures, measure_depth
 from deal_core.synthetic.render import Renderer, View
-from deal_core.synthetic.scene import CATALOGUE, TabletopSize, camera_path, make_tabletop
+from deal_core.synthetic.scene import CameraPose
+from deal_core.synthetic.tabletop import Tabletop, TabletopSize, camera_path, make_tabletop
+from deal_core.synthetic.tag_faults import Tagger
+from deal_core.synthetic.world import World
 
-_SCENE_GAP_NS = 5 * 10**9  # between two scenes, in which the table is set again
+_SCENE_GAP_NS = 5 * 10**9  # between two scenes, in which the scene is set again
+_TAGS = (0, 0)  # the place of a scene's tags among its random generators
 
 
 @dataclass(frozen=True)
-class SyntheticConfig:
-    """What to render. Ranges are (lowest, highest), both included.
+class SyntheticConfig(World):
+    """The world of tabletops. Ranges are (lowest, highest), both included.
 
     Raises:
         ConfigError: a value is out of range; the message gives the range and the value.
@@ -81,21 +78,12 @@ class SyntheticConfig:
 
     def __post_init__(self) -> None:
         most = len(CATALOGUE)
-        self._expect("seed", 0, 2**63)
-        self._expect("scenes", 1, 1_000_000)
-        self._expect("frames_per_scene", 1, 100_000)
-        self._expect("width", 32, 1920)
-        self._expect("height", 32, 1920)
-        self._expect("num_classes", 1, most)
+        self._expect_sizes()
         self._expect("objects_per_scene", 1, 8)
         self._expect("classes_per_scene", 1, most)
         self._expect("prints_per_scene", 0, 12)
-        self._expect("horizontal_fov_deg", 20.0, 90.0)
         self._expect("distance_m", 0.4, 2.0)
         self._expect("elevation_deg", 30.0, 85.0)
-        self._expect("min_visible", 1e-6, 0.5)
-        self._expect("frame_rate_hz", 0.1, 240.0)
-        self._expect("image_noise", 0.0, 10.0)
         if self.classes_per_scene[0] > min(self.num_classes, self.objects_per_scene[0]):
             raise ConfigError(
                 f"synthetic classes_per_scene: expected at most {min(self.num_classes, self.objects_per_scene[0])} "
@@ -103,31 +91,21 @@ class SyntheticConfig:
                 f"found {self.classes_per_scene[0]}"
             )
 
-    def _expect(self, name: str, lowest: float, highest: float) -> None:
-        value = getattr(self, name)
-        if isinstance(value, tuple) and not value[0] <= value[1]:
-            raise ConfigError(f"synthetic {name}: expected (lowest, highest), found {value}")
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(lowest, int) and not isinstance(number, int):
-                raise ConfigError(f"synthetic {name}: expected whole numbers, found {number!r}")
-            if not lowest <= number <= highest:  # also refuses nan
-                raise ConfigError(f"synthetic {name}: expected {lowest} to {highest}, found {number}")
-
     @property
-    def classes(self) -> ClassList:
-        """The classes of the recording."""
-        return ClassList(tuple(kind.name for kind in CATALOGUE[: self.num_classes]))
+    def catalogue(self) -> tuple[ObjectClass, ...]:
+        """All classes in order."""
+        return CATALOGUE
 
-    @property
-    def camera(self) -> CameraIntrinsics:
-        """The colour camera, to which the depth is aligned."""
-        focal = self.width / 2 / math.tan(math.radians(self.horizontal_fov_deg) / 2)
-        return CameraIntrinsics(self.width, self.height, focal, focal, (self.width - 1) / 2, (self.height - 1) / 2)
+    def facts(self) -> dict[str, Any]:
+        """Return all settings as plain values."""
+        return asdict(self)
 
-    @property
-    def frames(self) -> int:
-        """Number of frames in all scenes."""
-        return self.scenes * self.frames_per_scene
+    def make_scene(self, rng: np.random.Generator) -> tuple[Tabletop, list[CameraPose]]:
+        """Return a random tabletop and a camera pose for each of its frames."""
+        size = TabletopSize(self.objects_per_scene, self.classes_per_scene, self.prints_per_scene)
+        tabletop = make_tabletop(self.num_classes, size, rng)
+        low, high = (math.radians(angle) for angle in self.elevation_deg)
+        return tabletop, camera_path(self.frames_per_scene, self.distance_m, (low, high), rng)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +115,12 @@ class SyntheticFrame:
     Args:
         pair: colour and depth of the camera.
         mask: (H, W) uint8 class ids, 0 background.
-        tags: complete tags; classes with enough visible pixels are present.
+        tags: tags as the operator gives them; without faults, classes with enough visible pixels are present.
         scene: number of the scene, from 0.
         true_depth: (H, W) float32 exact depth along the optical axis, metres.
         instances: (H, W) uint8 objects, numbered from 1 within the scene, 0 background.
         part: (H, W) bool, the parts that define the classes.
-        rotation: (3, 3) from the camera's optical frame to the world, where the table is z = 0.
+        rotation: (3, 3) from the camera's optical frame to the world, where the table or floor is z = 0.
         position: (3,) position of the camera in the world, metres.
     """
 
@@ -157,7 +135,7 @@ class SyntheticFrame:
     position: Float32Array
 
 
-def render_scenes(config: SyntheticConfig) -> Iterator[SyntheticFrame]:
+def render_scenes(config: World) -> Iterator[SyntheticFrame]:
     """Yield all frames by scene, with rising stamps.
 
     Example:
@@ -170,7 +148,7 @@ def render_scenes(config: SyntheticConfig) -> Iterator[SyntheticFrame]:
 
 
 def write_recording(
-    path: Path, config: SyntheticConfig, frames: Iterable[SyntheticFrame] | None = None, *, overwrite: bool = False
+    path: Path, config: World, frames: Iterable[SyntheticFrame] | None = None, *, overwrite: bool = False
 ) -> None:
     """Write a synthetic recording with its true masks, in the form of the recorder.
 
@@ -189,7 +167,7 @@ def write_recording(
             f"{path} exists and is not a recording (it has no metadata.yaml), so it is not overwritten: "
             "choose another name or remove it yourself"
         )
-    session = {"source": "deal synth", "synthetic": asdict(config)}
+    session = {"source": "deal synth", "synthetic": config.facts()}
     with RecordingWriter(path, config.classes, config.camera, session=session, overwrite=overwrite) as writer:
         previous: tuple[int, TagState] | None = None
         for frame in frames:
@@ -198,18 +176,18 @@ def write_recording(
                 previous = (frame.scene, frame.tags)
             writer.write_pair(frame.pair)
             writer.write_ground_truth(frame.pair.stamp_ns, frame.mask)
+            if config.writes_poses:
+                writer.write_true_pose(frame.pair.stamp_ns, frame.rotation, frame.position)
 
 
-def _render_scene(config: SyntheticConfig, scene: int) -> Iterator[SyntheticFrame]:
+def _render_scene(config: World, scene: int) -> Iterator[SyntheticFrame]:
     layout = _random(config.seed, scene)
-    size = TabletopSize(config.objects_per_scene, config.classes_per_scene, config.prints_per_scene)
-    tabletop = make_tabletop(config.num_classes, size, layout)
-    low, high = config.elevation_deg
-    poses = camera_path(config.frames_per_scene, config.distance_m, (math.radians(low), math.radians(high)), layout)
+    contents, poses = config.make_scene(layout)
     exposure = float(layout.uniform(0.85, 1.2))
     balance = layout.uniform(0.94, 1.06, 3).astype(np.float32)
-    renderer = Renderer(tabletop, config.camera)
-    class_of = np.array([0, *(placed.class_id for placed in tabletop.objects)], np.uint8)
+    renderer = Renderer(contents, config.camera)
+    class_of = np.array([0, *(placed.class_id for placed in contents.objects)], np.uint8)
+    tagger = Tagger(config.given_tags, config.classes, _random(config.seed, scene, *_TAGS))
     for number, pose in enumerate(poses):
         rng = _random(config.seed, scene, number)
         view = renderer.view(pose, config.stereo.baseline_m)
@@ -217,12 +195,12 @@ def _render_scene(config: SyntheticConfig, scene: int) -> Iterator[SyntheticFram
         pair = RgbdPair(
             _stamp_ns(config, scene, number),
             _expose(view, balance * np.float32(exposure * rng.uniform(0.93, 1.07)), config.image_noise, rng),
-            measure_depth(view.depth, view.seen_by_second, view.view_cosine, config.stereo, rng),
+            _measure(view, config, rng),
         )
         yield SyntheticFrame(
             pair=pair,
             mask=mask,
-            tags=_visible_tags(mask, config),
+            tags=tagger.give(_visible(mask, config)),
             scene=scene,
             true_depth=view.depth,
             instances=view.instance,
@@ -237,18 +215,23 @@ def _random(seed: int, *place: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=place)))
 
 
-def _stamp_ns(config: SyntheticConfig, scene: int, number: int) -> int:
+def _stamp_ns(config: World, scene: int, number: int) -> int:
     step = round(1e9 / config.frame_rate_hz)
     # Stamps start at a fixed date, so that the same seed gives the same bytes.
     return 1_700_000_000 * 10**9 + scene * ((config.frames_per_scene - 1) * step + _SCENE_GAP_NS) + number * step
 
 
-def _visible_tags(mask: UInt8Array, config: SyntheticConfig) -> TagState:
+def _visible(mask: UInt8Array, config: World) -> BoolArray:
+    """Return which of the K classes have enough visible pixels."""
     counts = np.bincount(mask.ravel(), minlength=config.num_classes + 1)[1:]
-    names = config.classes.names
-    present = [name for name, count in zip(names, counts, strict=True) if count >= config.min_visible * mask.size]
-    absent = [name for name in names if name not in present]
-    return TagState(tuple(present), tuple(absent), TagMarker.COMPLETE)
+    return np.asarray(counts >= config.min_visible * mask.size)
+
+
+def _measure(view: View, config: World, rng: np.random.Generator) -> UInt16Array:
+    matched = view.seen_by_second
+    if config.match_failures is not None:
+        matched = matched & ~find_match_failures(view.depth, view.match_loss, config.match_failures, rng)
+    return measure_depth(view.depth, matched, view.view_cosine, config.stereo, rng)
 
 
 def _expose(view: View, gain: Float32Array, noise: float, rng: np.random.Generator) -> UInt8Array:

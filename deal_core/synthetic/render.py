@@ -1,4 +1,4 @@
-"""Render a synthetic tabletop: cast rays against its triangles, and shade the hits."""
+"""Render a synthetic scene: cast rays against its triangles, and shade the hits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
 from deal_core.structures import BoolArray, CameraIntrinsics, Float32Array, UInt8Array
-from deal_core.synthetic.scene import TABLE, CameraPose, Material, Pattern, Print, Tabletop
+from deal_core.synthetic.scene import GROUND, CameraPose, Material, Pattern, Print, Scene
 
 IntArray = npt.NDArray[np.intp]
 _ABOVE_SURFACE = np.float32(2e-4)  # secondary rays start this far off a surface (metres), not on it
-_HORIZON = 20.0  # metres: the edge of the table
+_CONTACT = np.float32(0.03)  # metres: how far below or above its support an object darkens it
+_HORIZON = 20.0  # metres: the edge of the ground
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +27,10 @@ class View:
     Args:
         radiance: (H, W, 3) float32 linear RGB, about 0..1.
         depth: (H, W) float32 metres along the optical axis, 0 where a ray hits nothing.
-        instance: (H, W) uint8, 0 the table, i + 1 for `Tabletop.objects[i]`.
+        instance: (H, W) uint8, 0 ground and furniture, i + 1 for `Scene.objects[i]`.
         part: (H, W) bool, the parts that define the classes.
         view_cosine: (H, W) float32 cosine between the ray and the surface normal.
+        match_loss: (H, W) float32 `Material.match_loss` of the surface.
         seen_by_second: (H, W) bool, whether a second camera, `baseline` to the right, sees the same surface point.
     """
 
@@ -37,22 +39,24 @@ class View:
     instance: UInt8Array
     part: BoolArray
     view_cosine: Float32Array
+    match_loss: Float32Array
     seen_by_second: BoolArray
 
 
 class Renderer:
-    """Casts rays into one tabletop.
+    """Casts rays into one scene.
 
     Args:
-        tabletop: scene to render.
+        scene: scene to render.
         camera: intrinsics; distortion is ignored.
     """
 
-    def __init__(self, tabletop: Tabletop, camera: CameraIntrinsics) -> None:
-        self._table = tabletop
+    def __init__(self, scene: Scene, camera: CameraIntrinsics) -> None:
+        self._scene = scene
         self._camera = camera
-        self._scene = EmbreeScene()
-        self._mesh = TriangleMesh(self._scene, tabletop.vertices, tabletop.faces)
+        self._losses = np.array([material.match_loss for material in scene.materials], np.float32)
+        self._caster = EmbreeScene()
+        self._mesh = TriangleMesh(self._caster, scene.vertices, scene.faces)
         columns, rows = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
         x, y = (columns.ravel() - camera.cx) / camera.fx, (rows.ravel() - camera.cy) / camera.fy
         self._rays = np.stack([x, y, np.ones_like(x)], axis=1).astype(np.float32)
@@ -76,31 +80,32 @@ class Renderer:
         return View(
             radiance=radiance,
             depth=np.where(hits.found, hits.depth, np.float32(0)).reshape(height, width),
-            instance=self._table.face_object[flat].astype(np.uint8).reshape(height, width),
-            part=self._table.face_is_part[flat].reshape(height, width),
+            instance=self._scene.face_object[flat].astype(np.uint8).reshape(height, width),
+            part=self._scene.face_is_part[flat].reshape(height, width),
             view_cosine=hits.view_cosine.reshape(height, width),
+            match_loss=self._losses[self._scene.face_material[flat]].reshape(height, width),
             seen_by_second=seen.reshape(height, width),
         )
 
     def _cast(self, rays: Float32Array, pose: CameraPose) -> _Hits:
         """Follow (N, 3) rays of the optical frame with z = 1: distance along them is depth along the axis."""
-        table = self._table
+        scene = self._scene
         rays = rays @ np.ascontiguousarray(pose.rotation.T)
         origins = np.empty_like(rays)
         origins[:] = pose.position
-        answer = self._scene.run(origins, rays, output=True)
+        answer = self._caster.run(origins, rays, output=True)
         face, u, v = answer["primID"], answer["u"], answer["v"]
-        # Objects stand on the table, so a ray hits them first; other rays hit the plane z = 0.
+        # Everything stands above the ground, so a ray hits it first; other rays hit the plane z = 0.
         fall = np.maximum(-rays[:, 2], np.float32(1e-6))
-        depth = np.where(face == TABLE, pose.position[2] / fall, answer["tfar"])
+        depth = np.where(face == GROUND, pose.position[2] / fall, answer["tfar"])
         found = depth < _HORIZON
         depth = np.where(found, depth, np.float32(_HORIZON))
         length = np.sqrt(np.einsum("ij,ij->i", rays, rays))
         normal = np.zeros_like(rays)
         normal[:, 2] = 1.0
         cosine = np.abs(rays[:, 2]) / length
-        solid = np.flatnonzero(face != TABLE)
-        corners = table.corner_normals[face[solid]]
+        solid = np.flatnonzero(face != GROUND)
+        corners = scene.corner_normals[face[solid]]
         u, v = u[solid, None], v[solid, None]
         shading = corners[:, 0] * (1 - u - v) + corners[:, 1] * u + corners[:, 2] * v
         shading /= np.maximum(np.sqrt(np.einsum("ij,ij->i", shading, shading)), np.float32(1e-6))[:, None]
@@ -116,7 +121,7 @@ class Renderer:
         origins += hits.point
         directions = np.empty_like(origins)
         directions[:] = towards
-        return np.asarray(self._scene.run(origins, directions, query="OCCLUDED") >= 0)
+        return np.asarray(self._caster.run(origins, directions, query="OCCLUDED") >= 0)
 
     def _smooth_edges(self, radiance: Float32Array, pose: CameraPose) -> Float32Array:
         """Replace pixels at edges of colour by the mean of four rays within them."""
@@ -133,14 +138,14 @@ class Renderer:
 
     def _shade(self, hits: _Hits) -> Float32Array:
         """Return (N, 3) linear radiance: pattern, diffuse and glossy light with shadows, ambient light."""
-        table = self._table
+        scene = self._scene
         albedo, gloss = self._albedo(hits)
-        light = table.light_direction
+        light = scene.light_direction
         lit = np.maximum(hits.normal @ light, np.float32(0))
         lit *= ~self._occluded(hits, light)
-        sky = np.float32(0.75 * table.ambient) + np.float32(0.25 * table.ambient) * hits.normal[:, 2]
+        sky = np.float32(0.75 * scene.ambient) + np.float32(0.25 * scene.ambient) * hits.normal[:, 2]
         sky *= self._openness(hits)
-        radiance = lit[:, None] * table.light_color
+        radiance = lit[:, None] * scene.light_color
         radiance += sky[:, None]
         radiance *= albedo
         glossy = np.flatnonzero((gloss > 0) & (lit > 0))
@@ -148,40 +153,42 @@ class Renderer:
         half = light - view
         half /= np.linalg.norm(half, axis=1, keepdims=True)
         shine = gloss[glossy] * np.maximum(np.einsum("ij,ij->i", half, hits.normal[glossy]), 0) ** 40
-        radiance[glossy] += shine[:, None] * table.light_color
+        radiance[glossy] += shine[:, None] * scene.light_color
         return radiance
 
     def _albedo(self, hits: _Hits) -> tuple[Float32Array, Float32Array]:
-        table = self._table
+        scene = self._scene
         albedo = np.full((len(hits.face), 3), 0.2, np.float32)
         gloss = np.zeros(len(hits.face), np.float32)
-        material_of = table.face_material[hits.face]
-        for index, material in enumerate(table.materials):
+        material_of = scene.face_material[hits.face]
+        for index, material in enumerate(scene.materials):
             chosen = np.flatnonzero(material_of == index)
             if not len(chosen):
                 continue
             local = hits.point[chosen]
-            owner = int(table.face_object[hits.face[chosen[0]]])
+            owner = int(scene.face_object[hits.face[chosen[0]]])
             if owner > 0:
-                placed = table.objects[owner - 1]
-                local = _to_local(local, (placed.x, placed.y), placed.yaw)
-            albedo[chosen] = colors_of(material, local, table.clouds)
+                placed = scene.objects[owner - 1]
+                local = _to_local(local, (placed.x, placed.y, placed.z), placed.yaw)
+            albedo[chosen] = colors_of(material, local, scene.clouds)
             gloss[chosen] = material.gloss
-            if owner == 0:
-                for sheet in table.prints:
-                    _paint_print(albedo, chosen, local, sheet, table.clouds)
+            if owner == 0 and index == scene.face_material[GROUND]:
+                for sheet in scene.prints:
+                    _paint_print(albedo, chosen, local, sheet, scene.clouds)
         return albedo, gloss
 
     def _openness(self, hits: _Hits) -> Float32Array:
-        """Return the share of ambient light at each hit: less on the table near objects (soft contact shadows)."""
+        """Return the share of ambient light at each hit: less beside objects that stand there (contact shadows)."""
         open_sky = np.ones(len(hits.face), np.float32)
-        floor = np.flatnonzero(hits.face == TABLE)
-        x, y = hits.point[floor, 0], hits.point[floor, 1]
-        shade = np.ones(len(floor), np.float32)
-        for placed in self._table.objects:
-            gap = np.sqrt((x - np.float32(placed.x)) ** 2 + (y - np.float32(placed.y)) ** 2) - placed.footprint
-            shade *= 1 - np.float32(0.55) * np.exp(np.minimum(-gap, 0) / np.float32(0.025))
-        open_sky[floor] = shade
+        support = np.flatnonzero(self._scene.face_object[hits.face] == 0)
+        x, y, z = hits.point[support].T
+        shade = np.ones(len(support), np.float32)
+        for placed in self._scene.objects:
+            level = np.flatnonzero(np.abs(z - np.float32(placed.z)) < _CONTACT)
+            across, along = x[level] - np.float32(placed.x), y[level] - np.float32(placed.y)
+            gap = np.sqrt(across**2 + along**2) - placed.footprint
+            shade[level] *= 1 - np.float32(0.55) * np.exp(np.minimum(-gap, 0) / np.float32(0.025))
+        open_sky[support] = shade
         return open_sky
 
 
@@ -201,10 +208,10 @@ class _Hits:
     view_cosine: Float32Array
 
 
-def _to_local(points: Float32Array, center: tuple[float, float], yaw: float) -> Float32Array:
+def _to_local(points: Float32Array, center: tuple[float, float, float], yaw: float) -> Float32Array:
     cos, sin = np.float32(np.cos(yaw)), np.float32(np.sin(yaw))
     x, y = points[:, 0] - np.float32(center[0]), points[:, 1] - np.float32(center[1])
-    return np.stack([cos * x + sin * y, cos * y - sin * x, points[:, 2]], axis=1)
+    return np.stack([cos * x + sin * y, cos * y - sin * x, points[:, 2] - np.float32(center[2])], axis=1)
 
 
 def colors_of(material: Material, points: Float32Array, clouds: Float32Array) -> Float32Array:
@@ -297,13 +304,13 @@ _LAYOUTS: dict[Pattern, _Layout] = {
 def _paint_print(
     albedo: Float32Array, chosen: IntArray, points: Float32Array, sheet: Print, clouds: Float32Array
 ) -> None:
-    """Replace the colours of the table by those of a sheet on it."""
+    """Replace the colours of the ground by those of a sheet on it."""
     half_x, half_y = sheet.half_size
     near = np.flatnonzero(
         (np.abs(points[:, 0] - np.float32(sheet.center[0])) < half_x + half_y)
         & (np.abs(points[:, 1] - np.float32(sheet.center[1])) < half_x + half_y)
     )
-    local = _to_local(points[near], sheet.center, sheet.yaw)
+    local = _to_local(points[near], (*sheet.center, 0.0), sheet.yaw)
     on = np.flatnonzero((np.abs(local[:, 0]) < half_x) & (np.abs(local[:, 1]) < half_y))
     if not len(on):
         return

@@ -14,18 +14,11 @@ import trimesh
 
 from deal_core.errors import ConfigError
 from deal_core.structures import CameraIntrinsics, TagMarker
+from deal_core.synthetic.bodies import CATALOGUE
 from deal_core.synthetic.recording import SyntheticConfig, SyntheticFrame, render_scenes
 from deal_core.synthetic.render import Renderer
-from deal_core.synthetic.scene import (
-    CATALOGUE,
-    CameraPose,
-    Material,
-    Pattern,
-    Tabletop,
-    TabletopSize,
-    camera_path,
-    make_tabletop,
-)
+from deal_core.synthetic.scene import CameraPose, Material, Pattern
+from deal_core.synthetic.tabletop import Tabletop, TabletopSize, camera_path, make_tabletop
 
 CONFIG = SyntheticConfig(seed=5, scenes=10, frames_per_scene=2, width=160, height=120, num_classes=12)
 
