@@ -30,6 +30,7 @@ FLOORS = (
     ("deal_core.masks", "deal_core.web"),
     ("deal_core.models", "deal_core.dataset", "deal_core.synthetic", "deal_core.drawing"),
     ("deal_core.losses", "deal_core.recording"),
+    ("deal_core.surfaces",),
     ("deal_core.structures", "deal_core.settings_file", "deal_core.devices"),
     ("deal_core.errors", "deal_core.files", "deal_core.isolated_python"),
     ("deal_core",),

@@ -24,12 +24,14 @@ from torch import Tensor, nn
 
 from deal_core.losses.tags import check_cams
 from deal_core.structures import DepthKind, valid_depth
+from deal_core.surfaces.filling import fill_depth
 
 CamValue = Literal["relu_max", "min_max", "sigmoid", "none"]
 CamEdge = Literal["max", "bound"]
 DepthValue = Literal["min_max", "inverse_min_max", "none"]
 DepthEdge = Literal["bound", "max"]
 DepthSlope = Literal["keep", "remove"]
+Holes = Literal["ignore", "fill"]
 _CHOICES = {
     "cam_value": CamValue,
     "cam_edge": CamEdge,
@@ -37,6 +39,7 @@ _CHOICES = {
     "depth_edge": DepthEdge,
     "depth_slope": DepthSlope,
     "depth_kind": DepthKind,
+    "holes": Holes,
 }
 
 SOBEL_BOUND = math.sqrt(20.0)
@@ -61,6 +64,9 @@ class DepthEdgeOptions:
             table at any angle makes no edges.
         depth_gain: factor on the edge strength of the depth; the product is clipped at 1.
         depth_kind: "metric", or "inverse" for relative inverse depth of any scale, as Depth Anything estimates it.
+        holes: pixels without depth: "ignore" gives weight 0 to every cell whose 3x3 neighbourhood includes one, which
+            on stereo cameras are most outlines of near things; "fill" fills them with `deal_core.surfaces.fill_depth`
+            and weights each cell by the least confidence of its neighbourhood.
 
     Raises:
         ValueError: an option is unknown.
@@ -75,6 +81,7 @@ class DepthEdgeOptions:
     depth_slope: DepthSlope = "keep"
     depth_gain: float = 1.0
     depth_kind: DepthKind = "metric"
+    holes: Holes = "ignore"
 
     def __post_init__(self) -> None:
         for name in _CHOICES:
@@ -87,7 +94,8 @@ class DepthEdges:
 
     Args:
         strength: (B, 1, H', W') in [0, 1].
-        weight: (B, 1, H', W') in {0, 1}; 0 where the 3x3 neighbourhood includes a pixel without depth.
+        weight: (B, 1, H', W') in [0, 1]: how far the strength can be trusted; where holes are ignored, 0 if the 3x3
+            neighbourhood includes a pixel without depth, else 1.
     """
 
     strength: Tensor
@@ -178,31 +186,37 @@ def depth_edges(
     slope: DepthSlope = "keep",
     gain: float = 1.0,
     kind: DepthKind = "metric",
+    holes: Holes = "ignore",
 ) -> DepthEdges:
-    """Return the edges of `depth` (B, 1, H, W) at `size`; pixels that are not `valid` make no edges.
+    """Return the edges of `depth` (B, 1, H, W) at `size`, for the options of `DepthEdgeOptions`.
 
-    Holes are filled from their surroundings, because resampling and the Sobel filter need numbers; values computed
-    from a filled pixel get weight 0. A cell of the smaller grid is valid if at least half of its area was measured.
+    A cell of the smaller grid counts as known if at least half of its area was measured or, with `holes="fill"`, if its
+    mean confidence is at least 1/2. Only known cells scale the depth. An image without depth has weight 0 everywhere.
     """
     _check_option("depth_value", value)
     _check_option("depth_edge", edge)
     _check_option("depth_slope", slope)
     _check_option("depth_kind", kind)
+    _check_option("holes", holes)
+    inverted = value == "inverse_min_max" and kind == "metric"
     valid = valid_depth(depth, valid)
-    depth = depth.where(valid, 0.0)
-    if value == "inverse_min_max" and kind == "metric":
-        depth = depth.where(valid, 1.0).reciprocal()
-    filled = _fill_holes(depth, valid)
+    if holes == "fill":
+        known_depth = fill_depth(depth, valid, kind)
+        depth, confidence = known_depth.depth, known_depth.confidence
+    filled = depth.where(depth > 0, 1.0).reciprocal() if inverted else depth
+    if holes == "ignore":
+        # Resampling and the Sobel filter need numbers; what is computed from them gets weight 0.
+        filled, confidence = _fill_holes(filled.where(valid, 0.0), valid), valid.to(depth.dtype)
     if tuple(depth.shape[-2:]) != tuple(size):
         filled = F.interpolate(filled, size, mode="bicubic", align_corners=False, antialias=True)
-        valid = F.interpolate(valid.to(depth.dtype), size, mode="area") >= 0.5
+        confidence = F.interpolate(confidence, size, mode="area")
+    known = confidence >= 0.5
     if value != "none":
-        filled = _min_max_where(filled, valid)
-    touches_hole = F.max_pool2d((~valid).to(depth.dtype), 3, stride=1, padding=1)
-    weight = 1.0 - touches_hole
+        filled = _min_max_where(filled, known)
+    weight = -F.max_pool2d(-(known.to(depth.dtype) if holes == "ignore" else confidence), 3, stride=1, padding=1)
     dx, dy = sobel(filled)
     if slope == "remove":
-        dx, dy = (d - _median_where(d, weight > 0) for d in (dx, dy))
+        dx, dy = (d - _median_where(d, weight >= 0.5) for d in (dx, dy))
     magnitude = _magnitude(dx, dy)
     strength = magnitude / SOBEL_BOUND if edge == "bound" else _divide_by_maximum(magnitude * weight)
     return DepthEdges((gain * strength).clamp(0.0, 1.0), weight)
@@ -270,6 +284,7 @@ class DepthEdgeAlignmentLoss(nn.Module):
                 slope=options.depth_slope,
                 gain=options.depth_gain,
                 kind=options.depth_kind,
+                holes=options.holes,
             )
             target = edge_sign(edges.strength, options.mu) * edges.weight
             present = (tags == 1).to(dtype)

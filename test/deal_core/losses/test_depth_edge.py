@@ -220,6 +220,75 @@ def test_what_holes_hide_does_not_matter() -> None:
     assert not weight[3:11, 4:10].any() and weight[:3].all() and weight[11:].all()
 
 
+def shadowed_scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A sloping table with two near boxes in stereo shadows: depth, true depth, and the mask of the first box."""
+    depth, mask = scene()
+    depth = depth - 0.25 * mask
+    truth = depth.clone()
+    depth[..., 20:40, 9:12] = 0
+    depth[..., 20:40, 30:33] = float("nan")
+    depth[..., 30:52, 42:44] = 0
+    return depth, truth, mask
+
+
+def test_filled_shadows_show_the_outlines_that_ignored_ones_hide() -> None:
+    depth, truth, _ = shadowed_scene()
+    options = {"size": (32, 32), "value": "inverse_min_max", "slope": "remove", "gain": 3.0}
+    ignored, filled = (depth_edges(depth, holes=holes, **options) for holes in ("ignore", "fill"))
+    complete = depth_edges(truth, holes="fill", **options)
+    left = (0, 0, slice(11, 19), slice(5, 7))
+    assert not ignored.weight[left].any()
+    assert filled.weight[left].min() > 0.5
+    around = (..., slice(11, 19), slice(0, 20))  # the first box, between its corners
+    assert torch.allclose(filled.strength[around], complete.strength[around], atol=0.01)
+    assert (filled.weight[..., :8, :] == 1).all() and filled.weight.max() == 1
+
+
+def test_with_filled_holes_truth_beats_a_blob_beats_a_flat_map() -> None:
+    depth, _, mask = shadowed_scene()
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    blob = torch.exp(-((y - 30) ** 2 + (x - 20) ** 2) / 60)[None, None]
+    losses = {
+        holes: [
+            depth_edge_alignment_loss(cam, depth, torch.ones(1, 1), size=(32, 32), holes=holes).item()
+            for cam in (mask, blob, torch.ones_like(mask))
+        ]
+        for holes in ("ignore", "fill")
+    }
+    assert losses["fill"][0] < losses["fill"][1] < losses["fill"][2]
+    assert losses["fill"][1] - losses["fill"][0] > losses["ignore"][1] - losses["ignore"][0]
+
+
+def test_without_holes_filling_changes_nothing() -> None:
+    cams, depth, tags, _ = (torch.from_numpy(a) for a in random_case(10))
+    tags = torch.ones_like(tags)
+    losses = [depth_edge_alignment_loss(cams, depth[:, None], tags, holes=holes) for holes in ("ignore", "fill")]
+    assert losses[0] == losses[1]
+
+
+def test_an_image_without_depth_contributes_nothing_with_filled_holes() -> None:
+    cams = torch.randn(2, 3, 8, 8, requires_grad=True)
+    depth = torch.tensor([0.0, NAN]).view(2, 1, 1, 1).expand(2, 1, 16, 16)
+    for value in ("min_max", "inverse_min_max", "none"):
+        loss = depth_edge_alignment_loss(cams, depth, torch.ones(2, 3), holes="fill", depth_value=value)
+        assert loss.item() == 0.0
+        (gradient,) = torch.autograd.grad(loss, cams)
+        assert not gradient.any()
+
+
+def test_what_filled_holes_hide_does_not_matter() -> None:
+    generator = torch.Generator().manual_seed(0)
+    depth = torch.rand(1, 1, 32, 32, generator=generator) + 0.5
+    valid = torch.ones_like(depth, dtype=torch.bool)
+    valid[..., 8:20, 10:18] = False
+    cams, tags = torch.randn(1, 2, 16, 16, generator=generator), torch.ones(1, 2)
+    first, second = (
+        depth_edge_alignment_loss(cams, depth.masked_fill(~valid, hidden), tags, valid=valid, holes="fill")
+        for hidden in (60.0, 0.0)
+    )
+    assert first == second
+
+
 def test_gradcheck() -> None:
     cams = torch.randn(1, 2, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).abs() + 0.1
     depth = torch.rand(1, 1, 10, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + 0.4
@@ -305,12 +374,15 @@ def test_every_option_changes_the_result_and_unknown_ones_are_refused() -> None:
         {"depth_edge": "max"},
         {"depth_slope": "remove"},
         {"depth_gain": 2.0},
+        {"holes": "fill"},
         {"mu": 1.0},
         {"size": (6, 6)},
     ):
         assert depth_edge_alignment_loss(**{**arguments, **option}) != default
     with pytest.raises(ValueError, match="expected depth_edge to be one of bound, max, got 'maximum'"):
         depth_edge_alignment_loss(**arguments, depth_edge="maximum")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected holes to be one of ignore, fill, got 'keep'"):
+        depth_edge_alignment_loss(**arguments, holes="keep")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected depth_kind to be one of metric, inverse, got 'disparity'"):
         depth_edge_alignment_loss(**arguments, depth_kind="disparity")  # type: ignore[arg-type]
 
