@@ -61,10 +61,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="checkout of the repository")
     parser.add_argument("--out", type=Path, default=Path("hands_dataset"), help="dataset to write, or to score")
     parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--every", type=int, default=1, help="keep every n-th frame, beside those with a drawn hand")
     parser.add_argument("--masks", type=Path, nargs="*", default=[], help="folders of `deal cams` to score")
     arguments = parser.parse_args()
     if not arguments.out.exists():
-        write_dataset(arguments.folder, arguments.out, (arguments.size[0], arguments.size[1]))
+        write_dataset(arguments.folder, arguments.out, (arguments.size[0], arguments.size[1]), arguments.every)
     dataset = Dataset.open(arguments.out)
     rows: dict[str, Callable[[Sample], BoolArray]] = {
         "all background": lambda sample: np.zeros(sample.image.shape[:2], bool),
@@ -77,13 +78,14 @@ def main() -> None:
         print(f"| {name} | {100 * hand_iou(dataset, predict):.1f} |", flush=True)
 
 
-def write_dataset(folder: Path, out: Path, size: tuple[int, int] = (640, 480)) -> None:
+def write_dataset(folder: Path, out: Path, size: tuple[int, int] = (640, 480), every: int = 1) -> None:
     """Write the clips as a dataset: a recording for each clip number, with a segment for each gesture.
 
     Args:
         folder: Checkout of the repository.
         out: Dataset to write.
         size: (width, height) of its images; depth and masks are sampled, not averaged.
+        every: Keep every n-th frame, beside those with a drawn hand.
     """
     clips = sorted(_clips(folder), key=lambda clip: (clip.number, clip.gesture))
     if not clips:
@@ -97,6 +99,8 @@ def write_dataset(folder: Path, out: Path, size: tuple[int, int] = (640, 480)) -
                 tags = TagState((clip.gesture,), absent, TagMarker.COMPLETE)
                 start = 10**18 + segment * 100 * 10**9
                 for place, (pair, mask) in enumerate(_frames(clip, size)):
+                    if place % every and mask is None:
+                        continue
                     stamp = start + place * 10**9 // FRAMES_PER_SECOND
                     ids = None if mask is None else np.where(mask, gestures.index(clip.gesture) + 1, 0).astype(np.uint8)
                     recording.write(RgbdPair(stamp, *pair), tags, segment, ids)
