@@ -134,7 +134,8 @@ def _plane(center: tuple[float, float], half: tuple[float, float], level: float)
 
 
 def _table(x: float, style: RoomStyle, builder: SceneBuilder, rng: np.random.Generator) -> Station:
-    half, level = (float(rng.uniform(0.50, 0.75)), float(rng.uniform(0.30, 0.42))), float(rng.uniform(0.42, 1.0))
+    half = (float(rng.uniform(0.50, 0.75)), float(rng.uniform(0.30, 0.42)))
+    level = float(rng.uniform(*style.table_level))
     material = draw_material(style.boards, rng)
     _add(builder, trimesh.creation.box((2 * half[0], 2 * half[1], 0.03)), material, (x, 0.0, level - 0.015))
     for side, end in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
@@ -160,7 +161,7 @@ def _packed_shelf(x: float, style: RoomStyle, builder: SceneBuilder, rng: np.ran
 
 def _rack(furniture: Furniture, x: float, style: RoomStyle, builder: SceneBuilder, rng: np.random.Generator) -> Station:
     half = (float(rng.uniform(0.40, 0.55)), 0.19)
-    gap, lowest = float(rng.uniform(0.34, 0.42)), float(rng.uniform(0.25, 0.5))
+    gap, lowest = float(rng.uniform(*style.board_gap)), float(rng.uniform(0.25, 0.5))
     levels = [lowest + gap * number for number in range(4)]
     material = draw_material(style.boards, rng)
     for level in levels:

@@ -142,9 +142,9 @@ def sweep(room: Room, plan: RoomPlan, frames: int, rng: np.random.Generator) -> 
 
 
 _FAR: Mapping[Furniture, tuple[float, float]] = {
-    Furniture.TABLE: (1.3, 2.0),
-    Furniture.SHELF: (1.2, 1.7),
-    Furniture.FLOOR: (1.5, 2.2),
+    Furniture.TABLE: (1.2, 1.8),
+    Furniture.SHELF: (1.1, 1.5),
+    Furniture.FLOOR: (1.3, 1.9),
     # Not so far that the room around them comes into view.
     Furniture.PACKED_SHELF: (1.0, 1.2),
     Furniture.BED: (1.2, 1.5),

@@ -38,6 +38,8 @@ class RoomStyle:
         boards: materials of tables, shelves and floors.
         walls: materials of walls.
         cloths: materials of beds and heaps.
+        table_level: smallest and largest height of tables, metres.
+        board_gap: smallest and largest distance between the boards of a shelf, metres.
         swing: how far the camera turns about what it looks at, to each side, radians.
         nearness: factor on the distances of the camera.
         steepness: added to the angle of view above the horizontal, radians.
@@ -55,6 +57,8 @@ class RoomStyle:
     boards: Stock
     walls: Stock
     cloths: Stock
+    table_level: tuple[float, float]
+    board_gap: tuple[float, float]
     swing: float
     nearness: float
     steepness: float
@@ -115,6 +119,8 @@ _DEV = RoomStyle(
         (Pattern.STRIPES, (0.75, 0.72, 0.66), (0.60, 0.62, 0.64), 0.12),
         (Pattern.SOLID, (0.48, 0.52, 0.45), (0.5, 0.5, 0.5), 0.1),
     ),
+    table_level=(0.42, 0.95),
+    board_gap=(0.34, 0.40),
     swing=np.radians(35),
     nearness=1.0,
     steepness=0.0,
@@ -165,8 +171,10 @@ _FINAL = RoomStyle(
         (Pattern.MARBLE, (0.58, 0.50, 0.44), (0.44, 0.38, 0.34), 0.16),
         (Pattern.STRIPES, (0.40, 0.46, 0.44), (0.54, 0.58, 0.56), 0.07),
     ),
+    table_level=(0.55, 1.10),
+    board_gap=(0.37, 0.46),
     swing=np.radians(48),
-    nearness=1.12,
+    nearness=1.08,
     steepness=np.radians(6),
     light_height=(np.radians(50), np.radians(80)),
     light=(0.40, 0.70),
