@@ -43,6 +43,12 @@ def create_model(name: str, num_classes: int, /, **arguments: Any) -> nn.Module:
         raise ConfigError(f"model '{name}' cannot be made with {arguments}: {error}") from error
 
 
+def settled_arguments(network: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a network, with the values that it chose where they leave the choice to its weights."""
+    settled: Mapping[str, Any] = getattr(network, "settled", {})
+    return {**arguments, **settled}
+
+
 def is_segmenter(name: str) -> bool:
     """Return whether the network called `name` predicts the background and is trained on masks."""
     return name == "segmenter"

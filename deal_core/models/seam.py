@@ -23,8 +23,15 @@ from deal_core.losses.equivariance import (
     max_norm,
     refined_minimum_loss,
 )
-from deal_core.models.backbone import check_weights, create_backbone, load_backbone_weights
-from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation, freeze_batch_norm
+from deal_core.models.backbone import (
+    InitialWeights,
+    check_weights,
+    colour_scale,
+    create_backbone,
+    freezes_batch_norm,
+    load_backbone_weights,
+)
+from deal_core.models.normalisation import ColourNormalisation, freeze_batch_norm
 from deal_core.models.output import CamOutput, Consistency
 from deal_core.models.resnet38 import ResNet38
 
@@ -64,14 +71,15 @@ class Seam(nn.Module):
         num_classes: Number of classes K.
         backbone: "resnet38", or the name of a timm model with the last three feature levels at stride 8 for that output
             stride.
-        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a .safetensors file.
+        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a weights file
+            (.safetensors, .pth, .pt).
         backbone_arguments: Further arguments of `timm.create_model`, e.g. `{"pad_type": "same"}`.
-        mean: Mean of the RGB channels, in [0, 1].
-        std: Standard deviation of the RGB channels, in [0, 1].
+        mean: Mean of the RGB channels, in [0, 1]; None: as timm has it for these weights, see `colour_scale`.
+        std: Standard deviation of the RGB channels, in [0, 1]; None: as `mean`.
         dropout: Dropout rate of whole channels before the classifier.
         second_scale: Size of the second view relative to the first view.
-        freeze_batch_norm: Whether to freeze the BatchNorm statistics and affine parameters of a timm backbone; those of
-            resnet38 are always frozen.
+        freeze_batch_norm: Whether to freeze the BatchNorm statistics and affine parameters of a timm backbone; None: if
+            it starts from pretrained weights. Those of resnet38 are always frozen.
         preset: "reference" or "fixed", see above.
 
     Raises:
@@ -89,15 +97,15 @@ class Seam(nn.Module):
         backbone: str = "resnet38",
         weights: str = "none",
         backbone_arguments: Mapping[str, Any] | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         dropout: float = 0.5,
         second_scale: float = 0.3,
-        freeze_batch_norm: bool = False,
+        freeze_batch_norm: bool | None = None,
         preset: Preset = "reference",
     ) -> None:
         super().__init__()
-        self.normalise_colours = ColourNormalisation(mean, std)
+        check_weights(weights)
         if not 0 < second_scale <= 1:
             raise ConfigError(f"expected second_scale in (0, 1], found {second_scale}")
         if preset not in get_args(Preset):
@@ -106,7 +114,11 @@ class Seam(nn.Module):
             self.backbone, channels = _create_resnet38(weights, backbone_arguments)
         else:
             self.backbone, channels = _create_timm_backbone(backbone, weights, backbone_arguments)
-        self.preset, self.second_scale, self.freeze_batch_norm = preset, second_scale, freeze_batch_norm
+        scale = colour_scale(backbone, weights, mean, std)
+        self.normalise_colours = ColourNormalisation(scale.mean, scale.std)
+        self.preset, self.second_scale = preset, second_scale
+        self.freeze_batch_norm = freezes_batch_norm(freeze_batch_norm, weights)
+        self.settled = {"mean": scale.mean, "std": scale.std, "freeze_batch_norm": self.freeze_batch_norm}
         self.dropout = nn.Dropout2d(dropout)
         self.background_slots = 1 if preset == "reference" else 0
         self.classifier = nn.Conv2d(channels[2], self.background_slots + num_classes, 1, bias=False)
@@ -274,10 +286,11 @@ def _create_resnet38(weights: str, arguments: Mapping[str, Any] | None) -> tuple
         raise ConfigError(f"expected no backbone_arguments for resnet38, found {dict(arguments)}")
     check_weights(weights)
     if weights == "hub":
-        raise ConfigError("resnet38 has no weights to download: expected none or the path of a .safetensors file")
-    backbone = ResNet38()
+        raise ConfigError("resnet38 has no weights to download: expected none or the path of a weights file")
+    backbone: Any = ResNet38()
+    backbone.initial_weights = InitialWeights(weights)
     if weights != "none":
-        load_backbone_weights(backbone, Path(weights))
+        backbone.initial_weights = load_backbone_weights(backbone, Path(weights))
     return backbone, ResNet38.channels
 
 

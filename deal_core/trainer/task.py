@@ -20,7 +20,7 @@ from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.open import open_dataset
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError
-from deal_core.models.factory import create_model
+from deal_core.models.factory import create_model, settled_arguments
 from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_model
 from deal_core.structures import DepthKind
 from deal_core.trainer.loop import Progress, check_batch_size, create_fabric, evaluating, fit, leave_unused_alone
@@ -118,7 +118,8 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
     done = fit(fabric, network, objective, views, settings, task.step, held_out_figures, report)
 
     facts = {"steps": done.steps, "frames": len(frames), "seed": settings.seed, **task.facts()}
-    name, arguments, size = settings.model.name, settings.model.arguments, settings.data.image_size
+    name, size = settings.model.name, settings.data.image_size
+    arguments = settled_arguments(network, settings.model.arguments)
     info = ModelInfo(name, arguments, dataset.classes, size, _UNDECIDED, facts)
     info = replace(info, threshold=task.threshold(network, info, frames, fabric.device))
     model = settings.output / MODEL_FILE
