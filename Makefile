@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Every node and command would compile torch anew, which takes longer than their work.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs bench params pins clean distclean
+.PHONY: help setup demo test cases lint docs bench params pins clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ test: setup ## run the tests
 	@requirements/install.sh tests
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest $(PLUGINS) --hypothesis-profile=ci \
 	    -n $$(($(CORES) < 4 ? $(CORES) + 1 : 4)) --dist worksteal $(ARGS)
+
+# The scripts make inputs that people brought, and are not part of the project: without them the tests are skipped.
+cases: setup ## run the scripts in ../shared/cases
+	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest $(PLUGINS) -n 0 test/test_cases.py $(ARGS)
 
 lint: setup ## check style, types and the site of the documents
 	@$(BIN)/ruff check .

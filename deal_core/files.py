@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -17,6 +18,44 @@ def os_errors_as(kind: Callable[[str], Exception], problem: str) -> Iterator[Non
         yield
     except OSError as error:
         raise kind(f"{problem}: {error.strerror or error}") from error
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file from any editor: UTF-8, or UTF-16 with a byte order mark; lines end with one newline.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnicodeDecodeError: it is in another encoding.
+    """
+    data = path.read_bytes()
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if is_wide else "utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text, see `read_text`, without blank ones at its end."""
+    text = read_text(path).rstrip()
+    return text.split("\n") if text else []
+
+
+def refuse_output_on_input(outputs: Iterable[Path], inputs: Iterable[Path], kind: Callable[[str], Exception]) -> None:
+    """Raise an error of `kind` if one of the outputs is an input, also by another path or a link.
+
+    Args:
+        outputs: files or folders that will be written; those that do not exist yet are no inputs.
+        inputs: files or folders that are read.
+        kind: type of the error.
+    """
+    found = [(path, identity) for path in outputs if (identity := _identity(path))]
+    if not found:
+        return
+    read = {_identity(path): path for path in inputs}
+    for path, identity in found:
+        if identity in read:
+            raise kind(
+                f"{path} cannot be written: it would replace what is read, {read[identity]}; choose another place"
+            )
 
 
 @contextmanager
@@ -76,6 +115,15 @@ def replacing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         with suppress(OSError):  # a folder that is not empty stays, and so do its parents
             for folder in made:
                 folder.rmdir()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what is the same for all paths of one file or folder; None without one."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _remove(path: Path) -> None:

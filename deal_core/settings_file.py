@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from deal_core.errors import ConfigError, nearest_hint
+from deal_core.files import read_text
 
 
 class Settings(BaseModel):
@@ -77,7 +78,7 @@ def refuse_falling(bounds: tuple[float, float]) -> tuple[float, float]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+        values = yaml.load(read_text(path), _UniqueKeyLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read this settings file ({error})") from None
     except yaml.YAMLError as error:

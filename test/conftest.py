@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.paths import FRAMES_VARIABLE, MOBILENET, REAL_FRAMES, WEIGHTS_VARIABLE
+from helpers.paths import CASES, FRAMES_VARIABLE, MOBILENET, REAL_FRAMES, WEIGHTS_VARIABLE
 
 # Before numpy and torch load, and inherited by the processes that tests start: with a thread for each core, small
 # tensors spend their time waiting for one another, the more so when several processes share the cores.
@@ -45,6 +45,7 @@ STRING, CAMERA_INFO = "std_msgs/msg/String", "sensor_msgs/msg/CameraInfo"
 # What tests need and a machine may lack: the marker of the tests that need it, what they are called, and where it is.
 _NEEDED = {
     "real_frames": ("real frames", f"no folder {REAL_FRAMES}; {FRAMES_VARIABLE}=DIR names another", REAL_FRAMES),
+    "cases": ("cases", f"no folder {CASES}", CASES),
     "real_weights": ("real weights", f"no file {MOBILENET}; {WEIGHTS_VARIABLE}=FILE names another", MOBILENET),
 }
 LACKING = {marker: (name, reason) for marker, (name, reason, path) in _NEEDED.items() if not path.exists()}

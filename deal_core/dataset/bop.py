@@ -1,6 +1,6 @@
 """Datasets in the layout of the BOP benchmark, HOPE's static onboarding among them.
 
-    <split>/<sequence>/rgb/NNNNNN.png         or .jpg; or gray/ of a camera without colour
+    <split>/<sequence>/rgb/NNNNNN.png         or .jpg, .tif; or gray/ of a camera without colour
     <split>/<sequence>/depth/NNNNNN.png       16 bit; multiplied by depth_scale: millimetres
     <split>/<sequence>/mask_visib/NNNNNN_MMMMMM.png   the visible part of the M-th object of image N
     <split>/<sequence>/scene_camera.json      depth_scale of each image
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from deal_core.dataset.dataset import Dataset, FrameLoader, FrameRecord
-from deal_core.dataset.image_files import check_image, read_image, require_files
+from deal_core.dataset.image_files import ImageFinder, check_image, read_image, require_files
 from deal_core.errors import DatasetError, UsageError
 from deal_core.structures import ClassList, Float32Array, TagMarker, TagState, UInt8Array
 
@@ -152,15 +152,19 @@ def _read_sequence(folder: Path) -> Iterator[tuple[FrameRecord, tuple[BopObject,
     colors = next((f for f in (folder / "rgb", folder / "gray") if f.is_dir()), None)
     if colors is None:
         raise DatasetError(f"{folder} has no images: expected a folder rgb or gray; {_ADVICE}")
-    suffix = next((file.suffix for file in sorted(colors.iterdir()) if file.suffix in (".png", ".jpg")), ".png")
     depths, masks = folder / "depth", folder / "mask_visib"
     has_depth, has_masks = depths.is_dir(), masks.is_dir()
+    finder = ImageFinder()
     for key, entries in truth.items():
         file = folder / "scene_gt.json"
         try:
             number = int(key)
             objects = tuple(
-                BopObject(int(entry["obj_id"]), float(seen["visib_fract"]), masks / f"{number:06d}_{place:06d}.png")
+                BopObject(
+                    int(entry["obj_id"]),
+                    float(seen["visib_fract"]),
+                    finder.find(masks / f"{number:06d}_{place:06d}", ".png"),
+                )
                 for place, (entry, seen) in enumerate(zip(entries, info[key], strict=True))
             )
             file = folder / "scene_camera.json"
@@ -173,8 +177,8 @@ def _read_sequence(folder: Path) -> Iterator[tuple[FrameRecord, tuple[BopObject,
         frame = FrameRecord(
             recording=folder.name,
             stamp_ns=number,
-            color=colors / f"{name}{suffix}",
-            depth=depths / f"{name}.png" if has_depth else None,
+            color=finder.find(colors / name, ".png"),
+            depth=finder.find(depths / name, ".png") if has_depth else None,
             mask=masks if has_masks else None,
             tags=TagState(),
             segment=0,

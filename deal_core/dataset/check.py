@@ -29,7 +29,7 @@ from deal_core.recording.tagged_frames import FrameReader, explain_no_pairs, fit
 from deal_core.recording.tags import TagTimeline, read_session, read_tags
 from deal_core.recording.topics import find_topics
 from deal_core.recording.writer import GROUND_TRUTH, TAGS_TOPIC
-from deal_core.structures import ClassList, DepthKind, TagState
+from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, DepthKind, TagState
 
 _NO_DEPTH = "no image has depth, which the loss DEAL needs: estimate depth with `deal depth`, and check it with --depth"
 
@@ -269,12 +269,22 @@ def _check_frames(
     has_time: bool,
 ) -> DatasetRecording:
     valid = []
+    drawn: list[bool] = []
     for frame in frames:
         try:
-            valid.append(float(dataset.load(frame).depth_valid.mean()))
+            sample = dataset.load(frame)
+            valid.append(float(sample.depth_valid.mean()))
+            if sample.mask is not None and frame.tags.present:
+                drawn.append(bool(((sample.mask != BACKGROUND) & (sample.mask != UNLABELLED)).any()))
         except DatasetError as error:
             errors.append(str(error))
         on_frame()
+    if drawn and not any(drawn):
+        errors.append(
+            f"{name}: the masks of all {len(drawn)} frames that are tagged contain no class, only {BACKGROUND} "
+            f"(background) and {UNLABELLED} (unlabelled): save objects with the id of their class, 1 for "
+            f"{dataset.classes.names[0]}"
+        )
     try:
         camera = dataset.camera(name)
     except DatasetError as error:

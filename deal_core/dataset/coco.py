@@ -7,25 +7,28 @@
 The category ids run from 1 to 90, and ten of them never occur. Masks and class lists follow one of two conventions:
 `contiguous` numbers the 80 categories from 1 to 80; `category` keeps the ids and has 90 classes, ten of them unused.
 Masks of one convention cannot be read with the other.
+
+Other tools write the same format with less care, so nothing is taken for granted: an image is named by its whole path,
+the stated size of an image is compared with its pixels, ids may begin at 0 and have gaps, and an object may be a box.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from deal_core.dataset.choices import ClassIds
 from deal_core.dataset.dataset import Dataset, FrameLoader, FrameRecord
-from deal_core.dataset.image_files import first_few, inside, require_files
-from deal_core.dataset.voc import read_palette_mask
+from deal_core.dataset.image_files import first_few, inside, orientation_of, read_ids, require_files, turned
 from deal_core.errors import DatasetError, UsageError
 from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, TagMarker, TagState, UInt8Array
 
@@ -36,7 +39,11 @@ def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguo
     """Read the lists and tags of COCO, or of another dataset in its format.
 
     Tags are the categories of an image's annotations, including crowds. Images without annotations (702 of train2014,
-    367 of val2014) are left out, as usual; the dataset's notes count them.
+    367 of val2014) are left out, as usual; the dataset's notes count them. An image with an annotation that has no
+    outline, such as a box alone, has tags and no mask.
+
+    A frame's name is the path of its image without the suffix; with it, if only the suffix tells two images apart.
+    An image that is listed several times is one frame with all its annotations.
 
     Args:
         path: folder with annotations and images.
@@ -52,29 +59,42 @@ def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguo
     file = _annotation_file(root, split)
     content = _read_annotations(file)
     classes, mask_ids = _coco_classes(file, content["categories"], class_ids)
-    annotations: defaultdict[int, list[_Annotation]] = defaultdict(list)
+    annotations: defaultdict[Any, list[_Annotation]] = defaultdict(list)
     for entry in content["annotations"]:
         image, annotation = _annotation(file, entry, mask_ids)
         annotations[image].append(annotation)
     folder = _image_folder(root, split)
-    masks = root / "masks" / split
-    mask_folder = masks if masks.is_dir() else None
-    frames = [
-        _coco_frame(file, folder, mask_folder, split, image, annotations.pop(image["id"]), classes)
-        for image in content["images"]
-        if image["id"] in annotations
-    ]
-    if annotations:
-        orphans = [str(image) for image in annotations]
+    images = _listed_images(file, folder, content["images"])
+    known = {number for image in images for number in image.numbers}
+    if orphans := [str(number) for number in annotations if number not in known]:
         raise DatasetError(f"{file}: annotations have {len(orphans)} image ids without an image: {first_few(orphans)}")
-    if not frames:
+    objects = [[a for number in image.numbers for a in annotations.get(number, ())] for image in images]
+    annotated = [(image, found) for image, found in zip(images, objects, strict=True) if found]
+    if not annotated:
         raise DatasetError(f"{file} contains no image with annotations")
-    require_files([frame.color for frame, _ in frames], folder, "images", _ADVICE)
-    without = len(content["images"]) - len(frames)
-    notes = [f"{without} of {len(content['images'])} images have no annotation and are left out"] if without else []
-    if mask_folder:
-        notes.append(f"masks are read from {masks}, not drawn from the annotations")
-    return Dataset(root, classes, [frame for frame, _ in frames], CocoLoader(_packed(frames)), notes=notes)
+    names = _frame_names([image.path for image, _ in annotated], folder)
+    masks = root / "masks" / split
+    frames = [
+        _coco_frame(masks / f"{name}.png" if masks.is_dir() else file, split, image, name, found, classes)
+        for name, (image, found) in zip(names, annotated, strict=True)
+    ]
+    require_files([frame.color for frame in frames], folder, "images", _ADVICE)
+    loader = CocoLoader(
+        {name: _packed(image, found) for name, (image, found) in zip(names, annotated, strict=True)},
+    )
+    return Dataset(root, classes, frames, loader, notes=_notes(images, frames, masks))
+
+
+def _notes(images: Sequence[_Listed], frames: Sequence[FrameRecord], masks: Path) -> list[str]:
+    without = len(images) - len(frames)
+    boxes = sum(frame.mask is None for frame in frames)
+    again = sum(len(image.numbers) > 1 for image in images)
+    return [
+        *([f"{without} of {len(images)} images have no annotation and are left out"] if without else []),
+        *([f"{again} images are listed more than once; their annotations are joined"] if again else []),
+        *([f"{boxes} images have an annotation without an outline, and so tags but no mask"] if boxes else []),
+        *([f"masks are read from {masks}, not drawn from the annotations"] if masks.is_dir() else []),
+    ]
 
 
 @dataclass(frozen=True)
@@ -89,12 +109,13 @@ class CocoLoader(FrameLoader):
     advice = _ADVICE
 
     def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
-        """Return (H, W) class ids, read from a mask file if there is one, else drawn."""
-        assert frame.mask is not None  # each frame has annotations
-        annotations = _unpack(self.annotations[frame.name])
+        """Return (H, W) class ids, read from a mask file if there is one, else drawn; None without outlines."""
+        if frame.mask is None:
+            return None
+        stated, annotations = _unpack(self.annotations[frame.name])
         if frame.mask.suffix == ".json":
-            return draw_mask(frame, annotations, size)
-        mask = read_palette_mask(frame.mask)
+            return draw_mask(frame, annotations, size, stated)
+        mask = read_ids(frame.mask, _ADVICE)
         known = [BACKGROUND, UNLABELLED, *(a.mask_id for a in annotations)]
         wrong = [i for i in np.unique(mask).tolist() if i not in known]
         if wrong:
@@ -111,40 +132,84 @@ class _Annotation:
     segmentation: Any
 
 
-def draw_mask(frame: FrameRecord, annotations: Sequence[_Annotation], size: tuple[int, int]) -> UInt8Array:
+def draw_mask(
+    frame: FrameRecord,
+    annotations: Sequence[_Annotation],
+    size: tuple[int, int],
+    stated: tuple[int, int] | None = None,
+) -> UInt8Array:
     """Return the (H, W) ids of an image's annotations.
 
     Objects with fewer pixels cover larger ones, and the later of two equal ones covers the other. A crowd counts as an
     object of its category. Pixels without an annotation are background.
 
+    Args:
+        frame: the image.
+        annotations: its objects.
+        size: (H, W) of the image as it is read, turned by its orientation tag.
+        stated: (H, W) for which the annotations were made; run lengths state their own. Annotations of a larger or
+            smaller copy of the image are scaled, and those of the image before it is turned are turned, too.
+
     Raises:
-        DatasetError: a segmentation is neither polygons nor run lengths, or has another size.
+        DatasetError: a segmentation is neither polygons nor run lengths, or is for an image of another shape.
     """
-    drawn = [(annotation.mask_id, _decode(frame, annotation.segmentation, size)) for annotation in annotations]
+    drawn = [(a.mask_id, _decode(frame, a.segmentation, size, stated or size)) for a in annotations]
     mask = np.zeros(size, np.uint8)
     for mask_id, covered in sorted(drawn, key=lambda pair: -int(pair[1].sum())):
         mask[covered] = mask_id
     return mask
 
 
-def _decode(frame: FrameRecord, segmentation: Any, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+def _decode(
+    frame: FrameRecord, segmentation: Any, size: tuple[int, int], stated: tuple[int, int]
+) -> npt.NDArray[np.bool_]:
     from pycocotools import mask as coder
 
-    height, width = size
-    if isinstance(segmentation, dict) and list(segmentation.get("size", size)) != [height, width]:
-        raise DatasetError(
-            f"{frame.mask}: an annotation of image {frame.name} has size {segmentation['size']}, "
-            f"expected the image's size {[height, width]}"
-        )
+    if isinstance(segmentation, dict) and "size" in segmentation:
+        stated = _whole_pair(segmentation["size"]) or stated
+    turn = _turn(frame, size, stated)
+    target = size if turn < 5 else size[::-1]
     try:
-        compressed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str)
-        coded = segmentation if compressed else coder.frPyObjects(segmentation, height, width)
-        pixels = coder.decode(coder.merge(coded) if isinstance(coded, list) else coded)
+        if isinstance(segmentation, dict):
+            compressed = isinstance(segmentation["counts"], str)
+            coded = segmentation if compressed else coder.frPyObjects(segmentation, *stated)
+            pixels = np.asarray(coder.decode(coded), np.uint8)
+            if pixels.shape != target:
+                pixels = cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        else:
+            scale = np.array([target[1] / stated[1], target[0] / stated[0]])
+            scaled = [(np.reshape(points, (-1, 2)) * scale).ravel().tolist() for points in segmentation]
+            pixels = coder.decode(coder.merge(coder.frPyObjects(scaled, *target)))
     except Exception as error:  # pycocotools raises many kinds, also plain Exception
         raise DatasetError(
             f"{frame.mask}: an annotation of image {frame.name} is neither polygons nor run lengths ({error})"
         ) from None
-    return np.asarray(pixels, np.bool_)
+    return turned(np.asarray(pixels, np.bool_), turn)
+
+
+def _turn(frame: FrameRecord, size: tuple[int, int], stated: tuple[int, int]) -> int:
+    """Return the orientation by which to turn what was drawn for the stated size; refuse an image of another shape."""
+    if _same_shape(stated, size):
+        return 1
+    turn = orientation_of(frame.color) if _same_shape(stated, size[::-1]) else 1
+    if turn >= 5:
+        return turn
+    raise DatasetError(
+        f"{frame.mask}: an annotation of image {frame.name} has size {list(stated)}, expected the image's size "
+        f"{list(size)} (height, width) or another in the same ratio"
+    )
+
+
+def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether two (H, W) have one aspect ratio, to 1 % for rounding to whole pixels."""
+    return abs(one[0] * other[1] / (one[1] * other[0]) - 1) <= 0.01
+
+
+def _whole_pair(value: Any) -> tuple[int, int] | None:
+    """Return two positive whole numbers, or None if `value` is something else."""
+    if isinstance(value, (list, tuple)) and len(value) == 2 and all(type(n) is int and n > 0 for n in value):
+        return value[0], value[1]
+    return None
 
 
 def _annotation_file(root: Path, split: str) -> Path:
@@ -163,7 +228,7 @@ def _read_annotations(file: Path) -> dict[str, list[dict[str, Any]]]:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         raise DatasetError(f"{file} cannot be read ({error}): {_ADVICE}") from None
-    keys = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id", "segmentation")}
+    keys = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id")}
     for name, needed in {**keys, "categories": ("id", "name")}.items():
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list):
@@ -180,10 +245,11 @@ def _coco_classes(
 ) -> tuple[ClassList, dict[int, int]]:
     """Return the classes, and the mask id of each category id."""
     names = {entry["id"]: entry["name"] for entry in categories}
-    if not names or any(type(i) is not int or i < 1 for i in names) or len(names) < len(categories):
-        raise DatasetError(
-            f"{file}: expected categories with unique ids of at least 1, found {sorted(map(str, names))}"
-        )
+    least = 0 if class_ids == "contiguous" else 1
+    if not names or any(type(i) is not int or i < least for i in names) or len(names) < len(categories):
+        advice = " (0 is the background; class_ids: contiguous numbers them from 1)" if least and 0 in names else ""
+        found = sorted(str(entry["id"]) for entry in categories)
+        raise DatasetError(f"{file}: expected categories with unique ids of at least {least}{advice}, found {found}")
     ids = sorted(names)
     try:
         if class_ids == "contiguous":
@@ -198,7 +264,7 @@ def _annotation(file: Path, entry: Mapping[str, Any], mask_ids: Mapping[int, int
     category = entry["category_id"]
     if category not in mask_ids:
         raise DatasetError(f"{file}: annotation {entry.get('id')} has the unknown category id {category}")
-    return entry["image_id"], _Annotation(mask_ids[category], entry["segmentation"])
+    return entry["image_id"], _Annotation(mask_ids[category], entry.get("segmentation") or None)
 
 
 def _image_folder(root: Path, split: str) -> Path:
@@ -209,41 +275,70 @@ def _image_folder(root: Path, split: str) -> Path:
     raise DatasetError(f"{root} has no images of {split}: expected the folder {folders[0]} or {folders[1]}")
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """An image of the list: its file, its ids (several if it is listed several times), and its stated (H, W)."""
+
+    path: Path
+    numbers: tuple[int, ...]
+    size: tuple[int, int] | None
+
+
+def _listed_images(file: Path, folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[_Listed]:
+    """Return the images of the list, each once; refuse an id of two images, and an image of two sizes."""
+    images: dict[Path, _Listed] = {}
+    owner: dict[int, Path] = {}
+    for entry in entries:
+        number = entry["id"]
+        if type(number) is not int:
+            raise DatasetError(f"{file}: expected whole numbers as image ids, found {number!r}")
+        try:
+            path = inside(folder, entry["file_name"])
+        except DatasetError as error:
+            raise DatasetError(f"{file}: {error}") from None
+        image = _Listed(path, (number,), _whole_pair([entry.get("height"), entry.get("width")]))
+        if owner.setdefault(number, path) != path:
+            raise DatasetError(f"{file}: two images have the id {number}: {owner[number].name}, {path.name}")
+        before = images.setdefault(path, image)
+        if before.size != image.size:
+            raise DatasetError(f"{file}: {path.name} is listed with the sizes {before.size} and {image.size}")
+        if number not in before.numbers:
+            images[path] = replace(before, numbers=(*before.numbers, number))
+    return list(images.values())
+
+
+def _frame_names(paths: Iterable[Path], folder: Path) -> list[str]:
+    """Return a unique name for each image: its path in the folder, without the suffix where that is enough."""
+    full = [PurePosixPath(path.relative_to(folder)) for path in paths]
+    stems = Counter(str(path.with_suffix("")) for path in full)
+    names = [str(path if stems[str(path.with_suffix(""))] > 1 else path.with_suffix("")) for path in full]
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise DatasetError(f"{folder}: two images would have the name {repeated[0]}: rename one of them")
+    return names
+
+
 def _coco_frame(
-    file: Path,
-    folder: Path,
-    masks: Path | None,
-    split: str,
-    image: Mapping[str, Any],
-    annotations: list[_Annotation],
-    classes: ClassList,
-) -> tuple[FrameRecord, list[_Annotation]]:
-    if type(image["id"]) is not int:
-        raise DatasetError(f"{file}: expected whole numbers as image ids, found {image['id']!r}")
-    try:
-        color = inside(folder, image["file_name"])
-    except DatasetError as error:
-        raise DatasetError(f"{file}: {error}") from None
+    mask: Path, split: str, image: _Listed, name: str, annotations: list[_Annotation], classes: ClassList
+) -> FrameRecord:
     present = {classes.names[annotation.mask_id - 1] for annotation in annotations}
-    frame = FrameRecord(
+    drawn = mask.suffix != ".json" or all(annotation.segmentation is not None for annotation in annotations)
+    return FrameRecord(
         recording=split,
-        stamp_ns=image["id"],
-        color=color,
+        stamp_ns=image.numbers[0],
+        color=image.path,
         depth=None,
-        mask=masks / f"{color.stem}.png" if masks else file,
+        mask=mask if drawn else None,
         tags=TagState(tuple(present), marker=TagMarker.COMPLETE),
-        segment=image["id"],
-        name=color.stem,
+        segment=image.numbers[0],
+        name=name,
     )
-    return frame, annotations
 
 
-def _packed(frames: Sequence[tuple[FrameRecord, list[_Annotation]]]) -> dict[str, bytes]:
-    return {
-        frame.name: zlib.compress(json.dumps([(a.mask_id, a.segmentation) for a in annotations]).encode(), 1)
-        for frame, annotations in frames
-    }
+def _packed(image: _Listed, annotations: Sequence[_Annotation]) -> bytes:
+    content = [image.size, [(a.mask_id, a.segmentation) for a in annotations]]
+    return zlib.compress(json.dumps(content).encode(), 1)
 
 
-def _unpack(packed: bytes) -> list[_Annotation]:
-    return [_Annotation(mask_id, segmentation) for mask_id, segmentation in json.loads(zlib.decompress(packed))]
+def _unpack(packed: bytes) -> tuple[tuple[int, int] | None, list[_Annotation]]:
+    size, annotations = json.loads(zlib.decompress(packed))
+    return _whole_pair(size), [_Annotation(mask_id, segmentation) for mask_id, segmentation in annotations]

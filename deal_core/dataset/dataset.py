@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -25,8 +25,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from deal_core.dataset.depth_maps import DepthMaps
-from deal_core.dataset.image_files import check_ids, check_image, first_few, inside, read_color, read_image
+from deal_core.dataset.image_files import check_ids, check_image, first_few, inside, read_color, read_ids, read_image
 from deal_core.errors import DatasetError, DealError, UsageError, explain_invalid, nearest_hint
+from deal_core.files import read_lines, read_text, refuse_output_on_input
 from deal_core.structures import (
     CameraIntrinsics,
     ClassList,
@@ -211,6 +212,27 @@ class Dataset:
         """
         return self._loader.image(frame if isinstance(frame, FrameRecord) else self.frames[frame])
 
+    def files(self) -> Iterator[Path]:
+        """Yield the files and folders from which the frames are read."""
+        for frame in self.frames:
+            depth = self._depth_maps.path(frame.key) if self._depth_maps else frame.depth
+            yield from (path for path in (frame.color, depth, frame.mask) if path)
+
+    def refuse_output(self, folder: Path, outputs: Iterable[Path] = ()) -> None:
+        """Refuse a folder for results in which they would replace the frames, or look like a recording.
+
+        Args:
+            folder: folder to write.
+            outputs: files that will be written.
+
+        Raises:
+            UsageError: an output is a file of the dataset, or the folder lies among its recordings.
+        """
+        recordings = self.path / RECORDINGS
+        if (self.path / DATASET_FILE).is_file() and folder.resolve().is_relative_to(recordings.resolve()):
+            raise UsageError(f"{folder} lies among the recordings of the dataset, {recordings}: choose another folder")
+        refuse_output_on_input(outputs, self.files(), UsageError)
+
     def with_depth(self, maps: DepthMaps) -> Dataset:
         """Return the same frames with estimated depth instead of the sensor's.
 
@@ -319,7 +341,7 @@ class FolderLoader(FrameLoader):
 
     def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
         """Return (H, W) class ids, or None without a mask."""
-        return None if frame.mask is None else read_image(self._own(frame, frame.mask), "mask image", _ADVICE)
+        return None if frame.mask is None else read_ids(self._own(frame, frame.mask), _ADVICE)
 
     def _own(self, frame: FrameRecord, file: Path) -> Path:
         folder = self.path / RECORDINGS / frame.recording
@@ -348,7 +370,7 @@ def read_classes(path: Path) -> ClassList:
     """
     file = path / DATASET_FILE
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(file))
     except FileNotFoundError:
         raise DatasetError(
             f"{path} is not a dataset: expected {DATASET_FILE} in it; make one with `deal extract`"
@@ -381,23 +403,23 @@ def read_frames(path: Path, recording: str, classes: ClassList) -> Iterator[Fram
     file = folder / FRAMES_FILE
     stamps: set[int] = set()
     try:
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    frame = _parse_frame(folder, recording, line)
-                    frame.tags.vector(classes)
-                    if frame.stamp_ns in stamps:
-                        raise DatasetError(f"stamp {frame.stamp_ns} appears in an earlier line")
-                except DealError as error:
-                    raise DatasetError(f"{file} line {number}: {error}") from None
-                stamps.add(frame.stamp_ns)
-                yield frame
+        lines = read_lines(file)
     except FileNotFoundError:
         raise DatasetError(
             f"{folder} has no {FRAMES_FILE}: extract the recording again, or remove the folder"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file} cannot be read: {error}") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            frame = _parse_frame(folder, recording, line)
+            frame.tags.vector(classes)
+            if frame.stamp_ns in stamps:
+                raise DatasetError(f"stamp {frame.stamp_ns} appears in an earlier line")
+        except DealError as error:
+            raise DatasetError(f"{file} line {number}: {error}") from None
+        stamps.add(frame.stamp_ns)
+        yield frame
 
 
 def evenly_spread(dataset: Dataset, count: int) -> Dataset:

@@ -119,10 +119,11 @@ def write_depth_maps(
     Raises:
         DatasetError: an image is missing or damaged, or the folder is not writable or contains maps of another model or
             precision.
-        UsageError: the batch size is below 1, or the network overflows.
+        UsageError: the batch size is below 1, the network overflows, or the folder lies among the recordings.
     """
     if batch_size < 1:
         raise UsageError(f"expected a batch size of at least 1, found {batch_size}")
+    dataset.refuse_output(out)
     writer = DepthMapsWriter(out, estimator.kind, estimator.description)
     missing = [frame for frame in dataset.frames if not writer.maps.has(frame.key)]
     for _ in range(len(dataset) - len(missing)):

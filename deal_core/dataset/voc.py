@@ -11,17 +11,16 @@ In VOCdevkit/VOC2012:
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from deal_core.dataset.dataset import Dataset, FrameLoader, FrameRecord
-from deal_core.dataset.image_files import check_ids, first_few, inside, require_files
+from deal_core.dataset.image_files import SUFFIXES, ImageFinder, check_ids, first_few, inside, read_ids, require_files
 from deal_core.errors import DatasetError, UsageError, nearest_hint
+from deal_core.files import read_lines
 from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, TagMarker, TagState, UInt8Array
 
 VOC_CLASSES = ClassList(
@@ -60,7 +59,8 @@ def open_voc(path: Path | str, split: str = "") -> Dataset:
     root = _find_root(Path(path))
     names = _read_list(root, split)
     masks = root / ("SegmentationClassAug" if split == "train_aug" else "SegmentationClass")
-    frames = [_voc_frame(root, masks, name) for name in names]
+    finder = ImageFinder()
+    frames = [_voc_frame(root, masks, name, finder) for name in names]
     require_files([frame.color for frame in frames], root, f"images of the split {split}", _ADVICE)
     unknown = [frame.name for frame in frames if frame.mask is None and not _xml(root, frame.name).is_file()]
     if unknown:
@@ -82,29 +82,7 @@ class VocLoader(FrameLoader):
 
     def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
         """Return (H, W) class ids, or None without a mask."""
-        return None if frame.mask is None else read_palette_mask(frame.mask)
-
-
-def read_palette_mask(file: Path) -> UInt8Array:
-    """Return the (H, W) uint8 ids of a mask: the indices of a palette PNG, or the values of a grey one.
-
-    Raises:
-        DatasetError: the file is missing or damaged, or contains colours instead of ids.
-    """
-    try:
-        data = file.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode not in ("P", "L"):
-                raise DatasetError(
-                    f"mask {file} contains {image.mode} pixels, expected class ids as a palette or 8-bit grey PNG: if "
-                    "its colour map was applied before saving, save the ids instead, or unpack the masks again"
-                )
-            # numpy reads palette indices unchanged; a conversion by PIL or OpenCV would look up their colours.
-            return np.array(image, np.uint8)
-    except FileNotFoundError as error:
-        raise DatasetError(f"the mask {file} cannot be read ({error.strerror}): {_ADVICE}") from None
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise DatasetError(f"the mask {file} is damaged ({error}): {_ADVICE}") from None
+        return None if frame.mask is None else read_ids(frame.mask, _ADVICE)
 
 
 def _find_root(path: Path) -> Path:
@@ -125,11 +103,10 @@ def _read_list(root: Path, split: str) -> list[str]:
         source = "SBD's list, which is not in the VOC archive" if split == "train_aug" else "the VOC archive"
         raise DatasetError(f"{root} has no list of the split {split}: expected {files[0]}, from {source}")
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = read_lines(file)
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file} cannot be read: {error}") from None
-    # A line is the name of an image; in some lists the paths of the image and its mask.
-    names = [PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
+    names = [_image_name(line.strip()) for line in lines if line.strip()]
     if not names:
         raise DatasetError(f"{file} is empty, expected names of images: {_ADVICE}")
     repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
@@ -138,12 +115,24 @@ def _read_list(root: Path, split: str) -> list[str]:
     return names
 
 
-def _voc_frame(root: Path, masks: Path, name: str) -> FrameRecord:
+def _image_name(line: str) -> str:
+    """Return the path of an image in JPEGImages without its suffix, from a line of a list.
+
+    The line is that name, or a path with its suffix; some lists have the path of the mask behind it.
+    """
+    first = PurePosixPath(line.split()[0])
+    path = first if first.suffix.lower() in SUFFIXES else PurePosixPath(line)
+    parts = path.parts[path.parts.index("JPEGImages") + 1 :] if "JPEGImages" in path.parts else path.parts
+    name = PurePosixPath(*parts)
+    return str(name.with_suffix("") if name.suffix.lower() in SUFFIXES else name)
+
+
+def _voc_frame(root: Path, masks: Path, name: str, finder: ImageFinder) -> FrameRecord:
     mask = masks / f"{name}.png"
     return FrameRecord(
         recording="VOC2012",
         stamp_ns=0,
-        color=inside(root / "JPEGImages", f"{name}.jpg"),
+        color=finder.find(inside(root / "JPEGImages", name), ".jpg"),
         depth=None,
         mask=mask if mask.is_file() else None,
         tags=TagState(),
@@ -174,7 +163,7 @@ def _read_tags(root: Path, frame: FrameRecord) -> TagState:
 
 
 def _tags_of_mask(file: Path) -> TagState:
-    mask = read_palette_mask(file)
+    mask = read_ids(file, _ADVICE)
     check_ids(file, mask, VOC_CLASSES)
     ids = set(np.unique(mask).tolist()) - {BACKGROUND, UNLABELLED}
     return TagState(tuple(VOC_CLASSES.names[i - 1] for i in ids), marker=TagMarker.COMPLETE)

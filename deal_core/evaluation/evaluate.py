@@ -23,7 +23,7 @@ from deal_core.masks.score_dataset import CamSettings, ScoredFrame, check_use, d
 from deal_core.masks.threshold_rules import FixedRule, ThresholdRule, create_rule, need_depth_for_rule
 from deal_core.models.model_file import LoadedModel, Threshold
 from deal_core.runtime.segmenter import Segmenter
-from deal_core.structures import UNLABELLED, Sample, UInt8Array
+from deal_core.structures import UNLABELLED, Float32Array, Int64Array, Sample, UInt8Array
 
 Advance = Callable[[int], None]
 """Called with the number of steps done."""
@@ -76,11 +76,13 @@ def add_up(totals: C, frames: Iterable[C], advance: Advance = lambda frames: Non
     return totals
 
 
-def count_mask(prediction: UInt8Array, truth: UInt8Array | None, key: str, num_classes: int) -> MaskEvaluator:
+def count_mask(
+    prediction: UInt8Array, truth: UInt8Array | None, key: str, num_classes: int, tags: Float32Array | None = None
+) -> MaskEvaluator:
     """Return the counts of one frame; empty counts for a frame without a true mask."""
     counts = MaskEvaluator(num_classes)
     if truth is not None:
-        counts.update(prediction, truth, key)
+        counts.update(prediction, truth, key, tags)
     return counts
 
 
@@ -128,7 +130,8 @@ def evaluate_model(
     def count(frame: ScoredFrame) -> tuple[MaskEvaluator, MaskEvaluator]:
         mask, key = mask_of(frame.sample), frame.sample.key
         auto, oracle = (predict_mask(frame.scores, frame.tags, value) for value in (threshold.value, best.threshold))
-        return count_mask(auto, mask, key, len(classes)), count_mask(oracle, mask, key, len(classes))
+        tags = frame.sample.tags
+        return count_mask(auto, mask, key, len(classes), tags), count_mask(oracle, mask, key, len(classes), tags)
 
     def predict(few: Dataset) -> Iterable[PredictedFrame]:
         return predicted_frames(model, few, settings, threshold.value)
@@ -223,9 +226,11 @@ def evaluate_predictions(
     classes = dataset.classes
 
     def count(frame: PredictedFrame) -> tuple[MaskEvaluator]:
-        return (count_mask(frame.mask, frame.sample.mask, frame.sample.key, len(classes)),)
+        sample = frame.sample
+        return (count_mask(frame.mask, sample.mask, sample.key, len(classes), sample.tags),)
 
     (masks,) = add_up((MaskEvaluator(len(classes)),), map(count, predictions.frames(dataset)), advance)
+    _require_drawn_classes(masks.confusion.counts, dataset)
     if pictures:
         shown = tuple(show) or choose_frames(masks.frames, num_pictures)
         draw_frames(pictures, classes, _in_order(shown, dataset, predictions.frames), masks.frames)
@@ -277,6 +282,7 @@ def _choose_thresholds(
     def count(frame: ScoredFrame) -> tuple[ThresholdSweep, ThresholdRule]:
         sweep, rule, sample = ThresholdSweep(len(dataset.classes)), new_rule(), frame.sample
         sweep.update(frame.scores, frame.tags, mask_of(sample))
+        sweep.add_tags(sample.tags)
         rule.update(frame.scores, sample.depth, sample.depth_valid, frame.tags)
         return sweep, rule
 
@@ -286,7 +292,22 @@ def _choose_thresholds(
     sweep, rule = add_up(totals, map(count, score_frames(model, dataset, settings)), advance)
     if not sweep.counts.any():
         raise DatasetError(f"{dataset.path}: the masks have no labelled pixel, only {UNLABELLED} (ignored)")
+    _require_drawn_classes(sweep.counts, dataset)
     return sweep, Threshold(rule.threshold(), threshold_rule or own.rule)
+
+
+def _require_drawn_classes(counts: Int64Array, dataset: Dataset) -> None:
+    """Raise `DatasetError` if no mask contains a class, by counts (K + 1, ...) of the true ids, though some are tagged.
+
+    Masks of 0 and 255 draw an object as unlabelled: a model that finds nothing would be right everywhere.
+    """
+    tagged = [name for name, tags in zip(dataset.classes.names, dataset.tags.T, strict=True) if (tags == 1).any()]
+    if tagged and not counts[1:].any():
+        raise DatasetError(
+            f"{dataset.path}: no mask contains a class, only 0 (background) and {UNLABELLED} (unlabelled), but frames "
+            f"are tagged with {', '.join(tagged)}: save objects with the id of their class, 1 for "
+            f"{dataset.classes.names[0]}"
+        )
 
 
 def _in_order(

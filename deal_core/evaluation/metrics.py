@@ -36,6 +36,7 @@ class ConfusionMatrix:
 
     Attributes:
         counts: (K + 1, K + 2) int64 counts; rows are the truth, columns the prediction, the last column predicted 255.
+        tagged: (K,) bool: classes that `add_tags` was told to be present in an image.
 
     Example:
         >>> matrix = ConfusionMatrix(1)
@@ -47,6 +48,15 @@ class ConfusionMatrix:
     def __init__(self, num_classes: int) -> None:
         self.num_classes = checked_num_classes(num_classes)
         self.counts: Int64Array = np.zeros((num_classes + 1, num_classes + 2), np.int64)
+        self.tagged: BoolArray = np.zeros(num_classes, np.bool_)
+
+    def add_tags(self, tags: Array) -> None:
+        """Note the classes that are present in an image, 1 in its tags (K,).
+
+        Such a class has IoU 0, not nan, while no pixel of it is in truth or prediction: a class that is there and never
+        predicted would otherwise not count, for instance where masks leave it unlabelled.
+        """
+        self.tagged |= to_numpy(tags) == 1
 
     def update(self, prediction: Array, mask: Array) -> None:
         """Count one image or a batch.
@@ -71,10 +81,11 @@ class ConfusionMatrix:
         """Add the counts of another matrix over the same classes."""
         require_same(self.num_classes, other.num_classes, "num_classes")
         self.counts += other.counts
+        self.tagged |= other.tagged
 
     def iou(self) -> Float64Array:
-        """Return (K + 1,) intersection over union; nan for a class that is in neither truth nor prediction."""
-        return iou_of_confusions(self.counts[None])[0]
+        """Return (K + 1,) intersection over union; nan for a class in neither truth, prediction nor tags."""
+        return iou_of_confusions(self.counts[None], self.tagged)[0]
 
     def precision(self) -> Float64Array:
         """Return (K + 1,) share of correct pixels among the predicted ones; nan for a class without prediction."""
@@ -85,7 +96,7 @@ class ConfusionMatrix:
         return _divide(self._hits(), self.counts.sum(axis=1))
 
     def miou(self) -> float:
-        """Return the mean IoU over the classes in truth or prediction, background included; nan without any."""
+        """Return the mean IoU over the classes in truth, prediction or tags, background included; nan without any."""
         return float(mean_of_known(self.iou()[None])[0])
 
     def pixel_accuracy(self) -> float:
@@ -224,17 +235,21 @@ class MaskEvaluator:
         self.boundary = BoundaryScore(num_classes, tolerance=tolerance)
         self.frames: list[FrameScore] = []
 
-    def update(self, prediction: Array, mask: Array, key: str) -> FrameScore:
+    def update(self, prediction: Array, mask: Array, key: str, tags: Array | None = None) -> FrameScore:
         """Count one image and return its mIoU.
 
         Args:
             prediction: (H, W) ids 0..K or 255.
             mask: (H, W) truth; 255 is ignored.
             key: Key of the frame.
+            tags: (K,) with 1 for the classes that are present, see `ConfusionMatrix.add_tags`. They count for all
+                images together, not for the mIoU of this one.
         """
         one = ConfusionMatrix(self.confusion.num_classes)
         one.update(prediction, mask)
         self.confusion.merge(one)
+        if tags is not None:
+            self.confusion.add_tags(tags)
         self.boundary.update(prediction, mask)
         self.frames.append(FrameScore(key, one.miou()))
         return self.frames[-1]
@@ -275,11 +290,15 @@ def checked_mask(mask: Array, num_classes: int, what: str) -> npt.NDArray[Any]:
     return values
 
 
-def iou_of_confusions(counts: Int64Array) -> Float64Array:
-    """Return (T, K + 1) IoU of (T, K + 1, K + 1 or K + 2) confusion matrices; nan for an empty union."""
+def iou_of_confusions(counts: Int64Array, tagged: BoolArray) -> Float64Array:
+    """Return (T, K + 1) IoU of (T, K + 1, K + 1 or K + 2) confusion matrices.
+
+    The IoU of an empty union is 0 for a class that is `tagged` (K,) as present, else nan.
+    """
     hits = np.diagonal(counts, axis1=1, axis2=2)
     predicted = counts[:, :, : counts.shape[1]].sum(axis=1)
-    return _divide(hits, counts.sum(axis=2) + predicted - hits)
+    iou = _divide(hits, counts.sum(axis=2) + predicted - hits)
+    return np.where(np.isnan(iou) & np.concatenate([[False], tagged]), 0.0, iou)
 
 
 def _within(ours: BoolArray, theirs: BoolArray, reach: float) -> int:

@@ -15,8 +15,8 @@ from deal_core.evaluation.metrics import (
     require_same,
     require_same_shape,
 )
-from deal_core.masks.decide import threshold_bins, threshold_grid, winning_class
-from deal_core.structures import UNLABELLED, Float64Array, Int64Array
+from deal_core.masks.decide import threshold_bins, threshold_grid, to_numpy, winning_class
+from deal_core.structures import UNLABELLED, BoolArray, Float64Array, Int64Array
 
 if TYPE_CHECKING:
     from deal_core.structures import Array
@@ -60,6 +60,11 @@ class ThresholdSweep:
         self.num_classes = checked_num_classes(num_classes)
         self.thresholds = threshold_grid(bins)
         self.counts: Int64Array = np.zeros((num_classes + 1, num_classes, bins + 2), np.int64)
+        self.tagged: BoolArray = np.zeros(num_classes, np.bool_)
+
+    def add_tags(self, tags: Array) -> None:
+        """Note the classes that are present in an image, 1 in its tags (K,), as `ConfusionMatrix.add_tags` does."""
+        self.tagged |= to_numpy(tags) == 1
 
     def update(self, scores: Array, tags: Array | None, mask: Array) -> None:
         """Count one image.
@@ -87,10 +92,11 @@ class ThresholdSweep:
         """Add the counts of another sweep with the same classes and thresholds."""
         require_same(self.counts.shape, other.counts.shape, "classes and bins")
         self.counts += other.counts
+        self.tagged |= other.tagged
 
     def curve(self) -> SweepCurve:
         """Return the mIoU at every threshold."""
-        return SweepCurve(self.thresholds.copy(), mean_of_known(iou_of_confusions(self._confusions())))
+        return SweepCurve(self.thresholds.copy(), mean_of_known(iou_of_confusions(self._confusions(), self.tagged)))
 
     def best(self) -> ThresholdChoice:
         """Return the threshold with the highest mIoU, the lowest among equals; raise `ValueError` without any count."""

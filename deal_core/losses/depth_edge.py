@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deal_core.losses.tags import check_cams
+from deal_core.losses.tags import check_cams, nan_unless_finite
 from deal_core.structures import DepthKind, valid_depth
 from deal_core.surfaces.filling import fill_depth
 
@@ -107,7 +107,7 @@ class AlignmentTerms:
     """The loss, and the loss of a flat CAM for comparison.
 
     Args:
-        loss: scalar in [-1, 1].
+        loss: scalar in [-1, 1]; nan if a CAM of a present class contains nan or infinity.
         flat: scalar in [-1, 1], the loss of a CAM without edges on the same batch. Only the difference between
             the two describes the CAM.
     """
@@ -120,6 +120,8 @@ def depth_edge_alignment_loss(
     cams: Tensor, depth: Tensor, tags: Tensor, *, valid: Tensor | None = None, **options: Any
 ) -> Tensor:
     """Return the Depth Edge Alignment Loss, a scalar in [-1, 1] (arXiv 2509.17702).
+
+    It is nan if a CAM of a class that is present in the batch contains nan or infinity, so that a training can stop.
 
     Args:
         cams: (B, K, h, w) class activation maps, raw logits; resampled bilinearly to `size`.
@@ -294,7 +296,7 @@ class DepthEdgeAlignmentLoss(nn.Module):
             cams, share = cams[:, used], share[:, used]
             edges_of = partial(cam_edges, size=size, value=options.cam_value, edge=options.cam_edge)
             agreement = (edge_sign(edges_of(cams.to(dtype)), options.mu) * target).mean(dim=(-2, -1))
-            loss = -(share * agreement).sum(1).mean()
+            loss = nan_unless_finite(-(share * agreement).sum(1).mean(), cams)
             without_edges = edges_of(torch.zeros_like(cams[:1, :1]))
             flat_agreement = (edge_sign(without_edges.to(dtype), options.mu) * target).mean(dim=(-2, -1))
             flat = -(flat_agreement * share.sum(1, keepdim=True)).mean().detach()

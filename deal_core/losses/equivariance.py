@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deal_core.losses.tags import nan_unless_finite
+
 EPSILON = 1e-5
 
 
@@ -101,7 +103,8 @@ def refined_minimum_loss(refined: Tensor, tags: Tensor, *, share: float = 0.25) 
     _check_shapes(tags, refined)
     strongest = refined.where((tags == 1)[..., None, None], 0.0).amax(dim=1).flatten(1)
     count = max(int(strongest.shape[1] * share), 1)
-    return strongest.topk(count, dim=1, largest=False, sorted=False).values.relu().mean()
+    lowest = strongest.topk(count, dim=1, largest=False, sorted=False).values
+    return nan_unless_finite(lowest.relu().mean(), strongest)
 
 
 def _one_hot(cams: Tensor) -> Tensor:

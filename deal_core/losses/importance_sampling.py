@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor, nn
 
-from deal_core.losses.tags import check_cams, tag_loss
+from deal_core.losses.tags import check_cams, nan_unless_finite, tag_loss
 
 _FLOOR = 1e-5  # lets a map of zeros be sampled, as published
 
@@ -33,7 +33,8 @@ def importance_sampling_loss(
 ) -> Tensor:
     """Return the importance sampling loss, a scalar >= 0 (arXiv 2304.02621).
 
-    The published tag loss is 0.2 of this loss and 0.8 of the loss of the map's mean.
+    The published tag loss is 0.2 of this loss and 0.8 of the loss of the map's mean. The loss is nan if a map with a
+    known tag contains nan or infinity.
 
     Args:
         cams: (B, K, h, w) class activation maps, raw logits, of the foreground classes.
@@ -58,7 +59,8 @@ def importance_sampling_loss(
             positions = draw_positions(cells, samples, generator)
         drawn = cells.gather(2, positions)
         count = positions.shape[2]
-        return tag_loss(drawn.transpose(1, 2).flatten(0, 1), tags.repeat_interleave(count, dim=0))
+        loss = tag_loss(drawn.transpose(1, 2).flatten(0, 1), tags.repeat_interleave(count, dim=0))
+        return nan_unless_finite(loss, cells.where(~torch.isnan(tags)[..., None], 0.0))
 
 
 def draw_positions(cells: Tensor, samples: int, generator: Generator | None = None) -> Tensor:
@@ -69,7 +71,7 @@ def draw_positions(cells: Tensor, samples: int, generator: Generator | None = No
         samples: number of indices for each map.
         generator: random generator on the device of `cells`.
     """
-    shares = cells.detach().sigmoid() + _FLOOR
+    shares = cells.detach().sigmoid().nan_to_num(0.0) + _FLOOR  # nan cannot be drawn; the loss tells of it
     return torch.multinomial(shares.flatten(0, 1), samples, replacement=True, generator=generator).unflatten(
         0, cells.shape[:2]
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,6 +34,16 @@ def tag_loss(logits: Tensor, tags: Tensor) -> Tensor:
     target = tags.where(known, 0.0).to(logits.dtype)
     losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return losses.where(known, 0.0).sum() / known.sum().clamp_min(1)
+
+
+def nan_unless_finite(loss: Tensor, *maps: Tensor) -> Tensor:
+    """Return the loss, or nan if a map that it was computed from contains nan or infinity.
+
+    A maximum or a clamp may hide such a value from the loss, while its gradient is nan. It needs no synchronisation
+    with a GPU.
+    """
+    finite = torch.stack([torch.isfinite(values).all() for values in maps]).all()
+    return torch.where(finite, loss, math.nan)
 
 
 def check_cams(cams: Tensor, tags: Tensor) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deal_core.dataset.dataset import Dataset
-from deal_core.dataset.image_files import first_few
+from deal_core.dataset.image_files import first_few, read_ids
 from deal_core.devices import resolve_device
 from deal_core.errors import DatasetError, UsageError, explain_invalid
 from deal_core.files import replacing
@@ -64,7 +64,8 @@ def write_cams(
         DatasetError: `score_frames` raises it, the folder holds CAMs of another model or other settings, or it cannot
             be written.
         ModelFileError: `score_frames` raises it.
-        UsageError: `score_frames` raises it, or the ignore band is not two increasing thresholds in [0, 1].
+        UsageError: `score_frames` raises it, the ignore band is not two increasing thresholds in [0, 1], or the files
+            would replace those of the dataset.
     """
     settings = settings or CamSettings()
     if ignore_band and not 0 <= ignore_band[0] <= ignore_band[1] <= 1:
@@ -72,8 +73,9 @@ def write_cams(
     check_use(model.info, dataset, settings)
     resolve_device(settings.device)
     chosen = threshold or decision_threshold(model, settings)
-    _claim_folder(out, _describe(model, settings, chosen, ignore_band))
     paths = {frame.key: cam_paths(out, frame.key) for frame in dataset.frames}
+    dataset.refuse_output(out, (file for files in paths.values() for file in files))
+    _claim_folder(out, _describe(model, settings, chosen, ignore_band))
     missing = dataset.subset(predicate=lambda frame: not all(p.exists() for p in paths[frame.key]))
     for _ in range(len(dataset) - len(missing)):
         yield False
@@ -179,10 +181,8 @@ def read_mask(folder: Path, key: str, size: tuple[int, ...], num_classes: int) -
         DatasetError: the mask is missing, damaged or of another size, or holds another id.
     """
     file = cam_paths(folder, key)[1]
-    mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED) if file.is_file() else None
-    if mask is None:
-        raise DatasetError(f"{file}: missing or damaged; run `deal cams` on the same frames again")
-    if mask.dtype != np.uint8 or mask.shape != size or not (mask[mask != UNLABELLED] <= num_classes).all():
+    mask = read_ids(file, "run `deal cams` on the same frames again")
+    if mask.shape != size or not (mask[mask != UNLABELLED] <= num_classes).all():
         raise DatasetError(
             f"{file}: expected a mask uint8 {tuple(size)} with ids up to {num_classes}, found {mask.dtype} {mask.shape}"
         )

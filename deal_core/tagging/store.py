@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from deal_core.dataset.dataset import FRAMES_FILE, RECORDINGS, FrameRecord, read_classes, read_frames, recording_names
 from deal_core.errors import DatasetError, UsageError
-from deal_core.files import os_errors_as, replacing
+from deal_core.files import os_errors_as, read_lines, replacing
 from deal_core.structures import ClassList, TagMarker, TagState
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
@@ -204,9 +204,8 @@ class _RecordingFile:
     def read(cls, dataset: Path, recording: str, classes: ClassList) -> _RecordingFile:
         path = dataset / RECORDINGS / recording / FRAMES_FILE
         frames = list(read_frames(dataset, recording, classes))
-        with path.open(encoding="utf-8") as file:
-            lines = [line.rstrip("\n") for line in file]
-            signature = _signature(os.fstat(file.fileno()))
+        signature = _signature(path.stat())
+        lines = read_lines(path)
         if not os.access(path.parent, os.W_OK):
             raise DatasetError(f"{path.parent} is not writable, but its {FRAMES_FILE} keeps the tags: make it writable")
         return cls(path, frames, lines, signature)

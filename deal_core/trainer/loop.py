@@ -127,7 +127,11 @@ def end_step(fabric: Fabric, optimizer: Optimizer, losses: Mapping[str, Tensor],
     optimizer.step()
     values = {name: float(value.detach()) for name, value in losses.items()}
     if not math.isfinite(values["loss"]):
-        raise ConfigError(f"the loss became {values['loss']} at step {state.step}: lower optimizer.learning_rate")
+        wrong = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
+        raise ConfigError(
+            f"the loss became {values['loss']} at step {state.step}: lower optimizer.learning_rate; the outputs of the "
+            f"network are not finite ({wrong})"
+        )
     return values
 
 

@@ -13,3 +13,5 @@ REAL_FRAMES = Path(os.environ.get(FRAMES_VARIABLE) or _SHARED / "data" / "ycb_vi
 """Folder of real frames; `helpers.real_frames` describes its layout."""
 MOBILENET = Path(os.environ.get(WEIGHTS_VARIABLE) or _SHARED / "weights" / "mobilenetv2_100.safetensors")
 """Weights of timm's mobilenetv2_100."""
+CASES = _SHARED / "cases"
+"""Folder of the scripts that `test_cases.py` runs."""

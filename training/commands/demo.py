@@ -297,10 +297,11 @@ def _score_masks(masks: Path, frames: Dataset) -> MaskScore:
     evaluator = MaskEvaluator(len(frames.classes))
     for frame in frames.frames:
         file = masks / f"{frame.stamp_ns}.png"
-        truth = frames.load(frame).mask
+        sample = frames.load(frame)
+        truth = sample.mask
         mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED) if file.exists() else None
         if mask is not None and truth is not None:
-            evaluator.update(mask, truth, frame.key)
+            evaluator.update(mask, truth, frame.key, sample.tags)
     return evaluator.score(frames.classes, rule="node")
 
 

@@ -47,7 +47,7 @@ def export(
     Example: deal export runs/kitchen/model.safetensors --out kitchen.onnx
     """
     from deal_core.errors import UsageError
-    from deal_core.files import replacing
+    from deal_core.files import refuse_output_on_input, replacing
     from deal_core.models.model_file import load_model
     from deal_core.runtime.onnx_export import OPSET, export_onnx
     from deal_core.runtime.open_backend import scaled_size
@@ -62,6 +62,7 @@ def export(
     loaded = load_model(model)
     source = SourceOptions(layout, recordings=recordings, frames=frames or 100)
     dataset = _open(loaded, source, calibrate) if calibrate else None
+    refuse_output_on_input([out], [model, *(dataset.files() if dataset else ())], UsageError)
     exported = export_onnx(loaded, scaled_size(loaded.info.input_size, input_size))
     data, said = exported.data, f"differs from PyTorch by at most {exported.difference:.1e}"
     if dataset is not None:

@@ -13,8 +13,6 @@ from training.support.options import DeviceOption
 if TYPE_CHECKING:
     from deal_core.structures import Float32Array
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
-
 
 def segment(
     model: Annotated[Path, typer.Argument(help="Model file (.safetensors, or .onnx written by deal export).")],
@@ -33,23 +31,24 @@ def segment(
     import cv2
     import numpy as np
 
+    from deal_core.dataset.image_files import read_color
     from deal_core.drawing import mask_overlay
     from deal_core.errors import DatasetError, UsageError
-    from deal_core.files import replacing
+    from deal_core.files import refuse_output_on_input, replacing
     from deal_core.runtime.segmenter import Segmenter
     from training.support.console import console, track
 
-    files = find_images(images)
+    files, passed_over = find_images(images)
+    refuse_output_on_input([out], {*(file.parent for file in files), *([depth] if depth else [])}, UsageError)
+    if passed_over:
+        console().print(f"passed over, no images: {_first_few(passed_over)}", markup=False)
     segmenter = Segmenter.load(model, device=device)
     if depth is not None and not segmenter.uses_depth:
         raise UsageError(f"--depth: {model} does not use depth")
     without_depth = 0
     shares = np.zeros(256, np.int64)
     for file in track(files, "segmenting", len(files)):
-        image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DatasetError(f"{file}: cannot be read as an image; expected PNG, JPEG or BMP")
-        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        rgb = read_color(file, "image", "convert it, or leave it out")
         metres = None if depth is None else _read_depth(depth / f"{file.stem}.png", rgb.shape[:2])
         without_depth += segmenter.uses_depth and metres is None
         mask = segmenter.segment(rgb, metres).mask
@@ -81,24 +80,39 @@ def _read_depth(file: Path, size: tuple[int, ...]) -> Float32Array | None:
     return depth_to_metres(depth_mm)[0]
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Return the image files among the paths and in the folders among them; those of a folder sorted by name.
+def find_images(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the images among the paths and in the folders among them, and the other files of the folders.
+
+    What a folder contains is an image by its first bytes or its suffix. Hidden files, such as those that macOS writes
+    beside each file, are no images.
 
     Raises:
-        UsageError: a path does not exist, there is no image, or two images have the same name.
+        UsageError: a path does not exist, there is no image, or the masks of two images would have one name.
     """
+    from deal_core.dataset.image_files import is_image
     from deal_core.errors import UsageError
 
     files: list[Path] = []
+    passed_over: list[Path] = []
     for path in paths:
         if not path.exists():
             raise UsageError(f"{path}: expected an image file or a folder of images, found nothing")
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        files += [file for file in inside if file.suffix.lower() in _SUFFIXES]
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if file.is_file():
+                chosen = is_image(file) and (file == path or not file.name.startswith("."))
+                (files if chosen else passed_over).append(file)
     if not files:
-        raise UsageError(f"no image among {', '.join(map(str, paths))}: expected {', '.join(_SUFFIXES)}")
-    stems = [file.stem for file in files]
-    repeated = next((file for file in files if stems.count(file.stem) > 1), None)
-    if repeated:
-        raise UsageError(f"several images are named '{repeated.stem}' and would be written to the same mask file")
-    return files
+        found = f", found {_first_few(passed_over)}" if passed_over else ""
+        raise UsageError(f"no image among {', '.join(map(str, paths))}: expected PNG, JPEG, WebP, BMP or TIFF{found}")
+    taken: dict[str, Path] = {}
+    for file in files:
+        for name in (file.stem, f"{file.stem}_overlay"):
+            if taken.setdefault(name, file) != file:
+                raise UsageError(f"{taken[name]} and {file} would both be written to {name}.png: segment them apart")
+    return files, passed_over
+
+
+def _first_few(files: Sequence[Path]) -> str:
+    from deal_core.dataset.image_files import first_few
+
+    return f"{len(files)} files, as {first_few([file.name for file in files])}"
