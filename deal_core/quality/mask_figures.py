@@ -13,7 +13,7 @@ import numpy as np
 
 from deal_core.dataset.dataset import Dataset, evenly_spread
 from deal_core.errors import DatasetError
-from deal_core.masks.mask_folder import check_masks, read_mask
+from deal_core.masks.mask_folder import cam_paths, check_masks, read_mask
 from deal_core.quality.second_opinion import cell_grid, describe_cells, folds_of, mask_shares, second_opinion
 from deal_core.structures import (
     UNLABELLED,
@@ -101,18 +101,19 @@ class MaskFigures:
 def measure_masks(
     folder: Path, dataset: Dataset, *, advance: Callable[[int], None] = lambda frames: None
 ) -> MaskFigures:
-    """Measure the pseudo masks of a folder on at most `MEASURED_FRAMES` frames, evenly spread.
+    """Measure the pseudo masks of a folder on at most `MEASURED_FRAMES` of its frames, evenly spread.
 
     Args:
-        folder: Folder by `deal_core.masks.mask_folder.write_cams`.
+        folder: Folder by `deal_core.masks.mask_folder.write_cams`; it may hold masks of some frames only.
         dataset: Frames with their tags; drawn masks are not read.
         advance: Function to call with the number of processed frames.
 
     Raises:
-        DatasetError: the folder is for other classes, lacks frames, or a file is missing or damaged.
+        DatasetError: the folder is for other classes, holds no mask of these frames, or a file is damaged.
     """
-    check_masks(folder, dataset)
-    frames = evenly_spread(dataset, MEASURED_FRAMES)
+    frames = dataset.subset(predicate=lambda frame: cam_paths(folder, frame.key)[1].is_file())
+    check_masks(folder, frames if len(frames) else dataset)
+    frames = evenly_spread(frames, MEASURED_FRAMES)
     meter = MaskMeter(dataset.classes, dataset.depth_kind)
     for done, record in enumerate(frames.frames, 1):
         sample = frames.load(record)
