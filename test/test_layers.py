@@ -25,7 +25,7 @@ FLOORS = (
     ("deal_core.experiments",),
     ("deal_core.report",),
     ("deal_core.trainer",),
-    ("deal_core.evaluation",),
+    ("deal_core.evaluation", "deal_core.quality"),
     ("deal_core.runtime", "deal_core.recorder", "deal_core.tagging"),
     ("deal_core.masks", "deal_core.web"),
     ("deal_core.models", "deal_core.dataset", "deal_core.synthetic", "deal_core.drawing"),
@@ -36,7 +36,7 @@ FLOORS = (
     ("deal_core",),
 )
 FLAT = {"structures", "settings_file", "devices", "errors", "files", "isolated_python", "drawing"}
-NEVER_IN_DEAL_ROS = ("trainer", "evaluation", "report", "experiments", "masks")
+NEVER_IN_DEAL_ROS = ("trainer", "evaluation", "quality", "report", "experiments", "masks")
 
 
 def modules() -> dict[str, Path]:

@@ -55,6 +55,10 @@ PUBLIC = {
         "MaskEvaluator MaskScore Predictions SeedSummary SweepCurve ThresholdChoice ThresholdSweep "
         "evaluate_masks evaluate_model evaluate_predictions summarise_seeds"
     ),
+    "deal_core.quality": (
+        "ClassMaskFigures ClassTagFigures ClassVerdict Finding MaskFigures MaskMeter TagFigures TrainingFacts Verdict "
+        "choose_source judge measure_masks measure_tags training_facts"
+    ),
     "deal_core.report": ("read_run render_report write_report"),
     "deal_core.trainer": ("DistillResult DistillSettings Progress TrainResult TrainSettings distill fit train"),
     "deal_core.experiments": ("ExperimentOptions collect_rows make_plan run_plan write_table"),

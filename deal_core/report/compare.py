@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deal_core.dataset.dataset import Dataset, with_masks
+from deal_core.dataset.dataset import Dataset, evenly_spread, with_masks
 from deal_core.errors import UsageError
 from deal_core.evaluation.agreement import AgreementEvaluator
 from deal_core.evaluation.evaluate import (
@@ -22,6 +22,10 @@ from deal_core.evaluation.result import EvaluationResult
 from deal_core.masks.mask_folder import CAMS_FILE, check_masks
 from deal_core.masks.score_dataset import CamSettings, check_use, decision_threshold
 from deal_core.models.model_file import MODEL_FILE, LoadedModel, load_model
+from deal_core.quality.mask_figures import MEASURED_FRAMES, MaskMeter
+from deal_core.quality.tag_figures import measure_tags
+from deal_core.quality.training_facts import training_facts
+from deal_core.quality.verdict import Verdict, judge
 from deal_core.report.page import HISTORY_FILE, Run, read_history
 from deal_core.structures import Float64Array
 
@@ -105,6 +109,22 @@ def predict_frames(candidate: Candidate, dataset: Dataset, settings: CamSettings
     return predictions_in_folder(candidate.folder, dataset).frames(dataset)
 
 
+def judge_candidate(candidate: Candidate, dataset: Dataset, settings: CamSettings) -> Verdict:
+    """Return the verdict on the masks of a candidate, without drawn masks.
+
+    Raises:
+        DealError: `predict_frames` raises it.
+    """
+    few = evenly_spread(dataset, MEASURED_FRAMES)
+    meter = MaskMeter(dataset.classes, dataset.depth_kind)
+    for record, frame in zip(few.frames, predict_frames(candidate, few, settings), strict=True):
+        meter.update(frame.sample, frame.mask, (record.recording, record.segment))
+    if candidate.model is None:
+        return judge(meter.figures())
+    tags = measure_tags(candidate.model, few, device=settings.device)
+    return judge(meter.figures(), tags, training_facts(candidate.model.info, candidate.folder))
+
+
 def compare(
     candidates: Sequence[Candidate],
     dataset: Dataset,
@@ -148,7 +168,8 @@ def compare(
         frames = predict_frames(candidate, few, settings)
         draw_frames(work / str(index), few.classes, frames, result.per_frame)
         history = read_history(candidate.folder / HISTORY_FILE) if candidate.model else None
-        runs.append(Run(candidate.folder, result, history, read_pictures(work / str(index))))
+        verdict = judge_candidate(candidate, dataset, settings)
+        runs.append(Run(candidate.folder, result, history, read_pictures(work / str(index)), verdict))
     return Comparison(tuple(runs), pairs)
 
 

@@ -25,6 +25,7 @@ from deal_core.evaluation.picture_folder import Picture, read_pictures, worst_fr
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.evaluation.seeds import SeedSummary, summarise_seeds
 from deal_core.files import replacing
+from deal_core.quality.verdict import ClassVerdict, Verdict
 from deal_core.report.charts import SERIES_COLORS, Line, Mark, line_chart, smooth
 from deal_core.structures import Float64Array, Int64Array
 
@@ -47,12 +48,16 @@ class History:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The content of a report about one run; `history` is None and `pictures` empty if the run has none."""
+    """The content of a report about one run; what the run does not have is None or empty.
+
+    `verdict` says without drawn masks whether the run is good enough.
+    """
 
     folder: Path
     evaluation: EvaluationResult
     history: History | None = None
     pictures: tuple[Picture, ...] = ()
+    verdict: Verdict | None = None
 
     @property
     def headline(self) -> MaskScore | None:
@@ -63,7 +68,7 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Read a run folder; raise `EvaluationError` if it has no evaluation, or a file cannot be read."""
     evaluation = EvaluationResult.read(folder)
-    return Run(folder, evaluation, read_history(folder / HISTORY_FILE), read_pictures(folder))
+    return Run(folder, evaluation, read_history(folder / HISTORY_FILE), read_pictures(folder), Verdict.read(folder))
 
 
 def read_history(path: Path) -> History | None:
@@ -157,6 +162,8 @@ def render_report(
         history=_history_charts(views),
         frames=_frame_cards(views, num_pictures),
         pairs=pairs,
+        judged=[view for view in views if view.run.verdict],
+        verdicts=_verdict_rows(views, colors),
         has_truth=not any(view.headline and view.headline.rule == AGREEMENT for view in views),
         legend=list(colors.items()),
     )
@@ -203,6 +210,15 @@ class _ClassRow:
     name: str
     color: str
     cells: tuple[_ClassCell, ...]
+
+
+@dataclass(frozen=True)
+class _VerdictRow:
+    """A class with the verdicts of the runs that were judged; None for a run without the class."""
+
+    name: str
+    color: str
+    cells: tuple[ClassVerdict | None, ...]
 
 
 @dataclass(frozen=True)
@@ -313,6 +329,13 @@ def _class_rows(views: Sequence[_View], colors: Mapping[str, str]) -> list[_Clas
             cells.append(_ClassCell(entry.iou, entry.precision, entry.recall, entry.boundary_f, difference))
         rows.append(_ClassRow(name, color, tuple(cells)))
     return rows
+
+
+def _verdict_rows(views: Sequence[_View], colors: Mapping[str, str]) -> list[_VerdictRow]:
+    """Return one row per class that was judged in any run."""
+    judged = [{one.name: one for one in view.run.verdict.classes} for view in views if view.run.verdict]
+    rows = [_VerdictRow(name, color, tuple(of_run.get(name) for of_run in judged)) for name, color in colors.items()]
+    return [row for row in rows if any(row.cells)]
 
 
 def _threshold_chart(views: Sequence[_View]) -> str:

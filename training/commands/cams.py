@@ -43,6 +43,9 @@ def cams(
 ) -> None:
     """Write class scores and pseudo masks of every frame. An interrupted run continues where it stopped.
 
+    At the end, the masks are judged without drawn masks; warnings say what is wrong and what to do, and
+    quality.json in the folder holds the verdict.
+
     Example: deal cams runs/kitchen/model.safetensors kitchen --out kitchen_masks --refine walk
     """
     from deal_core.errors import UsageError
@@ -59,6 +62,21 @@ def cams(
     steps = write_cams(loaded, frames, out, settings, threshold=threshold, ignore_band=band)
     made = sum(track(steps, "CAMs", total=len(frames)))
     console().print(f"{out}: {made} frames written, {len(frames) - made} existed already", markup=False)
+    _judge(out, frames, loaded, threshold)
+
+
+def _judge(out: Path, frames: Dataset, model: LoadedModel, threshold: Threshold | None) -> None:
+    """Judge the masks of the folder, write the verdict there and print what is not good."""
+    from dataclasses import replace
+
+    from deal_core.quality.training_facts import training_facts
+    from deal_core.quality.verdict import judge
+    from training.support.quality import count_masks, print_outcome
+
+    info = replace(model.info, threshold=threshold) if threshold else model.info
+    verdict = judge(count_masks(out, frames), training=training_facts(info))
+    verdict.write(out)
+    print_outcome(verdict)
 
 
 def _threshold(model: LoadedModel, frames: Dataset, out: Path, settings: CamSettings, rule: str) -> Threshold:

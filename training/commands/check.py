@@ -4,6 +4,7 @@ deal check kitchen_1
 deal check kitchen --json
 deal check kitchen_1 --repair
 deal check VOCdevkit --as voc --split train_aug --depth voc_depth
+deal check kitchen --quality kitchen_masks --model runs/kitchen/model.safetensors
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from training.support.options import ClassIdsOption, ColorTopicOption, DepthTopi
 
 if TYPE_CHECKING:
     from deal_core.dataset.check import DatasetReport
+    from deal_core.dataset.settings import SourceSettings
     from deal_core.recording.repair import Repair
     from deal_core.recording.report import RecordingReport
 
@@ -44,6 +46,13 @@ def check(
     out: Annotated[
         Path | None, typer.Option(help="With --repair: the new recording. Default: <path>_repaired beside the old one.")
     ] = None,
+    quality: Annotated[
+        Path | None,
+        typer.Option(help="For a dataset: folder of its pseudo masks (`deal cams`) to judge, without drawn masks."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="With --quality: the model behind the masks, whose tags are judged with them.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Report counts, losses by cause, gaps, depth, tags and errors of a recording or dataset.
@@ -54,13 +63,19 @@ def check(
     to a new recording, which is then checked; the damaged one is not changed, and a complete one is not copied.
     Exit code 0: the recording was complete, or the new one was written. 1: nothing could be saved or written.
 
+    With --quality, the command judges the pseudo masks of a dataset, class by class, from figures that need no drawn
+    mask. Exit code 0: the verdict is good or doubtful. 1: it is bad.
+
     Example: deal check kitchen_1
     """
     from deal_core.dataset.check import check_dataset, check_recording, is_dataset
     from deal_core.recording.repair import repair_recording
     from training.support.console import progress
 
-    _refuse_unused(path, layout, split, depth, repair=repair, out=out)
+    _refuse_unused(path, layout, split, depth, repair=repair, out=out, quality=quality, model=model)
+    if quality:
+        _check_quality(_source(path, layout, split, class_ids, depth), quality, model, as_json=as_json)
+        return
     with progress(quiet=as_json) as bar:
 
         def start(total: int | None) -> None:
@@ -89,7 +104,15 @@ def check(
 
 
 def _refuse_unused(
-    path: Path, layout: str | None, split: str, depth: Path | None, *, repair: bool, out: Path | None
+    path: Path,
+    layout: str | None,
+    split: str,
+    depth: Path | None,
+    *,
+    repair: bool,
+    out: Path | None,
+    quality: Path | None,
+    model: Path | None,
 ) -> None:
     """Refuse options that do not apply to what `path` is."""
     from deal_core.dataset.check import is_dataset
@@ -99,21 +122,58 @@ def _refuse_unused(
         raise UsageError(f"--split {split} needs --as: recordings and deal datasets have no splits")
     if layout is None and depth and not is_dataset(path):
         raise UsageError(f"--depth {depth} is for datasets, and {path} is not one: give its layout with --as")
+    if quality and layout is None and not is_dataset(path):
+        raise UsageError(f"--quality {quality} is for the masks of a dataset, and {path} is not one")
+    if repair and quality:
+        raise UsageError("--repair is for recordings and --quality for the masks of a dataset: use one of them")
     if repair and (layout or is_dataset(path)):
         raise UsageError(f"--repair is for recordings, and {path} is a dataset: extract its recordings again")
+    if model and not quality:
+        raise UsageError(f"--model {model} needs --quality: without it, the dataset itself is checked")
     if out and not repair:
         raise UsageError(f"--out {out} needs --repair: the command writes nothing else")
+
+
+def _check_quality(source: SourceSettings, masks: Path, model: Path | None, *, as_json: bool) -> None:
+    """Print the verdict on the masks of a folder; raise `typer.Exit` with 1 if it is bad."""
+    from deal_core.dataset.open import open_dataset
+    from deal_core.models.model_file import load_model
+    from deal_core.quality.training_facts import training_facts
+    from deal_core.quality.verdict import judge
+    from training.support.console import print_json, undefined_as_null
+    from training.support.quality import count_masks, count_tags, print_verdict
+
+    dataset = open_dataset(source)
+    loaded = load_model(model, expected_classes=dataset.classes) if model else None
+    figures = count_masks(masks, dataset, quiet=as_json)
+    tags = count_tags(loaded, dataset, quiet=as_json) if loaded else None
+    training = training_facts(loaded.info, model.parent) if loaded and model else None
+    verdict = judge(figures, tags, training)
+    if as_json:
+        measured = {"masks": figures, "tags": tags, "training": training}
+        from_figures = {name: undefined_as_null(asdict(one)) for name, one in measured.items() if one}
+        print_json({"kind": "quality", **verdict.to_json(), "figures": from_figures})
+    else:
+        print_verdict(verdict)
+    if verdict.grade == "bad":
+        raise typer.Exit(1)
 
 
 def _published_checker(
     path: Path, layout: OfficialLayout, split: str, class_ids: ClassIds, depth: Path | None
 ) -> Callable[..., DatasetReport]:
     from deal_core.dataset.check import check_source
+
+    return partial(check_source, _source(path, layout, split, class_ids, depth), as_hope=layout == "hope")
+
+
+def _source(
+    path: Path, layout: OfficialLayout | None, split: str, class_ids: ClassIds, depth: Path | None
+) -> SourceSettings:
     from deal_core.dataset.settings import SourceSettings
 
-    name: Layout = "bop" if layout == "hope" else layout
-    source = SourceSettings(path=path, format=name, split=split, depth=depth, class_ids=class_ids)
-    return partial(check_source, source, as_hope=layout == "hope")
+    name: Layout = "bop" if layout == "hope" else layout or "deal"
+    return SourceSettings(path=path, format=name, split=split, depth=depth, class_ids=class_ids)
 
 
 def _print(report: DatasetReport | RecordingReport, repair: Repair | None, *, as_json: bool) -> None:

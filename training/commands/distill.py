@@ -34,7 +34,8 @@ def distill(
 ) -> None:
     """Train a segmenter for the robot on pseudo masks written by `deal cams`, or on drawn masks.
 
-    At the end the segmenter is compared with the masks of held-out frames, class by class; distill.json holds the
+    Before the training, the pseudo masks are judged, and warnings say what is wrong with them and what to do. At the
+    end the segmenter is compared with the masks of held-out frames, class by class; distill.json holds the
     same figures. The run folder has the layout of `deal train`, and the same command continues an interrupted run.
 
     Example: deal distill config/distill.yaml data.path=kitchen masks=kitchen_masks output=runs/student
@@ -43,7 +44,10 @@ def distill(
     from deal_core.trainer.settings import DistillSettings
     from training.support.console import console, is_first_process, print_json
 
-    result = run_distillation(load_settings(DistillSettings, config, overrides or []), quiet=as_json)
+    settings = load_settings(DistillSettings, config, overrides or [])
+    if is_first_process() and settings.masks != "drawn":
+        _judge_masks(settings, quiet=as_json)
+    result = run_distillation(settings, quiet=as_json)
     if not is_first_process():
         return
     if as_json:
@@ -51,6 +55,16 @@ def distill(
         return
     console().print(f"model: {result.model} (each pixel takes its strongest class or background)", markup=False)
     _print_scores(result)
+
+
+def _judge_masks(settings: DistillSettings, *, quiet: bool) -> None:
+    """Print what is wrong with the pseudo masks before a segmenter learns them."""
+    from deal_core.dataset.open import open_dataset
+    from deal_core.quality.verdict import judge
+    from training.support.quality import count_masks, print_outcome
+
+    figures = count_masks(Path(settings.masks), open_dataset(settings.data), quiet=quiet)
+    print_outcome(judge(figures))
 
 
 def run_distillation(settings: DistillSettings, *, quiet: bool = False) -> DistillResult:

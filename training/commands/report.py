@@ -119,6 +119,7 @@ def _figures(run: Run) -> dict[str, Any]:
         "frames": evaluation.num_frames,
         "auto": _score(evaluation.auto),
         "oracle": _score(evaluation.oracle),
+        "quality": run.verdict.to_json() if run.verdict else None,
     }
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from deal_core.quality.verdict import Verdict
     from deal_core.trainer.cam_training import TrainResult
     from deal_core.trainer.settings import TrainSettings
 
@@ -27,7 +28,8 @@ def train(
     """Train a CAM network from tags and depth. Training reads no masks.
 
     The run folder contains settings.yaml, history.jsonl, tensorboard/, checkpoint.pt and, at the end,
-    model.safetensors. The same command continues an interrupted run. To use several GPUs or processes:
+    model.safetensors and quality.json: a verdict without masks, whose warnings are printed, too. The same command
+    continues an interrupted run. To use several GPUs or processes:
     torchrun --nproc-per-node 2 -m deal_ros train ...
 
     Example: deal train config/train.yaml data.path=kitchen output=runs/kitchen
@@ -35,11 +37,15 @@ def train(
     from deal_core.settings_file import load_settings
     from deal_core.trainer.settings import TrainSettings
     from training.support.console import console, is_first_process, print_json
+    from training.support.quality import print_warnings
 
-    result = run_training(load_settings(TrainSettings, config, overrides or []), quiet=as_json)
+    settings = load_settings(TrainSettings, config, overrides or [])
+    result = run_training(settings, quiet=as_json)
     if not is_first_process():
         return
     threshold = result.threshold
+    verdict = judge_training(settings, result, quiet=as_json)
+    verdict.write(settings.output)
     if as_json:
         print_json(
             {
@@ -48,12 +54,28 @@ def train(
                 "threshold_rule": threshold.rule,
                 "steps": result.steps,
                 "resumed_from": result.resumed_from,
+                "quality": verdict.to_json(),
             }
         )
     else:
         console().print(
             f"model: {result.model} (background threshold {threshold.value:.2f}, {threshold.rule})", markup=False
         )
+        print_warnings(verdict)
+
+
+def judge_training(settings: TrainSettings, result: TrainResult, *, quiet: bool = False) -> Verdict:
+    """Return the verdict on a training, from its losses, its threshold and the tags of the held-out frames."""
+    from deal_core.dataset.open import open_dataset
+    from deal_core.models.model_file import load_model
+    from deal_core.quality.training_facts import training_facts
+    from deal_core.quality.verdict import judge
+    from training.support.quality import count_tags
+
+    model = load_model(result.model)
+    held_out = open_dataset(settings.data).split_by_segment(settings.data.validation_fraction, seed=settings.seed)[1]
+    tags = count_tags(model, held_out, held_out=True, device=settings.device, quiet=quiet)
+    return judge(tags=tags, training=training_facts(model.info, settings.output))
 
 
 def run_training(settings: TrainSettings, *, quiet: bool = False) -> TrainResult:

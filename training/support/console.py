@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +43,15 @@ def print_error(text: str) -> None:
 def print_json(value: Any) -> None:
     """Print a result for scripts: one JSON document on stdout."""
     print(json.dumps(value, indent=2, default=str))
+
+
+def undefined_as_null(value: Any) -> Any:
+    """Return JSON-like data in which every float that is not finite is None: JSON has no nan."""
+    if isinstance(value, dict):
+        return {name: undefined_as_null(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [undefined_as_null(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def track(items: Iterable[T], description: str, total: int | None = None, *, quiet: bool = False) -> Iterator[T]:

@@ -1,0 +1,417 @@
+"""A verdict on pseudo masks, class by class, from figures that need no drawn mask.
+
+Each figure has two bounds: on one side of both it is good, on the other side bad, and doubtful between them. A class is
+as good as its worst figure. The score is a product of three shares, all seen without a mask: how often a tagged
+class is found, how well its outline follows steps in depth, and how well the masks repeat in other segments.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from deal_core.errors import EvaluationError, explain_invalid
+from deal_core.files import replacing
+from deal_core.quality.mask_figures import ClassMaskFigures, MaskFigures
+from deal_core.quality.tag_figures import ClassTagFigures, TagFigures
+from deal_core.quality.training_facts import TrainingFacts
+
+Grade = Literal["good", "doubtful", "bad"]
+QUALITY_FILE = "quality.json"
+GRADES: tuple[Grade, ...] = ("good", "doubtful", "bad")
+"""From the best to the worst."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One figure that is not good.
+
+    Args:
+        figure: Name of the figure.
+        grade: doubtful or bad.
+        text: What the figure says.
+        advice: What to do.
+    """
+
+    figure: str
+    grade: Grade
+    text: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class ClassVerdict:
+    """The verdict on one class.
+
+    Args:
+        name: Name of the class.
+        grade: The worst grade of its findings.
+        score: Score in [0, 1]; nan for a class that is tagged in no frame.
+        findings: Figures that are not good, worst first.
+    """
+
+    name: str
+    grade: Grade
+    score: float
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on masks, or on a model alone.
+
+    Args:
+        grade: Grade of the whole.
+        score: Score in [0, 1]; nan without masks.
+        findings: Figures of the whole that are not good, worst first.
+        classes: Verdict on each class.
+        frames: Number of measured frames.
+    """
+
+    grade: Grade
+    score: float
+    findings: tuple[Finding, ...]
+    classes: tuple[ClassVerdict, ...]
+    frames: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form; undefined scores become null."""
+        return {
+            "grade": self.grade,
+            "score": _number(self.score),
+            "frames": self.frames,
+            "findings": [asdict(finding) for finding in self.findings],
+            "classes": [{**asdict(one), "score": _number(one.score)} for one in self.classes],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Verdict:
+        """Read the JSON form of `to_json`.
+
+        Raises:
+            EvaluationError: a key is missing, or a value has another type.
+        """
+        try:
+            return _VerdictJson.model_validate(value).verdict()
+        except ValidationError as error:
+            raise EvaluationError(f"not a readable verdict: {explain_invalid(error)}") from None
+
+    def write(self, folder: Path) -> Path:
+        """Write quality.json into a run folder or a folder of masks, and return its path.
+
+        Raises:
+            EvaluationError: the file cannot be written.
+        """
+        path = folder / QUALITY_FILE
+        try:
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", "utf-8")
+        except OSError as error:
+            raise EvaluationError(f"{path}: the verdict cannot be written there ({error.strerror})") from error
+        return path
+
+    @classmethod
+    def read(cls, folder: Path) -> Verdict | None:
+        """Read quality.json of a folder; None without one.
+
+        Raises:
+            EvaluationError: the file has other content.
+        """
+        path = folder / QUALITY_FILE
+        if not path.is_file():
+            return None
+        try:
+            return cls.from_json(json.loads(path.read_text("utf-8")))
+        except (EvaluationError, ValueError, OSError) as error:
+            raise EvaluationError(f"{path}: {error}. Write it again with `deal cams`, or delete it") from None
+
+    def warnings(self) -> tuple[Finding, ...]:
+        """Return the findings of the whole and of all classes, worst first; equal ones of several classes as one."""
+        named: dict[tuple[str, Grade, str], list[tuple[str, str]]] = {}
+        for one in self.classes:
+            for found in one.findings:
+                named.setdefault((found.figure, found.grade, found.advice), []).append((one.name, found.text))
+        merged = [
+            Finding(figure, grade, "; ".join(f"{name}: {text}" for name, text in texts), advice)
+            for (figure, grade, advice), texts in named.items()
+        ]
+        return _worst_first([*self.findings, *merged])
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds of a figure: good up to the first, bad from the second on; for falling bounds the other way round."""
+
+    good: float
+    bad: float
+
+    def grade(self, value: float) -> Grade:
+        """Return the grade of a value; an unknown value (nan) is good: it tells nothing.
+
+        >>> Bounds(0.1, 0.5).grade(0.3), Bounds(0.75, 0.6).grade(0.8)
+        ('doubtful', 'good')
+        """
+        sign = 1.0 if self.good <= self.bad else -1.0
+        if math.isnan(value) or sign * value <= sign * self.good:
+            return "good"
+        return "bad" if sign * value >= sign * self.bad else "doubtful"
+
+
+BOUNDS: Mapping[str, Bounds] = {
+    "missing": Bounds(0.15, 0.5),
+    "empty": Bounds(0.1, 0.5),
+    "outline": Bounds(0.72, 0.6),
+    "agreement": Bounds(0.15, 0.05),
+    "on_planes": Bounds(0.3, 0.6),
+    "absent": Bounds(0.1, 0.0),
+    "segments": Bounds(4, 0),
+    "named": Bounds(0.4, 0.6),
+    "lot": Bounds(1.15, 0.9),
+    "contradicted": Bounds(0.7, 1.0),
+    "threshold": Bounds(0.03, 0.015),
+    "dead": Bounds(0.1, 0.5),
+    "tags": Bounds(0.03, 0.0),
+    "ranked": Bounds(0.75, 0.6),
+    "flat": Bounds(0.01, 0.0005),
+}
+"""Bounds of each figure; docs/how_to/quality.md tells where they come from."""
+
+
+def judge(
+    masks: MaskFigures | None = None, tags: TagFigures | None = None, training: TrainingFacts | None = None
+) -> Verdict:
+    """Return the verdict from the figures that are known; what was not measured counts neither for nor against.
+
+    Args:
+        masks: Figures of pseudo masks.
+        tags: Figures of the predicted tags of the network behind them.
+        training: Figures of its training.
+
+    Raises:
+        ValueError: there are no figures, or they are of different classes.
+    """
+    of_masks = {one.name: one for one in masks.classes} if masks else {}
+    of_tags = {one.name: one for one in tags.classes} if tags else {}
+    if masks and tags and list(of_masks) != list(of_tags):
+        raise ValueError(f"expected figures of the same classes, found {list(of_masks)} and {list(of_tags)}")
+    if not (masks or tags or training):
+        raise ValueError("expected figures of masks, tags or a training, found none")
+    frames = masks.frames if masks else 0
+    classes = tuple(_judge_class(name, of_masks.get(name), of_tags.get(name)) for name in (of_masks or of_tags))
+    findings = _worst_first([*_of_masks(masks), *_of_tags(tags), *_of_training(training)])
+    known = [one.score for one in classes if not math.isnan(one.score)]
+    score = sum(known) / len(known) if known else math.nan
+    return Verdict(_whole_grade(score, findings, classes), score, findings, classes, frames)
+
+
+def class_score(figures: ClassMaskFigures) -> float:
+    """Return the score of the masks of a class in [0, 1]; nan for a class that is tagged in no measured frame."""
+    if not figures.tagged:
+        return math.nan
+    return 0.0
+
+
+def _judge_class(name: str, masks: ClassMaskFigures | None, tags: ClassTagFigures | None) -> ClassVerdict:
+    of_masks = _of_class_masks(masks) if masks else ()
+    of_tags = _of_class_tags(tags) if tags else ()
+    findings = _worst_first([*of_masks, *of_tags])
+    score = class_score(masks) if masks else math.nan
+    return ClassVerdict(name, _worst([found.grade for found in findings]), score, findings)
+
+
+def _of_class_masks(one: ClassMaskFigures) -> Iterator[Finding]:
+    if not one.tagged:
+        yield Finding("tagged", "doubtful", "no measured frame is tagged with it", "record and tag frames that show it")
+        return
+    share = one.absent / (one.absent + one.tagged)
+    yield from _found(
+        "missing",
+        one.missing,
+        f"{_percent(one.missing)} of the tagged frames have no pixel of it",
+        "start from ImageNet weights, check the threshold (`deal cams --threshold-rule`), or use `deal regions`",
+    )
+    yield from _found(
+        "outline",
+        one.outline,
+        f"its outline ignores depth: {_percent(one.outline)} of an image has smaller steps in depth, 50 % by chance",
+        "refine the masks along depth (`deal cams --refine regions`), or train with the edge loss (deal.weight=1)",
+    )
+    yield from _found(
+        "on_planes",
+        one.on_planes,
+        f"{_percent(one.on_planes)} of its pixels are on a table, a wall or a floor",
+        "refine the masks (`deal cams --refine regions`); for a class that is flat itself, this is no fault",
+    )
+    yield from _found(
+        "agreement",
+        one.agreement,
+        f"a recogniser that learnt the masks of other segments finds {_percent(one.agreement)} of it again",
+        "tag more frames as absent, start from ImageNet weights, or use `deal regions`",
+    )
+    yield from _found(
+        "absent",
+        share,
+        f"it is absent from {_percent(share)} of the frames with a known tag, so the place can stand for it",
+        "record frames without it, in the same places",
+    )
+    yield from _found(
+        "segments",
+        one.segments,
+        f"it is tagged in {one.segments} segment{'s' if one.segments != 1 else ''}",
+        "record it in more scenes",
+    )
+
+
+def _of_class_tags(one: ClassTagFigures) -> Iterator[Finding]:
+    gain = one.accuracy - one.always_absent
+    ranked = BOUNDS["ranked"].grade(one.ranked)
+    if BOUNDS["tags"].grade(gain) == "bad" and ranked != "good":
+        yield Finding(
+            "tags",
+            ranked,
+            f"its tag is predicted in {_percent(one.accuracy)} of the frames, and 'always absent' is right in "
+            f"{_percent(one.always_absent)}",
+            "start from ImageNet weights, train longer, or tag more frames",
+        )
+    yield from _found(
+        "dead",
+        one.dead,
+        f"{_percent(one.dead)} of its maps are empty or flat",
+        "train longer or from ImageNet weights: its logits are negative everywhere",
+    )
+
+
+def _of_masks(masks: MaskFigures | None) -> Iterator[Finding]:
+    if masks is None:
+        return
+    yield from _found(
+        "empty",
+        masks.empty,
+        f"{_percent(masks.empty)} of the tagged frames have an empty mask",
+        "check the threshold (`deal cams --threshold-rule`), start from ImageNet weights, or use `deal regions`",
+    )
+    yield from _found(
+        "named",
+        masks.named,
+        f"the masks take {_percent(masks.named)} of the image",
+        "raise the threshold (`deal cams --threshold-rule otsu`), or refine the masks",
+    )
+    lot = masks.agreement / masks.agreement_by_lot if masks.agreement_by_lot > 0 else math.nan
+    yield from _found(
+        "lot",
+        lot,
+        f"a recogniser finds {_percent(masks.agreement)} of the masks again, and {_percent(masks.agreement_by_lot)} "
+        "when each region has a name by lot: the names are no better than a lot",
+        "tag more frames as absent, start from ImageNet weights, or use `deal regions`",
+    )
+
+
+def _of_tags(tags: TagFigures | None) -> Iterator[Finding]:
+    if tags is None:
+        return
+    gain = tags.accuracy - tags.always_absent
+    where = "held-out frames" if tags.held_out else "frames, training frames included"
+    yield from _found(
+        "tags",
+        gain,
+        f"{_percent(tags.accuracy)} of the tags are predicted correctly on {tags.frames} {where}; 'always absent' is "
+        f"right in {_percent(tags.always_absent)}",
+        "start from ImageNet weights, train longer, or tag more frames",
+    )
+
+
+def _of_training(training: TrainingFacts | None) -> Iterator[Finding]:
+    if training is None:
+        return
+    if not training.rule.startswith(("argmax", "fixed")):
+        yield from _found(
+            "threshold",
+            min(training.threshold, 1 - training.threshold),
+            f"the threshold {training.threshold:.2f} ({training.rule}) is at the end of its range",
+            "the maps do not separate things from the background: start from ImageNet weights, or train longer",
+        )
+    if training.deal_weight > 0:
+        yield from _found(
+            "flat",
+            abs(training.loss_deal - training.deal_flat),
+            f"loss_deal {training.loss_deal:.4f} is that of a flat map, deal_flat {training.deal_flat:.4f}: the edge "
+            "loss has nothing to act on",
+            "train longer before the loss starts (deal.start), or start from ImageNet weights",
+        )
+
+
+def _whole_grade(score: float, findings: Sequence[Finding], classes: Sequence[ClassVerdict]) -> Grade:
+    return _worst([found.grade for found in findings])
+
+
+def _found(figure: str, value: float, text: str, advice: str) -> Iterator[Finding]:
+    """Yield the finding, unless the figure is good."""
+    grade = BOUNDS[figure].grade(value)
+    if grade != "good":
+        yield Finding(figure, grade, text, advice)
+
+
+def _worst(grades: Sequence[Grade]) -> Grade:
+    return max(grades, key=GRADES.index, default="good")
+
+
+def _worst_first(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda found: -GRADES.index(found.grade)))
+
+
+def _percent(share: float) -> str:
+    return "–" if math.isnan(share) else f"{100 * share:.0f} %"
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+class _Json(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    grade: Grade
+
+
+class _FindingJson(_Json):
+    figure: str
+    text: str
+    advice: str
+
+    def finding(self) -> Finding:
+        return Finding(self.figure, self.grade, self.text, self.advice)
+
+
+class _ClassJson(_Json):
+    name: str
+    score: float | None
+    findings: list[_FindingJson]
+
+
+class _VerdictJson(_Json):
+    score: float | None
+    frames: int
+    findings: list[_FindingJson]
+    classes: list[_ClassJson]
+
+    def verdict(self) -> Verdict:
+        return Verdict(
+            self.grade,
+            _figure(self.score),
+            tuple(found.finding() for found in self.findings),
+            tuple(
+                ClassVerdict(c.name, c.grade, _figure(c.score), tuple(found.finding() for found in c.findings))
+                for c in self.classes
+            ),
+            self.frames,
+        )
+
+
+def _figure(value: float | None) -> float:
+    return math.nan if value is None else value
