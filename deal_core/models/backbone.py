@@ -1,18 +1,27 @@
-"""Backbones of timm: created by name, with weights of a file, and errors that name what is wrong."""
+"""Backbones of timm: created by name, with weights of a file or of the hub, and errors that name what is wrong."""
 
 from __future__ import annotations
 
+import importlib
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError, ModelFileError, nearest_hint
+from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 # Arguments of timm.create_model that the network sets, or that could load a pickle, which no model file may do.
 _OWN_ARGUMENTS = (
@@ -24,6 +33,71 @@ _OWN_ARGUMENTS = (
     "features_only",
     "out_indices",
 )
+# Modules of timm whose transformers take images of any size with `dynamic_img_size`.
+_FLEXIBLE = ("vision_transformer", "deit", "eva", "vision_transformer_hybrid")
+# Names under which training scripts keep the tensors of a network in a file, and prefixes that their wrappers add.
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_PREFIXES = ("module.", "model.")
+_HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
+_ANSWER_S = 2.0
+"""Seconds in which the hub must answer before a download begins."""
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Where the first weights of a backbone came from, and how much of their source it uses.
+
+    Args:
+        source: "none" for random weights, "hub", or the path of a file.
+        used: Number of tensors of the source that the backbone took; 0 for random weights.
+        unused: Number of tensors of the source that it has no place for, such as a classifier.
+    """
+
+    source: str
+    used: int = 0
+    unused: int = 0
+
+    def __str__(self) -> str:
+        if self.source == "none":
+            return "random weights: without pretrained ones, a network learns small telling parts late or never"
+        if self.source == "hub":
+            return "pretrained weights of timm"
+        total = self.used + self.unused
+        return (
+            f"pretrained weights of {self.source}: {self.used} of its {total} tensors "
+            f"({100 * self.used / max(total, 1):.0f} %) are used, the others belong to later layers"
+        )
+
+
+@dataclass(frozen=True)
+class ColourScale:
+    """Mean and standard deviation, for each of the RGB channels in [0, 1], that the weights of a network expect."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def colour_scale(
+    name: str, weights: str, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> ColourScale:
+    """Return the given mean and std; where one is None, that of the timm model `name`, or of ImageNet.
+
+    Random weights expect nothing, so they get the values of ImageNet. Weights of a file are taken for those that timm
+    has under this name: for others, such as weights ported from TensorFlow, give mean and std.
+    """
+    of_name = None
+    if weights != "none" and timm.is_model(name):
+        with explain_timm_errors(name, f"the colour scale of '{name}'"):
+            of_name = timm.get_pretrained_cfg(name)
+    return ColourScale(
+        tuple(mean if mean is not None else of_name.mean if of_name else IMAGENET_MEAN),
+        tuple(std if std is not None else of_name.std if of_name else IMAGENET_STD),
+    )
+
+
+def freezes_batch_norm(freeze: bool | None, weights: str) -> bool:
+    """Return `freeze`; if it is None, whether the weights are pretrained: batches are too small for new statistics."""
+    return weights != "none" if freeze is None else freeze
 
 
 def create_backbone(
@@ -31,7 +105,9 @@ def create_backbone(
 ) -> Any:
     """Return a timm model with its weights that returns the feature maps of `levels`, as in `CamNet`.
 
-    The user chooses `arguments` of `timm.create_model`, which must not contain the network's `own` arguments.
+    The user chooses `arguments` of `timm.create_model`, which must not contain the network's `own` arguments. The
+    backbone has two more attributes: `initial_weights`, an `InitialWeights`, and `multiple`, the pixels of which the
+    sides of its images must be a multiple (1 for most; the patch of a transformer).
 
     Raises:
         ConfigError: the backbone is unknown, cannot be made with these arguments, or its download fails.
@@ -41,16 +117,47 @@ def create_backbone(
     if isinstance(levels, str) or not levels or any(type(level) is not int for level in levels):
         raise ConfigError(f"expected levels as whole numbers, like [-3, -2], found {levels!r}")
     refuse_own_arguments("backbone_arguments", arguments or {}, own)
-    backbone = _create_timm_model(name, levels, weights == "hub", {**(arguments or {}), **own})
+    check_timm_name("backbone", name)
+    is_flexible = is_model_in_modules(name, _FLEXIBLE)
+    sized = {"dynamic_img_size": True} if is_flexible and "img_size" not in (arguments or {}) else {}
+    backbone = _create_timm_model(name, levels, {**sized, **(arguments or {}), **own, **hub_arguments(name, weights)})
+    backbone.multiple = int(backbone.feature_info.info[-1]["reduction"]) if is_flexible else 1
+    backbone.initial_weights = InitialWeights(weights)
     if weights not in ("none", "hub"):
-        load_backbone_weights(backbone, Path(weights))
+        backbone.initial_weights = load_backbone_weights(backbone, Path(weights), adapt=_adapter(backbone))
     return backbone
 
 
 def check_weights(weights: object) -> None:
     """Raise `ConfigError` if the weights are no text."""
     if not isinstance(weights, str):
-        raise ConfigError(f"expected weights as none, hub or the path of a .safetensors file, found {weights!r}")
+        raise ConfigError(
+            f"expected weights as none, hub or the path of a .safetensors, .pth or .pt file, found {weights!r}"
+        )
+
+
+def hub_arguments(name: str, weights: str) -> dict[str, Any]:
+    """Return the arguments of `timm.create_model` for these weights; only "hub" needs any.
+
+    Weights that were downloaded before are read from the cache, without a connection.
+
+    Raises:
+        ConfigError: timm has no pretrained weights of this name, or neither the cache has them nor the hub answers.
+    """
+    if weights != "hub":
+        return {"pretrained": False}
+    with explain_timm_errors(name, f"the weights of '{name}'"):
+        source = timm.get_pretrained_cfg(name)
+    if source is None or not source.has_weights:
+        raise ConfigError(
+            f"timm has no pretrained weights of '{name}': choose another backbone, weights=none or a weights file"
+        )
+    cached = _cached(source.hf_hub_id, source.hf_hub_filename)
+    if cached is not None:
+        return {"pretrained": True, "pretrained_cfg_overlay": {"file": cached}}
+    if reason := _hub_is_silent():
+        raise ConfigError(_no_download(name, reason))
+    return {"pretrained": True}
 
 
 def refuse_own_arguments(what: str, arguments: Iterable[str], own: Iterable[str] = ()) -> None:
@@ -69,10 +176,7 @@ def explain_timm_errors(name: str, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError(
-            f"the weights of '{name}' cannot be downloaded ({str(error).splitlines()[0]}); download them on another "
-            "machine and set weights to the path of the .safetensors file"
-        ) from error
+        raise ConfigError(_no_download(name, (str(error).splitlines() or [type(error).__name__])[0])) from error
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AssertionError, AttributeError) as error:
         raise ConfigError(f"{what} cannot be made: {error}") from error
 
@@ -86,23 +190,19 @@ def check_timm_name(what: str, name: object, expected: str = "a timm model", pat
 
 def load_backbone_weights(
     backbone: nn.Module, path: Path, adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
-) -> None:
-    """Load the .safetensors file of a whole network into a backbone, and ignore the other tensors.
+) -> InitialWeights:
+    """Load the weights file of a whole network into a backbone, and return how much of it was used.
 
     Args:
         backbone: Module to load into.
-        path: Path of the file.
+        path: Path of a .safetensors, .pth or .pt file. Pickled files are read as tensors alone, and never run code.
         adapt: Function to apply to the tensors of the file first, such as resizing position embeddings.
 
     Raises:
-        ModelFileError: the file is missing or damaged, or a tensor of the backbone is missing or has another shape.
+        ModelFileError: the file is missing or damaged, holds more than tensors, or a tensor of the backbone is missing
+            or has another shape.
     """
-    if not path.is_file():
-        raise ModelFileError(f"{path}: expected a .safetensors file with backbone weights, found no file")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path}: not a readable .safetensors file ({error})") from None
+    tensors = read_tensors(path)
     if adapt is not None:
         try:
             tensors = adapt(tensors)
@@ -120,21 +220,112 @@ def load_backbone_weights(
             f"missing or have another shape, the first is '{lacking[0]}'"
         )
     backbone.load_state_dict({**wanted, **fitting})
+    return InitialWeights(str(path), len(fitting), len(known) - len(fitting))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a .safetensors, .pth or .pt file by name, without the wrappers of training scripts.
+
+    Raises:
+        ModelFileError: the file is missing or damaged, or holds more than tensors.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"{path}: expected a .safetensors, .pth or .pt file with backbone weights, found no file")
+    if path.suffix in (".pth", ".pt", ".bin"):
+        return _read_pickled(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path}: not a readable .safetensors file ({error})") from None
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise ModelFileError(
+            f"{path}: holds more than tensors, and reading that could run code; save its state_dict as .safetensors"
+        ) from None
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelFileError(f"{path}: not a readable file of PyTorch ({reason})") from None
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    tensors = {n: t for n, t in content.items() if isinstance(t, Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise ModelFileError(f"{path}: expected the tensors of a network by name (a state_dict), found none")
+    return tensors
 
 
 def _plain_name(name: str) -> str:
-    return name.removeprefix("model.").replace(".", "_")
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name.replace(".", "_")
 
 
-def _create_timm_model(name: str, levels: Sequence[int], pretrained: bool, arguments: dict[str, Any]) -> Any:
-    check_timm_name("backbone", name)
-    with explain_timm_errors(name, f"backbone '{name}' with levels {list(levels)} and arguments {arguments}"):
+def _adapter(backbone: Any) -> Callable[[dict[str, Tensor]], dict[str, Tensor]] | None:
+    """Return what makes tensors of a file fit a transformer, such as positions of another grid; None for others."""
+    network = getattr(backbone, "model", None)
+    if not isinstance(network, nn.Module) or not hasattr(network, "pos_embed"):
+        return None
+    adapt = getattr(importlib.import_module(type(network).__module__), "checkpoint_filter_fn", None)
+    return None if adapt is None else lambda tensors: dict(adapt(tensors, network))
+
+
+def _create_timm_model(name: str, levels: Sequence[int], arguments: dict[str, Any]) -> Any:
+    chosen = {n: v for n, v in arguments.items() if n not in ("pretrained", "pretrained_cfg_overlay")}
+    with explain_timm_errors(name, f"backbone '{name}' with levels {list(levels)} and arguments {chosen}"):
         try:
-            return timm.create_model(
-                name, pretrained=pretrained, features_only=True, out_indices=tuple(levels), **arguments
-            )
+            return timm.create_model(name, features_only=True, out_indices=tuple(levels), **arguments)
         except IndexError:
-            count = len(timm.create_model(name, features_only=True, **arguments).feature_info.info)
+            count = len(timm.create_model(name, features_only=True, **chosen).feature_info.info)
             raise ConfigError(
                 f"backbone '{name}' has feature levels 0..{count - 1} (or -{count}..-1), found {list(levels)}"
             ) from None
+
+
+def _no_download(name: str, reason: str) -> str:
+    return (
+        f"the weights of '{name}' cannot be downloaded ({reason}); download them on another machine and set weights to "
+        "the path of the .safetensors file, or train from random weights (weights=none)"
+    )
+
+
+def _cached(repository: str | None, file: str | None) -> str | None:
+    """Return the path of the weights in the cache of the hub; None if they are not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in (file,) if file else _HUB_FILES:
+        found = try_to_load_from_cache(repository, name) if repository else None
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def _hub_is_silent() -> str | None:
+    """Return why the hub does not answer within `_ANSWER_S`; None if it answers.
+
+    A download itself tries for minutes. Resolving a name has no time limit of its own, so the question is asked in a
+    thread that may be left behind.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    reasons: list[str | None] = [f"{constants.ENDPOINT} does not answer within {_ANSWER_S:g} s"]
+
+    def ask() -> None:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=_ANSWER_S).close()
+            reasons.append(None)
+        except urllib.error.HTTPError:  # an answer, too
+            reasons.append(None)
+        except (OSError, ValueError) as error:
+            reasons.append(f"no connection to {constants.ENDPOINT}: {getattr(error, 'reason', error)}")
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_ANSWER_S)
+    return reasons[-1]

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
-from deal_core.models.backbone import create_backbone
-from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation, freeze_batch_norm
+from deal_core.losses.activation import CamActivation, check_activation
+from deal_core.models.backbone import colour_scale, create_backbone, freezes_batch_norm
+from deal_core.models.normalisation import ColourNormalisation, freeze_batch_norm
 from deal_core.models.output import CamOutput
 
 
@@ -23,15 +24,19 @@ class CamNet(nn.Module):
 
     Args:
         num_classes: Number of classes K.
-        backbone: Name of a timm model that can return feature maps.
+        backbone: Name of a timm model that can return feature maps, also with the tag of its weights
+            ("resnet18.a1_in1k"). A vision transformer gets its images resized to the nearest multiple of its patch.
         levels: Indices of the feature levels of the backbone, from fine to coarse. timm omits later layers if possible.
         width: Channels of the fused features.
-        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a .safetensors file.
+        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a weights file
+            (.safetensors, .pth, .pt).
         backbone_arguments: Further arguments of `timm.create_model`, e.g. `{"output_stride": 8}`.
-        mean: Mean of the RGB channels, in [0, 1].
-        std: Standard deviation of the RGB channels, in [0, 1].
+        mean: Mean of the RGB channels, in [0, 1]; None: as timm has it for these weights, see `colour_scale`.
+        std: Standard deviation of the RGB channels, in [0, 1]; None: as `mean`.
         dropout: Dropout rate of the fused features.
-        freeze_batch_norm: Whether to freeze the BatchNorm statistics and affine parameters of the backbone.
+        freeze_batch_norm: Whether to freeze the BatchNorm statistics and affine parameters of the backbone; None: if it
+            starts from pretrained weights.
+        activation: How raw CAM logits become the non-negative map for masks, see `deal_core.losses.activation`.
 
     Raises:
         ConfigError: the backbone is unknown or cannot return these levels, or a value is out of range.
@@ -50,23 +55,32 @@ class CamNet(nn.Module):
         width: int = 128,
         weights: str = "none",
         backbone_arguments: Mapping[str, Any] | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         dropout: float = 0.0,
-        freeze_batch_norm: bool = False,
+        freeze_batch_norm: bool | None = None,
+        activation: CamActivation = "above_mean",
     ) -> None:
         super().__init__()
         if width < 1:
             raise ConfigError(f"expected a width of at least 1 channel, found {width}")
-        self.normalise_colours = ColourNormalisation(mean, std)
         self.backbone = create_backbone(backbone, levels, weights, backbone_arguments)
+        scale = colour_scale(backbone, weights, mean, std)
+        self.normalise_colours = ColourNormalisation(scale.mean, scale.std)
         info = self.backbone.feature_info.info
         # The backbone returns its levels from fine to coarse, independent of the order of `levels`.
         used = [info[i] for i in sorted({level % len(info) for level in levels})]
         self.stride = int(min(level["reduction"] for level in used))
         output_format = getattr(self.backbone, "output_fmt", None)
         self.features_are_nhwc = output_format is not None and output_format.value == "NHWC"
-        self.freeze_batch_norm = freeze_batch_norm
+        self.freeze_batch_norm = freezes_batch_norm(freeze_batch_norm, weights)
+        self.activation = check_activation(activation)
+        self.settled = {
+            "mean": scale.mean,
+            "std": scale.std,
+            "freeze_batch_norm": self.freeze_batch_norm,
+            "activation": activation,
+        }
         self.project = nn.ModuleList(
             nn.Sequential(nn.Conv2d(level["num_chs"], width, 1, bias=False), nn.BatchNorm2d(width)) for level in used
         )
@@ -76,7 +90,7 @@ class CamNet(nn.Module):
 
     def forward(self, image: Tensor) -> CamOutput:
         """Return CAMs and tag logits of `image` (B, 3, H, W), RGB in [0, 1]."""
-        features = self.backbone(self.normalise_colours(image))
+        features = self.backbone(to_multiple(self.normalise_colours(image), self.backbone.multiple))
         if self.features_are_nhwc:
             features = [f.permute(0, 3, 1, 2) for f in features]
         maps = [project(f) for project, f in zip(self.project, features, strict=True)]
@@ -87,7 +101,8 @@ class CamNet(nn.Module):
         def cam(through_backbone: bool) -> Tensor:
             return cams if through_backbone else self.classifier(fused.detach())
 
-        return CamOutput({"cam": cams.mean(dim=(-2, -1))}, "cam", cams, self.stride, {"cam": cam})
+        tag_logits = {"cam": cams.mean(dim=(-2, -1))}
+        return CamOutput(tag_logits, "cam", cams, self.stride, {"cam": cam}, activated=self.activation)
 
     def train(self, mode: bool = True) -> CamNet:
         """Switch between training and evaluation; frozen BatchNorm layers stay in evaluation."""
@@ -95,6 +110,12 @@ class CamNet(nn.Module):
         if self.freeze_batch_norm:
             freeze_batch_norm(self.backbone)
         return self
+
+
+def to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Return the image (B, C, H, W) resized to the nearest multiples of `multiple`, at least one, along each side."""
+    size = torch.Size(max(round(side / multiple), 1) * multiple for side in image.shape[-2:])
+    return _resize(image, size)
 
 
 def _resize(maps: Tensor, size: torch.Size) -> Tensor:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
+from deal_core.losses.activation import CamActivation, activate, check_activation
 from deal_core.losses.equivariance import (
     EPSILON,
     equivariant_cross_regularization_loss,
@@ -23,8 +24,15 @@ from deal_core.losses.equivariance import (
     max_norm,
     refined_minimum_loss,
 )
-from deal_core.models.backbone import check_weights, create_backbone, load_backbone_weights
-from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation, freeze_batch_norm
+from deal_core.models.backbone import (
+    InitialWeights,
+    check_weights,
+    colour_scale,
+    create_backbone,
+    freezes_batch_norm,
+    load_backbone_weights,
+)
+from deal_core.models.normalisation import ColourNormalisation, freeze_batch_norm
 from deal_core.models.output import CamOutput, Consistency
 from deal_core.models.resnet38 import ResNet38
 
@@ -64,14 +72,17 @@ class Seam(nn.Module):
         num_classes: Number of classes K.
         backbone: "resnet38", or the name of a timm model with the last three feature levels at stride 8 for that output
             stride.
-        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a .safetensors file.
+        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a weights file
+            (.safetensors, .pth, .pt).
         backbone_arguments: Further arguments of `timm.create_model`, e.g. `{"pad_type": "same"}`.
-        mean: Mean of the RGB channels, in [0, 1].
-        std: Standard deviation of the RGB channels, in [0, 1].
+        mean: Mean of the RGB channels, in [0, 1]; None: as timm has it for these weights, see `colour_scale`.
+        std: Standard deviation of the RGB channels, in [0, 1]; None: as `mean`.
         dropout: Dropout rate of whole channels before the classifier.
         second_scale: Size of the second view relative to the first view.
-        freeze_batch_norm: Whether to freeze the BatchNorm statistics and affine parameters of a timm backbone; those of
-            resnet38 are always frozen.
+        freeze_batch_norm: Whether to freeze the BatchNorm statistics and affine parameters of a timm backbone; None: if
+            it starts from pretrained weights. Those of resnet38 are always frozen.
+        activation: How raw CAM logits become the non-negative map that is refined, see `deal_core.losses.activation`;
+            None: "relu" for the preset "reference", as published, and "above_mean" for "fixed".
         preset: "reference" or "fixed", see above.
 
     Raises:
@@ -89,15 +100,16 @@ class Seam(nn.Module):
         backbone: str = "resnet38",
         weights: str = "none",
         backbone_arguments: Mapping[str, Any] | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         dropout: float = 0.5,
         second_scale: float = 0.3,
-        freeze_batch_norm: bool = False,
+        freeze_batch_norm: bool | None = None,
         preset: Preset = "reference",
+        activation: CamActivation | None = None,
     ) -> None:
         super().__init__()
-        self.normalise_colours = ColourNormalisation(mean, std)
+        check_weights(weights)
         if not 0 < second_scale <= 1:
             raise ConfigError(f"expected second_scale in (0, 1], found {second_scale}")
         if preset not in get_args(Preset):
@@ -106,7 +118,18 @@ class Seam(nn.Module):
             self.backbone, channels = _create_resnet38(weights, backbone_arguments)
         else:
             self.backbone, channels = _create_timm_backbone(backbone, weights, backbone_arguments)
-        self.preset, self.second_scale, self.freeze_batch_norm = preset, second_scale, freeze_batch_norm
+        scale = colour_scale(backbone, weights, mean, std)
+        self.normalise_colours = ColourNormalisation(scale.mean, scale.std)
+        self.preset, self.second_scale = preset, second_scale
+        self.freeze_batch_norm = freezes_batch_norm(freeze_batch_norm, weights)
+        published: CamActivation = "relu" if preset == "reference" else "above_mean"
+        self.activation = check_activation(activation or published)
+        self.settled = {
+            "mean": scale.mean,
+            "std": scale.std,
+            "freeze_batch_norm": self.freeze_batch_norm,
+            "activation": self.activation,
+        }
         self.dropout = nn.Dropout2d(dropout)
         self.background_slots = 1 if preset == "reference" else 0
         self.classifier = nn.Conv2d(channels[2], self.background_slots + num_classes, 1, bias=False)
@@ -121,7 +144,8 @@ class Seam(nn.Module):
         last = self.dropout(last)
         cams = self._classify(last)
         colours = self._reduce(normalised, early.shape[-2:])
-        refined = pixel_correlation(seed(cams.detach()), self.embedding(colours, early.detach(), middle.detach()))
+        embedding = self.embedding(colours, early.detach(), middle.detach())
+        refined = pixel_correlation(seed(cams.detach(), self.activation), embedding)
 
         def raw_map(through_backbone: bool) -> Tensor:
             return cams if through_backbone else self._classify(last.detach())
@@ -129,7 +153,7 @@ class Seam(nn.Module):
         def refined_map(through_backbone: bool) -> Tensor:
             if not through_backbone:
                 return refined[:, 1:]
-            return pixel_correlation(seed(cams), self.embedding(colours, early, middle))[:, 1:]
+            return pixel_correlation(seed(cams, self.activation), self.embedding(colours, early, middle))[:, 1:]
 
         return SeamOutput(
             tag_logits={"cam": cams.mean(dim=(-2, -1))},
@@ -138,6 +162,7 @@ class Seam(nn.Module):
             stride=STRIDE,
             maps={"raw": raw_map, "refined": refined_map},
             refined=refined[:, 1:],
+            activated=self.activation,
             refined_background=refined[:, :1],
         )
 
@@ -231,13 +256,13 @@ class PixelEmbedding(nn.Module):
         return self.fuse(torch.cat([part.to(colours.dtype) for part in parts], dim=1))
 
 
-def seed(cams: Tensor) -> Tensor:
+def seed(cams: Tensor, activation: CamActivation = "relu") -> Tensor:
     """Return the input (B, K + 1, h, w), in [0, 1], of the pixel correlation module, background first.
 
-    Each CAM (B, K, h, w) is divided by its maximum. The background is 1 - max over classes, and only the largest class
-    at each pixel is kept.
+    Each CAM (B, K, h, w) is activated and divided by its maximum. The background is 1 - max over classes, and only the
+    largest class at each pixel is kept.
     """
-    positive = _full_precision(cams).relu()
+    positive = activate(_full_precision(cams), activation)
     scaled = (positive - EPSILON).relu() / (positive.amax(dim=(-2, -1), keepdim=True) + EPSILON)
     largest = scaled.amax(dim=1, keepdim=True)
     return torch.cat([1.0 - largest, scaled.where(scaled >= largest, 0.0)], dim=1)
@@ -274,10 +299,11 @@ def _create_resnet38(weights: str, arguments: Mapping[str, Any] | None) -> tuple
         raise ConfigError(f"expected no backbone_arguments for resnet38, found {dict(arguments)}")
     check_weights(weights)
     if weights == "hub":
-        raise ConfigError("resnet38 has no weights to download: expected none or the path of a .safetensors file")
-    backbone = ResNet38()
+        raise ConfigError("resnet38 has no weights to download: expected none or the path of a weights file")
+    backbone: Any = ResNet38()
+    backbone.initial_weights = InitialWeights(weights)
     if weights != "none":
-        load_backbone_weights(backbone, Path(weights))
+        backbone.initial_weights = load_backbone_weights(backbone, Path(weights))
     return backbone, ResNet38.channels
 
 

@@ -14,13 +14,17 @@ from torch import Tensor, nn
 
 from deal_core.errors import ConfigError, nearest_hint
 from deal_core.models.backbone import (
+    InitialWeights,
     check_timm_name,
     check_weights,
+    colour_scale,
     explain_timm_errors,
+    freezes_batch_norm,
+    hub_arguments,
     load_backbone_weights,
     refuse_own_arguments,
 )
-from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation, DepthNormalisation
+from deal_core.models.normalisation import ColourNormalisation, DepthNormalisation, freeze_batch_norm
 from deal_core.models.output import SegmenterOutput
 
 Inputs = Literal["rgb", "rgbd"]
@@ -39,15 +43,17 @@ class SegmenterNet(nn.Module):
         decoder: One of `DECODERS`.
         encoder: Name of a timm model with feature maps at strides 2 (or 4) to 32.
         weights: Weights of the encoder: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of
-            a .safetensors file. Weights are for RGB; the weights of the depth channels start at 0.
+            a .safetensors, .pth or .pt file. Weights are for RGB; the weights of the depth channels start at 0.
         encoder_arguments: Further arguments of `timm.create_model`, e.g. `{"channels": [24, 48, 96, 128]}`.
         decoder_arguments: Arguments of the decoder, named as in segmentation-models-pytorch: `decoder_...`, `psp_...`.
-        mean: Mean of the RGB channels, in [0, 1].
-        std: Standard deviation of the RGB channels, in [0, 1].
+        mean: Mean of the RGB channels, in [0, 1]; None: as timm has it for these weights, see `colour_scale`.
+        std: Standard deviation of the RGB channels, in [0, 1]; None: as `mean`.
         inputs: "rgb", or "rgbd" for a network that uses depth and also works without it.
         depth_dropout: Share of the training samples without any depth, for rgbd.
         depth_mean: Mean of the inverse depth, in 1/m, for rgbd.
         depth_std: Standard deviation of the inverse depth, in 1/m, for rgbd.
+        freeze_batch_norm: Whether to freeze the BatchNorm statistics and affine parameters of the encoder; None: if it
+            starts from pretrained weights.
 
     Raises:
         ConfigError: decoder or encoder are unknown or do not fit together, or a value is out of range.
@@ -70,12 +76,13 @@ class SegmenterNet(nn.Module):
         weights: str = "none",
         encoder_arguments: Mapping[str, Any] | None = None,
         decoder_arguments: Mapping[str, Any] | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         inputs: Inputs = "rgb",
         depth_dropout: float = 0.3,
         depth_mean: float = 1.0,
         depth_std: float = 0.5,
+        freeze_batch_norm: bool | None = None,
     ) -> None:
         super().__init__()
         if inputs not in get_args(Inputs):
@@ -84,16 +91,29 @@ class SegmenterNet(nn.Module):
             raise ConfigError(f"expected depth_dropout in [0, 1], found {depth_dropout!r}")
         self.uses_depth = inputs == "rgbd"
         self.depth_dropout = depth_dropout
-        self.normalise_colours = ColourNormalisation(mean, std)
+        check_timm_name("encoder", encoder)
+        check_weights(weights)
+        scale = colour_scale(encoder, weights, mean, std)
+        self.normalise_colours = ColourNormalisation(scale.mean, scale.std)
         self.normalise_depth = DepthNormalisation(depth_mean, depth_std)
+        self.freeze_batch_norm = freezes_batch_norm(freeze_batch_norm, weights)
+        self.settled = {"mean": scale.mean, "std": scale.std, "freeze_batch_norm": self.freeze_batch_norm}
         arguments = (encoder_arguments or {}, decoder_arguments or {})
         self.network = _create_network(decoder, encoder, weights, _CHANNELS[inputs], num_classes + 1, *arguments)
+        self.train(self.training)
 
     @property
     def backbone(self) -> nn.Module:
         """The encoder, which has its own learning rate."""
         encoder: nn.Module = self.network.encoder
         return encoder
+
+    def train(self, mode: bool = True) -> SegmenterNet:
+        """Switch between training and evaluation; frozen BatchNorm layers stay in evaluation."""
+        super().train(mode)
+        if self.freeze_batch_norm:
+            freeze_batch_norm(self.backbone)
+        return self
 
     def forward(self, image: Tensor, depth: Tensor | None = None) -> SegmenterOutput:
         """Return the logits at the stride of the decoder.
@@ -151,18 +171,17 @@ def _create_network(
         raise ConfigError(
             f"unknown decoder '{decoder}': expected {', '.join(DECODERS)}.{nearest_hint(str(decoder), DECODERS)}"
         )
-    check_timm_name("encoder", encoder)
-    check_weights(weights)
     _check_arguments(decoder, encoder_arguments, decoder_arguments)
     arguments = {**encoder_arguments, **decoder_arguments}
     hint = "; encoder_arguments={} is the encoder as in timm" if encoder_arguments else ""
     with explain_timm_errors(encoder, f"decoder '{decoder}' on encoder '{encoder}' with {arguments}{hint}"):
         network = _create_smp_network(decoder, encoder, in_channels, classes, arguments)
+        network.encoder.initial_weights = InitialWeights(weights)
         if weights == "none":
             return network
-        of_rgb = _create_smp_network(decoder, encoder, 3, classes, arguments, pretrained=weights == "hub")
+        of_rgb = _create_smp_network(decoder, encoder, 3, classes, arguments, hub_arguments(encoder, weights))
     if weights != "hub":
-        load_backbone_weights(of_rgb.encoder, Path(weights))
+        network.encoder.initial_weights = load_backbone_weights(of_rgb.encoder, Path(weights))
     network.encoder.load_state_dict(_widened(of_rgb.encoder.state_dict(), network.encoder.state_dict()))
     return network
 
@@ -173,17 +192,19 @@ def _create_smp_network(
     in_channels: int,
     classes: int,
     arguments: Mapping[str, Any],
-    pretrained: bool = False,
+    of_weights: Mapping[str, Any] | None = None,
 ) -> Any:
     import segmentation_models_pytorch as smp
 
+    source = dict(of_weights or {})
     network = smp.create_model(
         decoder,
         encoder_name=f"tu-{encoder}",
-        encoder_weights="imagenet" if pretrained else None,
+        encoder_weights=True if source.pop("pretrained", False) else None,
         in_channels=in_channels,
         classes=classes,
         **arguments,
+        **source,
     )
     # Resizing the scores of the present classes to full size is cheaper than resizing the logits of all classes.
     network.segmentation_head[1] = nn.Identity()

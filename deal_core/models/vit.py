@@ -15,7 +15,14 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer, 
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
-from deal_core.models.backbone import check_timm_name, explain_timm_errors, load_backbone_weights, refuse_own_arguments
+from deal_core.models.backbone import (
+    InitialWeights,
+    check_timm_name,
+    explain_timm_errors,
+    hub_arguments,
+    load_backbone_weights,
+    refuse_own_arguments,
+)
 
 # Arguments of timm.create_model that the network sets, or that have no effect on tokens and attention.
 _REFUSED = ("num_classes", "drop_path_rate", "patch_drop_rate", "drop_rate", "dynamic_img_size", "dynamic_img_pad")
@@ -58,6 +65,7 @@ class TokenTransformer(nn.Module):
 
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
+        self.initial_weights: InitialWeights = vit.initial_weights
         self.dim = int(vit.embed_dim)
         self.heads = int(vit.blocks[0].attn.num_heads)
         self.depth = len(vit.blocks)
@@ -115,7 +123,7 @@ def create_vit(name: str, weights: str, drop_path: float, arguments: Mapping[str
 
     Args:
         name: Name of the timm model.
-        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a .safetensors file;
+        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a weights file;
             position embeddings of another grid and patch filters of another size are resized.
         drop_path: Rate of stochastic depth in the last block; it increases linearly from 0 in the first block.
         arguments: Further arguments of `timm.create_model`, such as `{"patch_size": 8, "depth": 6}`.
@@ -127,10 +135,14 @@ def create_vit(name: str, weights: str, drop_path: float, arguments: Mapping[str
     check_timm_name("backbone", name, "a vision transformer of timm", ("*vit*", "deit*"))
     refuse_own_arguments("backbone_arguments", arguments, _REFUSED)
     with explain_timm_errors(name, f"backbone '{name}' with arguments {dict(arguments)}"):
-        vit = timm.create_model(name, pretrained=weights == "hub", num_classes=0, drop_path_rate=drop_path, **arguments)
+        chosen = {**arguments, **hub_arguments(name, weights)}
+        vit = timm.create_model(name, num_classes=0, drop_path_rate=drop_path, **chosen)
     _check_plain(name, vit)
+    vit.initial_weights = InitialWeights(weights)
     if weights not in ("none", "hub"):
-        load_backbone_weights(vit, Path(weights), adapt=lambda tensors: checkpoint_filter_fn(tensors, vit))
+        vit.initial_weights = load_backbone_weights(
+            vit, Path(weights), adapt=lambda tensors: checkpoint_filter_fn(tensors, vit)
+        )
     return vit
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
-from deal_core.models.backbone import check_weights
-from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation
+from deal_core.losses.activation import CamActivation, activate, check_activation
+from deal_core.models.backbone import check_weights, colour_scale
+from deal_core.models.normalisation import ColourNormalisation
 from deal_core.models.output import CamOutput, MapFunction
 from deal_core.models.vit import Tokens, TokenTransformer, create_vit
 
@@ -41,16 +42,19 @@ class WeakTr(nn.Module):
     Args:
         num_classes: Number of classes K.
         backbone: Name of a plain vision transformer of timm with square patches.
-        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a .safetensors file.
+        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a weights file
+            (.safetensors, .pth, .pt).
         backbone_arguments: Further arguments of `timm.create_model`, e.g. `{"img_size": 128, "patch_size": 8}`. Images
             may have any size; `img_size` is the size of the learned position embeddings.
-        mean: Mean of the RGB channels, in [0, 1].
-        std: Standard deviation of the RGB channels, in [0, 1].
+        mean: Mean of the RGB channels, in [0, 1]; None: as timm has it for these weights, see `colour_scale`.
+        std: Standard deviation of the RGB channels, in [0, 1]; None: as `mean`.
         pool: Pooling of features over tokens in the fusion: "max" or "mean".
         fused: Factors of M: "both" as above, "attention" (only C) or "cam" (only ReLU(S)).
         refined: Map for masks; published: "fine". For a small transformer trained from random weights, "fused" is
             better: its attention is nearly uniform, so P averages over the image.
         drop_path: Rate of stochastic depth in the last block; it increases linearly from 0 in the first block.
+        activation: How S becomes non-negative: "relu" as published and above, or "above_mean", see
+            `deal_core.losses.activation`.
 
     Raises:
         ConfigError: the backbone is unknown or no plain vision transformer, or a value is out of range.
@@ -67,17 +71,21 @@ class WeakTr(nn.Module):
         backbone: str = "deit_small_patch16_224",
         weights: str = "none",
         backbone_arguments: Mapping[str, Any] | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         pool: Pool = "max",
         fused: Fused = "both",
         refined: Refined = "fine",
         drop_path: float = 0.1,
+        activation: CamActivation = "above_mean",
     ) -> None:
         super().__init__()
-        self.normalise_colours = ColourNormalisation(mean, std)
         _check_arguments(weights, pool, fused, refined, drop_path)
         vit = create_vit(backbone, weights, drop_path, dict(backbone_arguments or {}))
+        scale = colour_scale(backbone, weights, mean, std)
+        self.normalise_colours = ColourNormalisation(scale.mean, scale.std)
+        self.activation = check_activation(activation)
+        self.settled = {"mean": scale.mean, "std": scale.std, "activation": activation}
         self.backbone = TokenTransformer(vit)
         self.stride = self.backbone.patch_size
         self.num_classes = num_classes
@@ -109,8 +117,8 @@ class WeakTr(nn.Module):
         maps: dict[str, MapFunction] = {"coarse": lambda _: cams, "fused": lambda _: fused, "fine": lambda _: fine}
         if torch.is_grad_enabled():
             maps = self._maps(tokens, weights, cams, fused, fine)
-        refined = {"coarse": cams.relu(), "fused": fused, "fine": fine}[self.refined]
-        return CamOutput(tag_logits, "coarse", cams, self.stride, maps, refined)
+        refined = {"coarse": activate(cams, self.activation), "fused": fused, "fine": fine}[self.refined]
+        return CamOutput(tag_logits, "coarse", cams, self.stride, maps, refined, self.activation)
 
     def _maps(
         self, tokens: Tokens, weights: Tensor, cams: Tensor, fused: Tensor, fine: Tensor
@@ -132,7 +140,7 @@ class WeakTr(nn.Module):
             mixed = fuse_attention(attention, weights)
             count = cams.shape[-2] * cams.shape[-1]
             cross, affinity = mixed[:, : self.num_classes, -count:], mixed[:, -count:, -count:]
-            activation = cams.float().relu().flatten(2)
+            activation = activate(cams.float(), self.activation).flatten(2)
             if self.fused == "attention":
                 fused = cross
             else:

@@ -424,6 +424,8 @@ def test_hub_without_a_connection_is_an_error_of_one_sentence(monkeypatch: pytes
     def no_connection(*arguments: Any, **options: Any) -> None:
         raise FileNotFoundError("no route to the hub\nand more")
 
+    monkeypatch.setattr("deal_core.models.backbone._cached", lambda *source: None)
+    monkeypatch.setattr("deal_core.models.backbone._hub_is_silent", lambda: None)
     monkeypatch.setattr("deal_core.models.vit.timm.create_model", no_connection)
     with pytest.raises(ConfigError, match=r"deit_small_patch16_224' cannot be downloaded \(no route to the hub\)"):
         create_model("weaktr", 2, weights="hub")
