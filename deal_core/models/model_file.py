@@ -31,6 +31,7 @@ from deal_core.structures import ClassList, classes_from_json, classes_to_json
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "deal"
+_FAILED = 0.03  # a rule that chooses a threshold nearer to 0 or 1 has found nothing to separate
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,16 @@ class Threshold:
 
     value: float
     rule: str
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a rule chose an end of the range, so that (nearly) everything, or nothing, is background.
+
+        >>> Threshold(0.0, "depth_relief").has_failed, Threshold(0.3, "otsu").has_failed
+        (True, False)
+        """
+        is_chosen = not self.rule.startswith("fixed")
+        return is_chosen and not _FAILED <= self.value <= 1.0 - _FAILED
 
 
 @dataclass(frozen=True)
