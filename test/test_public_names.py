@@ -29,7 +29,7 @@ PUBLIC = {
         "pseudo_mask read_cam read_mask score_frames winning_class write_cams"
     ),
     "deal_core.masks.refine": (
-        "CrfSettings ParSettings RegionSettings WalkSettings average_over_regions dense_crf "
+        "AutoSettings CrfSettings ParSettings RegionSettings WalkSettings dense_crf name_regions "
         "pixel_adaptive_refinement random_walk refine_scores refinement_settings"
     ),
     "deal_core.dataset": (

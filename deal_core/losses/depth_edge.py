@@ -22,11 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deal_core.losses.activation import activate
 from deal_core.losses.tags import check_cams, nan_unless_finite
 from deal_core.structures import DepthKind, valid_depth
 from deal_core.surfaces.filling import fill_depth
 
-CamValue = Literal["relu_max", "min_max", "sigmoid", "none"]
+CamValue = Literal["relu_max", "above_mean_max", "min_max", "sigmoid", "none"]
 CamEdge = Literal["max", "bound"]
 DepthValue = Literal["min_max", "inverse_min_max", "none"]
 DepthEdge = Literal["bound", "max"]
@@ -53,8 +54,9 @@ class DepthEdgeOptions:
     Args:
         size: (H', W') at which edges are compared; half of the depth's size when left out.
         mu: where g changes sign: an edge strength of sigmoid(-mu), 0.076 for 2.5, separates edge from no edge.
-        cam_value: CAM before the Sobel filter: ReLU divided by the maximum of each map, min-max of each map,
-            sigmoid, or unchanged.
+        cam_value: CAM before the Sobel filter: ReLU divided by the maximum of each map; the same, cut at the mean of
+            the map where that is negative (`activate`), so that a map without any positive value keeps its gradient;
+            min-max of each map, sigmoid, or unchanged.
         cam_edge: Sobel magnitude of the CAM divided by the maximum of each map, or by `SOBEL_BOUND`.
         depth_value: depth before the Sobel filter: min-max over the valid pixels of each image, the same for
             inverse depth, or unchanged. Depth of kind "inverse" is not inverted again.
@@ -167,6 +169,8 @@ def cam_edges(cams: Tensor, *, size: tuple[int, int], value: CamValue = "relu_ma
         cams = F.interpolate(cams, size, mode="bilinear", align_corners=False)
     if value == "relu_max":
         cams = _divide_by_maximum(cams.relu())
+    elif value == "above_mean_max":
+        cams = _divide_by_maximum(activate(cams))
     elif value == "min_max":
         cams = _divide_by_maximum(cams - cams.amin(dim=(-2, -1), keepdim=True))
     elif value == "sigmoid":

@@ -155,7 +155,7 @@ def check_use(model: ModelInfo, dataset: Dataset, settings: CamSettings) -> None
     if needs_depth(settings.refine) and len(dataset) and not dataset.has_depth:
         raise UsageError(
             f"the refinement '{refinement_name(settings.refine)}' needs depth, and {dataset.path} has none: estimate "
-            "it with `deal depth` and pass its folder, or use par, crf, or the walk with affinity=colour"
+            "it with `deal depth` and pass its folder, or use auto, par, crf, or the walk with affinity=colour"
         )
 
 
@@ -174,6 +174,7 @@ def _finished(
         _resize(scores, sample.image.shape[:2]).clamp(0, 1),
         settings.refine,
         threshold=model.info.threshold.value,
+        relative=not model.info.is_segmenter,
         depth=sample.depth,
         depth_valid=sample.depth_valid,
         depth_kind=dataset.depth_kind,

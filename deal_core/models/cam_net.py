@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
+from deal_core.losses.activation import CamActivation, check_activation
 from deal_core.models.backbone import colour_scale, create_backbone, freezes_batch_norm
 from deal_core.models.normalisation import ColourNormalisation, freeze_batch_norm
 from deal_core.models.output import CamOutput
@@ -35,6 +36,7 @@ class CamNet(nn.Module):
         dropout: Dropout rate of the fused features.
         freeze_batch_norm: Whether to freeze the BatchNorm statistics and affine parameters of the backbone; None: if it
             starts from pretrained weights.
+        activation: How raw CAM logits become the non-negative map for masks, see `deal_core.losses.activation`.
 
     Raises:
         ConfigError: the backbone is unknown or cannot return these levels, or a value is out of range.
@@ -57,6 +59,7 @@ class CamNet(nn.Module):
         std: Sequence[float] | None = None,
         dropout: float = 0.0,
         freeze_batch_norm: bool | None = None,
+        activation: CamActivation = "above_mean",
     ) -> None:
         super().__init__()
         if width < 1:
@@ -71,7 +74,13 @@ class CamNet(nn.Module):
         output_format = getattr(self.backbone, "output_fmt", None)
         self.features_are_nhwc = output_format is not None and output_format.value == "NHWC"
         self.freeze_batch_norm = freezes_batch_norm(freeze_batch_norm, weights)
-        self.settled = {"mean": scale.mean, "std": scale.std, "freeze_batch_norm": self.freeze_batch_norm}
+        self.activation = check_activation(activation)
+        self.settled = {
+            "mean": scale.mean,
+            "std": scale.std,
+            "freeze_batch_norm": self.freeze_batch_norm,
+            "activation": activation,
+        }
         self.project = nn.ModuleList(
             nn.Sequential(nn.Conv2d(level["num_chs"], width, 1, bias=False), nn.BatchNorm2d(width)) for level in used
         )
@@ -92,7 +101,8 @@ class CamNet(nn.Module):
         def cam(through_backbone: bool) -> Tensor:
             return cams if through_backbone else self.classifier(fused.detach())
 
-        return CamOutput({"cam": cams.mean(dim=(-2, -1))}, "cam", cams, self.stride, {"cam": cam})
+        tag_logits = {"cam": cams.mean(dim=(-2, -1))}
+        return CamOutput(tag_logits, "cam", cams, self.stride, {"cam": cam}, activated=self.activation)
 
     def train(self, mode: bool = True) -> CamNet:
         """Switch between training and evaluation; frozen BatchNorm layers stay in evaluation."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from deal_core.errors import ConfigError, nearest_hint
 from deal_core.models.cam_net import CamNet
+from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from deal_core.models.seam import Seam
 from deal_core.models.segmenter import SegmenterNet
 from deal_core.models.weaktr import WeakTr
@@ -20,6 +21,13 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
     "segmenter": SegmenterNet,
     "weaktr": WeakTr,
 }
+OLDER_ARGUMENTS: Mapping[str, Any] = {
+    "mean": list(IMAGENET_MEAN),
+    "std": list(IMAGENET_STD),
+    "freeze_batch_norm": False,
+    "activation": "relu",
+}
+"""Arguments of networks with the values that version 0.1.0 took where they were left out."""
 
 
 def create_model(name: str, num_classes: int, /, **arguments: Any) -> nn.Module:
@@ -47,6 +55,12 @@ def settled_arguments(network: nn.Module, arguments: Mapping[str, Any]) -> dict[
     """Return the arguments of a network, with the values that it chose where they leave the choice to its weights."""
     settled: Mapping[str, Any] = getattr(network, "settled", {})
     return {**arguments, **settled}
+
+
+def with_older_defaults(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with the values of version 0.1.0 where they leave out what is now settled by the weights."""
+    takes = inspect.signature(_MODELS[name]).parameters if name in _MODELS else ()
+    return {**{n: v for n, v in OLDER_ARGUMENTS.items() if n in takes}, **arguments}
 
 
 def is_segmenter(name: str) -> bool:

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,11 +20,18 @@ from torch import Tensor, nn
 
 from deal_core.errors import ConfigError, DatasetError, ModelFileError
 from deal_core.files import replacing
-from deal_core.models.factory import create_model, is_segmenter, uses_depth
+from deal_core.models.factory import (
+    create_model,
+    is_segmenter,
+    settled_arguments,
+    uses_depth,
+    with_older_defaults,
+)
 from deal_core.structures import ClassList, classes_from_json, classes_to_json
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "deal"
+_FAILED = 0.03  # a rule that chooses a threshold nearer to 0 or 1 has found nothing to separate
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,16 @@ class Threshold:
 
     value: float
     rule: str
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a rule chose an end of the range, so that (nearly) everything, or nothing, is background.
+
+        >>> Threshold(0.0, "depth_relief").has_failed, Threshold(0.3, "otsu").has_failed
+        (True, False)
+        """
+        is_chosen = not self.rule.startswith("fixed")
+        return is_chosen and not _FAILED <= self.value <= 1.0 - _FAILED
 
 
 @dataclass(frozen=True)
@@ -80,11 +97,13 @@ class LoadedModel:
 def save_model(path: Path, network: nn.Module, info: ModelInfo) -> None:
     """Write a model file; it appears under its name only when it is complete.
 
+    The file also holds the arguments that the network settled itself, such as the colours that its weights expect.
+
     Raises:
         ModelFileError: the file cannot be written; an existing file is kept.
     """
     tensors: dict[str, Tensor] = {n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}
-    header = info_to_metadata(info)
+    header = info_to_metadata(replace(info, arguments=settled_arguments(network, info.arguments)))
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata=header)
@@ -131,7 +150,8 @@ def load_model(path: Path, *, expected_classes: ClassList | None = None) -> Load
             f"found one for {list(info.classes.names)}"
         )
     try:
-        network = create_model(info.architecture, len(info.classes), **_without_initial_weights(info.arguments))
+        arguments = with_older_defaults(info.architecture, _without_initial_weights(info.arguments))
+        network = create_model(info.architecture, len(info.classes), **arguments)
     except ConfigError as error:
         raise ModelFileError(f"{path}: the network in the header cannot be made: {error}") from None
     wanted = network.state_dict()

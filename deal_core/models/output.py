@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from deal_core.errors import ConfigError, nearest_hint
+from deal_core.losses.activation import CamActivation, activate
 
 MapFunction = Callable[[bool], Tensor]
 """Makes a map (B, K, h, w); the argument says whether gradients reach the backbone, or only the later layers."""
@@ -25,6 +26,7 @@ class CamOutput:
         stride: Pixels of the input per cell of `cams`, along each side.
         maps: Functions that make the maps for losses, by name.
         refined: (B, K, h, w) non-negative CAM after refinement by the network; None for a network without refinement.
+        activated: How raw CAM logits become non-negative.
     """
 
     tag_logits: Mapping[str, Tensor]
@@ -33,11 +35,12 @@ class CamOutput:
     stride: int
     maps: Mapping[str, MapFunction]
     refined: Tensor | None = None
+    activated: CamActivation = "relu"
 
     @property
     def activation(self) -> Tensor:
-        """The map (B, K, h, w) for masks, non-negative: the refined CAM, or the ReLU of the raw CAM."""
-        return self.refined if self.refined is not None else self.cams.relu()
+        """The map (B, K, h, w) for masks, non-negative: the refined CAM, or the activated raw CAM."""
+        return self.refined if self.refined is not None else activate(self.cams, self.activated)
 
     def map(self, name: str | None = None, through_backbone: bool = True) -> Tensor:
         """Return a map (B, K, h, w).

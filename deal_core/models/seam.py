@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
+from deal_core.losses.activation import CamActivation, activate, check_activation
 from deal_core.losses.equivariance import (
     EPSILON,
     equivariant_cross_regularization_loss,
@@ -80,6 +81,8 @@ class Seam(nn.Module):
         second_scale: Size of the second view relative to the first view.
         freeze_batch_norm: Whether to freeze the BatchNorm statistics and affine parameters of a timm backbone; None: if
             it starts from pretrained weights. Those of resnet38 are always frozen.
+        activation: How raw CAM logits become the non-negative map that is refined, see `deal_core.losses.activation`;
+            None: "relu" for the preset "reference", as published, and "above_mean" for "fixed".
         preset: "reference" or "fixed", see above.
 
     Raises:
@@ -103,6 +106,7 @@ class Seam(nn.Module):
         second_scale: float = 0.3,
         freeze_batch_norm: bool | None = None,
         preset: Preset = "reference",
+        activation: CamActivation | None = None,
     ) -> None:
         super().__init__()
         check_weights(weights)
@@ -118,7 +122,14 @@ class Seam(nn.Module):
         self.normalise_colours = ColourNormalisation(scale.mean, scale.std)
         self.preset, self.second_scale = preset, second_scale
         self.freeze_batch_norm = freezes_batch_norm(freeze_batch_norm, weights)
-        self.settled = {"mean": scale.mean, "std": scale.std, "freeze_batch_norm": self.freeze_batch_norm}
+        published: CamActivation = "relu" if preset == "reference" else "above_mean"
+        self.activation = check_activation(activation or published)
+        self.settled = {
+            "mean": scale.mean,
+            "std": scale.std,
+            "freeze_batch_norm": self.freeze_batch_norm,
+            "activation": self.activation,
+        }
         self.dropout = nn.Dropout2d(dropout)
         self.background_slots = 1 if preset == "reference" else 0
         self.classifier = nn.Conv2d(channels[2], self.background_slots + num_classes, 1, bias=False)
@@ -133,7 +144,8 @@ class Seam(nn.Module):
         last = self.dropout(last)
         cams = self._classify(last)
         colours = self._reduce(normalised, early.shape[-2:])
-        refined = pixel_correlation(seed(cams.detach()), self.embedding(colours, early.detach(), middle.detach()))
+        embedding = self.embedding(colours, early.detach(), middle.detach())
+        refined = pixel_correlation(seed(cams.detach(), self.activation), embedding)
 
         def raw_map(through_backbone: bool) -> Tensor:
             return cams if through_backbone else self._classify(last.detach())
@@ -141,7 +153,7 @@ class Seam(nn.Module):
         def refined_map(through_backbone: bool) -> Tensor:
             if not through_backbone:
                 return refined[:, 1:]
-            return pixel_correlation(seed(cams), self.embedding(colours, early, middle))[:, 1:]
+            return pixel_correlation(seed(cams, self.activation), self.embedding(colours, early, middle))[:, 1:]
 
         return SeamOutput(
             tag_logits={"cam": cams.mean(dim=(-2, -1))},
@@ -150,6 +162,7 @@ class Seam(nn.Module):
             stride=STRIDE,
             maps={"raw": raw_map, "refined": refined_map},
             refined=refined[:, 1:],
+            activated=self.activation,
             refined_background=refined[:, :1],
         )
 
@@ -243,13 +256,13 @@ class PixelEmbedding(nn.Module):
         return self.fuse(torch.cat([part.to(colours.dtype) for part in parts], dim=1))
 
 
-def seed(cams: Tensor) -> Tensor:
+def seed(cams: Tensor, activation: CamActivation = "relu") -> Tensor:
     """Return the input (B, K + 1, h, w), in [0, 1], of the pixel correlation module, background first.
 
-    Each CAM (B, K, h, w) is divided by its maximum. The background is 1 - max over classes, and only the largest class
-    at each pixel is kept.
+    Each CAM (B, K, h, w) is activated and divided by its maximum. The background is 1 - max over classes, and only the
+    largest class at each pixel is kept.
     """
-    positive = _full_precision(cams).relu()
+    positive = activate(_full_precision(cams), activation)
     scaled = (positive - EPSILON).relu() / (positive.amax(dim=(-2, -1), keepdim=True) + EPSILON)
     largest = scaled.amax(dim=1, keepdim=True)
     return torch.cat([1.0 - largest, scaled.where(scaled >= largest, 0.0)], dim=1)

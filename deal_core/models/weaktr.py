@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
+from deal_core.losses.activation import CamActivation, activate, check_activation
 from deal_core.models.backbone import check_weights, colour_scale
 from deal_core.models.normalisation import ColourNormalisation
 from deal_core.models.output import CamOutput, MapFunction
@@ -52,6 +53,8 @@ class WeakTr(nn.Module):
         refined: Map for masks; published: "fine". For a small transformer trained from random weights, "fused" is
             better: its attention is nearly uniform, so P averages over the image.
         drop_path: Rate of stochastic depth in the last block; it increases linearly from 0 in the first block.
+        activation: How S becomes non-negative: "relu" as published and above, or "above_mean", see
+            `deal_core.losses.activation`.
 
     Raises:
         ConfigError: the backbone is unknown or no plain vision transformer, or a value is out of range.
@@ -74,13 +77,15 @@ class WeakTr(nn.Module):
         fused: Fused = "both",
         refined: Refined = "fine",
         drop_path: float = 0.1,
+        activation: CamActivation = "above_mean",
     ) -> None:
         super().__init__()
         _check_arguments(weights, pool, fused, refined, drop_path)
         vit = create_vit(backbone, weights, drop_path, dict(backbone_arguments or {}))
         scale = colour_scale(backbone, weights, mean, std)
         self.normalise_colours = ColourNormalisation(scale.mean, scale.std)
-        self.settled = {"mean": scale.mean, "std": scale.std}
+        self.activation = check_activation(activation)
+        self.settled = {"mean": scale.mean, "std": scale.std, "activation": activation}
         self.backbone = TokenTransformer(vit)
         self.stride = self.backbone.patch_size
         self.num_classes = num_classes
@@ -112,8 +117,8 @@ class WeakTr(nn.Module):
         maps: dict[str, MapFunction] = {"coarse": lambda _: cams, "fused": lambda _: fused, "fine": lambda _: fine}
         if torch.is_grad_enabled():
             maps = self._maps(tokens, weights, cams, fused, fine)
-        refined = {"coarse": cams.relu(), "fused": fused, "fine": fine}[self.refined]
-        return CamOutput(tag_logits, "coarse", cams, self.stride, maps, refined)
+        refined = {"coarse": activate(cams, self.activation), "fused": fused, "fine": fine}[self.refined]
+        return CamOutput(tag_logits, "coarse", cams, self.stride, maps, refined, self.activation)
 
     def _maps(
         self, tokens: Tokens, weights: Tensor, cams: Tensor, fused: Tensor, fine: Tensor
@@ -135,7 +140,7 @@ class WeakTr(nn.Module):
             mixed = fuse_attention(attention, weights)
             count = cams.shape[-2] * cams.shape[-1]
             cross, affinity = mixed[:, : self.num_classes, -count:], mixed[:, -count:, -count:]
-            activation = cams.float().relu().flatten(2)
+            activation = activate(cams.float(), self.activation).flatten(2)
             if self.fused == "attention":
                 fused = cross
             else:

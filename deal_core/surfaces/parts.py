@@ -122,6 +122,11 @@ def depth_affinity(depth: Tensor, *, radius: int, scale: float) -> GridAffinity:
     return GridAffinity(offsets, torch.stack([of_offset(*offset) for offset in offsets]))
 
 
+def between_cells(maps: Tensor, *, radius: int, of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return (O, h, w) a function of a map (h, w) at each cell and at its neighbours nearer than `radius`."""
+    return torch.stack([_between(maps, offset, of) for offset in _offsets(radius)])
+
+
 def connected_cells(affinity: GridAffinity, join: float) -> Int64Array:
     """Return a label (h, w) for each cell: equal for cells connected by steps with an affinity of at least `join`."""
     of_offset = dict(zip(affinity.offsets, affinity.values.cpu().numpy(), strict=True))
@@ -161,7 +166,7 @@ def overlapping(dy: int, dx: int, height: int, width: int) -> tuple[_Index, _Ind
 
 
 def _between(maps: Tensor, offset: tuple[int, int], affinity: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Return (h, w) the affinity of each cell of `maps` (C, h, w) and its neighbour; 0 outside the map."""
+    """Return (h, w) the affinity of each cell of `maps` (..., h, w) and its neighbour; 0 outside the map."""
     result = maps.new_zeros(maps.shape[-2:])
     here, there = overlapping(*offset, maps.shape[-2], maps.shape[-1])
     result[here] = affinity(maps[here], maps[there])

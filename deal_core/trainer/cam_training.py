@@ -19,13 +19,21 @@ from deal_core.errors import ConfigError
 from deal_core.losses.tags import tag_loss
 from deal_core.masks.score_dataset import CamSettings, choose_threshold
 from deal_core.masks.threshold_rules import create_rule, need_depth_for_rule
+from deal_core.models.backbone import InitialWeights
 from deal_core.models.factory import is_segmenter
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.models.output import CamOutput
 from deal_core.structures import DepthKind
+from deal_core.trainer.figures import (
+    FIGURES_KEY,
+    TrainingFigures,
+    measure_figures,
+    rare_tag_weights,
+    tag_log_odds,
+)
 from deal_core.trainer.loop import Progress, begin_step, end_step, evaluating
 from deal_core.trainer.objective import LossWeights, Objective, alignment_loss
-from deal_core.trainer.run_folder import TrainState
+from deal_core.trainer.run_folder import TrainState, as_begun
 from deal_core.trainer.schedule import weight_at
 from deal_core.trainer.settings import TrainSettings
 from deal_core.trainer.task import run_task
@@ -41,6 +49,10 @@ class TrainResult:
     steps: int
     resumed_from: int
     """Step of the checkpoint from which the run resumed; 0 for a fresh run."""
+    figures: TrainingFigures
+    """What can be said of the result without masks; the model file holds them too."""
+    initial_weights: InitialWeights
+    """Where the first weights of the backbone came from."""
 
 
 def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda progress: None) -> TrainResult:
@@ -57,8 +69,10 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     create_rule(settings.threshold_rule)  # refuse an unknown rule now, not after the last step
     if is_segmenter(settings.model.name):
         raise ConfigError(f"model.name={settings.model.name} needs masks for training: use `deal distill`")
-    done = run_task(CamTraining(settings), report)
-    return TrainResult(done.model, done.info.threshold, done.steps, done.resumed_from)
+    done = run_task(CamTraining(as_begun(settings)), report)
+    figures = TrainingFigures.from_json(done.info.training[FIGURES_KEY])
+    weights: InitialWeights = getattr(done.network.backbone, "initial_weights")  # noqa: B009 (not a tensor or module)
+    return TrainResult(done.model, done.info.threshold, done.steps, done.resumed_from, figures, weights)
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,19 @@ class CamTraining:
             )
         need_depth_for_rule(self.settings.threshold_rule, dataset)
         return dataset.split_by_segment(data.validation_fraction, seed=self.settings.seed)
+
+    def prepare(self, network: nn.Module, frames: Dataset) -> None:
+        """Start the tag logits of classes at the log-odds of their tags, where the network has a bias for them."""
+        bias = getattr(getattr(network, "classifier", None), "bias", None)
+        if self.settings.bias_from_tags and isinstance(bias, Tensor):
+            with torch.no_grad():
+                bias.copy_(torch.from_numpy(tag_log_odds(frames.tags)))
+
+    def frame_weights(self, frames: Dataset) -> list[float] | None:
+        """Return larger weights of frames with rare tags, if the sampling is balanced."""
+        if self.settings.sampling == "plain":
+            return None
+        return [float(weight) for weight in rare_tag_weights(frames.tags)]
 
     def outputs(self, network: nn.Module, image: Tensor) -> list[Tensor]:
         """Return the tag logits and every map that a loss or a mask uses."""
@@ -138,6 +165,13 @@ class CamTraining:
         cams = CamSettings(device=str(device), batch_size=self.settings.batch_size)
         with evaluating(network):
             return choose_threshold(LoadedModel(network, info, sha256=""), frames, cams, self.settings.threshold_rule)
+
+    def figures(
+        self, network: nn.Module, threshold: Threshold, frames: Dataset, held_out: Dataset, device: torch.device
+    ) -> Mapping[str, Any]:
+        """Return the `TrainingFigures`."""
+        found = measure_figures(network, self.settings, frames, held_out, threshold, device)
+        return {FIGURES_KEY: found.to_json()}
 
 
 def _tag_share(fabric: Fabric, tags: Tensor) -> float:

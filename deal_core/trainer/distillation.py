@@ -30,7 +30,7 @@ from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.models.output import SegmenterOutput
 from deal_core.structures import UNLABELLED, DepthKind, Sample
 from deal_core.trainer.loop import Progress, begin_step, end_step, evaluating
-from deal_core.trainer.run_folder import TrainState, write_whole
+from deal_core.trainer.run_folder import TrainState, as_begun, write_whole
 from deal_core.trainer.settings import ClipSettings, DistillSettings
 from deal_core.trainer.task import run_task
 from deal_core.trainer.views import plain_batches
@@ -96,6 +96,7 @@ def distill(settings: DistillSettings, report: Callable[[Progress], None] = lamb
     """
     if not is_segmenter(settings.model.name):
         raise ConfigError(f"model.name: expected segmenter, found {settings.model.name}, which `deal train` trains")
+    settings = as_begun(settings)
     done = run_task(Distillation(settings), report)
     model = LoadedModel(done.network, done.info, sha256="")
     how = CamSettings(tags="predicted", flip=False, device=str(done.fabric.device))
@@ -134,6 +135,12 @@ class Distillation:
         train, held_out = dataset.split_by_segment(self.settings.data.validation_fraction, seed=self.settings.seed)
         return LabelledFrames(train, folder), LabelledFrames(held_out, folder)
 
+    def prepare(self, network: nn.Module, frames: LabelledFrames) -> None:
+        """Leave the first weights as they are."""
+
+    def frame_weights(self, frames: LabelledFrames) -> None:
+        """Show each frame once per epoch."""
+
     def outputs(self, network: nn.Module, image: Tensor) -> list[Tensor]:
         """Return the logits."""
         depth = torch.zeros(1, 1, *image.shape[-2:]) if network.uses_depth else None
@@ -170,6 +177,17 @@ class Distillation:
     def threshold(self, network: nn.Module, info: ModelInfo, frames: LabelledFrames, device: torch.device) -> Threshold:
         """Return the threshold at which a pixel goes to the stronger of class and background."""
         return Threshold(ARGMAX_THRESHOLD, "argmax")
+
+    def figures(
+        self,
+        network: nn.Module,
+        threshold: Threshold,
+        frames: LabelledFrames,
+        held_out: LabelledFrames,
+        device: torch.device,
+    ) -> Mapping[str, Any]:
+        """Return nothing: `DistillResult` has the figures of the held-out frames."""
+        return {}
 
 
 class MaskObjective(nn.Module):

@@ -157,6 +157,7 @@ def batch_loader(views: Views, settings: RunSettings, fabric: Fabric, state: Tra
         stop=state.total_steps,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
+        weights=views.frame_weights,
     )
     return DataLoader(
         views,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 
 from deal_core.errors import ConfigError, ModelFileError
 from deal_core.files import replacing
-from deal_core.settings_file import dump_settings
+from deal_core.models.factory import OLDER_ARGUMENTS, with_older_defaults
+from deal_core.settings_file import Settings, dump_settings
 from deal_core.trainer.settings import RunSettings
 
 SETTINGS_FILE = "settings.yaml"
@@ -25,6 +26,16 @@ HISTORY_FILE = "history.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
 _MAY_CHANGE = ("device", "threshold_rule", "checkpoint_every", "log_every", "data.workers")
 """Settings that do not affect the weights and may change when a run resumes."""
+_FORMAT_LINE = "# Settings of a run, format 2. A run of version 0.1.0 has no such line.\n"
+_OLDER: Mapping[str, Any] = {
+    "deal": {"holes": "ignore", "cam_value": "relu_max"},
+    "bias_from_tags": False,
+    "sampling": "plain",
+}
+"""What version 0.1.0 did where its settings say nothing, or had another default."""
+
+R = TypeVar("R", bound=RunSettings)
+S = TypeVar("S", bound=Settings)
 
 
 @dataclass
@@ -103,16 +114,27 @@ class RunLog:
             self._board.add_scalar(name, value, step)
 
 
+def as_begun(settings: R) -> R:
+    """Return the settings with which a run of version 0.1.0 in the output folder continues.
+
+    Where the run began before a setting existed, or with another default, the setting keeps that value unless it is
+    given now. The settings of other runs are returned unchanged.
+    """
+    path = settings.output / SETTINGS_FILE
+    if not (settings.output / CHECKPOINT_FILE).exists() or not path.exists() or _is_new(_read(path)):
+        return settings
+    begun = _unless_given(settings, _OLDER)
+    arguments = with_older_defaults(settings.model.name, settings.model.arguments)
+    return begun.model_copy(update={"model": begun.model.model_copy(update={"arguments": arguments})})
+
+
 def prepare_folder(settings: RunSettings) -> None:
     """Make the run folder; raise `ConfigError` if it holds a checkpoint of a run with other settings."""
-    path, text = settings.output / SETTINGS_FILE, dump_settings(settings)
+    path, text = settings.output / SETTINGS_FILE, _FORMAT_LINE + dump_settings(settings)
     if (settings.output / CHECKPOINT_FILE).exists() and path.exists():
-        try:
-            there = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path} cannot be read ({error}): choose another output") from None
+        there = _read(path)
         ours = _dotted(yaml.safe_load(text))
-        theirs = _dotted(there) if isinstance(there, dict) else {}
+        theirs = _settings_in(there, ours)
         other = [k for k in {**theirs, **ours} if theirs.get(k) != ours.get(k) and k not in _MAY_CHANGE]
         if other:
             told = ", ".join(f"{k} is {theirs.get(k)!r} there and {ours.get(k)!r} here" for k in other)
@@ -120,6 +142,42 @@ def prepare_folder(settings: RunSettings) -> None:
                 f"{settings.output}: holds a run with other settings ({told}); choose another output, or delete it"
             )
     write_whole(path, text)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): choose another output") from None
+
+
+def _settings_in(text: str, ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the dotted settings of a file; what version 0.1.0 did not write has the value that it meant."""
+    try:
+        there = yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{SETTINGS_FILE} cannot be read ({error}): choose another output") from None
+    theirs = _dotted(there) if isinstance(there, dict) else {}
+    if _is_new(text):
+        return theirs
+    meant = _dotted({**_OLDER, "model": {"arguments": OLDER_ARGUMENTS}})
+    return {**{k: v for k, v in meant.items() if k in ours}, **theirs}
+
+
+def _is_new(text: str) -> bool:
+    return text.startswith(_FORMAT_LINE)
+
+
+def _unless_given(settings: S, older: Mapping[str, Any]) -> S:
+    """Return the settings with older values where none was given."""
+    changed: dict[str, Any] = {}
+    for name, value in older.items():
+        now = getattr(settings, name, None)
+        if isinstance(now, Settings):
+            changed[name] = _unless_given(now, value)
+        elif name in type(settings).model_fields and name not in settings.model_fields_set:
+            changed[name] = value
+    return settings.model_copy(update=changed)
 
 
 def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from deal_core.dataset.settings import DataSettings
-from deal_core.losses.depth_edge import CamEdge, CamValue, DepthEdge, DepthSlope, DepthValue
+from deal_core.losses.depth_edge import CamEdge, CamValue, DepthEdge, DepthSlope, DepthValue, Holes
 from deal_core.settings_file import EdgeSize, Fraction, NotNegative, Number, Positive, PositiveWhole, Settings, Whole
+
+Sampling = Literal["plain", "balanced"]
 
 
 class ModelSettings(Settings):
@@ -53,7 +55,7 @@ class DealSettings(MapLossSettings):
     """Size (H', W') at which edges are compared; default: a quarter of the image size."""
     mu: Number = 2.5
     """Position of the sign change of g: an edge strength of sigmoid(-mu)."""
-    cam_value: CamValue = "relu_max"
+    cam_value: CamValue = "above_mean_max"
     """Normalisation of the CAM before edges are computed."""
     cam_edge: CamEdge = "max"
     """Divisor of the CAM edges."""
@@ -65,6 +67,8 @@ class DealSettings(MapLossSettings):
     """Whether the slope of the largest surface counts as an edge."""
     depth_gain: Positive = 3.0
     """Factor on the strength of depth edges."""
+    holes: Holes = "fill"
+    """Whether cells beside pixels without depth count, as far as the depth filled in there can be trusted."""
 
 
 class IslSettings(LossSettings):
@@ -143,6 +147,10 @@ class TrainSettings(RunSettings):
     deal: DealSettings = DealSettings()
     isl: IslSettings = IslSettings()
     fsl: FslSettings = FslSettings()
+    bias_from_tags: bool = True
+    """Whether the tag logit of a class starts at the log-odds of its share of the tags, if the network has a bias."""
+    sampling: Sampling = "plain"
+    """Whether an epoch shows every frame once, or frames with rare tags more often than others ("balanced")."""
     threshold_rule: str = "depth_relief"
     """Rule that chooses the background threshold on the training images, without masks."""
 

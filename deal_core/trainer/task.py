@@ -6,7 +6,7 @@ resume, exactly on the same machine) and, when the training is complete, `model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -20,7 +20,7 @@ from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.open import open_dataset
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError
-from deal_core.models.factory import create_model, settled_arguments
+from deal_core.models.factory import create_model
 from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_model
 from deal_core.structures import DepthKind
 from deal_core.trainer.loop import Progress, check_batch_size, create_fabric, evaluating, fit, leave_unused_alone
@@ -46,6 +46,12 @@ class Task(Protocol[F]):
     def split(self, dataset: Dataset) -> tuple[F, F]:
         """Return the training and the held-out frames; raise `DealError` if the dataset does not fit."""
 
+    def prepare(self, network: nn.Module, frames: F) -> None:
+        """Change the first weights of the network to suit the training frames; a checkpoint replaces them."""
+
+    def frame_weights(self, frames: F) -> Sequence[float] | None:
+        """Return how often to show each training frame, relative to the others; None: each once per epoch."""
+
     def outputs(self, network: nn.Module, image: Tensor) -> Iterable[Tensor]:
         """Return every output for an image (1, 3, H, W) that a loss may use."""
 
@@ -65,6 +71,11 @@ class Task(Protocol[F]):
 
     def threshold(self, network: nn.Module, info: ModelInfo, frames: F, device: torch.device) -> Threshold:
         """Return the background threshold of the trained network; `frames` are the training frames."""
+
+    def figures(
+        self, network: nn.Module, threshold: Threshold, frames: F, held_out: F, device: torch.device
+    ) -> Mapping[str, Any]:
+        """Return facts about the trained network for the model file, as JSON values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,20 +119,22 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
     check_batch_size(settings, len(frames), fabric.world_size)
     torch.manual_seed(settings.seed)
     network = create_model(settings.model.name, len(dataset.classes), **settings.model.arguments)
+    task.prepare(network, frames)
     try_out(network, task)
     objective = task.objective(network, dataset.depth_kind)
 
     def held_out_figures() -> Mapping[str, float]:
         return task.held_out_figures(network, held_out, fabric.device) if len(held_out) else {}
 
-    views = Views(frames, settings, with_mask=task.with_mask)
+    views = Views(frames, settings, with_mask=task.with_mask, frame_weights=task.frame_weights(frames))
     done = fit(fabric, network, objective, views, settings, task.step, held_out_figures, report)
 
     facts = {"steps": done.steps, "frames": len(frames), "seed": settings.seed, **task.facts()}
-    name, size = settings.model.name, settings.data.image_size
-    arguments = settled_arguments(network, settings.model.arguments)
+    name, arguments, size = settings.model.name, settings.model.arguments, settings.data.image_size
     info = ModelInfo(name, arguments, dataset.classes, size, _UNDECIDED, facts)
-    info = replace(info, threshold=task.threshold(network, info, frames, fabric.device))
+    threshold = task.threshold(network, info, frames, fabric.device)
+    figures = task.figures(network, threshold, frames, held_out, fabric.device)
+    info = replace(info, threshold=threshold, training={**facts, **figures})
     model = settings.output / MODEL_FILE
     if fabric.is_global_zero:
         save_model(model, network, info)

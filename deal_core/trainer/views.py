@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 from deal_core.dataset.settings import DataSettings
 from deal_core.dataset.transforms import TensorSample, TrainTransform, resize_sample, to_tensors
 from deal_core.errors import DealError
-from deal_core.structures import Sample
+from deal_core.structures import Int64Array, Sample
 from deal_core.trainer.settings import RunSettings
 
 
@@ -30,12 +30,22 @@ class Frames(Protocol):
 class Views(TorchDataset["TensorSample | DealError"]):
     """Random views of frames; the index of an item is (frame, seed of the view).
 
+    `frame_weights` say how often an epoch shows each frame, relative to the others; None: each once.
+
     The item of an unreadable frame is the error itself: an error raised in a worker would carry the worker's traceback
     in its message.
     """
 
-    def __init__(self, frames: Frames, settings: RunSettings, *, with_mask: bool = False) -> None:
+    def __init__(
+        self,
+        frames: Frames,
+        settings: RunSettings,
+        *,
+        with_mask: bool = False,
+        frame_weights: Sequence[float] | None = None,
+    ) -> None:
         self._frames = frames
+        self.frame_weights = None if frame_weights is None else tuple(frame_weights)
         self._settings = settings.data
         self._transform = TrainTransform(settings.data, with_mask=with_mask)
         self._cache: dict[int, Sample] | None = {} if settings.data.cache else None
@@ -81,7 +91,8 @@ def cached_size(size: tuple[int, ...], settings: DataSettings) -> tuple[int, int
 class BatchOrder:
     """The batches of one process for the steps `start` to `stop`, each a list of (frame, seed of its view).
 
-    They depend on the seed only, and neither on the number of processes nor on interruptions of the run.
+    They depend on the seed only, and neither on the number of processes nor on interruptions of the run. With one of
+    `weights` for each frame, an epoch has the same length, and shows each as often as its weight says, up to rounding.
     """
 
     frames: int
@@ -91,6 +102,7 @@ class BatchOrder:
     stop: int
     rank: int = 0
     world_size: int = 1
+    weights: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -99,11 +111,19 @@ class BatchOrder:
         steps_per_epoch = self.frames // self.batch_size
         for step in range(self.start, self.stop):
             epoch, within = divmod(step, steps_per_epoch)
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.frames)
+            order = self._epoch(np.random.default_rng([self.seed, epoch]))
             chosen = order[within * self.batch_size : (within + 1) * self.batch_size]
             views = np.random.default_rng([self.seed, epoch, within]).integers(2**31, size=self.batch_size)
             pairs = list(zip(chosen.tolist(), views.tolist(), strict=True))
             yield pairs[self.rank :: self.world_size]
+
+    def _epoch(self, rng: np.random.Generator) -> Int64Array:
+        """Return the frames of one epoch, in order."""
+        if self.weights is None:
+            return rng.permutation(self.frames)
+        ends = np.cumsum(self.weights) / np.sum(self.weights)
+        places = (np.arange(self.frames) + rng.random()) / self.frames
+        return rng.permutation(np.minimum(np.searchsorted(ends, places, side="right"), self.frames - 1))
 
 
 def plain_batches(

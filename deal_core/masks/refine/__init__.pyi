@@ -2,16 +2,17 @@
 from .crf import CrfSettings, dense_crf
 from .par import ParSettings, pixel_adaptive_refinement
 from .refinement import refine_scores, refinement_settings
-from .regions import RegionSettings, average_over_regions
+from .regions import AutoSettings, RegionSettings, name_regions
 from .walk import WalkSettings, random_walk
 
 __all__ = [
+    "AutoSettings",
     "CrfSettings",
     "ParSettings",
     "RegionSettings",
     "WalkSettings",
-    "average_over_regions",
     "dense_crf",
+    "name_regions",
     "pixel_adaptive_refinement",
     "random_walk",
     "refine_scores",

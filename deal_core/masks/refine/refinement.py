@@ -10,20 +10,18 @@ import torch
 from torch import Tensor
 
 from deal_core.errors import ConfigError, nearest_hint
-from deal_core.masks.refine.background import background_power, with_background, without_background
+from deal_core.masks.refine.background import with_background, without_background
 from deal_core.masks.refine.choices import Refinement
 from deal_core.masks.refine.crf import CrfSettings, crf_preset, dense_crf
 from deal_core.masks.refine.par import ParSettings, pixel_adaptive_refinement
-from deal_core.masks.refine.regions import RegionSettings, average_over_regions
-from deal_core.masks.refine.walk import SurfaceSettings, WalkSettings, walk_on_surfaces
+from deal_core.masks.refine.regions import AutoSettings, RegionSettings, name_regions
+from deal_core.masks.refine.walk import WalkSettings, walk_on_surfaces
 from deal_core.structures import BoolArray, DepthKind, Float32Array, UInt8Array
 from deal_core.surfaces.planes import find_planes
 
-RefineSettings = ParSettings | CrfSettings | WalkSettings | RegionSettings
+RefineSettings = ParSettings | CrfSettings | WalkSettings | RegionSettings | AutoSettings
 
 _KINDS: dict[str, type[RefineSettings]] = {kind.method: kind for kind in get_args(RefineSettings)}
-OFF_PLANE = 0.1
-"""Off the supporting planes, a class needs only this share of the threshold: most of the background is on the plane."""
 
 REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)
 """Names that `refinement_settings` accepts."""
@@ -72,12 +70,14 @@ def refinement_name(settings: RefineSettings | None) -> str:
 
 def lets_background_compete(settings: RefineSettings | None) -> bool:
     """Return whether classes compete with a background score, so that the threshold of refined scores is 1/2."""
-    return isinstance(settings, (CrfSettings, SurfaceSettings))
+    return isinstance(settings, (CrfSettings, WalkSettings, RegionSettings))
 
 
 def needs_depth(settings: RefineSettings | None) -> bool:
     """Return whether the refinement needs images with depth."""
-    return isinstance(settings, RegionSettings) or (isinstance(settings, WalkSettings) and settings.affinity == "depth")
+    if isinstance(settings, RegionSettings):
+        return not isinstance(settings, AutoSettings)
+    return isinstance(settings, WalkSettings) and settings.affinity == "depth"
 
 
 def refine_scores(
@@ -86,22 +86,25 @@ def refine_scores(
     settings: RefineSettings | None,
     *,
     threshold: float,
+    relative: bool = True,
     depth: Float32Array | None = None,
     depth_valid: BoolArray | None = None,
     depth_kind: DepthKind = "metric",
 ) -> Tensor:
     """Return refined class scores (K, H, W) in [0, 1]; a class with scores of 0 everywhere is ignored and stays 0.
 
-    Pixel-adaptive refinement keeps the level of the scores, so the threshold stays valid. In CRF, walk and regions, the
-    classes compete with a background score made from `threshold` (or from alpha of the settings). Their result is the
-    strength of each class relative to the background; its threshold is `ARGMAX_THRESHOLD`, or one that a rule chooses.
-    If the supporting planes are background, pixels off them need only the share `OFF_PLANE` of `threshold`.
+    Pixel-adaptive refinement keeps the level of the scores, so the threshold stays valid. In CRF and walk, the classes
+    compete with a background score made from `threshold` (or from alpha of the settings); regions compare their
+    evidence with it. The result of all three is the strength of each class against the background; its threshold is
+    `ARGMAX_THRESHOLD`, or one that a rule chooses. A common factor of relative scores does not change it, and the
+    order of the classes never matters.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         scores: (K, H, W) scores in [0, 1], on the device of the computation.
         settings: Settings of the refinement; None returns the scores unchanged.
         threshold: Threshold of the scores without refinement.
+        relative: Whether scores are relative to the maximum of their map, as for CAMs.
         depth: Depth, as in `walk_on_surfaces`.
         depth_valid: Mask of measured depth, as in `walk_on_surfaces`.
         depth_kind: Kind of depth, as in `walk_on_surfaces`.
@@ -113,41 +116,40 @@ def refine_scores(
     if settings is None or not present.any():
         return scores
     chosen = scores[present].float()
+    measured: Any = {"depth": depth, "depth_valid": depth_valid, "depth_kind": depth_kind}
     if isinstance(settings, ParSettings):
         refined = pixel_adaptive_refinement(image, chosen, settings)
+    elif isinstance(settings, RegionSettings):
+        refined = name_regions(image, chosen, settings, threshold=threshold, relative=relative, **measured)
     else:
-        on_plane = None
-        if isinstance(settings, SurfaceSettings) and needs_depth(settings) and depth is not None:
-            on_plane = _support(depth, depth_valid, depth_kind) if settings.plane == "background" else None
-        alpha = settings.alpha or background_power(threshold if on_plane is None else threshold * OFF_PLANE)
-        measured: Any = {"depth": depth, "depth_valid": depth_valid, "depth_kind": depth_kind}
+        if relative:
+            chosen = chosen / chosen.amax()
+        stack = with_background(chosen, threshold, settings.alpha)
         if isinstance(settings, CrfSettings):
-            stack = dense_crf(image, with_background(chosen, alpha), settings)
+            stack = dense_crf(image, stack, settings)
         else:
-            stack = _background_on_plane(with_background(chosen, alpha), on_plane)
-            if isinstance(settings, WalkSettings):
-                stack = walk_on_surfaces(image, stack, settings, **measured)
-            else:
-                stack = average_over_regions(image, stack, settings, on_plane=on_plane, **measured)
+            stack = _background_on_planes(stack, settings, **measured)
+            stack = walk_on_surfaces(image, stack, settings, **measured)
         refined = without_background(stack)
     result = torch.zeros_like(scores)
     result[present] = refined.clamp(0, 1).to(scores.dtype)
     return result
 
 
-def _support(depth: Float32Array, valid: BoolArray | None, kind: DepthKind) -> BoolArray | None:
-    """Return the mask (H, W) of the supporting planes; None without any."""
-    mask = find_planes(depth, valid, kind).on_support()
-    return mask if mask.any() else None
-
-
-def _background_on_plane(stack: Tensor, on_plane: BoolArray | None) -> Tensor:
-    """Return scores (K + 1, H, W) with a certain background on the supporting planes."""
-    if on_plane is None:
+def _background_on_planes(
+    stack: Tensor,
+    settings: WalkSettings,
+    depth: Float32Array | None,
+    depth_valid: BoolArray | None,
+    depth_kind: DepthKind,
+) -> Tensor:
+    """Return scores (K + 1, H, W) with a certain background on the supporting planes, if `settings` ask for it."""
+    if depth is None or settings.plane == "keep" or not needs_depth(settings):
         return stack
+    on_plane = torch.from_numpy(find_planes(depth, depth_valid, depth_kind).on_support()).to(stack.device)
     certain = torch.zeros(len(stack), 1, 1, device=stack.device)
     certain[0] = 1.0
-    return torch.where(torch.from_numpy(on_plane).to(stack.device), certain, stack)
+    return torch.where(on_plane, certain, stack)
 
 
 def _key_and_value(option: str) -> tuple[str, str]:

@@ -20,8 +20,10 @@ from deal_core.masks.refine.choices import PlaneUse
 from deal_core.masks.refine.inputs import RefinementOptions, check_inputs
 from deal_core.settings_file import Positive, PositiveWhole
 from deal_core.structures import BoolArray, DepthKind, Float32Array, UInt8Array, valid_depth
+from deal_core.surfaces.filling import fill_depth_image
 from deal_core.surfaces.parts import (
     GridAffinity,
+    between_cells,
     cell_medians,
     depth_affinity,
     feature_affinity,
@@ -32,29 +34,8 @@ from deal_core.surfaces.parts import (
 WalkAffinity = Literal["depth", "colour"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SurfaceSettings(RefinementOptions):
-    """Common settings of the refinements along surfaces.
-
-    Args:
-        size: Cells on the longer side of the grid; at most the pixels of the image.
-        depth_scale: Difference in depth beyond the slope of the surface, in metres, at an affinity of 1/e.
-        inverse_depth_scale: The same for relative inverse depth, as a share of its range in the image.
-        colour_scale: Mean difference of the colour channels, in 0..1, at an affinity of 1/e.
-        plane: Use of the supporting planes: "background" excludes tagged objects from them, "keep" allows them.
-        alpha: Exponent of the background score (1 - best)^alpha; default: computed from the threshold.
-    """
-
-    size: Annotated[int, Field(ge=2)] = 128
-    depth_scale: Positive = 0.015
-    inverse_depth_scale: Positive = 0.03
-    colour_scale: Positive = 0.3
-    plane: PlaneUse = "background"
-    alpha: Positive | None = None
-
-
 @dataclass(frozen=True)
-class WalkSettings(SurfaceSettings):
+class WalkSettings(RefinementOptions):
     """Settings of the walk; the defaults gave the best results on synthetic tabletops.
 
     AffinityNet walks 64 or 256 steps of radius 5.
@@ -64,6 +45,12 @@ class WalkSettings(SurfaceSettings):
         radius: Cells at a smaller distance are neighbours; 2 gives the eight cells around a cell.
         steps: Number of steps.
         restart: Share of the initial scores that each step adds again, in [0, 1).
+        size: Cells on the longer side of the grid; at most the pixels of the image.
+        depth_scale: Difference in depth beyond the slope of the surface, in metres, at an affinity of 1/e.
+        inverse_depth_scale: The same for relative inverse depth, as a share of its range in the image.
+        colour_scale: Mean difference of the colour channels, in 0..1, at an affinity of 1/e.
+        plane: Use of the supporting planes: "background" excludes tagged objects from them, "keep" allows them.
+        alpha: Exponent of the background score (1 - best)^alpha; default: a background by the threshold.
     """
 
     method = "walk"
@@ -72,6 +59,12 @@ class WalkSettings(SurfaceSettings):
     radius: Annotated[int, Field(ge=2)] = 2
     steps: PositiveWhole = 200
     restart: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    size: Annotated[int, Field(ge=2)] = 128
+    depth_scale: Positive = 0.015
+    inverse_depth_scale: Positive = 0.03
+    colour_scale: Positive = 0.3
+    plane: PlaneUse = "background"
+    alpha: Positive | None = None
 
 
 def walk_on_surfaces(
@@ -89,8 +82,8 @@ def walk_on_surfaces(
         image: (H, W, 3) uint8 RGB.
         scores: (C, H, W) non-negative scores, background included.
         settings: Settings of the walk.
-        depth: (H, W) depth of `depth_kind`, for the affinity "depth". Missing depth is filled from the nearest cell; in
-            an image without depth, only colour counts.
+        depth: (H, W) depth of `depth_kind`, for the affinity "depth". Missing depth is filled, and the less the fill
+            can be trusted, the more colour alone counts.
         depth_valid: (H, W) bool mask of measured depth; default: finite and positive depth.
         depth_kind: Metres, or relative inverse depth.
 
@@ -115,6 +108,7 @@ def grid_affinity(
     depth_valid: BoolArray | None = None,
     depth_kind: DepthKind = "metric",
     device: torch.device | str = "cpu",
+    confidence: Float32Array | None = None,
 ) -> GridAffinity:
     """Return the affinities of neighbouring cells by colour and, if `settings` ask for it, by depth.
 
@@ -126,6 +120,7 @@ def grid_affinity(
         depth_valid: Mask of measured depth, as in `walk_on_surfaces`.
         depth_kind: Kind of depth, as in `walk_on_surfaces`.
         device: Device of the computation.
+        confidence: (H, W) in [0, 1], confidence of a depth that is filled already.
 
     Raises:
         ValueError: depth is missing or of another size.
@@ -140,12 +135,14 @@ def grid_affinity(
         raise ValueError("the affinity 'depth' needs depth; without depth, use the affinity 'colour'")
     if depth.shape != (height, width) or (depth_valid is not None and depth_valid.shape != (height, width)):
         raise ValueError(f"expected depth of the image's size {(height, width)}, got {depth.shape}")
-    cells = _depth_cells(depth, depth_valid, grid, depth_kind)
-    if cells is None:
-        return affinity
+    if confidence is None:
+        depth, confidence = fill_depth_image(depth, valid_depth(depth, depth_valid), depth_kind)
+    cells = torch.from_numpy(_depth_cells(depth, grid, depth_kind)).to(device)
+    sure = torch.from_numpy(cv2.resize(confidence, grid[::-1], interpolation=cv2.INTER_AREA)).to(device)
     scale = settings.depth_scale if depth_kind == "metric" else settings.inverse_depth_scale
-    steps = depth_affinity(torch.from_numpy(cells).to(device), radius=settings.radius, scale=scale)
-    return GridAffinity(affinity.offsets, affinity.values * steps.values)
+    steps = depth_affinity(cells, radius=settings.radius, scale=scale).values
+    both = between_cells(sure, radius=settings.radius, of=torch.minimum)
+    return GridAffinity(affinity.offsets, affinity.values * (1.0 - both * (1.0 - steps)))
 
 
 def random_walk(scores: Tensor, affinity: GridAffinity, *, steps: int, restart: float = 0.0) -> Tensor:
@@ -167,24 +164,10 @@ def random_walk(scores: Tensor, affinity: GridAffinity, *, steps: int, restart: 
     return walked
 
 
-def _depth_cells(
-    depth: Float32Array, valid: BoolArray | None, grid: tuple[int, int], kind: DepthKind
-) -> Float32Array | None:
-    """Return the depth of each cell (h, w), with relative inverse depth scaled to [0, 1]; None without any depth.
-
-    Holes take the depth of the nearest cell with depth.
-    """
-    cells = cell_medians(depth, valid_depth(depth, valid), grid)
-    holes = np.isnan(cells)
-    if holes.all():
-        return None
-    _, nearest = cv2.distanceTransformWithLabels(
-        holes.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    by_label = np.zeros(int(nearest.max()) + 1, np.float32)
-    by_label[nearest[~holes]] = cells[~holes]
-    filled = by_label[nearest]
+def _depth_cells(filled: Float32Array, grid: tuple[int, int], kind: DepthKind) -> Float32Array:
+    """Return the depth of each cell (h, w), with relative inverse depth scaled to [0, 1]; 0 without any depth."""
+    cells = np.nan_to_num(cell_medians(filled, valid_depth(filled), grid))
     if kind == "inverse":
-        spread = float(filled.max() - filled.min())
-        filled = (filled - filled.min()) / (spread or 1.0)
-    return filled
+        spread = float(cells.max() - cells.min())
+        cells = (cells - cells.min()) / (spread or 1.0)
+    return cells

@@ -368,6 +368,7 @@ def test_every_option_changes_the_result_and_unknown_ones_are_refused() -> None:
     for option in (
         {"cam_value": "sigmoid"},
         {"cam_value": "min_max"},
+        {"cam_value": "above_mean_max"},
         {"cam_edge": "bound"},
         {"depth_value": "none"},
         {"depth_value": "inverse_min_max"},

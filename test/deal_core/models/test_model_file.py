@@ -71,10 +71,20 @@ def test_outputs_and_description_are_the_same_after_loading(model: Path) -> None
     ours, theirs = network()(image), loaded.network(image)
     assert torch.equal(ours.cams, theirs.cams) and torch.equal(ours.tag_logits["cam"], theirs.tag_logits["cam"])
     assert not loaded.network.training
-    expected = ModelInfo("cam_net", {**ARGUMENTS, "weights": "none"}, CLASSES, (48, 64), INFO.threshold, INFO.training)
+    settled = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "freeze_batch_norm": False}
+    arguments = {**ARGUMENTS, "weights": "none", **settled, "activation": "above_mean"}
+    expected = ModelInfo("cam_net", arguments, CLASSES, (48, 64), INFO.threshold, INFO.training)
     assert loaded.info == read_info(model) == expected
     assert loaded.sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
     assert [p.name for p in model.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_file_without_what_weights_settle_is_taken_as_version_0_1_0_meant_it(with_header: Any) -> None:
+    path = with_header(lambda header: header["arguments"].pop("mean", None))
+    loaded = load_model(path).network
+    # timm names half grey for these weights; version 0.1.0 took the colours of ImageNet whatever they were.
+    assert loaded.normalise_colours.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert loaded(torch.rand(1, 3, 48, 64)).activated == "relu"
 
 
 def test_weights_stored_channels_last_and_in_training_mode(tmp_path: Path) -> None:

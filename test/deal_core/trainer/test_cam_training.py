@@ -23,9 +23,11 @@ from deal_core.errors import ConfigError, EvaluationError
 from deal_core.losses.tags import tag_loss
 from deal_core.masks.class_scores import multi_scale_scores
 from deal_core.masks.threshold_rules import create_rule
+from deal_core.models.backbone import InitialWeights
 from deal_core.models.model_file import ModelInfo, Threshold, load_model
 from deal_core.settings_file import load_settings
 from deal_core.trainer.cam_training import CamTraining, train
+from deal_core.trainer.figures import TrainingFigures
 from deal_core.trainer.loop import Progress
 from deal_core.trainer.objective import alignment_loss
 from deal_core.trainer.settings import TrainSettings
@@ -51,7 +53,10 @@ def test_a_run_leaves_settings_history_checkpoint_and_model(make_settings: MakeS
     model = load_model(result.model, expected_classes=Dataset.open(tiny_dataset).classes)
     assert model.info.input_size == (32, 48) and model.info.threshold == result.threshold
     facts = {"steps": STEPS, "frames": 9, "seed": 11, "deal_weight": 1.0, "isl_weight": 0.0, "fsl_weight": 0.0}
-    assert model.info.training == facts
+    assert {name: value for name, value in model.info.training.items() if name != "figures"} == facts
+    assert TrainingFigures.of_training(model.info.training) == result.figures
+    assert result.figures.threshold == result.threshold.value
+    assert result.initial_weights == InitialWeights("none")
     assert 0 <= result.threshold.value <= 1 and result.threshold.rule == "otsu"
 
 

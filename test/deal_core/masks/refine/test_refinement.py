@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deal_core.errors import ConfigError
-from deal_core.masks.refine.background import background_power, with_background, without_background
+from deal_core.masks.refine.background import with_background, without_background
 from deal_core.masks.refine.crf import CrfSettings
 from deal_core.masks.refine.par import ParSettings, pixel_adaptive_refinement
 from deal_core.masks.refine.refinement import (
@@ -20,26 +20,38 @@ from deal_core.masks.refine.refinement import (
     refinement_name,
     refinement_settings,
 )
-from deal_core.masks.refine.regions import RegionSettings
+from deal_core.masks.refine.regions import AutoSettings, RegionSettings
 from deal_core.masks.refine.walk import WalkSettings
 
 
 @given(threshold=st.floats(0.02, 0.98), best=st.floats(0.0, 1.0))
 def test_the_background_wins_where_the_threshold_says(threshold: float, best: float) -> None:
-    if abs(best - threshold) < 1e-3:
+    if abs(best - threshold) < 1e-3 or not 0.05 <= threshold <= 0.95:
         return
     scores = torch.tensor([best, 0.4 * best])[:, None, None]
-    stack = with_background(scores, background_power(threshold))
+    stack = with_background(scores, threshold)
     assert int(stack.argmax(0)) == (1 if best > threshold else 0)
     against = without_background(stack)
     assert (float(against.max()) > 0.5) == (best > threshold)
     assert torch.isfinite(against).all() and against.min() >= 0 and against.max() <= 1
 
 
-def test_thresholds_at_the_ends_have_a_power() -> None:
-    assert background_power(0.0) > background_power(0.1) > 1 > background_power(0.9) > background_power(1.0) > 0
-    assert background_power(0.5) == 1
+def test_a_threshold_at_the_ends_leaves_class_and_background() -> None:
+    scores = torch.tensor([[[0.01, 0.5, 0.99]]])
+    for threshold in (0.0, 1.0):
+        background, of_class = with_background(scores, threshold)
+        assert background[0, 0] > of_class[0, 0] and background[0, 2] < of_class[0, 2]
+    published = with_background(scores, 0.3, alpha=4.0)
+    torch.testing.assert_close(published, torch.cat([(1 - scores) ** 4, scores]))
     assert not without_background(torch.zeros(3, 2, 2)).any()
+
+
+@given(st.integers(0, 99), st.floats(0, 1e-6))
+def test_a_weak_background_ties_no_classes(seed: int, background: float) -> None:
+    classes = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(seed))
+    found = without_background(torch.cat([torch.full((1, 4, 5), background), classes]))
+    assert torch.equal(found.argmax(0), classes.argmax(0))
+    torch.testing.assert_close(found / found.amax(0), classes / classes.amax(0))
 
 
 @pytest.mark.parametrize(
@@ -52,12 +64,13 @@ def test_thresholds_at_the_ends_have_a_power() -> None:
         ("crf", ["alpha=4", "unary=hard"], CrfSettings(alpha=4.0, unary="hard")),
         ("walk", ["affinity=colour", "restart=0"], WalkSettings("colour", restart=0.0)),
         ("regions", ["join=0.3", "plane=keep"], RegionSettings(join=0.3, plane="keep")),
+        ("auto", ["size=64"], AutoSettings(size=64)),
     ],
 )
 def test_settings_by_name(name: str, options: list[str], expected: RefineSettings | None) -> None:
     found = refinement_settings(name, options)
     assert found == expected and refinement_name(found) == name
-    assert lets_background_compete(found) == (name in ("crf", "walk", "regions"))
+    assert lets_background_compete(found) == (name in ("crf", "walk", "regions", "auto"))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +86,7 @@ def test_settings_by_name(name: str, options: list[str], expected: RefineSetting
         ("walk", ["affinity=deep"], "affinity=deep: .*'depth' or 'colour'"),
         ("regions", ["join=1"], "regions: join=1: expected less than 1"),
         ("regions", ["plane=table"], "plane=table: .*'keep' or 'background'"),
+        ("regions", ["alpha=8"], "regions has no option 'alpha'"),
         ("none", ["steps=3"], "none was chosen"),
     ],
 )
