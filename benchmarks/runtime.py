@@ -200,7 +200,7 @@ def prepare(out: Path, size: tuple[int, int], files: set[str], *, quick: bool) -
     ):
         if not any(file.startswith(kind) for file in files):
             continue
-        arguments = {**model.arguments, **changed}
+        arguments = {**model.arguments, "weights": "none", **changed}
         torch.manual_seed(0)
         threshold = Threshold(0.3, "fixed") if kind == "cam" else Threshold(0.5, "argmax")
         path = out / f"{kind}.safetensors"

@@ -29,6 +29,7 @@ _MAY_CHANGE = ("device", "threshold_rule", "checkpoint_every", "log_every", "dat
 _FORMAT_LINE = "# Settings of a run, format 2. A run of version 0.1.0 has no such line.\n"
 _OLDER: Mapping[str, Any] = {
     "deal": {"holes": "ignore", "cam_value": "relu_max"},
+    "optimizer": {"backbone_factor": 1.0},
     "bias_from_tags": False,
     "sampling": "plain",
 }

@@ -10,6 +10,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from deal_core.trainer.run_folder import TrainState
 from deal_core.trainer.settings import LossSettings, OptimizerSettings, RunSettings
 
+_PRETRAINED_FACTOR = 0.1
+
 
 def schedule_position(settings: RunSettings, state: TrainState) -> float:
     """Return the position in the training, in [0, 1), that determines the learning rate."""
@@ -49,16 +51,20 @@ def create_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimiz
     """Return the optimiser; parameters are grouped by weight decay and factor on the learning rate.
 
     Without `decay_all`, only weights of two or more dimensions decay. A backbone factor of 0 turns off the gradients of
-    the backbone.
+    the backbone. Without a factor, a backbone with pretrained weights learns with a tenth of the rate.
     """
+    factor_of_backbone = settings.backbone_factor
+    if factor_of_backbone is None:
+        source = getattr(getattr(network.backbone, "initial_weights", None), "source", "none")
+        factor_of_backbone = 1.0 if source == "none" else _PRETRAINED_FACTOR
     backbone = {id(p) for p in network.backbone.parameters()} if isinstance(network.backbone, nn.Module) else set()
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         in_backbone = id(parameter) in backbone
-        if in_backbone and settings.backbone_factor == 0:
+        if in_backbone and factor_of_backbone == 0:
             parameter.requires_grad_(False)
         if parameter.requires_grad:
-            factor = settings.backbone_factor if in_backbone else settings.head_factor
+            factor = factor_of_backbone if in_backbone else settings.head_factor
             factor *= settings.bias_factor if name.endswith("bias") else 1.0
             groups.setdefault((factor, settings.decay_all or parameter.ndim > 1), []).append(parameter)
     listed = [

@@ -101,8 +101,8 @@ class OptimizerSettings(Settings):
     weight_decay: NotNegative = 0.01
     decay_all: bool = False
     """Whether weight decay also applies to biases and normalisation layers."""
-    backbone_factor: NotNegative = 1.0
-    """Factor on the learning rate of the backbone; 0 freezes the backbone."""
+    backbone_factor: NotNegative | None = None
+    """Factor on the learning rate of the backbone; 0 freezes it; default: 0.1 if it is pretrained, else 1."""
     head_factor: Positive = 1.0
     """Factor on the learning rate of the other layers."""
     bias_factor: Positive = 1.0

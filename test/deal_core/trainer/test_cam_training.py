@@ -27,7 +27,7 @@ from deal_core.models.backbone import InitialWeights
 from deal_core.models.model_file import ModelInfo, Threshold, load_model
 from deal_core.settings_file import load_settings
 from deal_core.trainer.cam_training import CamTraining, train
-from deal_core.trainer.figures import TrainingFigures
+from deal_core.trainer.figures import TrainingFigures, tag_log_odds
 from deal_core.trainer.loop import Progress
 from deal_core.trainer.objective import alignment_loss
 from deal_core.trainer.settings import TrainSettings
@@ -170,3 +170,19 @@ def test_the_edge_loss_refuses_a_dataset_without_depth(tmp_path: Path) -> None:
     small = ["data.image_size=[32, 48]", "model.arguments={backbone: test_resnet, width: 8}", "epochs=1"]
     trained = train(load_settings(TrainSettings, None, [*common, *small, "deal.weight=0", "threshold_rule=otsu"]))
     assert load_model(trained.model).info.classes.names[0] == "aeroplane"
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_tag_logits_start_at_the_log_odds_of_the_tags(
+    make_settings: MakeSettings, tiny_dataset: Path, starts: bool
+) -> None:
+    task = CamTraining(make_settings(f"bias_from_tags={starts}"))
+    frames, _ = task.split(Dataset.open(tiny_dataset))
+    network = tiny_net()
+    before = network.classifier.bias.detach().clone()
+    task.prepare(network, frames)
+    expected = torch.from_numpy(tag_log_odds(frames.tags)).float() if starts else before
+    assert torch.equal(network.classifier.bias.detach(), expected)
+    assert task.frame_weights(frames) is None
+    weights = CamTraining(make_settings("sampling=balanced")).frame_weights(frames)
+    assert weights is not None and len(weights) == len(frames) and min(weights) >= 1

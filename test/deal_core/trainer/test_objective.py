@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError
+from deal_core.losses.activation import activate
 from deal_core.losses.feature_similarity import feature_similarity_loss
 from deal_core.losses.tags import tag_loss
 from deal_core.models.factory import create_model
@@ -54,6 +55,33 @@ def gradients(objective: Objective, batch: TensorSample, **weights: float) -> di
     objective.zero_grad()
     objective(batch, LossWeights(**weights))["loss"].backward()
     return {n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_class_with_negative_logits_everywhere_keeps_its_map_and_its_gradient(name: str, batch: TensorSample) -> None:
+    """As those of a class in a tenth of the images are."""
+    torch.manual_seed(0)
+    given = {"preset": "fixed"} if name == "seam" else {}
+    network = create_model(name, 3, **NETWORKS[name], **given).eval()
+    with torch.no_grad():
+        network.classifier.weight *= 30
+        features = network(batch.image).cams
+        if network.classifier.bias is None:  # SEAM: its features are not negative
+            network.classifier.weight.copy_(-network.classifier.weight.abs() - 0.05)
+        else:
+            network.classifier.bias -= features.amax() + 1
+    output = network(batch.image)
+    assert output.cams.amax() < 0
+    assert (activate(output.cams, output.activated).amax(dim=(-2, -1)) > 0).all()
+    assert (output.activation.amax(dim=(1, 2, 3)) > 0).all()
+    published = Objective(network, make_settings("deal.cam_value=relu_max"))(batch, LossWeights(deal=1.0))
+    assert published["loss_deal"] == published["deal_flat"], "ReLU leaves nothing to align"
+    ours = Objective(network, make_settings())
+    tags = gradients(ours, batch)
+    both = gradients(ours, batch, deal=1.0)
+    moved = {n for n in both if not torch.equal(both[n], tags.get(n, torch.zeros_like(both[n])))}
+    assert any(n.startswith("network.classifier") for n in moved)
+    assert any(n.startswith("network.backbone") for n in moved)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

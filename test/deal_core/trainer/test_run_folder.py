@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from helpers.training_runs import STEPS, MakeSettings, StoppedError, history, stop_after
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from deal_core.errors import ConfigError, ModelFileError
 from deal_core.settings_file import load_settings
 from deal_core.trainer.cam_training import train
-from deal_core.trainer.run_folder import RunLog
+from deal_core.trainer.run_folder import RunLog, as_begun
 from deal_core.trainer.settings import TrainSettings
 
 
@@ -107,6 +108,45 @@ def test_a_run_may_go_on_with_other_settings_that_do_not_touch_the_weights(
     ours, theirs = load_file(result.model), load_file(reference(make_settings) / "model.safetensors")
     assert all(torch.equal(t, theirs[n]) for n, t in ours.items())
     assert load_settings(TrainSettings, changed.output / "settings.yaml") == changed
+
+
+def older_run(make_settings: MakeSettings) -> TrainSettings:
+    """Begin a run, and make its settings file what version 0.1.0 would have written."""
+    settings = make_settings("deal.holes=ignore", "deal.cam_value=relu_max", "bias_from_tags=false")
+    with pytest.raises(StoppedError):
+        train(settings, stop_after(4))
+    file = settings.output / "settings.yaml"
+    values = yaml.safe_load(file.read_text())
+    del values["deal"]["holes"], values["bias_from_tags"], values["sampling"]
+    values["optimizer"]["backbone_factor"] = 1.0
+    file.write_text(yaml.safe_dump(values))
+    return settings
+
+
+def test_a_run_of_version_0_1_0_goes_on_as_it_began(make_settings: MakeSettings) -> None:
+    older_run(make_settings)
+    settings = as_begun(make_settings())
+    assert (settings.deal.holes, settings.deal.cam_value, settings.bias_from_tags) == ("ignore", "relu_max", False)
+    assert settings.optimizer.backbone_factor == 1.0
+    assert settings.model.arguments["activation"] == "relu"
+    assert train(make_settings()).resumed_from == 3
+    # The run folder now says all of it.
+    again = load_settings(TrainSettings, settings.output / "settings.yaml")
+    assert (again.deal.holes, again.sampling, again.model.arguments["activation"]) == ("ignore", "plain", "relu")
+
+
+def test_what_is_given_now_still_counts_in_a_run_of_version_0_1_0(make_settings: MakeSettings) -> None:
+    older_run(make_settings)
+    with pytest.raises(ConfigError, match=r"deal\.holes is 'ignore' there and 'fill' here"):
+        train(make_settings("deal.holes=fill"))
+
+
+def test_a_new_run_keeps_its_settings(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    assert as_begun(settings) is settings
+    with pytest.raises(StoppedError):
+        train(settings, stop_after(4))
+    assert as_begun(settings) is settings
 
 
 def test_a_run_that_has_saved_nothing_yet_may_start_anew_with_any_settings(make_settings: MakeSettings) -> None:

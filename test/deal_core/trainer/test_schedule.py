@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deal_core.dataset.settings import DataSettings
+from deal_core.models.backbone import InitialWeights
 from deal_core.trainer.run_folder import TrainState
 from deal_core.trainer.schedule import create_optimizer, learning_rate_factor, schedule_position, weight_at
 from deal_core.trainer.settings import DealSettings, OptimizerSettings, TrainSettings
@@ -117,6 +118,17 @@ def test_new_layers_and_biases_have_their_own_rates_as_in_seam() -> None:
     assert factors["project.0.1.weight"] == 10 and factors["project.0.1.bias"] == 20
     assert {factors[n] for n in factors if n.startswith("backbone.") and n.endswith("bias")} == {2}
     assert {(g["momentum"], g["nesterov"]) for g in optimizer.param_groups} == {(5e-4, False)}
+
+
+@pytest.mark.parametrize(("source", "factor"), [("none", 1.0), ("hub", 0.1), ("weights.pth", 0.1)])
+def test_without_a_factor_a_pretrained_backbone_learns_with_a_tenth_of_the_rate(source: str, factor: float) -> None:
+    net = tiny_net()
+    net.backbone.initial_weights = InitialWeights(source)
+    optimizer = create_optimizer(net, OptimizerSettings())
+    backbone = {id(p) for p in net.backbone.parameters()}
+    found = {g["factor"] for g in optimizer.param_groups for p in g["params"] if id(p) in backbone}
+    assert found == {factor}
+    assert {g["factor"] for g in optimizer.param_groups for p in g["params"] if id(p) not in backbone} == {1.0}
 
 
 def test_decay_may_be_on_everything() -> None:

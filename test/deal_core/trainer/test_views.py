@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +49,34 @@ def test_the_shares_of_the_processes_make_up_the_batch(order: dict[str, int], wo
         parts = [share[step] for share in shares]
         assert {len(part) for part in parts} == {4 // world}
         assert sorted(item for part in parts for item in part) == sorted(batch)
+
+
+@given(order=ORDERS, seed=st.integers(0, 1000))
+def test_weighted_frames_are_shown_as_often_as_their_weights_say(order: dict[str, int], seed: int) -> None:
+    order = {**order, "batch_size": 1}
+    frames = order["frames"]
+    weights = tuple(np.random.default_rng(seed).uniform(0.2, 4, frames).tolist())
+    epochs = 3
+    shown = [f for (item,) in BatchOrder(**order, start=0, stop=epochs * frames, weights=weights) for f, _ in [item]]
+    for epoch in range(epochs):
+        counts = np.bincount(shown[epoch * frames : (epoch + 1) * frames], minlength=frames)
+        expected = frames * np.array(weights) / sum(weights)
+        assert counts.sum() == frames and (np.abs(counts - expected) < 1 + 1e-6).all()
+
+
+@given(order=ORDERS, start=st.integers(0, 40), world=st.sampled_from([1, 2]))
+def test_weighted_batches_depend_neither_on_where_the_run_starts_nor_on_processes(
+    order: dict[str, int], start: int, world: int
+) -> None:
+    order = {**order, "batch_size": 2}
+    weights = tuple(1.0 + (i % 3) for i in range(order["frames"]))
+    whole = list(BatchOrder(**order, start=0, stop=40, weights=weights))
+    shares = [
+        list(BatchOrder(**order, start=start, stop=40, rank=rank, world_size=world, weights=weights))
+        for rank in range(world)
+    ]
+    for step, batch in enumerate(whole[start:]):
+        assert sorted(item for share in shares for item in share[step]) == sorted(batch)
 
 
 def test_another_seed_gives_another_order() -> None:
