@@ -289,8 +289,8 @@ def _off_planes(frames: Sequence[_Frame]) -> tuple[int, int]:
 
 
 def _on_planes(depth: Float32Array, known: BoolArray, kind: DepthKind) -> BoolArray | None:
-    """Return the mask (H, W) of all planes; None without depth."""
-    return find_planes(depth, known, kind).labels > 0 if known.any() else None
+    """Return the mask (H, W) of all planes that support things, not of flat sides of things; None without depth."""
+    return find_planes(depth, known, kind).on_support() if known.any() else None
 
 
 def _outlines(of_class: BoolArray, depth: Float32Array, known: BoolArray, kind: DepthKind) -> Float64Array:

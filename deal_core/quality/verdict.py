@@ -19,8 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from deal_core.errors import EvaluationError, explain_invalid
 from deal_core.files import replacing
 from deal_core.quality.mask_figures import ClassMaskFigures, MaskFigures
-from deal_core.quality.tag_figures import ClassTagFigures, TagFigures
-from deal_core.quality.training_facts import TrainingFacts
+from deal_core.quality.training_facts import ClassTrainingFacts, TrainingFacts
 
 Grade = Literal["good", "doubtful", "bad"]
 QUALITY_FILE = "quality.json"
@@ -177,37 +176,33 @@ BOUNDS: Mapping[str, Bounds] = {
     "threshold": Bounds(0.03, 0.015),
     "dead": Bounds(0.1, 0.5),
     "tags": Bounds(0.03, 0.0),
-    "ranked": Bounds(0.75, 0.6),
     "flat": Bounds(0.01, 0.0005),
 }
 """Bounds of each figure; docs/how_to/quality.md tells where they come from."""
 
 
-def judge(
-    masks: MaskFigures | None = None, tags: TagFigures | None = None, training: TrainingFacts | None = None
-) -> Verdict:
+def judge(masks: MaskFigures | None = None, training: TrainingFacts | None = None) -> Verdict:
     """Return the verdict from the figures that are known; what was not measured counts neither for nor against.
 
     Args:
         masks: Figures of pseudo masks.
-        tags: Figures of the predicted tags of the network behind them.
-        training: Figures of its training.
+        training: Figures of the training of the network behind them.
 
     Raises:
         ValueError: there are no figures, or they are of different classes.
     """
+    if masks is None and training is None:
+        raise ValueError("expected figures of masks or of a training, found none")
     of_masks = {one.name: one for one in masks.classes} if masks else {}
-    of_tags = {one.name: one for one in tags.classes} if tags else {}
-    if masks and tags and list(of_masks) != list(of_tags):
-        raise ValueError(f"expected figures of the same classes, found {list(of_masks)} and {list(of_tags)}")
-    if not (masks or tags or training):
-        raise ValueError("expected figures of masks, tags or a training, found none")
-    frames = masks.frames if masks else 0
-    classes = tuple(_judge_class(name, of_masks.get(name), of_tags.get(name)) for name in (of_masks or of_tags))
-    findings = _worst_first([*_of_masks(masks), *_of_tags(tags), *_of_training(training)])
+    of_training = {one.name: one for one in training.classes} if training else {}
+    if of_masks and of_training and list(of_masks) != list(of_training):
+        raise ValueError(f"expected figures of the same classes, found {list(of_masks)} and {list(of_training)}")
+    names = of_masks or of_training
+    classes = tuple(_judge_class(name, of_masks.get(name), of_training.get(name)) for name in names)
+    findings = _worst_first([*_of_masks(masks), *_of_training(training)])
     known = [one.score for one in classes if not math.isnan(one.score)]
     score = sum(known) / len(known) if known else math.nan
-    return Verdict(_whole_grade(score, findings, classes), score, findings, classes, frames)
+    return Verdict(_whole_grade(score, findings, classes), score, findings, classes, masks.frames if masks else 0)
 
 
 def class_score(figures: ClassMaskFigures) -> float:
@@ -217,10 +212,10 @@ def class_score(figures: ClassMaskFigures) -> float:
     return 0.0
 
 
-def _judge_class(name: str, masks: ClassMaskFigures | None, tags: ClassTagFigures | None) -> ClassVerdict:
+def _judge_class(name: str, masks: ClassMaskFigures | None, training: ClassTrainingFacts | None) -> ClassVerdict:
     of_masks = _of_class_masks(masks) if masks else ()
-    of_tags = _of_class_tags(tags) if tags else ()
-    findings = _worst_first([*of_masks, *of_tags])
+    of_training = _of_class_training(training) if training else ()
+    findings = _worst_first([*of_masks, *of_training])
     score = class_score(masks) if masks else math.nan
     return ClassVerdict(name, _worst([found.grade for found in findings]), score, findings)
 
@@ -268,22 +263,19 @@ def _of_class_masks(one: ClassMaskFigures) -> Iterator[Finding]:
     )
 
 
-def _of_class_tags(one: ClassTagFigures) -> Iterator[Finding]:
-    gain = one.accuracy - one.always_absent
-    ranked = BOUNDS["ranked"].grade(one.ranked)
-    if BOUNDS["tags"].grade(gain) == "bad" and ranked != "good":
-        yield Finding(
-            "tags",
-            ranked,
-            f"its tag is predicted in {_percent(one.accuracy)} of the frames, and 'always absent' is right in "
-            f"{_percent(one.always_absent)}",
-            "start from ImageNet weights, train longer, or tag more frames",
-        )
+def _of_class_training(one: ClassTrainingFacts) -> Iterator[Finding]:
+    yield from _found(
+        "tags",
+        one.accuracy - one.always_absent,
+        f"its tag is predicted correctly in {_percent(one.accuracy)} of the frames, and 'always absent' is right in "
+        f"{_percent(one.always_absent)}",
+        "start from ImageNet weights, train longer, or tag more frames",
+    )
     yield from _found(
         "dead",
         one.dead,
         f"{_percent(one.dead)} of its maps are empty or flat",
-        "train longer or from ImageNet weights: its logits are negative everywhere",
+        "start from ImageNet weights, or train longer: its logits are negative everywhere",
     )
 
 
@@ -312,23 +304,16 @@ def _of_masks(masks: MaskFigures | None) -> Iterator[Finding]:
     )
 
 
-def _of_tags(tags: TagFigures | None) -> Iterator[Finding]:
-    if tags is None:
-        return
-    gain = tags.accuracy - tags.always_absent
-    where = "held-out frames" if tags.held_out else "frames, training frames included"
-    yield from _found(
-        "tags",
-        gain,
-        f"{_percent(tags.accuracy)} of the tags are predicted correctly on {tags.frames} {where}; 'always absent' is "
-        f"right in {_percent(tags.always_absent)}",
-        "start from ImageNet weights, train longer, or tag more frames",
-    )
-
-
 def _of_training(training: TrainingFacts | None) -> Iterator[Finding]:
     if training is None:
         return
+    yield from _found(
+        "tags",
+        training.accuracy - training.always_absent,
+        f"{_percent(training.accuracy)} of the tags of {'held-out' if training.held_out else 'training'} frames are "
+        f"predicted correctly, and 'always absent' is right in {_percent(training.always_absent)}",
+        "start from ImageNet weights, train longer, or tag more frames",
+    )
     if not training.rule.startswith(("argmax", "fixed")):
         yield from _found(
             "threshold",
