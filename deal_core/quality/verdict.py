@@ -1,8 +1,9 @@
 """A verdict on pseudo masks, class by class, from figures that need no drawn mask.
 
-Each figure has two bounds: on one side of both it is good, on the other side bad, and doubtful between them. A class is
-as good as its worst figure. The score is a product of three shares, all seen without a mask: how often a tagged
-class is found, how well its outline follows steps in depth, and how well the masks repeat in other segments.
+The score of a class is a product of four shares in [0, 1]: tagged frames whose mask has the class, pixels off tables
+and walls, masks of a plausible size, and agreement with the second opinion of other segments. Its rank correlation with
+the true mIoU is in docs/how_to/quality.md. Single figures beside it say what is wrong and what to do; most of them only
+make a result doubtful, since good masks exist with each of them.
 """
 
 from __future__ import annotations
@@ -163,22 +164,27 @@ class Bounds:
 
 
 BOUNDS: Mapping[str, Bounds] = {
+    "score": Bounds(0.45, 0.2),
     "missing": Bounds(0.15, 0.5),
     "empty": Bounds(0.1, 0.5),
-    "outline": Bounds(0.72, 0.6),
-    "agreement": Bounds(0.15, 0.05),
-    "on_planes": Bounds(0.3, 0.6),
-    "absent": Bounds(0.1, 0.0),
-    "segments": Bounds(4, 0),
-    "named": Bounds(0.4, 0.6),
-    "lot": Bounds(1.15, 0.9),
-    "contradicted": Bounds(0.7, 1.0),
-    "threshold": Bounds(0.03, 0.015),
+    "named": Bounds(0.35, 0.6),
+    "on_planes": Bounds(0.3, 0.75),
+    "outline": Bounds(0.7, -math.inf),
+    "agreement": Bounds(0.1, 0.03),
+    "lot": Bounds(1.2, 0.85),
+    "absent": Bounds(0.1, -math.inf),
+    "segments": Bounds(4, -math.inf),
+    "tags": Bounds(0.02, -math.inf),
     "dead": Bounds(0.1, 0.5),
-    "tags": Bounds(0.03, 0.0),
-    "flat": Bounds(0.01, 0.0005),
+    "threshold": Bounds(0.02, -math.inf),
+    "flat": Bounds(0.002, -math.inf),
 }
-"""Bounds of each figure; docs/how_to/quality.md tells where they come from."""
+"""Bounds of each figure; docs/how_to/quality.md explains them."""
+
+_FULL_AGREEMENT = 0.35
+"""Agreement of true masks with the second opinion where things of a class differ in colour."""
+_PLAUSIBLE, _IMPLAUSIBLE = 0.15, 0.6
+"""Mean shares of the image with a name: masks of things are near the first, masks of everything beyond the second."""
 
 
 def judge(masks: MaskFigures | None = None, training: TrainingFacts | None = None) -> Verdict:
@@ -198,26 +204,39 @@ def judge(masks: MaskFigures | None = None, training: TrainingFacts | None = Non
     if of_masks and of_training and list(of_masks) != list(of_training):
         raise ValueError(f"expected figures of the same classes, found {list(of_masks)} and {list(of_training)}")
     names = of_masks or of_training
-    classes = tuple(_judge_class(name, of_masks.get(name), of_training.get(name)) for name in names)
+    named = masks.named if masks else math.nan
+    classes = tuple(_judge_class(name, of_masks.get(name), of_training.get(name), named) for name in names)
     findings = _worst_first([*_of_masks(masks), *_of_training(training)])
     known = [one.score for one in classes if not math.isnan(one.score)]
     score = sum(known) / len(known) if known else math.nan
     return Verdict(_whole_grade(score, findings, classes), score, findings, classes, masks.frames if masks else 0)
 
 
-def class_score(figures: ClassMaskFigures) -> float:
-    """Return the score of the masks of a class in [0, 1]; nan for a class that is tagged in no measured frame."""
+def class_score(figures: ClassMaskFigures, named: float) -> float:
+    """Return the score of the masks of a class in [0, 1]; nan for a class that is tagged in no measured frame.
+
+    Args:
+        figures: Figures of the class.
+        named: Mean share of the image that the masks give to any class.
+    """
     if not figures.tagged:
         return math.nan
-    return 0.0
+    off_planes = 1.0 if math.isnan(figures.on_planes) else 1.0 - figures.on_planes
+    size = min(max((_IMPLAUSIBLE - named) / (_IMPLAUSIBLE - _PLAUSIBLE), 0.0), 1.0)
+    agreement = 0.0 if math.isnan(figures.agreement) else min(figures.agreement / _FULL_AGREEMENT, 1.0)
+    return (1.0 - figures.missing) * off_planes * size * agreement
 
 
-def _judge_class(name: str, masks: ClassMaskFigures | None, training: ClassTrainingFacts | None) -> ClassVerdict:
+def _judge_class(
+    name: str, masks: ClassMaskFigures | None, training: ClassTrainingFacts | None, named: float
+) -> ClassVerdict:
     of_masks = _of_class_masks(masks) if masks else ()
     of_training = _of_class_training(training) if training else ()
     findings = _worst_first([*of_masks, *of_training])
-    score = class_score(masks) if masks else math.nan
-    return ClassVerdict(name, _worst([found.grade for found in findings]), score, findings)
+    score = class_score(masks, named) if masks else math.nan
+    return ClassVerdict(
+        name, _worst([BOUNDS["score"].grade(score), *(found.grade for found in findings)]), score, findings
+    )
 
 
 def _of_class_masks(one: ClassMaskFigures) -> Iterator[Finding]:
@@ -229,12 +248,14 @@ def _of_class_masks(one: ClassMaskFigures) -> Iterator[Finding]:
         "missing",
         one.missing,
         f"{_percent(one.missing)} of the tagged frames have no pixel of it",
-        "start from ImageNet weights, check the threshold (`deal cams --threshold-rule`), or use `deal regions`",
+        "start from ImageNet weights, choose the threshold anew (`deal cams --threshold-rule otsu`), or use "
+        "`deal regions`",
     )
     yield from _found(
         "outline",
         one.outline,
-        f"its outline ignores depth: {_percent(one.outline)} of an image has smaller steps in depth, 50 % by chance",
+        f"its outline follows depth little: {_percent(one.outline)} of an image has smaller steps in depth; by chance, "
+        "50 % has",
         "refine the masks along depth (`deal cams --refine regions`), or train with the edge loss (deal.weight=1)",
     )
     yield from _found(
@@ -286,7 +307,8 @@ def _of_masks(masks: MaskFigures | None) -> Iterator[Finding]:
         "empty",
         masks.empty,
         f"{_percent(masks.empty)} of the tagged frames have an empty mask",
-        "check the threshold (`deal cams --threshold-rule`), start from ImageNet weights, or use `deal regions`",
+        "choose the threshold anew (`deal cams --threshold-rule otsu`), start from ImageNet weights, or use "
+        "`deal regions`",
     )
     yield from _found(
         "named",
@@ -299,7 +321,7 @@ def _of_masks(masks: MaskFigures | None) -> Iterator[Finding]:
         "lot",
         lot,
         f"a recogniser finds {_percent(masks.agreement)} of the masks again, and {_percent(masks.agreement_by_lot)} "
-        "when each region has a name by lot: the names are no better than a lot",
+        "of the same regions with names by lot",
         "tag more frames as absent, start from ImageNet weights, or use `deal regions`",
     )
 
@@ -332,7 +354,12 @@ def _of_training(training: TrainingFacts | None) -> Iterator[Finding]:
 
 
 def _whole_grade(score: float, findings: Sequence[Finding], classes: Sequence[ClassVerdict]) -> Grade:
-    return _worst([found.grade for found in findings])
+    """Return the grade of the whole: of its score and findings, and bad if most classes are."""
+    bad = sum(one.grade == "bad" for one in classes)
+    of_classes: Grade = (
+        "good" if 2 * bad <= len(classes) and not bad else "bad" if 2 * bad > len(classes) else "doubtful"
+    )
+    return _worst([BOUNDS["score"].grade(score), of_classes, *(found.grade for found in findings)])
 
 
 def _found(figure: str, value: float, text: str, advice: str) -> Iterator[Finding]:
