@@ -56,8 +56,8 @@ PUBLIC = {
         "evaluate_masks evaluate_model evaluate_predictions summarise_seeds"
     ),
     "deal_core.quality": (
-        "ClassMaskFigures ClassTagFigures ClassVerdict Finding MaskFigures MaskMeter TagFigures TrainingFacts Verdict "
-        "choose_source judge measure_masks measure_tags training_facts"
+        "ClassMaskFigures ClassTrainingFacts ClassVerdict Finding MaskFigures MaskMeter TrainingFacts Verdict "
+        "choose_source judge measure_masks training_facts"
     ),
     "deal_core.report": ("read_run render_report write_report"),
     "deal_core.trainer": ("DistillResult DistillSettings Progress TrainResult TrainSettings distill fit train"),

@@ -38,6 +38,7 @@ LEAST_SHARE = 0.0005
 _LONGEST = 160  # pixels on the longer side at which places and outlines are measured
 _CELLS = 48  # cells on the longer side for the second opinion
 _STEP_WINDOW = 5
+_SEVERAL_TAGS = 0.1
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class MaskFigures:
         off_planes: Share of the pixels off every plane that the masks give to a class.
         outline: Mean of the outlines of all classes in all frames, see `ClassMaskFigures`.
         agreement: Mean over the classes of their agreement with the second opinion.
-        agreement_by_lot: The same for the same regions with names drawn by lot among the tags.
+        agreement_by_lot: The same for the same regions with names drawn by lot among the tags; nan where fewer than a
+            tenth of the frames have two tags, so that there is little to draw.
         contradicted: Share of the cells in which the second opinion, which does not know the tags, finds a class that
             the tags of the frame exclude.
         classes: Figures of each class.
@@ -198,7 +200,7 @@ class MaskMeter:
             _ratio(off_named, off),
             _mean(outlines),
             _mean(agreement),
-            _mean(opinion.agreement_by_lot),
+            _mean(opinion.agreement_by_lot) if (present.sum(axis=1) > 1).mean() >= _SEVERAL_TAGS else math.nan,
             opinion.contradicted,
             classes,
         )
@@ -289,8 +291,8 @@ def _off_planes(frames: Sequence[_Frame]) -> tuple[int, int]:
 
 
 def _on_planes(depth: Float32Array, known: BoolArray, kind: DepthKind) -> BoolArray | None:
-    """Return the mask (H, W) of all planes; None without depth."""
-    return find_planes(depth, known, kind).labels > 0 if known.any() else None
+    """Return the mask (H, W) of all planes that support things, not of flat sides of things; None without depth."""
+    return find_planes(depth, known, kind).on_support() if known.any() else None
 
 
 def _outlines(of_class: BoolArray, depth: Float32Array, known: BoolArray, kind: DepthKind) -> Float64Array:

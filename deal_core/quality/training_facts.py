@@ -1,4 +1,8 @@
-"""Figures of a training that tell whether its maps live: its losses, and where its threshold lies."""
+"""Figures of a training: what its network knows of the tags, whether its maps are alive, and its threshold.
+
+A model file holds them among its training facts. A file without them, as of version 0.1.0, leaves the history of its
+run folder, or nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +16,42 @@ from typing import Any
 from deal_core.models.model_file import ModelInfo
 
 HISTORY_FILE = "history.jsonl"
+_FIGURES = "figures"
 _LAST = 0.2
 """Share of the logged steps, at the end, over which losses are averaged."""
 
 
 @dataclass(frozen=True)
-class TrainingFacts:
-    """Figures of a training; nan where nothing was logged.
+class ClassTrainingFacts:
+    """Figures of one class; nan where nothing was measured.
 
     Args:
-        threshold: Background threshold of the model.
+        name: Name of the class.
+        accuracy: Share of the watched frames whose tag the network predicts.
+        always_absent: Share of the watched frames in which the class is absent.
+        dead: Share of the watched frames with the class whose map for it is empty or flat.
+    """
+
+    name: str
+    accuracy: float = math.nan
+    always_absent: float = math.nan
+    dead: float = math.nan
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """Figures of a training; nan where nothing was measured.
+
+    Args:
+        threshold: Background threshold of the masks.
         rule: Rule that chose the threshold.
         deal_weight: Weight of the edge loss; 0 for a training without it.
-        loss_deal: Mean edge loss of the last steps.
-        deal_flat: Mean edge loss of a flat map in these steps.
-        accuracy: Share of the held-out tags that were predicted correctly at the end.
+        loss_deal: Edge loss at the end.
+        deal_flat: Edge loss of a flat map on the same frames.
+        accuracy: Share of the known tags that are predicted correctly.
+        always_absent: Share of the known tags that are absent.
+        held_out: Whether tags were predicted on frames that the training did not see.
+        classes: Figures of each class; empty if there are none.
     """
 
     threshold: float
@@ -35,6 +60,9 @@ class TrainingFacts:
     loss_deal: float = math.nan
     deal_flat: float = math.nan
     accuracy: float = math.nan
+    always_absent: float = math.nan
+    held_out: bool = True
+    classes: tuple[ClassTrainingFacts, ...] = ()
 
 
 def training_facts(info: ModelInfo, run: Path | None = None) -> TrainingFacts:
@@ -42,19 +70,44 @@ def training_facts(info: ModelInfo, run: Path | None = None) -> TrainingFacts:
 
     Args:
         info: Description of the model.
-        run: Run folder of the training, for the losses in its history; without a history they are nan.
+        run: Run folder of the training: its history is read if the model file holds no figures.
     """
-    steps = list(_history(run / HISTORY_FILE)) if run else []
-    losses = [step for step in steps if "loss_deal" in step and "deal_flat" in step]
-    last = losses[-max(round(_LAST * len(losses)), 1) :]
+    found = info.training.get(_FIGURES)
+    figures: Mapping[str, Any] = found if isinstance(found, Mapping) else _of_history(run)
+    entries = figures.get("classes")
     return TrainingFacts(
         info.threshold.value,
         info.threshold.rule,
-        float(info.training.get("deal_weight", math.nan)),
-        _mean(last, "loss_deal"),
-        _mean(last, "deal_flat"),
-        _mean([step for step in steps if "held_out_tag_accuracy" in step][-1:], "held_out_tag_accuracy"),
+        _number(info.training, "deal_weight"),
+        _number(figures, "loss_deal"),
+        _number(figures, "deal_flat"),
+        _number(figures, "tag_accuracy"),
+        _number(figures, "always_absent"),
+        figures.get("watched", "held_out") == "held_out",
+        tuple(
+            ClassTrainingFacts(
+                str(entry.get("name")),
+                _number(entry, "tag_accuracy"),
+                _number(entry, "always_absent"),
+                _number(entry, "flat_maps"),
+            )
+            for entry in (entries if isinstance(entries, list) else ())
+            if isinstance(entry, Mapping)
+        ),
     )
+
+
+def _of_history(run: Path | None) -> Mapping[str, Any]:
+    """Return the figures that the history of a run folder tells, under the names of the model file."""
+    steps = _history(run / HISTORY_FILE) if run else []
+    losses = [step for step in steps if "loss_deal" in step and "deal_flat" in step]
+    last = losses[-max(round(_LAST * len(losses)), 1) :]
+    held_out = [step for step in steps if "held_out_tag_accuracy" in step][-1:]
+    return {
+        "loss_deal": _mean(last, "loss_deal"),
+        "deal_flat": _mean(last, "deal_flat"),
+        "tag_accuracy": _mean(held_out, "held_out_tag_accuracy"),
+    }
 
 
 def _history(file: Path) -> list[Mapping[str, Any]]:
@@ -73,5 +126,11 @@ def _history(file: Path) -> list[Mapping[str, Any]]:
 
 
 def _mean(steps: list[Mapping[str, Any]], name: str) -> float:
-    values = [float(step[name]) for step in steps if isinstance(step.get(name), (int, float))]
+    values = [_number(step, name) for step in steps]
     return sum(values) / len(values) if values else math.nan
+
+
+def _number(values: Mapping[str, Any], name: str) -> float:
+    """Return a number; nan if it is missing, null or no number."""
+    value = values.get(name)
+    return float(value) if isinstance(value, (int, float)) else math.nan

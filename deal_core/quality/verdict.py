@@ -1,8 +1,9 @@
 """A verdict on pseudo masks, class by class, from figures that need no drawn mask.
 
-Each figure has two bounds: on one side of both it is good, on the other side bad, and doubtful between them. A class is
-as good as its worst figure. The score is a product of three shares, all seen without a mask: how often a tagged
-class is found, how well its outline follows steps in depth, and how well the masks repeat in other segments.
+The score of a class is a product of four shares in [0, 1]: tagged frames whose mask has the class, pixels off tables
+and walls, masks of a plausible size, and agreement with the second opinion of other segments. Its rank correlation with
+the true mIoU is in docs/how_to/quality.md. Single figures beside it say what is wrong and what to do; most of them only
+make a result doubtful, since good masks exist with each of them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from deal_core.errors import EvaluationError, explain_invalid
 from deal_core.files import replacing
 from deal_core.quality.mask_figures import ClassMaskFigures, MaskFigures
-from deal_core.quality.tag_figures import ClassTagFigures, TagFigures
-from deal_core.quality.training_facts import TrainingFacts
+from deal_core.quality.training_facts import ClassTrainingFacts, TrainingFacts
 
 Grade = Literal["good", "doubtful", "bad"]
 QUALITY_FILE = "quality.json"
@@ -164,65 +164,79 @@ class Bounds:
 
 
 BOUNDS: Mapping[str, Bounds] = {
+    "score": Bounds(0.45, 0.2),
     "missing": Bounds(0.15, 0.5),
     "empty": Bounds(0.1, 0.5),
-    "outline": Bounds(0.72, 0.6),
-    "agreement": Bounds(0.15, 0.05),
-    "on_planes": Bounds(0.3, 0.6),
-    "absent": Bounds(0.1, 0.0),
-    "segments": Bounds(4, 0),
-    "named": Bounds(0.4, 0.6),
-    "lot": Bounds(1.15, 0.9),
-    "contradicted": Bounds(0.7, 1.0),
-    "threshold": Bounds(0.03, 0.015),
+    "named": Bounds(0.35, 0.6),
+    "on_planes": Bounds(0.3, 0.75),
+    "outline": Bounds(0.7, -math.inf),
+    "agreement": Bounds(0.1, 0.03),
+    "lot": Bounds(1.2, 0.85),
+    "absent": Bounds(0.1, -math.inf),
+    "segments": Bounds(4, -math.inf),
+    "tags": Bounds(0.02, -math.inf),
     "dead": Bounds(0.1, 0.5),
-    "tags": Bounds(0.03, 0.0),
-    "ranked": Bounds(0.75, 0.6),
-    "flat": Bounds(0.01, 0.0005),
+    "threshold": Bounds(0.02, -math.inf),
+    "flat": Bounds(0.002, -math.inf),
 }
-"""Bounds of each figure; docs/how_to/quality.md tells where they come from."""
+"""Bounds of each figure; docs/how_to/quality.md explains them."""
+
+_FULL_AGREEMENT = 0.35
+"""Agreement of true masks with the second opinion where things of a class differ in colour."""
+_PLAUSIBLE, _IMPLAUSIBLE = 0.15, 0.6
+"""Mean shares of the image with a name: masks of things are near the first, masks of everything beyond the second."""
 
 
-def judge(
-    masks: MaskFigures | None = None, tags: TagFigures | None = None, training: TrainingFacts | None = None
-) -> Verdict:
+def judge(masks: MaskFigures | None = None, training: TrainingFacts | None = None) -> Verdict:
     """Return the verdict from the figures that are known; what was not measured counts neither for nor against.
 
     Args:
         masks: Figures of pseudo masks.
-        tags: Figures of the predicted tags of the network behind them.
-        training: Figures of its training.
+        training: Figures of the training of the network behind them.
 
     Raises:
         ValueError: there are no figures, or they are of different classes.
     """
+    if masks is None and training is None:
+        raise ValueError("expected figures of masks or of a training, found none")
     of_masks = {one.name: one for one in masks.classes} if masks else {}
-    of_tags = {one.name: one for one in tags.classes} if tags else {}
-    if masks and tags and list(of_masks) != list(of_tags):
-        raise ValueError(f"expected figures of the same classes, found {list(of_masks)} and {list(of_tags)}")
-    if not (masks or tags or training):
-        raise ValueError("expected figures of masks, tags or a training, found none")
-    frames = masks.frames if masks else 0
-    classes = tuple(_judge_class(name, of_masks.get(name), of_tags.get(name)) for name in (of_masks or of_tags))
-    findings = _worst_first([*_of_masks(masks), *_of_tags(tags), *_of_training(training)])
+    of_training = {one.name: one for one in training.classes} if training else {}
+    if of_masks and of_training and list(of_masks) != list(of_training):
+        raise ValueError(f"expected figures of the same classes, found {list(of_masks)} and {list(of_training)}")
+    names = of_masks or of_training
+    named = masks.named if masks else math.nan
+    classes = tuple(_judge_class(name, of_masks.get(name), of_training.get(name), named) for name in names)
+    findings = _worst_first([*_of_masks(masks), *_of_training(training)])
     known = [one.score for one in classes if not math.isnan(one.score)]
     score = sum(known) / len(known) if known else math.nan
-    return Verdict(_whole_grade(score, findings, classes), score, findings, classes, frames)
+    return Verdict(_whole_grade(score, findings, classes), score, findings, classes, masks.frames if masks else 0)
 
 
-def class_score(figures: ClassMaskFigures) -> float:
-    """Return the score of the masks of a class in [0, 1]; nan for a class that is tagged in no measured frame."""
+def class_score(figures: ClassMaskFigures, named: float) -> float:
+    """Return the score of the masks of a class in [0, 1]; nan for a class that is tagged in no measured frame.
+
+    Args:
+        figures: Figures of the class.
+        named: Mean share of the image that the masks give to any class.
+    """
     if not figures.tagged:
         return math.nan
-    return 0.0
+    off_planes = 1.0 if math.isnan(figures.on_planes) else 1.0 - figures.on_planes
+    size = min(max((_IMPLAUSIBLE - named) / (_IMPLAUSIBLE - _PLAUSIBLE), 0.0), 1.0)
+    agreement = 0.0 if math.isnan(figures.agreement) else min(figures.agreement / _FULL_AGREEMENT, 1.0)
+    return (1.0 - figures.missing) * off_planes * size * agreement
 
 
-def _judge_class(name: str, masks: ClassMaskFigures | None, tags: ClassTagFigures | None) -> ClassVerdict:
+def _judge_class(
+    name: str, masks: ClassMaskFigures | None, training: ClassTrainingFacts | None, named: float
+) -> ClassVerdict:
     of_masks = _of_class_masks(masks) if masks else ()
-    of_tags = _of_class_tags(tags) if tags else ()
-    findings = _worst_first([*of_masks, *of_tags])
-    score = class_score(masks) if masks else math.nan
-    return ClassVerdict(name, _worst([found.grade for found in findings]), score, findings)
+    of_training = _of_class_training(training) if training else ()
+    findings = _worst_first([*of_masks, *of_training])
+    score = class_score(masks, named) if masks else math.nan
+    return ClassVerdict(
+        name, _worst([BOUNDS["score"].grade(score), *(found.grade for found in findings)]), score, findings
+    )
 
 
 def _of_class_masks(one: ClassMaskFigures) -> Iterator[Finding]:
@@ -234,12 +248,14 @@ def _of_class_masks(one: ClassMaskFigures) -> Iterator[Finding]:
         "missing",
         one.missing,
         f"{_percent(one.missing)} of the tagged frames have no pixel of it",
-        "start from ImageNet weights, check the threshold (`deal cams --threshold-rule`), or use `deal regions`",
+        "start from ImageNet weights, choose the threshold anew (`deal cams --threshold-rule otsu`), or use "
+        "`deal regions`",
     )
     yield from _found(
         "outline",
         one.outline,
-        f"its outline ignores depth: {_percent(one.outline)} of an image has smaller steps in depth, 50 % by chance",
+        f"its outline follows depth little: {_percent(one.outline)} of an image has smaller steps in depth; by chance, "
+        "50 % has",
         "refine the masks along depth (`deal cams --refine regions`), or train with the edge loss (deal.weight=1)",
     )
     yield from _found(
@@ -268,22 +284,19 @@ def _of_class_masks(one: ClassMaskFigures) -> Iterator[Finding]:
     )
 
 
-def _of_class_tags(one: ClassTagFigures) -> Iterator[Finding]:
-    gain = one.accuracy - one.always_absent
-    ranked = BOUNDS["ranked"].grade(one.ranked)
-    if BOUNDS["tags"].grade(gain) == "bad" and ranked != "good":
-        yield Finding(
-            "tags",
-            ranked,
-            f"its tag is predicted in {_percent(one.accuracy)} of the frames, and 'always absent' is right in "
-            f"{_percent(one.always_absent)}",
-            "start from ImageNet weights, train longer, or tag more frames",
-        )
+def _of_class_training(one: ClassTrainingFacts) -> Iterator[Finding]:
+    yield from _found(
+        "tags",
+        one.accuracy - one.always_absent,
+        f"its tag is predicted correctly in {_percent(one.accuracy)} of the frames, and 'always absent' is right in "
+        f"{_percent(one.always_absent)}",
+        "start from ImageNet weights, train longer, or tag more frames",
+    )
     yield from _found(
         "dead",
         one.dead,
         f"{_percent(one.dead)} of its maps are empty or flat",
-        "train longer or from ImageNet weights: its logits are negative everywhere",
+        "start from ImageNet weights, or train longer: its logits are negative everywhere",
     )
 
 
@@ -294,7 +307,8 @@ def _of_masks(masks: MaskFigures | None) -> Iterator[Finding]:
         "empty",
         masks.empty,
         f"{_percent(masks.empty)} of the tagged frames have an empty mask",
-        "check the threshold (`deal cams --threshold-rule`), start from ImageNet weights, or use `deal regions`",
+        "choose the threshold anew (`deal cams --threshold-rule otsu`), start from ImageNet weights, or use "
+        "`deal regions`",
     )
     yield from _found(
         "named",
@@ -307,28 +321,21 @@ def _of_masks(masks: MaskFigures | None) -> Iterator[Finding]:
         "lot",
         lot,
         f"a recogniser finds {_percent(masks.agreement)} of the masks again, and {_percent(masks.agreement_by_lot)} "
-        "when each region has a name by lot: the names are no better than a lot",
+        "of the same regions with names by lot",
         "tag more frames as absent, start from ImageNet weights, or use `deal regions`",
-    )
-
-
-def _of_tags(tags: TagFigures | None) -> Iterator[Finding]:
-    if tags is None:
-        return
-    gain = tags.accuracy - tags.always_absent
-    where = "held-out frames" if tags.held_out else "frames, training frames included"
-    yield from _found(
-        "tags",
-        gain,
-        f"{_percent(tags.accuracy)} of the tags are predicted correctly on {tags.frames} {where}; 'always absent' is "
-        f"right in {_percent(tags.always_absent)}",
-        "start from ImageNet weights, train longer, or tag more frames",
     )
 
 
 def _of_training(training: TrainingFacts | None) -> Iterator[Finding]:
     if training is None:
         return
+    yield from _found(
+        "tags",
+        training.accuracy - training.always_absent,
+        f"{_percent(training.accuracy)} of the tags of {'held-out' if training.held_out else 'training'} frames are "
+        f"predicted correctly, and 'always absent' is right in {_percent(training.always_absent)}",
+        "start from ImageNet weights, train longer, or tag more frames",
+    )
     if not training.rule.startswith(("argmax", "fixed")):
         yield from _found(
             "threshold",
@@ -347,7 +354,12 @@ def _of_training(training: TrainingFacts | None) -> Iterator[Finding]:
 
 
 def _whole_grade(score: float, findings: Sequence[Finding], classes: Sequence[ClassVerdict]) -> Grade:
-    return _worst([found.grade for found in findings])
+    """Return the grade of the whole: of its score and findings, and bad if most classes are."""
+    bad = sum(one.grade == "bad" for one in classes)
+    of_classes: Grade = (
+        "good" if 2 * bad <= len(classes) and not bad else "bad" if 2 * bad > len(classes) else "doubtful"
+    )
+    return _worst([BOUNDS["score"].grade(score), of_classes, *(found.grade for found in findings)])
 
 
 def _found(figure: str, value: float, text: str, advice: str) -> Iterator[Finding]:

@@ -23,7 +23,6 @@ from deal_core.masks.mask_folder import CAMS_FILE, check_masks
 from deal_core.masks.score_dataset import CamSettings, check_use, decision_threshold
 from deal_core.models.model_file import MODEL_FILE, LoadedModel, load_model
 from deal_core.quality.mask_figures import MEASURED_FRAMES, MaskMeter
-from deal_core.quality.tag_figures import measure_tags
 from deal_core.quality.training_facts import training_facts
 from deal_core.quality.verdict import Verdict, judge
 from deal_core.report.page import HISTORY_FILE, Run, read_history
@@ -119,10 +118,8 @@ def judge_candidate(candidate: Candidate, dataset: Dataset, settings: CamSetting
     meter = MaskMeter(dataset.classes, dataset.depth_kind)
     for record, frame in zip(few.frames, predict_frames(candidate, few, settings), strict=True):
         meter.update(frame.sample, frame.mask, (record.recording, record.segment))
-    if candidate.model is None:
-        return judge(meter.figures())
-    tags = measure_tags(candidate.model, few, device=settings.device)
-    return judge(meter.figures(), tags, training_facts(candidate.model.info, candidate.folder))
+    model = candidate.model
+    return judge(meter.figures(), training_facts(model.info, candidate.folder) if model else None)
 
 
 def compare(

@@ -51,7 +51,8 @@ def check(
         typer.Option(help="For a dataset: folder of its pseudo masks (`deal cams`) to judge, without drawn masks."),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="With --quality: the model behind the masks, whose tags are judged with them.")
+        Path | None,
+        typer.Option(help="With --quality: the model behind the masks, to judge its training, too."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -137,20 +138,22 @@ def _refuse_unused(
 def _check_quality(source: SourceSettings, masks: Path, model: Path | None, *, as_json: bool) -> None:
     """Print the verdict on the masks of a folder; raise `typer.Exit` with 1 if it is bad."""
     from deal_core.dataset.open import open_dataset
-    from deal_core.models.model_file import load_model
+    from deal_core.models.model_file import read_info
     from deal_core.quality.training_facts import training_facts
     from deal_core.quality.verdict import judge
+    from deal_core.structures import require_same_classes
     from training.support.console import print_json, undefined_as_null
-    from training.support.quality import count_masks, count_tags, print_verdict
+    from training.support.quality import count_masks, print_verdict
 
     dataset = open_dataset(source)
-    loaded = load_model(model, expected_classes=dataset.classes) if model else None
+    info = read_info(model) if model else None
+    if info:
+        require_same_classes(info.classes, str(model), dataset.classes, str(dataset.path))
     figures = count_masks(masks, dataset, quiet=as_json)
-    tags = count_tags(loaded, dataset, quiet=as_json) if loaded else None
-    training = training_facts(loaded.info, model.parent) if loaded and model else None
-    verdict = judge(figures, tags, training)
+    training = training_facts(info, model.parent) if info and model else None
+    verdict = judge(figures, training)
     if as_json:
-        measured = {"masks": figures, "tags": tags, "training": training}
+        measured = {"masks": figures, "training": training}
         from_figures = {name: undefined_as_null(asdict(one)) for name, one in measured.items() if one}
         print_json({"kind": "quality", **verdict.to_json(), "figures": from_figures})
     else:

@@ -39,13 +39,12 @@ def train(
     from training.support.console import console, is_first_process, print_json
     from training.support.quality import print_warnings
 
-    settings = load_settings(TrainSettings, config, overrides or [])
-    result = run_training(settings, quiet=as_json)
+    result = run_training(load_settings(TrainSettings, config, overrides or []), quiet=as_json)
     if not is_first_process():
         return
     threshold = result.threshold
-    verdict = judge_training(settings, result, quiet=as_json)
-    verdict.write(settings.output)
+    verdict = judge_training(result)
+    verdict.write(result.model.parent)
     if as_json:
         print_json(
             {
@@ -64,18 +63,13 @@ def train(
         print_warnings(verdict)
 
 
-def judge_training(settings: TrainSettings, result: TrainResult, *, quiet: bool = False) -> Verdict:
-    """Return the verdict on a training, from its losses, its threshold and the tags of the held-out frames."""
-    from deal_core.dataset.open import open_dataset
-    from deal_core.models.model_file import load_model
+def judge_training(result: TrainResult) -> Verdict:
+    """Return the verdict on a training, from its losses, its threshold and its tags."""
+    from deal_core.models.model_file import read_info
     from deal_core.quality.training_facts import training_facts
     from deal_core.quality.verdict import judge
-    from training.support.quality import count_tags
 
-    model = load_model(result.model)
-    held_out = open_dataset(settings.data).split_by_segment(settings.data.validation_fraction, seed=settings.seed)[1]
-    tags = count_tags(model, held_out, held_out=True, device=settings.device, quiet=quiet)
-    return judge(tags=tags, training=training_facts(model.info, settings.output))
+    return judge(training=training_facts(read_info(result.model), result.model.parent))
 
 
 def run_training(settings: TrainSettings, *, quiet: bool = False) -> TrainResult:

@@ -10,9 +10,7 @@ from training.support.console import console, counting
 
 if TYPE_CHECKING:
     from deal_core.dataset.dataset import Dataset
-    from deal_core.models.model_file import LoadedModel
     from deal_core.quality.mask_figures import MaskFigures
-    from deal_core.quality.tag_figures import TagFigures
     from deal_core.quality.verdict import Finding, Verdict
 
 _STYLES = {"good": "green", "doubtful": "yellow", "bad": "red"}
@@ -24,16 +22,6 @@ def count_masks(folder: Path, dataset: Dataset, *, quiet: bool = False) -> MaskF
 
     with counting("quality of masks", min(len(dataset), MEASURED_FRAMES), quiet=quiet) as advance:
         return measure_masks(folder, dataset, advance=advance)
-
-
-def count_tags(
-    model: LoadedModel, dataset: Dataset, *, held_out: bool = False, device: str = "auto", quiet: bool = False
-) -> TagFigures | None:
-    """Measure the predicted tags of a model under a progress bar; None for a model without tag logits."""
-    from deal_core.quality.tag_figures import TAGGED_FRAMES, measure_tags
-
-    with counting("quality of tags", min(len(dataset), TAGGED_FRAMES), quiet=quiet) as advance:
-        return measure_tags(model, dataset, held_out=held_out, device=device, advance=advance)
 
 
 def print_warnings(verdict: Verdict) -> None:
