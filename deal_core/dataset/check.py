@@ -23,10 +23,10 @@ from deal_core.dataset.open import open_dataset
 from deal_core.dataset.settings import SourceSettings
 from deal_core.errors import DatasetError, RecordingError, UsageError
 from deal_core.recording.image_messages import MessageDecoder
-from deal_core.recording.reader import Recording, open_recording
+from deal_core.recording.reader import open_recording
 from deal_core.recording.report import NO_CAMERA, Gaps, RecordingReport, TagBalance, make_report, tag_balance
-from deal_core.recording.tagged_frames import FrameReader, explain_no_pairs, fit_camera, read_camera
-from deal_core.recording.tags import TagTimeline, read_session, read_tags
+from deal_core.recording.tagged_frames import FrameReader, explain_no_pairs, read_camera
+from deal_core.recording.tags import TagTimeline, read_session, read_tags, recorded_depth
 from deal_core.recording.topics import find_topics
 from deal_core.recording.writer import GROUND_TRUTH, TAGS_TOPIC
 from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, DepthKind, TagState
@@ -93,6 +93,9 @@ def check_recording(
     color_topic: str | None = None,
     depth_topic: str | None = None,
     slop_ns: int = 0,
+    aligned: bool = False,
+    depth_unit: str | None = None,
+    max_depth_m: float | None = None,
     on_start: Callable[[int], object] = lambda total: None,
     on_frame: Callable[[], object] = lambda: None,
 ) -> RecordingReport:
@@ -103,6 +106,9 @@ def check_recording(
         color_topic: required if the recording has several.
         depth_topic: required if the recording has several.
         slop_ns: largest difference between the stamps of colour and depth.
+        aligned: whether depth is aligned to colour although its frame has another name.
+        depth_unit: unit of depth, see `DepthValues`; None for the unit that the recording names, or "auto".
+        max_depth_m: greatest depth that is a measurement, metres; None for that of the recording, or no limit.
         on_start: called with the number of images before the first is read.
         on_frame: called after each frame.
     """
@@ -112,10 +118,16 @@ def check_recording(
         return RecordingReport(str(path), errors=[str(error)])
     with recording:
         try:
-            report = _check_open(recording, color_topic, depth_topic, slop_ns, on_start, on_frame)
+            session = read_session(recording, MessageDecoder())
+            decoder = MessageDecoder(recorded_depth(session, depth_unit, max_depth_m))
+            topics = find_topics(recording, decoder, color_topic=color_topic, depth_topic=depth_topic)
+            tagged = recording.count(TAGS_TOPIC) > 0
+            timeline = read_tags(recording, decoder, session.classes) if tagged else TagTimeline.constant(TagState())
+            reader = FrameReader(recording, topics, timeline, decoder, slop_ns=slop_ns, aligned=aligned)
+            report = _check_frames_of(reader, session.classes, on_start, on_frame, tagged=tagged)
         except (RecordingError, DatasetError) as error:
-            topics = {topic.name: topic.count for topic in recording.topics}
-            report = RecordingReport(str(path), topics=topics, errors=[*recording.problems, str(error)])
+            counted = {topic.name: topic.count for topic in recording.topics}
+            report = RecordingReport(str(path), topics=counted, errors=[*recording.problems, str(error)])
         if recording.problems:
             note = f"`deal check {path} --repair` writes everything that is readable as a new, whole recording"
             report = replace(report, notes=[*report.notes, note])
@@ -218,35 +230,30 @@ def _check_loaded(
     )
 
 
-def _check_open(
-    recording: Recording,
-    color_topic: str | None,
-    depth_topic: str | None,
-    slop_ns: int,
+def _check_frames_of(
+    reader: FrameReader,
+    recorded: ClassList | None,
     on_start: Callable[[int], object],
     on_frame: Callable[[], object],
+    *,
+    tagged: bool,
 ) -> RecordingReport:
-    decoder = MessageDecoder()
-    topics = find_topics(recording, decoder, color_topic=color_topic, depth_topic=depth_topic)
-    recorded = read_session(recording, decoder).classes
-    tagged = recording.count(TAGS_TOPIC) > 0
-    timeline = read_tags(recording, decoder, recorded) if tagged else TagTimeline.constant(TagState())
+    recording, timeline = reader.recording, reader.timeline
     names = timeline.names()
     classes = recorded or (ClassList(tuple(names)) if names else None)
-    reader = FrameReader(recording, topics, timeline, decoder, slop_ns=slop_ns)
-    camera = read_camera(recording, decoder, topics)
     masks = GroundTruth(recording.folder / GROUND_TRUTH, classes) if classes else None
-    on_start(topics.color.count)
+    on_start(reader.topics.color.count)
     for frame in reader:
         if masks:
             masks.read(frame.pair.stamp_ns, frame.pair.depth_mm.shape)
         on_frame()
     errors = []
     if not reader.counts.pairing.paired:
-        errors.append(explain_no_pairs(recording, reader.counts, slop_ns))
+        errors.append(explain_no_pairs(recording, reader.counts, reader.slop_ns))
     elif not reader.counts.frames:
         errors.append(f"{recording.path} gives no frame: every pair was skipped")
-    notes = [] if fit_camera(camera, reader.size) else [NO_CAMERA]
+    camera = read_camera(recording, reader.decoder, reader.topics, reader.size) if reader.size else None
+    notes = [] if camera else [NO_CAMERA]
     if recorded is None:
         notes.append("the recording does not name its classes: `deal extract` needs --classes")
     if not tagged:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -77,6 +77,14 @@ class FrameRecord:
     def key(self) -> str:
         """`<recording>/<name>`, unique in a dataset."""
         return f"{self.recording}/{self.name}"
+
+
+@dataclass(frozen=True)
+class _CameraFile(CameraIntrinsics):
+    """camera.json: the intrinsics, and how the recording's depth was read."""
+
+    depth_unit: str = "mm"
+    max_depth_m: float = 0.0
 
 
 class FrameLoader(Protocol):
@@ -257,7 +265,8 @@ class Dataset:
         if not file.exists():
             return None
         try:
-            return TypeAdapter(CameraIntrinsics).validate_json(file.read_bytes())
+            found = TypeAdapter(_CameraFile).validate_json(file.read_bytes())
+            return CameraIntrinsics(**{each.name: getattr(found, each.name) for each in fields(CameraIntrinsics)})
         except OSError as error:
             raise DatasetError(f"{file} cannot be read ({error}): extract the recording again") from None
         except ValidationError as error:

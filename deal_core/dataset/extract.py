@@ -15,14 +15,15 @@ from deal_core.dataset.dataset import RECORDINGS, SOURCE_FILE
 from deal_core.dataset.image_files import GroundTruth
 from deal_core.dataset.writer import DatasetWriter, RecordingFolder, check_recording_name
 from deal_core.errors import RecordingError, UsageError
+from deal_core.recording.depth_values import DepthValues
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import Recording, open_recording
 from deal_core.recording.report import NO_CAMERA, RecordingReport, make_report
-from deal_core.recording.tagged_frames import FrameReader, explain_no_pairs, fit_camera, read_camera
-from deal_core.recording.tags import Session, TagTimeline, read_session, read_tags
+from deal_core.recording.tagged_frames import FrameReader, explain_no_pairs, read_camera
+from deal_core.recording.tags import Session, TagTimeline, read_session, read_tags, recorded_depth
 from deal_core.recording.topics import find_topics
 from deal_core.recording.writer import GROUND_TRUTH, TAGS_TOPIC
-from deal_core.structures import CameraIntrinsics, ClassList, TagState, classes_to_json, require_same_classes
+from deal_core.structures import ClassList, TagState, classes_to_json, require_same_classes
 
 _LAYOUT = 1  # increases when the same recording gives other files
 
@@ -36,6 +37,9 @@ class ExtractOptions:
         tags: tags for a whole recording that contains no tags.
         color_topic, depth_topic: required if a recording has several.
         slop_ns: largest difference between the stamps of colour and depth; 0 pairs equal stamps only.
+        aligned: whether depth is aligned to colour although its frame has another name.
+        depth_unit: unit of depth, see `DepthValues`; None for the unit that the recording names, or "auto".
+        max_depth_m: greatest depth that is a measurement, metres; None for that of the recording, or no limit.
         color_format: "png", exact, or "jpeg".
         jpeg_quality: 1 to 100.
         overwrite: replace a recording of the dataset.
@@ -46,6 +50,9 @@ class ExtractOptions:
     color_topic: str | None = None
     depth_topic: str | None = None
     slop_ns: int = 0
+    aligned: bool = False
+    depth_unit: str | None = None
+    max_depth_m: float | None = None
     color_format: ColorFormat = "png"
     jpeg_quality: int = 95
     overwrite: bool = False
@@ -97,8 +104,9 @@ def extract_recording(
     with open_recording(path) as recording:
         name = name or recording.name
         check_recording_name(name)
-        decoder = MessageDecoder()
-        session = read_session(recording, decoder)
+        session = read_session(recording, MessageDecoder())
+        depth = recorded_depth(session, options.depth_unit, options.max_depth_m)
+        decoder = MessageDecoder(depth)
         classes = _classes(recording, session, options)
         writer = DatasetWriter(dataset, classes)
         fingerprint = _fingerprint(recording, classes, options)
@@ -109,14 +117,14 @@ def extract_recording(
         )
         topics = find_topics(recording, decoder, color_topic=options.color_topic, depth_topic=options.depth_topic)
         timeline = _timeline(recording, decoder, classes, options)
-        reader = FrameReader(recording, topics, timeline, decoder, slop_ns=options.slop_ns)
-        camera = read_camera(recording, decoder, topics)
+        reader = FrameReader(recording, topics, timeline, decoder, slop_ns=options.slop_ns, aligned=options.aligned)
         on_start(topics.color.count)
         with folder:
-            report = _write_frames(folder, reader, camera, classes, on_pair)
+            report = _write_frames(folder, reader, depth, classes, on_pair)
             if not report.frames:
                 raise RecordingError(_why_no_frames(recording, reader, report, options.slop_ns))
-            folder.write_source({"fingerprint": fingerprint, "session": session.facts, "report": asdict(report)})
+            source = {"fingerprint": fingerprint, "session": session.facts, "depth": asdict(depth)}
+            folder.write_source({**source, "report": asdict(report)})
     return Extraction(name, report, was_there=False)
 
 
@@ -148,7 +156,7 @@ def _timeline(
 def _write_frames(
     folder: RecordingFolder,
     reader: FrameReader,
-    camera: CameraIntrinsics | None,
+    depth: DepthValues,
     classes: ClassList,
     on_pair: Callable[[], object],
 ) -> RecordingReport:
@@ -158,8 +166,9 @@ def _write_frames(
         mask = masks.read(frame.pair.stamp_ns, frame.pair.depth_mm.shape)
         folder.write(frame.pair, frame.tags, frame.segment, mask)
         on_pair()
-    if camera := fit_camera(camera, reader.size):
-        folder.write_camera(camera)
+    camera = read_camera(reader.recording, reader.decoder, reader.topics, reader.size) if reader.size else None
+    if camera:
+        folder.write_camera(camera, depth_unit=depth.unit_of(reader.survey.depth_encoding), max_depth_m=depth.max_m)
     notes = [*masks.notes(), *([] if camera else [NO_CAMERA])]
     return make_report(reader, classes, masks=masks.used, notes=notes, errors=masks.problems)
 

@@ -171,9 +171,16 @@ class RecordingFolder:
         self._stamps.add(pair.stamp_ns)
         self.frames_written += 1
 
-    def write_camera(self, camera: CameraIntrinsics) -> None:
-        """Write the colour camera's intrinsics."""
-        (self._folder / CAMERA_FILE).write_text(json.dumps(asdict(camera), indent=2) + "\n", encoding="utf-8")
+    def write_camera(self, camera: CameraIntrinsics, *, depth_unit: str = "mm", max_depth_m: float = 0.0) -> None:
+        """Write the colour camera's intrinsics, and how the depth of the recording was read.
+
+        Args:
+            camera: intrinsics of the images.
+            depth_unit: unit of the recorded depth; the dataset's is always millimetres.
+            max_depth_m: greatest depth that was kept, metres; 0 is no limit.
+        """
+        content = {**asdict(camera), "depth_unit": depth_unit, "max_depth_m": max_depth_m}
+        (self._folder / CAMERA_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def write_source(self, source: Mapping[str, Any]) -> None:
         """Write the origin of the recording and what was left out, as plain JSON."""

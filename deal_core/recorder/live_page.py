@@ -110,9 +110,9 @@ class _Picture:
 
 
 def _jpeg(images: LatestImages) -> bytes:
-    color, depth = images.color, images.depth
-    if color is None:
+    if images.color is None:
         raise ImageFormatError("zero_size", "no image has arrived yet")
+    color, depth = images.color.raw(), images.depth.raw() if images.depth else None
     rgb = any_to_rgb(color.pixels(), color.encoding)
     metres = to_depth_m(depth.pixels(), depth.encoding)[0] if depth else np.zeros(rgb.shape[:2], np.float32)
     return thumbnail_jpeg(rgb, metres, PICTURE_HEIGHT)

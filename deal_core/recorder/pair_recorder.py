@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 
 from deal_core.errors import RecordingError
+from deal_core.recorder.demand import PairDemand
 from deal_core.recorder.summary import Lost, RecordingCounts, RecordingSummary, Skipped, summarize
 from deal_core.recorder.tag_commands import TagTrack, check_class_names, parse_tags
 from deal_core.recorder.write_queue import RESERVE_BYTES, LoggedTags, RecordingQueue, RgbdImages, WriterThread
-from deal_core.recording.image_encodings import RawImage
-from deal_core.recording.image_messages import IMAGE, is_color_encoding, is_depth_encoding
+from deal_core.recording.depth_values import DepthValues
+from deal_core.recording.image_encodings import ImageFormatError, RawImage
+from deal_core.recording.image_messages import IMAGE, CameraImage, is_color_encoding, is_depth_encoding
+from deal_core.recording.pair_rules import alignment_fault
 from deal_core.recording.pairing import StampPairer
 from deal_core.recording.tags import TagSpan
 from deal_core.recording.topics import ALIGN_HINT
@@ -46,6 +49,9 @@ class RecorderSettings:
         change_threshold: mean difference in grey levels, of 255, at which a view has changed.
         slop_ns: largest difference between the stamps of a pair; 0 pairs equal stamps only.
         sync_queue: number of images of each stream that may wait for a partner.
+        aligned: whether depth is aligned to colour although its frame has another name; it is then recorded with the
+            name of colour's frame.
+        depth: how to read the numbers of depth images; the recording's session says it to its readers.
         tag_guard_s: time before and after a change of tags in which nothing is labelled.
         planned_minutes: duration for which the disk must have space at the start; 0 skips the check.
         queue_pairs: number of pairs that may wait for the disk.
@@ -62,6 +68,8 @@ class RecorderSettings:
     change_threshold: float = 3.0
     slop_ns: int = 0
     sync_queue: int = 10
+    aligned: bool = False
+    depth: DepthValues = field(default_factory=DepthValues)
     tag_guard_s: float = 0.5
     planned_minutes: float = 10.0
     queue_pairs: int = 90
@@ -81,8 +89,8 @@ class LatestImages:
         age_s: time since the colour image arrived.
     """
 
-    color: RawImage | None
-    depth: RawImage | None
+    color: CameraImage | None
+    depth: CameraImage | None
     age_s: float
 
 
@@ -135,8 +143,8 @@ class PairRecorder:
         self._tags = tags or TagState()
         self._tags.vector(settings.classes)
         self._marker = self._tags.marker
-        self._color: RawImage | None = None
-        self._depth: RawImage | None = None
+        self._color: CameraImage | None = None
+        self._depth: CameraImage | None = None
         self._period_ns = 0
         self._heard_s = 0.0
         self._camera: CameraIntrinsics | None = None
@@ -144,7 +152,7 @@ class PairRecorder:
         self._last_counts = RecordingCounts()
         message_types()  # loaded now, because images would have to wait at the start of a recording
 
-    def add_color(self, image: RawImage) -> None:
+    def add_color(self, image: CameraImage) -> None:
         """Add a colour image; its data must not change afterwards."""
         with self._lock:
             if self._color:
@@ -153,7 +161,7 @@ class PairRecorder:
             if self._session:
                 self._session.add_color(image)
 
-    def add_depth(self, image: RawImage) -> None:
+    def add_depth(self, image: CameraImage) -> None:
         """Add a depth image; its data must not change afterwards."""
         with self._lock:
             self._depth = image
@@ -217,7 +225,7 @@ class PairRecorder:
         with self._lock:
             if self._session:
                 raise RecordingError(f"{self._session.path} is being recorded already: stop it first")
-            first = _check_images(self._color, self._depth, self._camera)
+            first = _check_images(self._color, self._depth, self._camera, self._settings)
             _check_disk(path, first, self._settings, _NS_PER_S / self._period_ns if self._period_ns > 0 else 0)
             begin_ns = max(image.stamp_ns for image in first) - with_latest
             self._session = _Session(path, self._settings, self._camera, self._tags, first, begin_ns)
@@ -318,23 +326,29 @@ class _Session:
     ) -> None:
         self.path, self._settings = path, settings
         self._lock = threading.Lock()
-        self._pairer = StampPairer[RawImage, RawImage](slop_ns=settings.slop_ns, queue_size=settings.sync_queue)
+        self._pairer = StampPairer[CameraImage, CameraImage](slop_ns=settings.slop_ns, queue_size=settings.sync_queue)
         # Images shortly before the start are ignored and not lost, but a clock that went back must be counted.
         self._begin_ns = newest_ns + settings.slop_ns
         self._may_be_early = dict.fromkeys(("color", "depth"), settings.sync_queue)
         self._last_ns = self._origin_ns = self._slot = -1
+        self._demand = PairDemand(settings.rate_hz)
         self._dropped = 0
         self._is_asked_for = False
         self._stamps: array[int] = array("q")
         self._track = TagTrack(newest_ns + 1, tags, round(settings.tag_guard_s * _NS_PER_S), "start")
         self._log_ns = newest_ns
-        self._writer = RecordingWriter(path, settings.classes, camera, session=settings.session, survives=True)
+        session = dict(settings.session)
+        if settings.depth != DepthValues():
+            session["depth"] = asdict(settings.depth)
+        self._writer = RecordingWriter(path, settings.classes, camera, session=session, survives=True)
         self._open = ExitStack()
         self._open.enter_context(self._writer)
         self._queue = RecordingQueue(settings.queue_pairs, settings.queue_mib * 2**20)
         self._put_tags(self._track.spans, newest_ns)
         threshold = settings.change_threshold if settings.only_if_changed else None
-        self._thread = WriterThread(self._writer, self._queue, threshold, first, lambda: self.counts)
+        self._thread = WriterThread(
+            self._writer, self._queue, threshold, first, lambda: self.counts, aligned=settings.aligned
+        )
         self._thread.start()
 
     @property
@@ -345,11 +359,13 @@ class _Session:
     def counts(self) -> RecordingCounts:
         with self._lock, self._queue.lock:
             found = self._pairer.counts
+            unpaired = {"color": _named(found.unpaired_color), "depth": _named(found.unpaired_depth)}
+            missed, wanted = self._demand.missed(unpaired, found.paired, self._pairer.earliest_pending)
             return RecordingCounts(
                 received_color=found.received_color,
                 received_depth=found.received_depth,
-                unpaired_color=_named(found.unpaired_color),
-                unpaired_depth=_named(found.unpaired_depth),
+                unpaired_color=unpaired["color"],
+                unpaired_depth=unpaired["depth"],
                 pending_color=self._pairer.pending_color,
                 pending_depth=self._pairer.pending_depth,
                 paired=found.paired,
@@ -358,6 +374,10 @@ class _Session:
                 lost=_named(self._queue.lost),
                 pending_pairs=self._queue.pending,
                 dropped=self._dropped,
+                missed=missed,
+                wanted=wanted,
+                color_hz=self._demand.rate_hz("color"),
+                depth_hz=self._demand.rate_hz("depth"),
             )
 
     @property
@@ -368,14 +388,16 @@ class _Session:
         with self._lock:
             self._dropped += pairs
 
-    def add_color(self, image: RawImage) -> None:
+    def add_color(self, image: CameraImage) -> None:
         with self._lock:
             if not self._is_early("color", image):
+                self._demand.see("color", image.stamp_ns)
                 self._take(self._pairer.add_color(image.stamp_ns, image))
 
-    def add_depth(self, image: RawImage) -> None:
+    def add_depth(self, image: CameraImage) -> None:
         with self._lock:
             if not self._is_early("depth", image):
+                self._demand.see("depth", image.stamp_ns)
                 self._take(self._pairer.add_depth(image.stamp_ns, image))
 
     def change_tags(self, now_ns: int, tags: TagState, source: str) -> None:
@@ -420,7 +442,7 @@ class _Session:
         timeline, classes = self._track.timeline(), self._settings.classes
         return summarize(str(path), failure, counts, stamps, offsets, timeline, classes)
 
-    def _is_early(self, stream: str, image: RawImage) -> bool:
+    def _is_early(self, stream: str, image: CameraImage) -> bool:
         early = image.stamp_ns <= self._begin_ns and self._may_be_early[stream] > 0
         self._may_be_early[stream] = self._may_be_early[stream] - 1 if early else 0
         return early
@@ -434,6 +456,7 @@ class _Session:
             if self._last_ns < 0:
                 self._origin_ns = pair.stamp_ns
             self._last_ns = pair.stamp_ns
+            self._demand.fill(pair.stamp_ns)
             # The first pair of each period is kept, so that the rate is right on average if stamps jitter.
             slot = int((pair.stamp_ns - self._origin_ns) * self._settings.rate_hz // _NS_PER_S)
             if self._settings.rate_hz and slot == self._slot and not self._is_asked_for:
@@ -449,14 +472,22 @@ class _Session:
 
 
 def _check_images(
-    color: RawImage | None, depth: RawImage | None, camera: CameraIntrinsics | None
+    newest_color: CameraImage | None,
+    newest_depth: CameraImage | None,
+    camera: CameraIntrinsics | None,
+    settings: RecorderSettings,
 ) -> tuple[RawImage, RawImage]:
     """Return the newest image of each stream; raise an error if they cannot be recorded."""
-    if color is None or depth is None:
-        missing = " and ".join(name for name, image in (("colour", color), ("depth", depth)) if image is None)
+    if newest_color is None or newest_depth is None:
+        streams = (("colour", newest_color), ("depth", newest_depth))
+        missing = " and ".join(name for name, image in streams if image is None)
         raise RecordingError(
             f"no {missing} image has arrived: is the camera running, and {ALIGN_HINT.split(' ', 1)[1]}?"
         )
+    try:
+        color, depth = newest_color.raw(), newest_depth.raw()
+    except ImageFormatError as error:
+        raise RecordingError(str(error)) from error
     if not is_color_encoding(IMAGE, color.encoding):
         raise RecordingError(f"expected colour in a colour encoding, as rgb8; found '{color.encoding}'")
     if not is_depth_encoding(IMAGE, depth.encoding):
@@ -465,17 +496,29 @@ def _check_images(
             "switch the camera's colorizer off (`colorizer.enable:=false`)"
         )
     (height, width), (depth_height, depth_width) = color.size, depth.size
-    if color.frame_id != depth.frame_id or color.size != depth.size:
+    if alignment_fault(color, depth, aligned=settings.aligned):
         raise RecordingError(
             f"depth is not aligned to colour: colour is {width}x{height} in frame '{color.frame_id}', depth "
-            f"{depth_width}x{depth_height} in frame '{depth.frame_id}'; {ALIGN_HINT}"
+            f"{depth_width}x{depth_height} in frame '{depth.frame_id}'; {ALIGN_HINT}, or if it is aligned although its "
+            "frame has another name, say so with aligned:=true"
         )
+    if doubt := _certain_doubt(depth, settings.depth):
+        raise RecordingError(f"depth cannot be true: {doubt}")
     if camera and (camera.height, camera.width) != color.size:
         raise RecordingError(
             f"camera_info is for {camera.width}x{camera.height}, the colour image is {width}x{height}: it belongs to "
             "another camera or profile"
         )
     return color, depth
+
+
+def _certain_doubt(depth: RawImage, values: DepthValues) -> str:
+    """Return why no camera gives such depth; empty if it may be true, or the image is damaged."""
+    try:
+        doubts = values.sample(depth.pixels(), depth.encoding).doubts
+    except ImageFormatError:
+        return ""
+    return next((doubt.as_parameter for doubt in doubts if doubt.is_certain), "")
 
 
 def _check_disk(path: Path, first: tuple[RawImage, RawImage], settings: RecorderSettings, camera_hz: float) -> None:

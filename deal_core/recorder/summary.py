@@ -53,6 +53,9 @@ class RecordingCounts:
         pending_pairs: number of pairs on the way to the file.
         written: number of pairs in the file.
         dropped: number of pairs that did not arrive, by the camera's frame numbers.
+        missed: number of wanted pairs for which an image had no partner, by cause.
+        wanted: number of wanted pairs that came or were missed.
+        color_hz, depth_hz: rates of the streams; 0 if unknown.
     """
 
     received_color: int = 0
@@ -67,22 +70,33 @@ class RecordingCounts:
     lost: Mapping[str, int] = field(default_factory=dict)
     pending_pairs: int = 0
     dropped: int = 0
+    missed: Mapping[str, int] = field(default_factory=dict)
+    wanted: int = 0
+    color_hz: float = 0.0
+    depth_hz: float = 0.0
 
     @property
     def loss(self) -> float:
-        """Share of wanted pairs that were lost, 0 to 1: without a partner, or on the way to the file."""
-        unpaired = sum((*self.unpaired_color.values(), *self.unpaired_depth.values(), self.dropped))
+        """Share of wanted pairs that were lost, 0 to 1: without a partner, or on the way to the file.
+
+        An image without a partner that cost no wanted pair is not lost: see `PairDemand`.
+        """
         lost = sum(self.lost.values())
-        paired = 1 - unpaired / max(self.paired + unpaired, 1)
-        return 1 - paired * (1 - lost / max(self.written + lost, 1))
+        came = 1 - sum(self.missed.values()) / max(self.wanted, 1)
+        delivered = 1 - self.dropped / max(self.paired + self.dropped, 1)
+        return 1 - came * delivered * (1 - lost / max(self.written + lost, 1))
 
     @property
     def causes(self) -> dict[str, int]:
         """All losses by cause, as in `{"queue full": 2, "depth: duplicate stamp": 1}`."""
-        streams = (("color", self.unpaired_color), ("depth", self.unpaired_depth))
-        unpaired = {f"{name}: {cause}": n for name, found in streams for cause, n in found.items()}
         dropped = {_DROPPED: self.dropped} if self.dropped else {}
-        return {**self.lost, **unpaired, **dropped}
+        return {**self.lost, **self.missed, **dropped}
+
+    @property
+    def unpaired(self) -> dict[str, int]:
+        """Images without a partner by stream and cause, lost or not."""
+        streams = (("color", self.unpaired_color), ("depth", self.unpaired_depth))
+        return {f"{name}: {cause}": n for name, found in streams for cause, n in found.items()}
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,8 @@ class RecordingSummary:
         return [
             f"{self.path}: {counts.written} pairs in {self.duration_s:.1f} s ({self.rate_hz:.1f} Hz), "
             f"longest gap {self.gaps.longest_s:.2f} s",
-            f"  received {counts.received_color} colour and {counts.received_depth} depth, {counts.paired} pairs",
+            f"  received {counts.received_color} colour ({counts.color_hz:.1f} Hz) and {counts.received_depth} depth "
+            f"({counts.depth_hz:.1f} Hz), {counts.paired} pairs; without a partner: {_listed(counts.unpaired)}",
             f"  skipped: {_listed(counts.skipped)}",
             f"  lost: {_listed(causes)} ({self.loss:.1%})",
             f"  offset of depth, ms: {_listed(self.offset_ms)}",

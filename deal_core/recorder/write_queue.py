@@ -9,7 +9,7 @@ import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import cv2
 import numpy as np
@@ -17,6 +17,8 @@ import numpy as np
 from deal_core.errors import RecordingError
 from deal_core.recorder.summary import Lost, RecordingCounts, Skipped
 from deal_core.recording.image_encodings import COLOR_ENCODINGS, DEPTH_ENCODINGS, ImageFormatError, RawImage
+from deal_core.recording.image_messages import CameraImage
+from deal_core.recording.pair_rules import alignment_fault, is_same_frame
 from deal_core.recording.pairing import Pair
 from deal_core.recording.tags import TagSpan
 from deal_core.recording.writer import LOSS_TOPIC, MAX_STAMP_NS, RecordingWriter
@@ -27,7 +29,7 @@ RESERVE_BYTES = 128 * 2**20
 _SYNC_PERIOD_S = 1.0
 _VIEW_SIZE = (32, 24)
 
-RgbdImages = Pair[RawImage, RawImage]
+RgbdImages = Pair[CameraImage, CameraImage]
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class WriterThread(threading.Thread):
         change_threshold: mean difference in grey levels at which a view has changed; None writes all views.
         first: images of the first pair, whose format every pair must have.
         counts: returns the counts of all images so far.
+        aligned: whether depth is aligned to colour although its frame has another name.
 
     Attributes:
         failure: why the thread ended before the queue.
@@ -173,13 +176,15 @@ class WriterThread(threading.Thread):
         change_threshold: float | None,
         first: tuple[RawImage, RawImage],
         counts: Callable[[], RecordingCounts],
+        *,
+        aligned: bool = False,
     ) -> None:
         super().__init__(name="recording writer", daemon=True)
         self.failure = ""
         self.stamps: array[int] = array("q")
         self.offsets: array[int] = array("q")
         self._writer, self._queue, self._first, self._counts = writer, queue, first, counts
-        self._change_threshold = change_threshold
+        self._change_threshold, self._aligned = change_threshold, aligned
         self._view: Float32Array | None = None
 
     def run(self) -> None:
@@ -204,11 +209,18 @@ class WriterThread(threading.Thread):
                 raise
 
     def _write(self, pair: RgbdImages) -> None:
-        if fault := _fault(pair, self._first):
+        try:
+            color, depth = pair.color.raw(), pair.depth.raw()
+            fault = _fault(color, depth, self._first, self._aligned)
+        except ImageFormatError:
+            fault = Lost.BAD_IMAGE
+        if fault:
             self._queue.lose(fault, taken=True)
             return
+        if not is_same_frame(color.frame_id, depth.frame_id):
+            depth = replace(depth, frame_id=color.frame_id)
         if self._change_threshold is not None:
-            view, is_asked_for = _view(pair.color), self._queue.take_wish(pair.stamp_ns)
+            view, is_asked_for = _view(color), self._queue.take_wish(pair.stamp_ns)
             is_unchanged = self._view is not None and np.abs(view - self._view).mean() < self._change_threshold
             if is_unchanged and not is_asked_for:
                 self._queue.skip(Skipped.UNCHANGED, taken=True)
@@ -217,7 +229,7 @@ class WriterThread(threading.Thread):
         self.stamps.append(pair.stamp_ns)
         self.offsets.append(pair.offset_ns)
         self._queue.is_on_disk = True
-        self._writer.write_images(pair.color, pair.depth)
+        self._writer.write_images(color, depth)
         self._queue.is_on_disk = False
         self._queue.note_written(self._writer.pairs_on_file)
 
@@ -238,14 +250,13 @@ class WriterThread(threading.Thread):
             )
 
 
-def _fault(pair: RgbdImages, first: tuple[RawImage, RawImage]) -> Lost | None:
+def _fault(color: RawImage, depth: RawImage, first: tuple[RawImage, RawImage], aligned: bool) -> Lost | None:
     """Return why a pair does not fit the first pair of the recording."""
-    color, depth = pair.color, pair.depth
     if (color.encoding, depth.encoding) != tuple(image.encoding for image in first):
         return Lost.ENCODING_CHANGE
     if {color.size, depth.size} != {first[0].size}:
         return Lost.SIZE_CHANGE
-    if color.frame_id != depth.frame_id:
+    if alignment_fault(color, depth, aligned=aligned):
         return Lost.NOT_ALIGNED
     if not (_is_sound(color) and _is_sound(depth)):
         return Lost.BAD_IMAGE

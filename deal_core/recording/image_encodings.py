@@ -96,6 +96,10 @@ class RawImage:
         """(H, W)."""
         return self.height, self.width
 
+    def raw(self) -> RawImage:
+        """Return the image itself."""
+        return self
+
     def pixels(self) -> npt.NDArray[Any]:
         """Return the pixels, see `decode_image`."""
         return decode_image(self.height, self.width, self.encoding, self.is_bigendian, self.step, self.data)
@@ -122,6 +126,7 @@ RARE_ENCODINGS = {
     **dict.fromkeys(("rgba16", "bgra16"), Encoding(_SHORT, 4)),
 }
 """Colour encodings that a library converts, see `RareConverter`."""
+_PAGE_BYTES = 4096
 _ENCODINGS = COLOR_ENCODINGS | DEPTH_ENCODINGS | RARE_ENCODINGS
 
 
@@ -139,8 +144,8 @@ def decode_image(
         encoding: a key of `COLOR_ENCODINGS`, `DEPTH_ENCODINGS` or `RARE_ENCODINGS`.
         is_bigendian: byte order of numbers wider than a byte.
         step: bytes from one row to the next; may exceed the W pixels (padding).
-        data: H * step bytes (4:2:0: H * 3 / 2 * step) as anything with a buffer (bytes, array.array, contiguous
-            uint8 ndarray).
+        data: H * step bytes (4:2:0: H * 3 / 2 * step), or these filled up to whole pages of 4096 bytes, as anything
+            with a buffer (bytes, array.array, contiguous uint8 ndarray).
 
     Returns:
         (H, W) for one channel, (H, W, C) for more, (H * 3 / 2, W) for 4:2:0; in the machine's byte order.
@@ -160,7 +165,9 @@ def decode_image(
     if height % layout.share[0] or width % layout.share[1]:
         raise ImageFormatError("odd_size", f"expected even sizes for encoding '{encoding}', found {width}x{height}")
     buffer, rows = memoryview(data), height * 3 // 2 if layout.share[0] == 2 else height
-    if buffer.nbytes != rows * step:
+    # Some drivers pass on their whole buffer, which ends with a page of memory.
+    fills_pages = buffer.nbytes % _PAGE_BYTES == 0 and 0 < buffer.nbytes - rows * step < _PAGE_BYTES
+    if buffer.nbytes != rows * step and not fills_pages:
         raise ImageFormatError(
             "length", f"expected {rows * step} bytes of data ({rows} rows of {step} bytes), found {buffer.nbytes}"
         )
@@ -196,7 +203,7 @@ def to_depth_mm(pixels: npt.NDArray[Any], encoding: str) -> UInt16Array:
     Raises:
         ImageFormatError: the encoding is not one of `DEPTH_ENCODINGS`.
     """
-    return metres_to_depth(pixels) if _is_metres(encoding) else pixels
+    return metres_to_depth(pixels) if is_metres(encoding) else pixels
 
 
 def to_depth_m(pixels: npt.NDArray[Any], encoding: str) -> tuple[Float32Array, BoolArray]:
@@ -205,10 +212,19 @@ def to_depth_m(pixels: npt.NDArray[Any], encoding: str) -> tuple[Float32Array, B
     Raises:
         ImageFormatError: the encoding is not one of `DEPTH_ENCODINGS`.
     """
-    if not _is_metres(encoding):
+    if not is_metres(encoding):
         return depth_to_metres(pixels)
     valid = valid_depth(pixels)
     return np.where(valid, pixels, np.float32(0)), valid
+
+
+def is_metres(encoding: str) -> bool:
+    """Return whether a depth encoding has floating-point metres, and not 16-bit numbers.
+
+    Raises:
+        ImageFormatError: the encoding is not one of `DEPTH_ENCODINGS`.
+    """
+    return _layout(DEPTH_ENCODINGS, "a depth", encoding).dtype == _FLOAT
 
 
 class RareConverter(Protocol):
@@ -265,10 +281,6 @@ def inconvertible(pixels: npt.NDArray[Any], encoding: str, error: Exception) -> 
         "inconvertible",
         f"expected an image of encoding '{encoding}', found {pixels.shape}, which cannot be converted ({error})",
     )
-
-
-def _is_metres(encoding: str) -> bool:
-    return _layout(DEPTH_ENCODINGS, "a depth", encoding).dtype == _FLOAT
 
 
 def _layout(known: Mapping[str, Encoding], kind: str, encoding: str) -> Encoding:

@@ -11,6 +11,7 @@ import struct
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -31,17 +32,73 @@ from deal_core.recording.mcap_writer import (
     MESSAGE_INDEX,
     RECORD,
     SCHEMA,
+    STATISTICS,
 )
 from deal_core.recording.stored_message import Damage, StoredChannel, StoredMessage
 
-_CHUNK_HEAD = struct.Struct("<QQQI")
+CHUNK_HEAD = struct.Struct("<QQQI")
+"""First and last log time, unpacked size and checksum of a chunk, before its compression."""
 _FOOTER_RECORD = struct.Struct("<BQQQI")
 _MAX_SUMMARY = 2**28  # a file of terabytes has an index of this size; a larger one is damaged
 _MAX_TIME_NS = 2**63
 _PIECE = 2**20
 
 
-def scan_mcap(path: Path, damage: Damage, size: int | None = None) -> Iterator[StoredMessage]:
+@dataclass(frozen=True)
+class ChunkPlace:
+    """A chunk, as the index describes it.
+
+    Attributes:
+        at: its first byte in the file.
+        start_ns: its first log time.
+        channels: ids of the channels with messages in it; empty if the file has no message index.
+    """
+
+    at: int
+    start_ns: int
+    channels: frozenset[int]
+
+
+@dataclass
+class McapSummary:
+    """The index at the end of a finished file.
+
+    Attributes:
+        channels: channels by id; None for one whose messages are not ROS 2's.
+        foreign: encoding of the messages of the other channels, by id.
+        chunks: chunks in the order of the file.
+        counts: number of messages by channel id; None if the index does not say it.
+        chunk_count: number of chunks that the file has by its statistics; -1 if they do not say it.
+    """
+
+    channels: dict[int, StoredChannel | None] = field(default_factory=dict)
+    foreign: dict[int, str] = field(default_factory=dict)
+    chunks: list[ChunkPlace] = field(default_factory=list)
+    counts: dict[int, int] | None = None
+    chunk_count: int = -1
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all messages can be found with it; the format makes each of its parts optional."""
+        return (
+            self.counts is not None
+            and bool(self.chunks)
+            and self.chunk_count == len(self.chunks)
+            and self.counts.keys() <= self.channels.keys()
+        )
+
+
+def read_summary(file: BinaryIO, end: int) -> McapSummary | None:
+    """Return the index of a file of `end` bytes; None if the file is not finished or its index is damaged."""
+    if file.read(len(MAGIC)) != MAGIC:
+        return None
+    scan = _Scan(Damage())
+    return scan.summary if scan.read_summary(file, end) else None
+
+
+def scan_mcap(
+    path: Path, damage: Damage, size: int | None = None, *, head: int | None = None
+) -> Iterator[StoredMessage]:
     """Yield the readable messages in the order of the file; memory does not grow with the file.
 
     A truncated compressed chunk is lost; a truncated uncompressed one yields its complete messages. A complete chunk
@@ -51,15 +108,16 @@ def scan_mcap(path: Path, damage: Damage, size: int | None = None) -> Iterator[S
         path: MCAP file, damaged or not.
         damage: filled in during the scan.
         size: read only this many bytes, so that a growing file reads the same every time.
+        head: give only this many bytes of each message, which is faster.
 
     Raises:
         RecordingError: the file cannot be opened or is not an MCAP file.
     """
     with os_errors_as(RecordingError, f"{path} cannot be read"), path.open("rb") as file:
-        if (head := file.read(len(MAGIC))) != MAGIC:
-            found = "it does not begin with MCAP's magic bytes" if head else "it is empty (0 bytes)"
+        if (magic := file.read(len(MAGIC))) != MAGIC:
+            found = "it does not begin with MCAP's magic bytes" if magic else "it is empty (0 bytes)"
             raise RecordingError(f"{path} is not an MCAP file: {found}")
-        yield from _Scan(damage).messages(file, os.fstat(file.fileno()).st_size if size is None else size)
+        yield from _Scan(damage, head).messages(file, os.fstat(file.fileno()).st_size if size is None else size)
 
 
 class _CutError(Exception):
@@ -72,11 +130,12 @@ class _CutError(Exception):
 
 
 class _Scan:
-    def __init__(self, damage: Damage) -> None:
+    def __init__(self, damage: Damage, head: int | None = None) -> None:
         self._damage = damage
+        self._head = head
         self._schemas: dict[int, tuple[str, str, str]] = {}
-        self._channels: dict[int, StoredChannel | None] = {}
-        self._chunks: list[int] = []
+        self.summary = McapSummary()
+        self._channels = self.summary.channels
         self._yielded = 0
         self._owed = 0  # messages in the index of the last damaged chunk that were not yielded
         self._is_owed = False
@@ -84,7 +143,8 @@ class _Scan:
 
     def messages(self, file: BinaryIO, end: int) -> Iterator[StoredMessage]:
         """Yield the messages of a file of `end` bytes."""
-        self._read_summary(file, end)
+        self.read_summary(file, end)
+        chunks = sorted(chunk.at for chunk in self.summary.chunks if chunk.at < end)
         at: int | None = len(MAGIC)
         while at is not None:
             file.seek(at)
@@ -93,8 +153,8 @@ class _Scan:
                 yield from self._records(file, end)
             except _CutError as cut:
                 # With a valid index, the chunks after the damage can be found.
-                following = bisect_right(self._chunks, cut.at)
-                at = self._chunks[following] if following < len(self._chunks) else None
+                following = bisect_right(chunks, cut.at)
+                at = chunks[following] if following < len(chunks) else None
                 self._note_cut(cut, at, end)
         self._settle()
         for reason, count in self._left_out.items():
@@ -115,6 +175,7 @@ class _Scan:
                 kind, length = RECORD.unpack(file.read(RECORD.size))
                 after = at + RECORD.size + length
                 if kind == FOOTER:
+                    self._damage.is_finished = after + len(MAGIC) <= end
                     return
                 if not HEADER <= kind <= DATA_END:
                     raise ValueError(f"unknown record kind {kind}")
@@ -123,7 +184,8 @@ class _Scan:
                 elif after > end:
                     raise ValueError("record is cut")
                 elif kind == MESSAGE:
-                    if message := self._message(file.read(length)):
+                    wanted = length if self._head is None else min(length, MESSAGE_HEAD.size + self._head)
+                    if message := self._message(file.read(wanted), length - MESSAGE_HEAD.size):
                         self._yielded += 1
                         yield message
                 elif kind in (SCHEMA, CHANNEL):
@@ -134,16 +196,17 @@ class _Scan:
                 raise _CutError(at, is_message=kind == MESSAGE) from error
             at = after
 
-    def _message(self, record: bytes) -> StoredMessage | None:
+    def _message(self, record: bytes, length: int) -> StoredMessage | None:
         channel_id, sequence, log_time, publish_time = MESSAGE_HEAD.unpack_from(record)
         if channel_id not in self._channels:
             self._left_out["belong to a topic whose description is lost"] += 1
         elif (channel := self._channels[channel_id]) is None:
-            self._left_out["are not in CDR, the encoding of ROS 2"] += 1
+            self._damage.foreign[self.summary.foreign[channel_id]] += 1
         elif log_time >= _MAX_TIME_NS:
             self._left_out["have an invalid time"] += 1
         else:
-            return StoredMessage(channel, log_time, publish_time, sequence, record[MESSAGE_HEAD.size :])
+            data = record[MESSAGE_HEAD.size :]
+            return StoredMessage(channel, log_time, publish_time, sequence, data, length if len(data) < length else 0)
         return None
 
     def _describe(self, kind: int, content: bytes) -> None:
@@ -157,6 +220,7 @@ class _Scan:
             topic, encoding = _string(record), _string(record)
             if encoding != "cdr" or schema not in self._schemas:
                 self._channels[number] = None
+                self.summary.foreign[number] = encoding if encoding != "cdr" else "CDR without a type"
                 return
             facts = _string_map(_sized(record, len(content)))
             self._channels[number] = StoredChannel(
@@ -173,7 +237,7 @@ class _Scan:
             ValueError: its head is invalid, or it is compressed and truncated.
             _CutError: it is uncompressed and truncated; its complete messages have been yielded.
         """
-        _, _, size, checksum = _CHUNK_HEAD.unpack(file.read(_CHUNK_HEAD.size))
+        _, _, size, checksum = CHUNK_HEAD.unpack(file.read(CHUNK_HEAD.size))
         compression = _string(file)
         (stored,) = struct.unpack("<Q", file.read(8))
         first = file.tell()
@@ -214,33 +278,46 @@ class _Scan:
             else f"{lost} bytes from byte {cut.at} on are unreadable and lost"
         )
 
-    def _read_summary(self, file: BinaryIO, end: int) -> None:
-        """Read schemas, channels and chunks from the end of a finished file: damage may hide the first ones."""
+    def read_summary(self, file: BinaryIO, end: int) -> bool:
+        """Read the index at the end of a finished file, which also tells what damage hides; return whether it is sound.
+
+        The summary may be empty: then the index says nothing.
+        """
         footer_at = end - _FOOTER_RECORD.size - len(MAGIC)
         if footer_at < len(MAGIC):
-            return
+            return False
         file.seek(footer_at)
         kind, length, start, _, checksum = _FOOTER_RECORD.unpack(file.read(_FOOTER_RECORD.size))
         if (kind, length, file.read(len(MAGIC))) != (FOOTER, 20, MAGIC):
-            return
+            return False
         if not max(len(MAGIC), footer_at - _MAX_SUMMARY) <= start < footer_at:
-            return
+            return False
         file.seek(start)
         content = file.read(footer_at + _FOOTER_RECORD.size - 4 - start)
         if checksum and crc32(content) != checksum:
-            return
-        summary = BytesIO(content)
+            return False
+        records = BytesIO(content)
         try:
-            while summary.tell() < footer_at - start:
-                kind, length = RECORD.unpack(summary.read(RECORD.size))
-                record = summary.read(length)
-                if kind in (SCHEMA, CHANNEL):
-                    self._describe(kind, record)
-                elif kind == CHUNK_INDEX:
-                    self._chunks.append(struct.unpack_from("<QQQ", record)[2])
+            while records.tell() < footer_at - start:
+                kind, length = RECORD.unpack(records.read(RECORD.size))
+                self._read_index_record(kind, records.read(length))
         except (struct.error, ValueError):
-            pass  # the index is damaged, too; the part before the damage is still useful
-        self._chunks = sorted(offset for offset in self._chunks if offset < end)
+            return False  # the index is damaged, too; the part before the damage is still useful
+        return all(chunk.at < end for chunk in self.summary.chunks)
+
+    def _read_index_record(self, kind: int, record: bytes) -> None:
+        if kind in (SCHEMA, CHANNEL):
+            self._describe(kind, record)
+        elif kind == CHUNK_INDEX:
+            start_ns, _, at, _ = struct.unpack_from("<QQQQ", record)
+            (offsets,) = struct.unpack_from("<I", record, 32)
+            channels = frozenset(struct.unpack_from("<H", record, 36 + i)[0] for i in range(0, offsets, 10))
+            self.summary.chunks.append(ChunkPlace(at, start_ns, channels))
+        elif kind == STATISTICS:
+            self.summary.chunk_count = struct.unpack_from("<QHIIII", record)[5]
+            (length,) = struct.unpack_from("<I", record, 42)
+            places = range(46, 46 + length, 10)
+            self.summary.counts = dict(struct.unpack_from("<HQ", record, place) for place in places)
 
 
 def _string(record: BinaryIO) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -27,6 +28,10 @@ class UnpairedCause(str, Enum):
     """The same stream recently had a message with this stamp."""
     EXPIRED = "waited too long"
     """The caller removed the message (`StampPairer.expire_color`)."""
+    NO_STAMP = "stamp 0"
+    """The driver does not set the stamps: several messages of the stream have stamp 0."""
+    ODD_STAMP = "stamp far from the time of recording"
+    """The stamp is a day or more away from where those of most messages are."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,11 @@ class StampPairer(Generic[A, B]):
     def pending_depth(self) -> int:
         """Depth messages waiting for a partner."""
         return len(self._depth.items)
+
+    @property
+    def earliest_pending(self) -> int | None:
+        """Earliest stamp of the messages that wait for a partner; None if none waits."""
+        return min((*self._color.stamps[:1], *self._depth.stamps[:1]), default=None)
 
     def add_color(self, stamp_ns: int, item: A) -> list[Pair[A, B]]:
         """Add a colour message; return the pairs that are certain now, by colour stamp."""
@@ -250,6 +260,51 @@ class _Stream(Generic[T]):
 
     def is_backwards(self, stamp: int) -> bool:
         return bool(self.recent) and stamp < self.recent[-1]
+
+
+def pair_stamps(colors: Iterable[int], depths: Iterable[int], slop_ns: int) -> dict[int, int]:
+    """Return the depth stamp of each colour stamp that has a partner, for whole streams in any order.
+
+    The pairs are those of a greedy choice by (offset, colour stamp, depth stamp), as of `StampPairer` with an unlimited
+    queue. The closest two stamps of different streams are always neighbours among all stamps. O(n log n).
+
+    Args:
+        colors: colour stamps; repeated ones count once.
+        depths: depth stamps; repeated ones count once.
+        slop_ns: largest difference between the stamps of a pair, nanoseconds.
+    """
+    if slop_ns == 0:
+        return {stamp: stamp for stamp in set(colors) & set(depths)}
+    stamps = sorted([(stamp, 0) for stamp in set(colors)] + [(stamp, 1) for stamp in set(depths)])
+    before, after = list(range(-1, len(stamps) - 1)), [*range(1, len(stamps)), -1]
+    waiting: list[tuple[int, int, int, int, int]] = []
+
+    def offer(one: int, other: int) -> None:
+        """Offer two neighbours as a pair, if they are of different streams and within the slop."""
+        if one < 0 or other < 0 or stamps[one][1] == stamps[other][1]:
+            return
+        color, depth = (one, other) if stamps[one][1] == 0 else (other, one)
+        offset = abs(stamps[color][0] - stamps[depth][0])
+        if offset <= slop_ns:
+            heapq.heappush(waiting, (offset, stamps[color][0], stamps[depth][0], color, depth))
+
+    for place in range(len(stamps) - 1):
+        offer(place, place + 1)
+    pairs: dict[int, int] = {}
+    is_taken = bytearray(len(stamps))
+    while waiting:
+        _, color_ns, depth_ns, color, depth = heapq.heappop(waiting)
+        if is_taken[color] or is_taken[depth]:
+            continue
+        pairs[color_ns] = depth_ns
+        is_taken[color] = is_taken[depth] = 1
+        first, last = before[min(color, depth)], after[max(color, depth)]
+        if first >= 0:
+            after[first] = last
+        if last >= 0:
+            before[last] = first
+        offer(first, last)
+    return pairs
 
 
 def _nearest(stamps: Sequence[int], stamp: int) -> int | None:

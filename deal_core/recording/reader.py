@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from deal_core.errors import RecordingError
 from deal_core.files import os_errors_as
+from deal_core.recording.mcap_reader import McapFile, open_mcap, zstd
 from deal_core.recording.mcap_salvage import scan_mcap
 from deal_core.recording.sqlite_salvage import journal, scan_sqlite
 from deal_core.recording.stored_message import Damage, StoredMessage
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from rosbags.rosbag2 import Reader
 
 _SUFFIXES = (".mcap", ".db3")
+_ROS1_MAGIC = b"#ROSBAG V"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no message in CDR begins like this
 _REPAIR = "`deal check --repair`"
 _SAME_INSTANT = 16  # messages remembered to continue after damage; bounds the memory
 
@@ -42,8 +48,18 @@ class RawMessage(NamedTuple):
     data: bytes
 
 
+class MessageHead(NamedTuple):
+    """The beginning of a serialised message, and the length of the whole."""
+
+    topic: str
+    type: str
+    log_time_ns: int
+    head: bytes
+    length: int
+
+
 def open_recording(path: Path | str) -> Recording:
-    """Open a rosbag2 folder, a single `.mcap` or a single `.db3`.
+    """Open a rosbag2 folder, a single `.mcap` or a single `.db3`; each may be compressed as a whole (`.zstd`).
 
     Partial damage is not an error: see `Recording.problems`.
 
@@ -72,10 +88,13 @@ class Recording(AbstractContextManager["Recording"]):
         self.path = path
         self.name = path.resolve().name if path.is_dir() else path.stem
         self.problems: list[str] = []
-        self._sources = _open_sources(path, self.problems)
+        self._unpacked: tempfile.TemporaryDirectory[str] | None = None
+        self._sources = self._open_sources()
         self.topics = _join_topics(self._sources)
         if not any(topic.count for topic in self.topics):
             self.close()
+            if foreign := sum((source.foreign for source in self._sources), Counter()):
+                raise RecordingError(f"{path} contains {_foreign_text(foreign)}")
             found = f" ({'; '.join(self.problems)})" if self.problems else ""
             raise RecordingError(f"{path} contains no message{found}: was the camera running during the recording?")
 
@@ -103,33 +122,104 @@ class Recording(AbstractContextManager["Recording"]):
             if wanted:
                 yield from source.messages(wanted)
 
+    def heads(self, topics: Collection[str], length: int) -> Iterator[MessageHead]:
+        """Yield the first `length` bytes of the messages that `messages` gives, in the same order.
+
+        This reads little more than these bytes of an uncompressed MCAP file, besides checking its checksums once.
+        """
+        wanted = {t.name for t in self.topics if t.count} & set(topics)
+        for source in self._sources:
+            if wanted:
+                yield from source.heads(wanted, length)
+
     def close(self) -> None:
         """Close all files."""
         for source in self._sources:
             source.close()
+        if self._unpacked:
+            self._unpacked.cleanup()
+
+    def _open_sources(self) -> list[_Source]:
+        files, metadata = bag_files(self.path, self.problems)
+        sources: list[_Source] = []
+        errors = []
+        for file in files:
+            try:
+                sources.append(_open_file(self._unpack(file) if is_compressed(file) else file, file, self.problems))
+            except RecordingError as error:
+                errors.append(error)
+                self.problems.append(str(error))
+        if not sources:
+            raise errors[0]
+        _check_promise(metadata, sources, self.problems)
+        return sources
+
+    def _unpack(self, file: Path) -> Path:
+        if self._unpacked is None:
+            self._unpacked = tempfile.TemporaryDirectory(prefix="deal_")
+        return unpack(file, Path(self._unpacked.name))
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
 
 class _Source(Protocol):
-    """One file, or one compressed folder, of a recording."""
+    """One file of a recording; `foreign` counts its messages that are not ROS 2's."""
 
     path: Path
     topics: list[Topic]
+    foreign: Counter[str]
 
     def messages(self, topics: set[str]) -> Iterator[RawMessage]: ...
+    def heads(self, topics: set[str], length: int) -> Iterator[MessageHead]: ...
     def close(self) -> None: ...
 
 
-class _SoundSource:
-    """A file that `rosbags` reads."""
+class _McapSource:
+    """A whole MCAP file with an index."""
+
+    def __init__(self, path: Path, file: McapFile, problems: list[str]) -> None:
+        self.path = path
+        self._file = file
+        self._problems = problems
+        summary = file.summary
+        counts, channels = summary.counts or {}, summary.channels
+        self.topics = [Topic(c.topic, c.type, counts.get(number, 0)) for number, c in channels.items() if c]
+        self.foreign = Counter({summary.foreign[n]: k for n, k in counts.items() if channels[n] is None and k})
+
+    def messages(self, topics: set[str]) -> Iterator[RawMessage]:
+        for channel, log_time, data, _ in self._file.messages(topics):
+            yield RawMessage(channel.topic, channel.type, log_time, plain(data))
+        self._note_damage()
+
+    def heads(self, topics: set[str], length: int) -> Iterator[MessageHead]:
+        # The messages of a recording that was compressed message by message have to be unpacked as a whole.
+        packed = any(m.data.startswith(_ZSTD_MAGIC) for m in islice(self._file.messages(topics, 4), 1))
+        for channel, log_time, data, whole in self._file.messages(topics, None if packed else length):
+            content = plain(data)
+            size = len(content) if packed else whole
+            yield MessageHead(channel.topic, channel.type, log_time, content[:length], size)
+        self._note_damage()
+
+    def _note_damage(self) -> None:
+        for at, last_ns in self._file.damage.items():
+            text = f"{self.path.name}: damaged after the message logged at {last_ns} ns: the chunk at byte {at} is lost"
+            if text not in self._problems:
+                self._problems.append(text)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _SqliteSource:
+    """A `.db3` file that `rosbags` reads."""
 
     def __init__(self, path: Path, reader: Reader, problems: list[str]) -> None:
         self.path = path
         self._reader = reader
         self._problems = problems
         self.topics = [Topic(c.topic, c.msgtype, c.msgcount) for c in reader.connections]
+        self.foreign: Counter[str] = Counter()
 
     def messages(self, topics: set[str]) -> Iterator[RawMessage]:
         connections = [c for c in self._reader.connections if c.topic in topics]
@@ -139,59 +229,115 @@ class _SoundSource:
         last_time = -1
         last_messages: deque[RawMessage] = deque(maxlen=_SAME_INSTANT)
         # sqlite3 would also give messages that a running recorder has added since; see `_SalvagedSource`.
-        stop = self._reader.end_time if self.path.suffix == ".db3" else None
+        stop = self._reader.end_time
         try:
             for connection, log_time, data in self._reader.messages(connections, stop=stop):
-                message = RawMessage(connection.topic, connection.msgtype, log_time, bytes(data))
+                message = RawMessage(connection.topic, connection.msgtype, log_time, plain(bytes(data)))
                 if log_time != last_time:
                     last_time = log_time
                     last_messages.clear()
                 last_messages.append(message)
                 yield message
-        except Exception as error:  # rosbags, lz4, zstd, sqlite and struct raise different errors
-            self._problems.append(f"{self.path.name}: damaged after the message logged at {last_time} ns ({error})")
-            if self.path.suffix in _SUFFIXES:
-                for message in _scan(self.path, topics):
-                    if stop is not None and message.log_time_ns >= stop:
-                        continue
-                    if message.log_time_ns > last_time or (
-                        message.log_time_ns == last_time and message not in last_messages
-                    ):
-                        yield message
+        except Exception as error:  # rosbags, zstd and sqlite raise different errors
+            text = f"{self.path.name}: damaged after the message logged at {last_time} ns ({error})"
+            if text not in self._problems:
+                self._problems.append(text)
+            for message in _scan(self._reader_path, topics):
+                if message.log_time_ns >= stop:
+                    continue
+                if message.log_time_ns > last_time or (
+                    message.log_time_ns == last_time and message not in last_messages
+                ):
+                    yield message
+
+    def heads(self, topics: set[str], length: int) -> Iterator[MessageHead]:
+        return _heads_of(self.messages(topics), length)
+
+    @property
+    def _reader_path(self) -> Path:
+        return Path(str(self._reader.path))
 
     def close(self) -> None:
         if self._reader.is_open:
             self._reader.close()
 
 
-class _SalvagedSource:
-    """A damaged file that is read record by record."""
+class _ScannedSource:
+    """A file that is read record by record: a damaged one, or a whole MCAP file that lacks a part of its index."""
 
-    def __init__(self, path: Path, reason: str, problems: list[str]) -> None:
+    def __init__(self, path: Path, file: Path, reason: str, problems: list[str]) -> None:
         self.path = path
+        self._file = file
         # A recorder may still be writing: a fixed size keeps the tags, which are read first, consistent with images.
-        self._size = path.stat().st_size
+        self._size = file.stat().st_size
         damage = Damage()
-        counts = Counter((m.channel.topic, m.channel.type) for m in scan_file(path, damage, self._size))
+        counts = Counter((m.channel.topic, m.channel.type) for m in scan_file(file, damage, self._size, head=0))
         self.topics = [Topic(topic, kind, n) for (topic, kind), n in counts.items()]
-        problems.append(f"{path.name}: damaged file, {damage}; {counts.total()} messages are readable ({reason})")
+        self.foreign = damage.foreign
+        if damage.places or not damage.is_finished:
+            text = f"{path.name}: damaged file, {damage}; {counts.total()} messages are readable"
+            problems.append(text + (f" ({reason})" if reason else ""))
 
     def messages(self, topics: set[str]) -> Iterator[RawMessage]:
-        return _scan(self.path, topics, self._size)
+        return _scan(self._file, topics, self._size)
+
+    def heads(self, topics: set[str], length: int) -> Iterator[MessageHead]:
+        for channel, log_time, _, _, data, whole in scan_file(self._file, Damage(), self._size, head=length):
+            if channel.topic not in topics:
+                continue
+            if data.startswith(_ZSTD_MAGIC):
+                yield from _heads_of(self.messages(topics), length)
+                return
+            yield MessageHead(channel.topic, channel.type, log_time, data[:length], whole or len(data))
 
     def close(self) -> None:
         """Do nothing: no file stays open between scans."""
 
 
-def scan_file(path: Path, damage: Damage, size: int | None = None) -> Iterator[StoredMessage]:
+def plain(data: bytes) -> bytes:
+    """Return a message, unpacked if a recorder compressed each message by itself."""
+    return bytes(zstd().decompress(data)) if data.startswith(_ZSTD_MAGIC) else data
+
+
+def is_compressed(file: Path) -> bool:
+    """Return whether a file of a recording is compressed as a whole, as in `bag_0.mcap.zstd`."""
+    return file.suffix in (".zstd", ".zst") and Path(file.stem).suffix in _SUFFIXES
+
+
+def unpack(file: Path, folder: Path) -> Path:
+    """Decompress a file of a recording to a folder; return the new file.
+
+    Raises:
+        RecordingError: the file is damaged, or the folder has no space.
+    """
+    unpacked = folder / file.stem
+    try:
+        with file.open("rb") as packed, zstd().open(packed, "rb") as content, unpacked.open("wb") as out:
+            shutil.copyfileobj(content, out, 2**20)
+    except Exception as error:  # OSError, EOFError, ZstdError
+        unpacked.unlink(missing_ok=True)
+        raise RecordingError(
+            f"{file.name} is compressed and left out: decompress it with `zstd -d {file}` ({error})"
+        ) from error
+    return unpacked
+
+
+def scan_file(
+    path: Path, damage: Damage, size: int | None = None, *, head: int | None = None
+) -> Iterator[StoredMessage]:
     """Yield the readable messages of a `.mcap` or `.db3` without its index; see `scan_mcap` and `scan_sqlite`."""
-    return scan_mcap(path, damage, size) if path.suffix == ".mcap" else scan_sqlite(path, damage)
+    return scan_mcap(path, damage, size, head=head) if path.suffix == ".mcap" else scan_sqlite(path, damage)
 
 
 def _scan(path: Path, topics: set[str], size: int | None = None) -> Iterator[RawMessage]:
-    for channel, log_time, _, _, data in scan_file(path, Damage(), size):
+    for channel, log_time, _, _, data, _ in scan_file(path, Damage(), size):
         if channel.topic in topics:
-            yield RawMessage(channel.topic, channel.type, log_time, data)
+            yield RawMessage(channel.topic, channel.type, log_time, plain(data))
+
+
+def _heads_of(messages: Iterator[RawMessage], length: int) -> Iterator[MessageHead]:
+    for topic, kind, log_time, data in messages:
+        yield MessageHead(topic, kind, log_time, data[:length], len(data))
 
 
 def bag_files(path: Path, problems: list[str]) -> tuple[list[Path], dict[str, Any]]:
@@ -207,51 +353,29 @@ def bag_files(path: Path, problems: list[str]) -> tuple[list[Path], dict[str, An
     if not path.exists():
         raise RecordingError(f"{path} does not exist: expected a rosbag2 folder, a .mcap or a .db3 file")
     if path.is_file():
-        if path.suffix == ".bag":
-            raise RecordingError(f"{path} is a ROS 1 bag: convert it first with `rosbags-convert --src {path} --dst …`")
-        if path.suffix not in _SUFFIXES:
+        if path.suffix == ".bag" or _has_ros1_magic(path):
+            raise RecordingError(_ros1_text(path))
+        if path.suffix not in _SUFFIXES and not is_compressed(path):
             raise RecordingError(f"{path} is not a recording: expected a rosbag2 folder, a .mcap or a .db3 file")
         return [path], {}
     with os_errors_as(RecordingError, f"{path} cannot be read as a rosbag2 folder"):
         inside = sorted(path.iterdir(), key=_natural)
-    metadata = _read_metadata(path, problems)
-    if metadata.get("compression_mode"):
-        return [path], metadata
-    # A recorder compresses a file when it begins the next one, but writes the metadata only at the end.
-    problems += [
-        f"{file.name} is compressed and left out: decompress it with `zstd -d {file}`"
-        for file in inside
-        if file.suffix == ".zstd" and Path(file.stem).suffix in _SUFFIXES and not file.with_suffix("").exists()
-    ]
+    metadata = _read_metadata(path, inside, problems)
     files = _listed_files(path, metadata, problems) or [f for f in inside if f.suffix in _SUFFIXES and f.is_file()]
+    # A recorder compresses a file when it begins the next one, but writes the metadata only at the end.
+    files += [f for f in inside if is_compressed(f) and f not in files and not f.with_suffix("").exists()]
     if not files:
+        if old := [file for file in inside if file.suffix == ".bag"]:
+            raise RecordingError(_ros1_text(old[0]))
         found = ", ".join(sorted(f.name for f in inside)[:8]) or "nothing"
         raise RecordingError(f"{path} is not a recording: expected a .mcap or .db3 file in it, found {found}")
-    return files, metadata
+    return sorted(files, key=_natural) if not metadata else files, metadata
 
 
-def _open_sources(path: Path, problems: list[str]) -> list[_Source]:
-    files, metadata = bag_files(path, problems)
-    if metadata.get("compression_mode"):
-        # Decompression needs the metadata; rosbags decompresses a whole folder.
-        return [_open_compressed(path, problems)]
-    sources: list[_Source] = []
-    errors = []
-    for file in files:
-        try:
-            sources.append(_open_file(file, problems))
-        except RecordingError as error:
-            errors.append(error)
-            problems.append(str(error))
-    if not sources:
-        raise errors[0]
-    _check_promise(metadata, sources, problems)
-    return sources
-
-
-def _open_file(path: Path, problems: list[str]) -> _Source:
-    log = journal(path) if path.suffix == ".db3" else None
-    if not path.stat().st_size:
+def _open_file(file: Path, path: Path, problems: list[str]) -> _Source:
+    """Open a data file; `path` is the compressed one that it was unpacked from, or the same."""
+    log = journal(file) if file.suffix == ".db3" else None
+    if not file.stat().st_size:
         raise RecordingError(
             f"{path} is empty (0 bytes): "
             + (
@@ -264,20 +388,40 @@ def _open_file(path: Path, problems: list[str]) -> _Source:
         problems.append(
             f"{path.name}: the recorder was killed, its last messages are still in {log.name}; {_REPAIR} restores them"
         )
-    reader = _open_reader(path)
+    if file.suffix == ".mcap":
+        with os_errors_as(RecordingError, f"{path} cannot be read"):
+            indexed = open_mcap(file)
+        return _McapSource(path, indexed, problems) if indexed else _ScannedSource(path, file, "", problems)
+    reader = _open_reader(file)
     if isinstance(reader, str):
-        return _SalvagedSource(path, reader, problems)
-    return _SoundSource(path, reader, problems)
+        return _ScannedSource(path, file, reader, problems)
+    return _SqliteSource(path, reader, problems)
 
 
-def _open_compressed(path: Path, problems: list[str]) -> _Source:
-    reader = _open_reader(path)
-    if isinstance(reader, str):
-        raise RecordingError(
-            f"{path} is a compressed recording that cannot be read: {reader}. "
-            "If its files end in .zstd, decompress them with `zstd -d` and open the result"
+def _has_ros1_magic(path: Path) -> bool:
+    with os_errors_as(RecordingError, f"{path} cannot be read"), path.open("rb") as file:
+        return file.read(len(_ROS1_MAGIC)) == _ROS1_MAGIC
+
+
+def _ros1_text(path: Path) -> str:
+    return (
+        f"{path} is a ROS 1 bag: convert it first with `rosbags-convert --src {path} --dst …`; if the RealSense Viewer "
+        "recorded it, `deal collect --from` reads it"
+    )
+
+
+def _foreign_text(foreign: Counter[str]) -> str:
+    """Return what messages of other systems are, and what to do with them."""
+    found = ", ".join(f"{count} messages in {encoding}" for encoding, count in foreign.items())
+    if "ros1" in foreign:
+        return (
+            f"ROS 1 messages ({found}), expected ROS 2: convert the .bag that it was made from with "
+            "`rosbags-convert --src … --dst …`"
         )
-    return _SoundSource(path, reader, problems)
+    return (
+        f"no ROS 2 message ({found}), expected CDR: record the topics with `ros2 bag record`, or convert a ROS 1 .bag "
+        "with `rosbags-convert --src … --dst …`"
+    )
 
 
 def _open_reader(path: Path) -> Reader | str:
@@ -292,11 +436,13 @@ def _open_reader(path: Path) -> Reader | str:
     return reader
 
 
-def _read_metadata(path: Path, problems: list[str]) -> dict[str, Any]:
+def _read_metadata(path: Path, inside: list[Path], problems: list[str]) -> dict[str, Any]:
     import yaml
 
     file = path / "metadata.yaml"
     if not file.exists():
+        if not any(f.suffix in _SUFFIXES or is_compressed(f) for f in inside):
+            return {}  # not a recording at all
         problems.append(
             "metadata.yaml is missing: the recorder did not finish, or is still running; its files are read without it"
         )
@@ -312,16 +458,26 @@ def _read_metadata(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _listed_files(path: Path, metadata: dict[str, Any], problems: list[str]) -> list[Path]:
-    """Return the files that the metadata lists and that exist, in its order."""
+    """Return the files that the metadata lists and that exist, in its order.
+
+    Somebody may have compressed or decompressed them since.
+    """
     listed = metadata.get("relative_file_paths")
-    names = [PurePosixPath(n).name for n in listed if isinstance(n, str)] if isinstance(listed, list) else []
-    problems += [f"{name} is missing: metadata.yaml lists it" for name in names if not (path / name).is_file()]
-    return [path / name for name in names if (path / name).is_file() and Path(name).suffix in _SUFFIXES]
+    files = []
+    for name in (PurePosixPath(n).name for n in listed if isinstance(n, str)) if isinstance(listed, list) else ():
+        file = path / name
+        forms = [file, *([file.with_suffix("")] if is_compressed(file) else [path / f"{name}.zstd"])]
+        found = next((form for form in forms if form.is_file()), None)
+        if found is None:
+            problems.append(f"{name} is missing: metadata.yaml lists it")
+        elif found.suffix in _SUFFIXES or is_compressed(found):
+            files.append(found)
+    return files
 
 
 def _check_promise(metadata: dict[str, Any], sources: list[_Source], problems: list[str]) -> None:
     promised = metadata.get("message_count")
-    found = sum(topic.count for source in sources for topic in source.topics)
+    found = sum(sum(topic.count for topic in source.topics) + source.foreign.total() for source in sources)
     if isinstance(promised, int) and found < promised:
         problems.append(f"metadata.yaml promises {promised} messages, the files contain {found}")
 

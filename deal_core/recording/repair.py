@@ -13,7 +13,7 @@ from pathlib import Path
 from deal_core.errors import RecordingError, UsageError
 from deal_core.files import replacing_folder
 from deal_core.recording.mcap_writer import McapWriter
-from deal_core.recording.reader import bag_files, open_recording, scan_file
+from deal_core.recording.reader import bag_files, is_compressed, open_recording, plain, scan_file, unpack
 from deal_core.recording.sqlite_salvage import copy_with_journal, journal
 from deal_core.recording.stored_message import Damage, StoredChannel, StoredMessage
 from deal_core.recording.writer import GROUND_TRUTH, finish_bag, message_types
@@ -63,7 +63,7 @@ def repair_recording(path: Path, out: Path | None = None, *, on_message: Callabl
         their number agrees with the metadata.
 
     Raises:
-        RecordingError: no message can be saved, `out` exists or is not writable, or the recorder compressed the files.
+        RecordingError: no message can be saved, or `out` exists or is not writable.
         UsageError: `out` is inside the damaged recording.
     """
     out = out or _default_out(path)
@@ -108,11 +108,6 @@ def _write(path: Path, folder: Path, out: Path, reason: str, on_message: Callabl
     """Write the new recording to `folder`, which becomes `out`."""
     problems: list[str] = []
     files, metadata = bag_files(path, problems)
-    if mode := metadata.get("compression_mode"):
-        raise RecordingError(
-            f"{path} was compressed by the recorder (compression_mode: {mode}) and is damaged ({reason}): decompress "
-            "its files with `zstd -d`, remove metadata.yaml, and repair the result"
-        )
     found = Damage()
     with McapWriter(folder / f"{out.name}_0.mcap") as writer:
         for file in files:
@@ -151,17 +146,22 @@ def _readable(file: Path, folder: Path, found: Damage, problems: list[str]) -> I
     complete: dict[StoredChannel, StoredChannel] = {}
     with tempfile.TemporaryDirectory(dir=folder) as copies:
         try:
-            for message in scan_file(copy_with_journal(file, Path(copies)) if log else file, damage):
+            content = copy_with_journal(file, Path(copies)) if log else file
+            if is_compressed(file):
+                content = unpack(file, Path(copies))
+            for message in scan_file(content, damage):
                 channel = message.channel
                 if channel not in complete:
                     complete[channel] = _complete(channel)
-                yield message._replace(channel=complete[channel])
+                yield message._replace(channel=complete[channel], data=plain(message.data))
         except RecordingError as error:
             problems.append(str(error))
     if log:
         problems.append(f"{file.name}: the recorder was killed, the messages in {log.name} are restored")
     if damage.places:
         problems.append(f"{file.name}: {damage}")
+    for encoding, count in damage.foreign.items():
+        problems.append(f"{file.name}: {count} messages in {encoding} are left out, because they are not ROS 2's")
     found.lost_messages += damage.lost_messages
     found.lost_bytes += damage.lost_bytes
     found.broken_chunks += damage.broken_chunks

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from deal_core.recording.findings import loss_findings, stamp_findings
 from deal_core.recording.tagged_frames import FrameReader
 from deal_core.structures import ClassList, Float64Array, TagState
 
@@ -116,6 +117,9 @@ def make_report(
     faults = [f"{n} pairs skipped: {cause.value}" for cause, n in counts.skipped.items() if cause.is_fault]
     faults += [f"{n} {stream} messages cannot be read" for stream, n in counts.unreadable.items()]
     examples = [f"for example {text}" for text in counts.examples.values()]
+    lost = loss_findings(reader) if counts.pairing.paired else ([], [])
+    doubts = counts.depth.findings()
+    notes = [*notes, *stamp_findings(reader), *lost[0], *doubts[0]]
     if counts.without_depth:
         notes = [*notes, f"{counts.without_depth} frames have no valid depth pixel"]
     return RecordingReport(
@@ -139,7 +143,15 @@ def make_report(
         segments=len({segment for _, segment in counts.labelled}),
         masks=masks,
         notes=list(notes),
-        errors=[*errors, *reader.recording.problems, *reader.timeline.problems, *faults, *examples],
+        errors=[
+            *errors,
+            *reader.recording.problems,
+            *reader.timeline.problems,
+            *lost[1],
+            *doubts[1],
+            *faults,
+            *examples,
+        ],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -30,13 +31,17 @@ class StoredChannel:
 
 
 class StoredMessage(NamedTuple):
-    """One stored message; if the file lacks them, the publish time is the log time and the sequence is 0."""
+    """One stored message; if the file lacks them, the publish time is the log time and the sequence is 0.
+
+    `length` is that of the whole message, if `data` is only its beginning; 0 otherwise.
+    """
 
     channel: StoredChannel
     log_time_ns: int
     publish_time_ns: int
     sequence: int
     data: bytes
+    length: int = 0
 
 
 @dataclass
@@ -48,12 +53,16 @@ class Damage:
         lost_bytes: number of invalid bytes, or bytes after the point of truncation.
         lost_messages: number of messages known to be lost; truncation may have lost more.
         places: descriptions of the damage, one phrase each.
+        foreign: number of sound messages that are not in CDR, the encoding of ROS 2, by their encoding.
+        is_finished: whether the recorder finished the file.
     """
 
     broken_chunks: int = 0
     lost_bytes: int = 0
     lost_messages: int = 0
     places: list[str] = field(default_factory=list)
+    foreign: Counter[str] = field(default_factory=Counter)
+    is_finished: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         shown = self.places[:_SHOWN]

@@ -6,21 +6,21 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 
 from deal_core.errors import RecordingError
+from deal_core.recording.depth_values import DepthCensus
 from deal_core.recording.image_encodings import ImageFormatError
-from deal_core.recording.image_messages import ColorMessage, DepthMessage, MessageDecoder, header_stamp
-from deal_core.recording.pairing import Pair, PairingCounts, StampPairer
+from deal_core.recording.image_messages import MessageDecoder
+from deal_core.recording.pair_rules import alignment_fault, size_text
+from deal_core.recording.pairing import PairingCounts, UnpairedCause
 from deal_core.recording.reader import RawMessage, Recording
+from deal_core.recording.survey import PlannedPair, Survey, nearest_offsets, read_pairs, survey_recording
 from deal_core.recording.tags import Skip, TagTimeline
 from deal_core.recording.topics import ALIGN_HINT, ImageTopics
 from deal_core.structures import CameraIntrinsics, RgbdPair, TagState
-
-# One second at camera rate: streams are further apart in a file than on arrival at a node.
-_QUEUE_SIZE = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,7 @@ class FrameCounts:
         examples: the first error message of each kind of fault.
         without_depth: number of frames without a valid depth pixel.
         valid_depth: sum over frames of the share of valid depth pixels.
+        depth: what is odd about the depth of the frames.
         color_stamps, depth_stamps: all received stamps, nanoseconds.
         pair_stamps, pair_offsets: stamps and offsets of all pairs, nanoseconds.
         labelled: number of frames by tags and segment.
@@ -56,6 +57,7 @@ class FrameCounts:
     examples: dict[str, str] = field(default_factory=dict)
     without_depth: int = 0
     valid_depth: float = 0.0
+    depth: DepthCensus = field(default_factory=DepthCensus)
     color_stamps: array[int] = field(default_factory=lambda: array("q"))
     depth_stamps: array[int] = field(default_factory=lambda: array("q"))
     pair_stamps: array[int] = field(default_factory=lambda: array("q"))
@@ -68,18 +70,32 @@ class FrameCounts:
         return self.unreadable.total() + sum(n for cause, n in self.skipped.items() if cause.is_fault)
 
 
-def read_camera(recording: Recording, decoder: MessageDecoder, topics: ImageTopics) -> CameraIntrinsics | None:
-    """Return the colour camera's intrinsics; None if they were not recorded or the camera is not calibrated.
+def read_camera(
+    recording: Recording, decoder: MessageDecoder, topics: ImageTopics, size: tuple[int, ...] | None = None
+) -> CameraIntrinsics | None:
+    """Return the first valid intrinsics of the colour camera; None if there are none.
 
-    The size is 0 if the driver leaves it out; see `fit_camera`.
+    A driver may send an empty camera_info before it knows its calibration. Intrinsics are those of the images: of the
+    rectified ones if their topic's name says so.
+
+    Args:
+        recording: open recording.
+        decoder: decoder of the messages.
+        topics: topics of the images.
+        size: (H, W, ...) of the images; intrinsics of another size are not valid. None takes any, with a size of 0 if
+            the driver leaves it out.
     """
     if topics.info is None:
         return None
     for message in recording.messages([topics.info.name]):
         try:
-            return decoder.camera(message.data)
+            camera = decoder.camera(message.data, is_rectified=topics.is_rectified)
         except ImageFormatError:
             continue  # every pair has one; the next may be readable
+        if camera and size is not None:
+            camera = fit_camera(camera, size)
+        if camera:
+            return camera
     return None
 
 
@@ -94,7 +110,9 @@ def fit_camera(camera: CameraIntrinsics | None, size: tuple[int, ...] | None) ->
 
 @dataclass(eq=False)
 class FrameReader:
-    """Iterate over a recording's tagged frames in one pass and constant memory.
+    """Iterate over a recording's tagged frames in constant memory.
+
+    The beginnings of all images are read first, and paired; then the images of the pairs that fit.
 
     Args:
         recording: open recording.
@@ -102,13 +120,14 @@ class FrameReader:
         timeline: tags of the recording.
         decoder: decoder of the messages.
         slop_ns: largest difference between the stamps of colour and depth; 0 pairs equal stamps only.
+        aligned: whether depth is known to be aligned to colour, so that the names of the frames do not matter.
 
     Attributes:
         counts: counts of the messages so far.
-        size: (H, W, 3) of the frames; None before the first.
+        size: (H, W) of the frames; None if no image tells it before it is decoded.
 
     Raises:
-        RecordingError: while iterating, if the first depth image is not aligned to its colour image.
+        RecordingError: while iterating, if no depth image is aligned to its colour image.
     """
 
     recording: Recording
@@ -116,83 +135,96 @@ class FrameReader:
     timeline: TagTimeline
     decoder: MessageDecoder
     slop_ns: int = field(default=0, kw_only=True)
+    aligned: bool = field(default=False, kw_only=True)
     counts: FrameCounts = field(default_factory=FrameCounts, init=False)
     size: tuple[int, ...] | None = field(default=None, init=False)
-    _seen: set[int] = field(default_factory=set, init=False)
+
+    @cached_property
+    def survey(self) -> Survey:
+        """The heads of all images, and the pairs that they make."""
+        found = survey_recording(self.recording, self.topics, slop_ns=self.slop_ns, aligned=self.aligned)
+        counts = self.counts
+        counts.pairing = found.counts
+        for name, stream in (("color", found.color), ("depth", found.depth)):
+            counts.unreadable[name] += stream.unreadable
+        counts.unreadable += Counter()  # drops streams without unreadable messages
+        counts.examples.update(found.examples)
+        counts.color_stamps, counts.depth_stamps = found.color.stamps, found.depth.stamps
+        counts.pair_stamps.extend(pair.stamp_ns for pair in found.pairs)
+        counts.pair_offsets.extend(pair.depth_stamp_ns - pair.stamp_ns for pair in found.pairs)
+        self.size = found.size
+        return found
 
     def __iter__(self) -> Iterator[TaggedFrame]:
-        for pair in self._pairs():
-            self.counts.pair_stamps.append(pair.stamp_ns)
-            self.counts.pair_offsets.append(pair.offset_ns)
-            frame = self._frame(pair)
-            if isinstance(frame, Skip):
-                self.counts.skipped[frame] += 1
-                continue
-            valid = int(np.count_nonzero(frame.pair.depth_mm)) / frame.pair.depth_mm.size
-            self.counts.frames += 1
-            self.counts.labelled[frame.tags, frame.segment] += 1
-            self.counts.valid_depth += valid
-            self.counts.without_depth += valid == 0
-            yield frame
-
-    def _pairs(self) -> Iterator[Pair[RawMessage, RawMessage]]:
-        counts, color, depth = self.counts, self.topics.color.name, self.topics.depth.name
-        pairer = StampPairer[RawMessage, RawMessage](slop_ns=self.slop_ns, queue_size=_QUEUE_SIZE)
-        counts.pairing = pairer.counts
-        for message in self.recording.messages([color, depth]):
-            try:
-                stamp = header_stamp(message.data)
-            except ImageFormatError as error:
-                stream = "color" if message.topic == color else "depth"
-                counts.unreadable[stream] += 1
-                counts.examples.setdefault(f"{stream}: {error.cause}", str(error))
-                continue
-            if message.topic == color:
-                counts.color_stamps.append(stamp)
-                yield from pairer.add_color(stamp, message)
+        wanted: dict[int, int] = {}
+        for pair in self.survey.pairs:
+            if skip := self._skip(pair):
+                self._leave_out(skip, pair.why)
             else:
-                counts.depth_stamps.append(stamp)
-                yield from pairer.add_depth(stamp, message)
-        yield from pairer.flush()
+                wanted[pair.stamp_ns] = pair.depth_stamp_ns
+        self._require_alignment()
+        missing = len(wanted)
+        for stamp, color, depth in read_pairs(self.recording, self.topics, self.survey, wanted):
+            missing -= 1
+            if frame := self._frame(stamp, color, depth):
+                valid = int(np.count_nonzero(frame.pair.depth_mm)) / frame.pair.depth_mm.size
+                self.counts.frames += 1
+                self.counts.labelled[frame.tags, frame.segment] += 1
+                self.counts.valid_depth += valid
+                self.counts.without_depth += valid == 0
+                yield frame
+        for _ in range(missing):
+            self._leave_out(Skip.BAD_COLOR, "its bytes changed while the recording was read")
+        self._require_alignment()
 
-    def _frame(self, pair: Pair[RawMessage, RawMessage]) -> TaggedFrame | Skip:
-        if pair.stamp_ns in self._seen:
-            return Skip.REPEATED
-        self._seen.add(pair.stamp_ns)
+    def _skip(self, pair: PlannedPair) -> Skip | None:
+        if pair.skip is Skip.REPEATED:
+            return pair.skip
         segment = self.timeline.segment(pair.stamp_ns)
         if segment < 0:
             return Skip.UNTAGGED
         span = self.timeline.spans[segment]
-        if span.tags is None or span.skip:
-            return span.skip or Skip.BAD_TAGS
+        return span.skip or (Skip.BAD_TAGS if span.tags is None else pair.skip)
+
+    def _leave_out(self, skip: Skip, why: str) -> None:
+        self.counts.skipped[skip] += 1
+        if why:
+            self.counts.examples.setdefault(skip.value, why)
+
+    def _frame(self, stamp_ns: int, color_message: RawMessage, depth_message: RawMessage) -> TaggedFrame | None:
         stream, skip = "color", Skip.BAD_COLOR
         try:
-            color = self.decoder.color(pair.color.data, pair.color.type)
+            color = self.decoder.color(color_message.data, color_message.type)
             stream, skip = "depth", Skip.BAD_DEPTH
-            depth = self.decoder.depth(pair.depth.data, pair.depth.type)
+            depth = self.decoder.depth(depth_message.data, depth_message.type)
         except ImageFormatError as error:
+            self.counts.skipped[skip] += 1
             self.counts.examples.setdefault(f"{stream}: {error.cause}", str(error))
-            return skip
-        if self.size is None:
-            self._check_aligned(color, depth)
-            self.size = color.rgb.shape
-        if color.rgb.shape != self.size or depth.depth_mm.shape != self.size[:2]:
-            self.counts.examples.setdefault(
-                "size", f"the first frame is {self.size}, another {color.rgb.shape} with {depth.depth_mm.shape}"
+            return None
+        # Again, because the head of a compressed image may not tell its size.
+        if fault := alignment_fault(color, depth, aligned=self.aligned):
+            self._leave_out(Skip.NOT_ALIGNED, fault)
+            return None
+        self.size = self.size or color.size
+        if color.size != self.size:
+            self._leave_out(
+                Skip.SIZE_CHANGED, f"most pairs are {size_text(self.size)}, another is {size_text(color.size)}"
             )
-            return Skip.SIZE_CHANGED
-        return TaggedFrame(RgbdPair(pair.stamp_ns, color.rgb, depth.depth_mm), span.tags, segment)
+            return None
+        self.counts.depth.see(depth.sample)
+        segment = self.timeline.segment(stamp_ns)
+        tags = self.timeline.spans[segment].tags or TagState()
+        return TaggedFrame(RgbdPair(stamp_ns, color.rgb, depth.depth_mm), tags, segment)
 
-    def _check_aligned(self, color: ColorMessage, depth: DepthMessage) -> None:
-        if color.rgb.shape[:2] != depth.depth_mm.shape:
-            found = f"colour is {_size(color.rgb)}, depth is {_size(depth.depth_mm)}"
-        elif color.frame_id != depth.frame_id:
-            found = f"colour is in frame '{color.frame_id}', depth in '{depth.frame_id}'"
-        else:
+    def _require_alignment(self) -> None:
+        """Refuse a recording without a single aligned pair: it was made with another topic or setting."""
+        odd = self.counts.skipped[Skip.NOT_ALIGNED]
+        if not odd or odd < self.counts.pairing.paired - self.counts.skipped[Skip.REPEATED]:
             return
         raise RecordingError(
             f"{self.recording.path}: depth on {self.topics.depth.name} is not aligned to colour on "
-            f"{self.topics.color.name} ({found}): {ALIGN_HINT}"
+            f"{self.topics.color.name} ({self.counts.examples[Skip.NOT_ALIGNED.value]}): {ALIGN_HINT}, or if it is "
+            "aligned although its frame has another name, say so with --aligned"
         )
 
 
@@ -202,14 +234,11 @@ def explain_no_pairs(recording: Recording, counts: FrameCounts, slop_ns: int) ->
     lead = f"{recording.path}: no colour image has a depth image"
     if not len(color) or not len(depth):
         return f"{lead}: {len(color)} colour and {len(depth)} depth images could be read"
-    after = np.clip(np.searchsorted(depth, color), 1, len(depth) - 1) if len(depth) > 1 else np.zeros(len(color), int)
-    nearest = np.minimum(np.abs(depth[after] - color), np.abs(depth[np.maximum(after - 1, 0)] - color))
-    typical = float(np.median(nearest)) / 1e6
+    if unset := counts.pairing.unpaired_color[UnpairedCause.NO_STAMP]:
+        zero = counts.pairing.unpaired_depth[UnpairedCause.NO_STAMP]
+        return f"{lead}: {unset} colour and {zero} depth images have stamp 0; the camera driver must set the stamps"
+    typical = float(np.median(nearest_offsets(color, depth))) / 1e6
     return (
         f"{lead} within {slop_ns / 1e6:g} ms; the nearest is typically {typical:.1f} ms away. Allow more with "
         f"--slop-ms {max(1, int(np.ceil(typical * 1.5)))} if the scene did not move, or record with `enable_sync:=true`"
     )
-
-
-def _size(image: np.ndarray[Any, Any]) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"

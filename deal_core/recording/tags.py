@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from deal_core.errors import DealError, RecordingError
+from deal_core.recording.depth_values import DepthValues
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import Recording
 from deal_core.recording.writer import SESSION_TOPIC, TAGS_TOPIC
@@ -29,7 +30,9 @@ class Skip(str, Enum):
     BAD_TAGS = "its tags cannot be read"
     BAD_COLOR = "its colour image cannot be decoded"
     BAD_DEPTH = "its depth image cannot be decoded"
-    SIZE_CHANGED = "its size differs from the first frame's"
+    NOT_ALIGNED = "its depth is not aligned to its colour"
+    SIZE_CHANGED = "its size differs from that of most pairs"
+    ENCODING_CHANGED = "its encoding differs from that of most pairs"
     REPEATED = "its stamp was there before"
 
     @property
@@ -44,6 +47,25 @@ class Session:
 
     classes: ClassList | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+def recorded_depth(session: Session, unit: str | None = None, max_m: float | None = None) -> DepthValues:
+    """Return how to read a recording's depth: as the options say, or else as its recorder was told.
+
+    Args:
+        session: session of the recording.
+        unit: unit of depth; None for that of the session, or "auto".
+        max_m: greatest depth, metres; None for that of the session, or no limit.
+
+    Raises:
+        UsageError: the unit is not one, or the greatest depth is out of range.
+    """
+    said = session.facts.get("depth")
+    known = said if isinstance(said, dict) else {}
+    return DepthValues(
+        unit=str(known.get("unit", "auto")) if unit is None else unit,
+        max_m=float(known.get("max_m", 0.0)) if max_m is None else max_m,
+    )
 
 
 @dataclass(frozen=True)
@@ -126,7 +148,7 @@ def read_tags(recording: Recording, decoder: MessageDecoder, classes: ClassList 
     list, every name is accepted.
     """
     spans, problems = [], []
-    for message in recording.messages([TAGS_TOPIC]):
+    for message in sorted(recording.messages([TAGS_TOPIC]), key=lambda message: message.log_time_ns):
         stamp_ns = message.log_time_ns
         try:
             content = json.loads(decoder.text(message.data))

@@ -12,8 +12,8 @@ from deal_core.recording.image_messages import (
     COMPRESSED,
     IMAGE,
     MessageDecoder,
-    is_color_encoding,
-    is_depth_encoding,
+    content_of,
+    is_rectified_topic,
 )
 from deal_core.recording.reader import Recording, Topic
 
@@ -28,16 +28,27 @@ class ImageTopics:
     depth: Topic
     info: Topic | None
 
+    @property
+    def is_rectified(self) -> bool:
+        """Whether the colour images are rectified, as the name of their topic says."""
+        return is_rectified_topic(self.color.name)
+
 
 @dataclass(frozen=True)
 class _Candidate:
     topic: Topic
     encoding: str
+    content: str  # "color", "depth" or empty
 
     @property
     def base(self) -> str:
         """The raw topic's name, without a transport's suffix."""
         return self.topic.name.removesuffix("/compressedDepth").removesuffix("/compressed")
+
+    @property
+    def names_depth(self) -> bool:
+        """Whether the encoding is one of depth alone."""
+        return any(name in self.encoding for name in ("16UC1", "32FC1", "compressedDepth"))
 
 
 def find_topics(
@@ -56,8 +67,8 @@ def find_topics(
     for name in sorted(wanted):
         _check_exists(recording, images, name)
     first = _first_encodings(recording, decoder, images)
-    colors = [c for c in first if is_color_encoding(c.topic.type, c.encoding) and not _is_hidden(c.base)]
-    depths = [c for c in first if is_depth_encoding(c.topic.type, c.encoding) and _may_be_depth(c)]
+    colors = [c for c in first if c.content == "color" and not _is_hidden(c.base)]
+    depths = [c for c in first if c.content == "depth" and _may_be_depth(c)]
     color = _chosen(first, color_topic) or _only("colour", "--color-topic", recording, first, colors, _color_rank)
     depth = _chosen(first, depth_topic) or _only("depth", "--depth-topic", recording, first, depths, _depth_rank)
     info_name = color.base.rsplit("/", 1)[0] + "/camera_info"
@@ -79,7 +90,8 @@ def _first_encodings(recording: Recording, decoder: MessageDecoder, images: list
     for topic in images:
         for message in recording.messages([topic.name]):
             try:
-                candidates.append(_Candidate(topic, decoder.encoding(message.data, message.type)))
+                encoding = decoder.encoding(message.data, message.type)
+                candidates.append(_Candidate(topic, encoding, content_of(message.data, message.type)))
             except ImageFormatError:
                 continue  # the next message may be readable; extraction counts the damaged ones
             break
@@ -129,9 +141,9 @@ def _is_hidden(base: str) -> bool:
 
 
 def _may_be_depth(candidate: _Candidate) -> bool:
-    # 16-bit infrared is mono16, too, so the name must contain depth.
+    # 16-bit infrared is mono16, or a 16-bit image without a named encoding, too, so the name must contain depth.
     named = "depth" in _words(candidate.base)
-    return named if "mono16" in candidate.encoding else not _is_hidden(candidate.base) or named
+    return named if not candidate.names_depth else not _is_hidden(candidate.base) or named
 
 
 def _color_rank(candidate: _Candidate) -> int:

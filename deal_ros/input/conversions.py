@@ -11,8 +11,9 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from deal_core.recording.image_encodings import RawImage, any_to_rgb, decode_image, to_depth_m, to_depth_mm
-from deal_core.recording.image_messages import camera_of, compressed_to_depth_mm, compressed_to_rgb
+from deal_core.recording.depth_values import DepthSample, DepthValues
+from deal_core.recording.image_encodings import RawImage, any_to_rgb, decode_image
+from deal_core.recording.image_messages import EncodedImage, camera_of, compressed_to_rgb, decompress_depth
 from deal_core.runtime.camera_rays import CameraModelError
 from deal_core.structures import (
     BoolArray,
@@ -20,7 +21,6 @@ from deal_core.structures import (
     Float32Array,
     UInt8Array,
     UInt16Array,
-    depth_to_metres,
 )
 from deal_ros.input.cv_bridge_converter import rare_converters
 
@@ -50,32 +50,41 @@ def color_to_rgb(message: ImageMessage) -> UInt8Array:
             be decoded.
     """
     if isinstance(message, CompressedImage):
-        return compressed_to_rgb(message)
+        return compressed_to_rgb(message.format, memoryview(message.data))
     return any_to_rgb(_pixels(message), message.encoding, rare_converters())
 
 
-def image_to_depth_m(message: ImageMessage) -> tuple[Float32Array, BoolArray]:
+def read_depth(message: ImageMessage, values: DepthValues) -> tuple[Float32Array, BoolArray, DepthSample]:
+    """Convert a depth image to (H, W) float32 metres, an (H, W) bool mask of valid pixels, and a sample before limits.
+
+    Args:
+        message: raw image, or a PNG, TIFF or RVL of the compressed transports.
+        values: how to read the numbers of the image.
+
+    Raises:
+        ImageFormatError: the encoding is not a depth encoding, the fields contradict each other, or the data cannot
+            be decoded.
+    """
+    pixels, encoding = _depth_pixels(message)
+    return *values.to_m(pixels, encoding), values.sample(pixels, encoding)
+
+
+def image_to_depth_m(message: ImageMessage, values: DepthValues | None = None) -> tuple[Float32Array, BoolArray]:
     """Convert a depth image to (H, W) float32 metres (0 where invalid) and an (H, W) bool mask of valid pixels.
 
     Raises:
-        ImageFormatError: the encoding is not a depth encoding, the fields contradict each other, or the data cannot
-            be decoded.
+        ImageFormatError: as of `read_depth`.
     """
-    if isinstance(message, CompressedImage):
-        return depth_to_metres(compressed_to_depth_mm(message))
-    return to_depth_m(_pixels(message), message.encoding)
+    return (values or DepthValues()).to_m(*_depth_pixels(message))
 
 
-def image_to_depth_mm(message: ImageMessage) -> UInt16Array:
+def image_to_depth_mm(message: ImageMessage, values: DepthValues | None = None) -> UInt16Array:
     """Convert a depth image to (H, W) uint16 millimetres, 0 where invalid; for `16UC1` a view of the message.
 
     Raises:
-        ImageFormatError: the encoding is not a depth encoding, the fields contradict each other, or the data cannot
-            be decoded.
+        ImageFormatError: as of `read_depth`.
     """
-    if isinstance(message, CompressedImage):
-        return compressed_to_depth_mm(message)
-    return to_depth_mm(_pixels(message), message.encoding)
+    return (values or DepthValues()).to_mm(*_depth_pixels(message))
 
 
 def image_to_mask(message: Image) -> UInt8Array:
@@ -90,8 +99,16 @@ def image_to_mask(message: Image) -> UInt8Array:
     return _pixels(message)
 
 
-def image_to_raw(message: Image) -> RawImage:
-    """Return the fields of a message; the pixels are an unchecked view of it."""
+def image_to_raw(message: ImageMessage, *, is_depth: bool = False) -> RawImage | EncodedImage:
+    """Return the fields of a message; the pixels are an unchecked view of it.
+
+    Args:
+        message: raw or compressed image.
+        is_depth: whether a compressed image is depth.
+    """
+    if isinstance(message, CompressedImage):
+        stamp_ns, frame_id = stamp_to_ns(message.header.stamp), message.header.frame_id
+        return EncodedImage(stamp_ns, frame_id, message.format, memoryview(message.data), is_depth)
     return RawImage(
         stamp_ns=stamp_to_ns(message.header.stamp),
         frame_id=message.header.frame_id,
@@ -143,13 +160,19 @@ def camera_to_info(camera: CameraIntrinsics, header: Header) -> CameraInfo:
     )
 
 
-def info_to_camera(info: CameraInfo, width: int, height: int) -> CameraIntrinsics:
-    """Convert a CameraInfo message to the intrinsics of an unrectified image of this size.
+def info_to_camera(info: CameraInfo, width: int, height: int, *, is_rectified: bool = False) -> CameraIntrinsics:
+    """Convert a CameraInfo message to the intrinsics of an image of this size.
+
+    Args:
+        info: the message.
+        width: columns of the image.
+        height: rows of the image.
+        is_rectified: whether the image is rectified; see `deal_core.recording.image_messages.is_rectified_topic`.
 
     Raises:
         CameraModelError: the message has no calibration, or its image size differs.
     """
-    camera = camera_of(info)
+    camera = camera_of(info, is_rectified=is_rectified)
     if camera is None:
         raise CameraModelError(f"expected a calibrated camera, found k = {[float(value) for value in info.k]}")
     if (camera.width, camera.height) != (width, height):
@@ -186,6 +209,12 @@ def _usual_encoding(array: npt.NDArray[Any]) -> str:
     if encoding is None or (array.ndim == 3 and array.shape[2] != 3):
         raise ValueError(f"no image encoding for {array.dtype} {array.shape}; expected one of {_ENCODINGS}")
     return encoding
+
+
+def _depth_pixels(message: ImageMessage) -> tuple[npt.NDArray[Any], str]:
+    if isinstance(message, CompressedImage):
+        return decompress_depth(message.format, memoryview(message.data))
+    return _pixels(message), message.encoding
 
 
 def _pixels(message: Image) -> npt.NDArray[Any]:

@@ -29,6 +29,11 @@ FOLLOW_PERIOD_S = 0.5
 """Period at which a node checks its publishers."""
 
 
+def transported(topic: str, transport: str) -> tuple[str, type[ImageMessage]]:
+    """Return the topic and message type of an image topic with an image transport, as in "raw" or "compressed"."""
+    return (topic, Image) if transport == "raw" else (f"{topic}/{transport}", CompressedImage)
+
+
 class ImageInput:
     """Subscribe to an image topic. Not thread-safe: all calls must come from the executor's thread.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from deal_core.errors import UsageError
+from deal_core.recording.depth_values import DepthValues
 from deal_ros.node.parameters import parameter
 
 
@@ -12,6 +14,27 @@ from deal_ros.node.parameters import parameter
 class InputParameters:
     """How a node subscribes to colour and depth and pairs them; the base of its parameter dataclass."""
 
+    color_transport: str = parameter(
+        "raw",
+        "raw subscribes to color/image_raw, compressed to color/image_raw/compressed.",
+        choices=("raw", "compressed"),
+    )
+    depth_transport: str = parameter(
+        "raw",
+        "raw subscribes to depth/image_raw, compressedDepth to depth/image_raw/compressedDepth (PNG or RVL), "
+        "compressed to depth/image_raw/compressed (16-bit PNG or TIFF).",
+        choices=("raw", "compressedDepth", "compressed"),
+    )
+    depth_unit: str = parameter(
+        "auto",
+        "Unit of depth images: auto (16-bit numbers are millimetres, 32-bit numbers metres), m, mm, 0.1mm or another.",
+    )
+    max_depth_m: float = parameter(
+        0.0, "Greatest depth that is a measurement, m; 0 is no limit.", minimum=0.0, maximum=1000.0
+    )
+    aligned: bool = parameter(
+        False, "Whether depth is aligned to colour although its frame_id has another name; the sizes must be equal."
+    )
     color_qos: str = parameter(
         "auto",
         "Reliability that the subscription to colour images requests; auto requests what the publisher offers, and "
@@ -30,6 +53,18 @@ class InputParameters:
     sync_queue: int = parameter(
         10, "Maximum number of images of each stream that wait for their partner.", minimum=1, maximum=1000
     )
+
+    @property
+    def depth_values(self) -> DepthValues:
+        """How to read the numbers of depth images.
+
+        Raises:
+            UsageError: `depth_unit` is not a unit.
+        """
+        try:
+            return DepthValues(self.depth_unit, self.max_depth_m)
+        except UsageError as error:
+            raise UsageError(f"parameter 'depth_unit': {error}") from None
 
 
 # Each node decides whether these may change while it runs: `live`.

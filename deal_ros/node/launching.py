@@ -131,6 +131,8 @@ def camera_remappings(context: LaunchContext) -> list[tuple[str, str]]:
         ("color/image_raw/compressed", f"{color}/compressed"),
         ("color/camera_info", f"{color.rpartition('/')[0]}/camera_info"),
         ("depth/image_raw", depth),
+        ("depth/image_raw/compressed", f"{depth}/compressed"),
+        ("depth/image_raw/compressedDepth", f"{depth}/compressedDepth"),
         ("depth/camera_info", f"{depth.rpartition('/')[0]}/camera_info"),
     ]
 

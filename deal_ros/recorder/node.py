@@ -32,13 +32,20 @@ from deal_core.recorder.pair_recorder import PairRecorder
 from deal_core.recorder.summary import RecordingSummary
 from deal_core.recorder.tag_commands import CLEAR, parse_tags
 from deal_core.recorder.terminal_keys import TerminalKeys
-from deal_core.recording.image_messages import camera_of
+from deal_core.recording.image_messages import camera_of, is_rectified_topic
 from deal_core.recording.writer import check_unused
 from deal_core.structures import ClassList, TagMarker, TagState
 from deal_core.web import check_installed
 from deal_ros.diagnostics.status import to_message
 from deal_ros.input.conversions import image_to_raw
-from deal_ros.input.image_input import CAMERA_INFO_TOPIC, COLOR_TOPIC, DEPTH_TOPIC, FOLLOW_PERIOD_S, ImageInput
+from deal_ros.input.image_input import (
+    CAMERA_INFO_TOPIC,
+    COLOR_TOPIC,
+    DEPTH_TOPIC,
+    FOLLOW_PERIOD_S,
+    ImageInput,
+    transported,
+)
 from deal_ros.input.qos import camera_info_qos
 from deal_ros.node.executor_calls import ExecutorCalls
 from deal_ros.node.parameters import LiveParameters
@@ -190,10 +197,14 @@ class RecorderNode(Node):
 
     def _subscribe(self) -> None:
         wanted = self.parameters
-        self._inputs = [
-            ImageInput(self, "color", COLOR_TOPIC, wanted.color_qos, self._take_color, depth=_INPUT_DEPTH),
-            ImageInput(self, "depth", DEPTH_TOPIC, wanted.depth_qos, self._take_depth, depth=_INPUT_DEPTH),
-        ]
+        streams = (
+            ("color", COLOR_TOPIC, wanted.color_transport, wanted.color_qos, self._take_color),
+            ("depth", DEPTH_TOPIC, wanted.depth_transport, wanted.depth_qos, self._take_depth),
+        )
+        self._inputs = []
+        for stream, base, transport, qos, take in streams:
+            topic, kind = transported(base, transport)
+            self._inputs.append(ImageInput(self, stream, topic, qos, take, kind, depth=_INPUT_DEPTH))
         self.create_subscription(CameraInfo, CAMERA_INFO_TOPIC, self._take_info, camera_info_qos())
 
     def _create_timers(self) -> None:
@@ -229,10 +240,10 @@ class RecorderNode(Node):
         self._core.add_color(image_to_raw(message))
 
     def _take_depth(self, message: Any) -> None:
-        self._core.add_depth(image_to_raw(message))
+        self._core.add_depth(image_to_raw(message, is_depth=True))
 
     def _take_info(self, message: CameraInfo) -> None:
-        camera = camera_of(message)
+        camera = camera_of(message, is_rectified=is_rectified_topic(self._inputs[0].topic))
         if camera is not None:
             self._core.set_camera(camera)
             self._has_camera = True

@@ -94,6 +94,7 @@ class RecorderParameters(InputParameters):
 
     def __post_init__(self) -> None:
         check_values(self)
+        _ = self.depth_values  # refuses a unit that is not one
 
     @property
     def tag_command(self) -> str:
@@ -141,6 +142,8 @@ class RecorderParameters(InputParameters):
             change_threshold=self.change_threshold,
             slop_ns=slop_ns(self.sync_policy, self.sync_slop_ms),
             sync_queue=self.sync_queue,
+            aligned=self.aligned,
+            depth=self.depth_values,
             tag_guard_s=self.tag_guard_s,
             planned_minutes=self.planned_minutes,
             queue_pairs=self.queue_pairs,

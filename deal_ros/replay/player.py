@@ -80,6 +80,25 @@ class NodeDiagnostics:
 
 
 @dataclass(frozen=True)
+class RecordedPairs:
+    """The pairs of a recording.
+
+    Args:
+        pairs: number of all pairs.
+        skipped: number of pairs that do not fit or cannot be decoded, by cause.
+        unpaired: number of images without a partner, by stream and cause.
+        findings: what is odd about the recording, one sentence each.
+        has_lost_most: whether more than half of the smaller stream is in no sound pair.
+    """
+
+    pairs: int
+    skipped: Mapping[str, int]
+    unpaired: Mapping[str, int]
+    findings: tuple[str, ...] = ()
+    has_lost_most: bool = False
+
+
+@dataclass(frozen=True)
 class ReplayResult:
     """Result of a replay.
 
@@ -90,6 +109,7 @@ class ReplayResult:
         labels: class name by mask id, including background, as the node published them.
         latency_ms: time from sending a pair to receiving its mask, in the order of `answered`.
         diagnostics: diagnostics of the node after the last mask; None if it published none.
+        recorded: what the recording has, of which the sound pairs were sent; None without a recording.
     """
 
     sent: tuple[int, ...]
@@ -98,6 +118,7 @@ class ReplayResult:
     labels: Mapping[int, str]
     latency_ms: tuple[float, ...]
     diagnostics: NodeDiagnostics | None
+    recorded: RecordedPairs | None = None
 
     @property
     def lost(self) -> tuple[int, ...]:

@@ -7,12 +7,19 @@ from collections.abc import Callable
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 
 from deal_core.runtime.segmenter import Segmenter
 from deal_ros.diagnostics.snapshots import WorkSnapshot
 from deal_ros.input.conversions import ImageMessage
-from deal_ros.input.image_input import CAMERA_INFO_TOPIC, COLOR_TOPIC, DEPTH_TOPIC, FOLLOW_PERIOD_S, ImageInput
+from deal_ros.input.image_input import (
+    CAMERA_INFO_TOPIC,
+    COLOR_TOPIC,
+    DEPTH_TOPIC,
+    FOLLOW_PERIOD_S,
+    ImageInput,
+    transported,
+)
 from deal_ros.input.qos import camera_info_qos
 from deal_ros.input.synchronizer import DepthMode
 from deal_ros.segmentation.one_frame import SegmentedFrame
@@ -20,7 +27,6 @@ from deal_ros.segmentation.outputs import Outputs
 from deal_ros.segmentation.parameters import SegmentationParameters
 from deal_ros.segmentation.pipeline import SegmentationPipeline
 
-_COMPRESSED_TOPIC = f"{COLOR_TOPIC}/compressed"
 _EXPIRE_SHARE = 0.2
 """Period of the expiry timer as a fraction of `sync_timeout_ms`: how much longer than that a colour image may wait."""
 _EXPIRE_PERIODS_S = (0.005, 0.1)
@@ -127,12 +133,14 @@ class SegmentationSession:
         self._outputs.publish(result.inputs, result.segmentation, self._camera_info, self._parameters)
 
     def _take_depth(self, message: ImageMessage) -> None:
+        self.pipeline.follow_clock()
         self.pipeline.synchronizer.add_depth(message)
 
     def _take_camera_info(self, message: CameraInfo) -> None:
         self._camera_info = message
 
     def _take_color(self, message: ImageMessage) -> None:
+        self.pipeline.follow_clock()
         self.pipeline.synchronizer.add_color(message)
         # The timer runs only while an image waits: in an idle node it would use more CPU than everything else.
         if self.pipeline.depth_mode is DepthMode.OPTIONAL and self._expiry.is_canceled():
@@ -158,7 +166,8 @@ class SegmentationSession:
             if self._depth is not None:
                 self._depth.close()
         elif self._depth is None:
-            self._depth = ImageInput(self._node, "depth", DEPTH_TOPIC, self._parameters.depth_qos, self._take_depth)
+            topic, kind = transported(DEPTH_TOPIC, self._parameters.depth_transport)
+            self._depth = ImageInput(self._node, "depth", topic, self._parameters.depth_qos, self._take_depth, kind)
         else:
             self._depth.open()
 
@@ -180,8 +189,7 @@ class SegmentationSession:
 def _color_input(
     node: Node, parameters: SegmentationParameters, on_image: Callable[[ImageMessage], None]
 ) -> ImageInput:
-    is_compressed = parameters.color_transport == "compressed"
-    topic, kind = (_COMPRESSED_TOPIC, CompressedImage) if is_compressed else (COLOR_TOPIC, Image)
+    topic, kind = transported(COLOR_TOPIC, parameters.color_transport)
     return ImageInput(node, "color", topic, parameters.color_qos, on_image, kind)
 
 

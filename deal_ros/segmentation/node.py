@@ -27,13 +27,14 @@ from std_srvs.srv import SetBool, Trigger
 
 from deal_core.devices import gpu_memory, release_gpu_memory
 from deal_core.errors import DealError, UsageError
+from deal_core.recording.image_messages import is_rectified_topic
 from deal_core.runtime.class_filter import kept_ids
 from deal_core.runtime.segmenter import BackendName, Precision, Segmenter
 from deal_ros.diagnostics.judge import assess, final_counts
 from deal_ros.diagnostics.snapshots import NEVER_RELOADED, LifecycleSnapshot, Limits, ModelSnapshot, NodeSnapshot
 from deal_ros.diagnostics.status import to_message
 from deal_ros.input import optional_libraries
-from deal_ros.input.image_input import CAMERA_INFO_TOPIC, DEPTH_TOPIC
+from deal_ros.input.image_input import CAMERA_INFO_TOPIC, COLOR_TOPIC, DEPTH_TOPIC, transported
 from deal_ros.input.qos import mask_qos
 from deal_ros.input.stamps import ClockWatch
 from deal_ros.node.background import in_background, run_in_background
@@ -213,6 +214,9 @@ class SegmentationNode(LifecycleNode):
             model.classes,
             depth_topic=self.resolve_topic_name(DEPTH_TOPIC),
             camera_info_topic=self.resolve_topic_name(CAMERA_INFO_TOPIC),
+            is_rectified=is_rectified_topic(
+                self.resolve_topic_name(transported(COLOR_TOPIC, wanted.color_transport)[0])
+            ),
         )
         self._replace_model(_LoadedModel(model, wanted.model))
         self._publish_labels()

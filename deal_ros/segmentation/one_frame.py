@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from sensor_msgs.msg import Image
 
 from deal_core.errors import DealError
+from deal_core.recording.depth_values import DepthDoubt, DepthSample, DepthValues
 from deal_core.recording.image_encodings import ImageFormatError
+from deal_core.recording.pair_rules import alignment_fault
 from deal_core.runtime.class_filter import kept_ids, restrict
 from deal_core.runtime.segmenter import Segmentation, Segmenter
 from deal_core.structures import Float32Array, UInt8Array
-from deal_ros.input.conversions import ImageMessage, array_to_image, color_to_rgb, image_to_depth_m
+from deal_ros.input.conversions import ImageMessage, array_to_image, color_to_rgb, read_depth
 from deal_ros.input.synchronizer import Frame
 from deal_ros.segmentation.outputs import FrameInputs
 
@@ -35,6 +37,7 @@ class SegmentedFrame:
         inference_ms: duration of the network's `segment`, milliseconds.
         valid_depth: fraction of pixels with valid depth; None without depth.
         depth_error: why the depth of the frame was ignored; empty if it was used or there was none.
+        depth_doubt: why its depth cannot be true, or may not be; empty if nothing is odd.
     """
 
     mask: Image
@@ -43,6 +46,7 @@ class SegmentedFrame:
     inference_ms: float
     valid_depth: float | None
     depth_error: str = ""
+    depth_doubt: str = ""
 
 
 def segment_frame(
@@ -52,6 +56,8 @@ def segment_frame(
     needs_depth: bool = True,
     classes: Sequence[str] = (),
     min_confidence: float = 0.0,
+    depth_values: DepthValues | None = None,
+    aligned: bool = False,
 ) -> SegmentedFrame:
     """Segment a frame.
 
@@ -61,6 +67,8 @@ def segment_frame(
         needs_depth: whether invalid depth is an error; otherwise the frame is segmented without depth.
         classes: names of the classes that the mask may contain; empty for all classes.
         min_confidence: pixels with a lower confidence become unlabelled (255).
+        depth_values: how to read the numbers of the depth image.
+        aligned: whether depth is aligned to colour although its frame has another name.
 
     Raises:
         ImageFormatError: the fields of an image contradict each other, its encoding is not supported, or its data
@@ -69,13 +77,16 @@ def segment_frame(
         UsageError: the segmenter does not have one of the classes.
     """
     rgb = color_to_rgb(frame.color)
-    depth, valid_depth, depth_error = None, None, ""
+    depth, valid_depth, depth_error, doubt = None, None, "", ""
     try:
         if frame.depth is not None:
-            depth, valid_depth = _aligned_depth(rgb, frame.color, frame.depth)
+            depth, valid, sample = read_depth(frame.depth, depth_values or DepthValues())
+            _require_alignment(rgb, depth, frame.color, frame.depth, aligned)
+            valid_depth, doubt = float(valid.mean()), _doubt(sample)
     except (ImageFormatError, UnalignedDepthError) as error:
         if needs_depth:
             raise
+        depth = None
         depth_error = f"{failure_cause(error)}: {error}"
     begun = time.perf_counter()
     result = segmenter.segment(rgb, depth)
@@ -90,6 +101,7 @@ def segment_frame(
         inference_ms,
         valid_depth,
         depth_error,
+        doubt,
     )
 
 
@@ -98,19 +110,27 @@ def failure_cause(error: Exception) -> str:
     return error.cause if isinstance(error, ImageFormatError | UnalignedDepthError) else type(error).__name__
 
 
-def _aligned_depth(rgb: UInt8Array, color: ImageMessage, message: ImageMessage) -> tuple[Float32Array, float]:
-    """Return depth in metres and the fraction of valid pixels."""
-    depth, valid = image_to_depth_m(message)
-    (height, width), (depth_height, depth_width) = rgb.shape[:2], depth.shape
-    color_frame, depth_frame = color.header.frame_id, message.header.frame_id
-    if (height, width) != (depth_height, depth_width):
+@dataclass(frozen=True)
+class _Place:
+    size: tuple[int, int]
+    frame_id: str
+
+
+def _require_alignment(
+    rgb: UInt8Array, depth: Float32Array, color: ImageMessage, message: ImageMessage, aligned: bool
+) -> None:
+    places = (
+        _Place((rgb.shape[0], rgb.shape[1]), color.header.frame_id),
+        _Place((depth.shape[0], depth.shape[1]), message.header.frame_id),
+    )
+    if fault := alignment_fault(*places, aligned=aligned):
         raise UnalignedDepthError(
-            f"expected depth aligned to colour ({width}x{height}), found {depth_width}x{depth_height}; "
-            "start the camera with align_depth.enable:=true and use its aligned_depth_to_color topic"
+            f"expected depth aligned to colour, found that {fault}; start the camera with align_depth.enable:=true and "
+            "use its aligned_depth_to_color topic"
         )
-    if color_frame != depth_frame:
-        raise UnalignedDepthError(
-            f"expected depth in the frame of colour ('{color_frame}'), found '{depth_frame}'; "
-            "start the camera with align_depth.enable:=true and use its aligned_depth_to_color topic"
-        )
-    return depth, float(valid.mean())
+
+
+def _doubt(sample: DepthSample) -> str:
+    """Return why the unit of depth is likely another; what else is odd does not concern every frame."""
+    found = [doubt for doubt in sample.doubts if doubt.is_certain or doubt is DepthDoubt.FAR]
+    return found[0].as_parameter if found else ""

@@ -61,6 +61,7 @@ class Outputs:
         classes: the classes of the mask's ids.
         depth_topic: topic of depth images, for the messages in `missing`.
         camera_info_topic: topic of the camera's intrinsics, for the messages in `missing`.
+        is_rectified: whether the colour images are rectified, so that P of camera_info is theirs, without distortion.
         now_s: monotonic clock for the rate limit of overlays, seconds.
     """
 
@@ -71,10 +72,12 @@ class Outputs:
         *,
         depth_topic: str = "depth/image_raw",
         camera_info_topic: str = "color/camera_info",
+        is_rectified: bool = False,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node, self._classes, self._palette = node, classes, classes.palette()
         self._depth_topic, self._camera_info_topic = depth_topic, camera_info_topic
+        self._is_rectified = is_rectified
         self._overlay_rate = RateLimit(now_s)
         self.missing: tuple[str, ...] = ()
         """What the last frame lacked for outputs with subscribers, one message each."""
@@ -148,7 +151,8 @@ class Outputs:
             lacks.append(f"no camera_info on {self._camera_info_topic}")
         if inputs.depth is not None and camera_info is not None:
             try:
-                camera = info_to_camera(camera_info, inputs.rgb.shape[1], inputs.rgb.shape[0])
+                height, width = inputs.rgb.shape[:2]
+                camera = info_to_camera(camera_info, width, height, is_rectified=self._is_rectified)
                 if "points" in wanted:
                     self._publish_points(inputs, inputs.depth, result, camera, options)
                 if "objects" in wanted:

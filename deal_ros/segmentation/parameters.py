@@ -97,11 +97,6 @@ class SegmentationParameters(OutputOptions, InputParameters):
     min_confidence: float = live_parameter(
         0.0, "Pixels with a confidence below this value become unlabelled (255).", minimum=0.0, maximum=1.0
     )
-    color_transport: str = parameter(
-        "raw",
-        "raw subscribes to color/image_raw, compressed to color/image_raw/compressed.",
-        choices=("raw", "compressed"),
-    )
     depth_mode: str = parameter(
         "optional",
         "off: the node does not subscribe to depth. optional: the node uses depth if the model, points or objects need "
@@ -141,6 +136,10 @@ class SegmentationParameters(OutputOptions, InputParameters):
     )
     diagnostics_period_s: float = diagnostics_period_parameter(live=True)
     snapshot_dir: str = live_parameter("~/.ros/deal_snapshots", "Folder for the snapshots of ~/save_snapshot.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.depth_values  # refuses a unit that is not one
 
     def check_complete(self) -> None:
         """Check that the parameters without a default are set.

@@ -17,6 +17,7 @@ from deal_ros.segmentation.parameters import SegmentationParameters
 from deal_ros.segmentation.rate_limit import RateLimit
 
 _NS_PER_MS = 1_000_000
+_CLOCK_BACK_NS = 50 * _NS_PER_MS  # a clock that is set back by less moves no stamp by a frame period
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,7 @@ class SegmentationPipeline:
         )
         self.synchronizer = self._create_synchronizer()
         self._ended = SyncCounts()
+        self._latest_ns = 0
 
     @property
     def sync(self) -> SyncCounts:
@@ -100,6 +102,18 @@ class SegmentationPipeline:
         before.expire()
         self._ended += before.counts.without_pending()
         self.synchronizer = self._create_synchronizer()
+
+    def follow_clock(self) -> None:
+        """Pair anew if the clock went back: a recording restarted, and its stamps are no duplicates.
+
+        Call it before each image. What waits is counted as no longer wanted.
+        """
+        now_ns = self._now_ns()
+        if now_ns < self._latest_ns - _CLOCK_BACK_NS:
+            self._ended += self.synchronizer.counts.without_pending()
+            self.synchronizer = self._create_synchronizer()
+            self._latest_ns = now_ns
+        self._latest_ns = max(self._latest_ns, now_ns)
 
     def enable(self, is_enabled: bool) -> None:
         """Segment frames, or drop them, including the frame that waits, and count them as disabled."""
@@ -145,12 +159,16 @@ class SegmentationPipeline:
             needs_depth=self.depth_mode is DepthMode.REQUIRED,
             classes=self._parameters.classes,
             min_confidence=self._parameters.min_confidence,
+            depth_values=self._parameters.depth_values,
+            aligned=self._parameters.aligned,
         )
         self._publish(result)
         self.last = LastFrame(frame, result)
         self.statistics.add_result(age_at_start_ms, self._age_ms(frame), result.inference_ms, result.valid_depth)
         if result.depth_error:
             self._report_trouble(f"frame {frame.stamp_ns}: depth ignored: {result.depth_error}")
+        if result.depth_doubt:
+            self._report_trouble(f"frame {frame.stamp_ns}: {result.depth_doubt}")
         try:
             self._publish_more(result)
         except Exception as error:  # the mask has been published, and the next frame must be segmented

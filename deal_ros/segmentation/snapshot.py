@@ -65,7 +65,7 @@ def _write(folder: Path, last: LastFrame, parameters: SegmentationParameters, st
     for name, message in messages.items():
         if message is not None:
             (folder / f"{name}.cdr").write_bytes(serialize_message(message))
-    for name, pixels in _pictures(last).items():
+    for name, pixels in _pictures(last, parameters).items():
         _write_png(folder / f"{name}.png", pixels)
     values = {name: ",".join(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(parameters).items()}
     (folder / "parameters.yaml").write_text(
@@ -77,13 +77,13 @@ def _write(folder: Path, last: LastFrame, parameters: SegmentationParameters, st
     (folder / "diagnostics.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def _pictures(last: LastFrame) -> dict[str, npt.NDArray[Any]]:
+def _pictures(last: LastFrame, parameters: SegmentationParameters) -> dict[str, npt.NDArray[Any]]:
     """Return the images that can be decoded; an image that cannot be decoded may be the reason for the snapshot."""
     pictures: dict[str, npt.NDArray[Any]] = {}
     try:
         pictures["color"] = color_to_rgb(last.frame.color)
         if last.frame.depth is not None:
-            pictures["depth"] = image_to_depth_mm(last.frame.depth)
+            pictures["depth"] = image_to_depth_mm(last.frame.depth, parameters.depth_values)
     except ImageFormatError:
         pass
     if last.result is not None:

@@ -105,6 +105,8 @@ def test_the_segmentation_node_reads_the_realsense(run: Callable[..., Any]) -> N
         "color/image_raw/compressed": f"{CAMERA}/color/image_raw/compressed",
         "color/camera_info": f"{CAMERA}/color/camera_info",
         "depth/image_raw": f"{CAMERA}/aligned_depth_to_color/image_raw",
+        "depth/image_raw/compressed": f"{CAMERA}/aligned_depth_to_color/image_raw/compressed",
+        "depth/image_raw/compressedDepth": f"{CAMERA}/aligned_depth_to_color/image_raw/compressedDepth",
         "depth/camera_info": f"{CAMERA}/aligned_depth_to_color/camera_info",
     }
     given = parameters_of(node)

@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deal_core.dataset.choices import ClassIds, Layout, OfficialLayout
-from training.support.options import ClassIdsOption, ColorTopicOption, DepthTopicOption, SlopOption, SplitOption
+from training.support.options import (
+    AlignedOption,
+    ClassIdsOption,
+    ColorTopicOption,
+    DepthTopicOption,
+    DepthUnitOption,
+    MaxDepthOption,
+    SlopOption,
+    SplitOption,
+)
 
 if TYPE_CHECKING:
     from deal_core.dataset.check import DatasetReport
@@ -40,6 +49,9 @@ def check(
     color_topic: ColorTopicOption = None,
     depth_topic: DepthTopicOption = None,
     slop_ms: SlopOption = 0,
+    aligned: AlignedOption = False,
+    depth_unit: DepthUnitOption = None,
+    max_depth: MaxDepthOption = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Write everything readable of a damaged recording to a new one.")
     ] = False,
@@ -96,8 +108,16 @@ def check(
         elif is_dataset(path):
             checker = partial(check_dataset, path, depth=depth)
         else:
-            slop_ns = round(slop_ms * 1e6)
-            checker = partial(check_recording, path, color_topic=color_topic, depth_topic=depth_topic, slop_ns=slop_ns)
+            checker = partial(
+                check_recording,
+                path,
+                color_topic=color_topic,
+                depth_topic=depth_topic,
+                slop_ns=round(slop_ms * 1e6),
+                aligned=aligned,
+                depth_unit=depth_unit,
+                max_depth_m=max_depth,
+            )
         report = checker(on_start=start, on_frame=advance)
     _print(report, repaired, as_json=as_json)
     if report.errors and not repaired:

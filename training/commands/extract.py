@@ -14,9 +14,12 @@ import typer
 
 from deal_core.dataset.choices import ColorFormat
 from training.support.options import (
+    AlignedOption,
     ColorTopicOption,
     DepthTopicOption,
+    DepthUnitOption,
     MarkerOption,
+    MaxDepthOption,
     SlopOption,
     parse_classes,
     split_list,
@@ -41,6 +44,9 @@ def extract(
     color_topic: ColorTopicOption = None,
     depth_topic: DepthTopicOption = None,
     slop_ms: SlopOption = 0,
+    aligned: AlignedOption = False,
+    depth_unit: DepthUnitOption = None,
+    max_depth: MaxDepthOption = None,
     color_format: Annotated[
         ColorFormat, typer.Option(help="Format of colour images: png is lossless, jpeg is smaller.")
     ] = "png",
@@ -55,8 +61,8 @@ def extract(
     extracted from the same files with the same options is not extracted again. Everything left out is counted by
     cause.
 
-    Exit code 1: a recording failed, is damaged or has unreadable messages; what could be saved is in the dataset.
-    Unpaired images, and frames marked to be ignored, are not errors.
+    Exit code 1: a recording failed, is damaged, has pairs that do not fit, or lost more than half of its images; what
+    could be saved is in the dataset. Fewer unpaired images, and frames marked to be ignored, are not errors.
 
     Example: deal extract kitchen_1 kitchen_2 --out kitchen
     """
@@ -71,6 +77,9 @@ def extract(
         color_topic=color_topic,
         depth_topic=depth_topic,
         slop_ns=round(slop_ms * 1e6),
+        aligned=aligned,
+        depth_unit=depth_unit,
+        max_depth_m=max_depth,
         color_format=color_format,
         jpeg_quality=jpeg_quality,
         overwrite=overwrite,

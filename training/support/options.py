@@ -50,6 +50,20 @@ SlopOption = Annotated[
     float,
     typer.Option(min=0, help="Largest time difference of colour and depth in a pair; 0 pairs equal stamps only."),
 ]
+AlignedOption = Annotated[
+    bool, typer.Option("--aligned", help="Depth is aligned to colour although its frame has another name.")
+]
+DepthUnitOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Unit of the recorded depth: auto (16 bit: mm, 32 bit: m), m, mm, 0.1mm or another. "
+        "Default: as the recording says, or auto."
+    ),
+]
+MaxDepthOption = Annotated[
+    float | None,
+    typer.Option(min=0, max=1000, help="Greatest depth that is a measurement, metres; 0 is no limit, the default."),
+]
 MarkerOption = Annotated[
     Literal["partial", "complete"],
     typer.Option(help="Classes that --tags does not name are unknown (partial) or absent (complete)."),

@@ -144,7 +144,7 @@ def test_compressed_depth_of_32_bit_follows_its_quantisation(bag: Any, decoder: 
         ("16UC1; compressedDepth", struct.pack("<iff", 0, 0, 0) + png(RGB), "unknown_encoding"),
         ("16UC1; compressedDepth", struct.pack("<iff", 0, 0, 0) + png(DEPTH)[:-30], "length"),
         ("32FC1; compressedDepth", png(DEPTH), "length"),
-        ("jpeg", png(DEPTH), "unknown_encoding"),
+        ("jpeg", cv2.imencode(".jpg", RGB)[1].tobytes(), "unknown_encoding"),
         ("16UC1; compressedDepth", b"", "unknown_encoding"),
         ("16UC1; compressedDepth", struct.pack("<iff", 0, 0, 0) + png(DEPTH)[:8] + b"rubbish IEND", "undecodable"),
     ],

@@ -201,7 +201,7 @@ def test_a_camera_of_another_image_is_refused() -> None:
     info = camera_to_info(CameraIntrinsics(640, 480, 600.0, 610.0, 320.5, 241.5), HEADER)
     with pytest.raises(CameraModelError, match=r"colour image \(1280x720\), found 640x480"):
         info_to_camera(info, 1280, 720)
-    info.k = [0.0] * 9
+    info.k, info.p = [0.0] * 9, [0.0] * 12
     with pytest.raises(CameraModelError, match="expected a calibrated camera, found k = "):
         info_to_camera(info, 640, 480)
 

@@ -1,0 +1,221 @@
+"""Read a whole MCAP file through its index, with memory that does not grow with its chunks.
+
+`rosbags` reads MCAP files, too, but needs parts that the format makes optional, unpacks a whole chunk to give one
+message, and has no way to give the beginning of a message alone, which is all that pairing needs. Records:
+https://mcap.dev/spec.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+from zlib import crc32
+
+from deal_core.recording.mcap_salvage import CHUNK_HEAD, ChunkPlace, McapSummary, read_summary
+from deal_core.recording.mcap_writer import MESSAGE, MESSAGE_HEAD, RECORD
+from deal_core.recording.stored_message import StoredChannel
+
+_PIECE = 2**20
+_IN_MEMORY = 32 * 2**20  # larger compressed chunks are unpacked to a temporary file
+_RECORD_HEAD = RECORD.size + MESSAGE_HEAD.size
+_CHUNK_START = RECORD.size + CHUNK_HEAD.size
+
+
+class FoundMessage(NamedTuple):
+    """One message of a file; `data` is its beginning if only that was asked for, `length` is that of the whole."""
+
+    channel: StoredChannel
+    log_time_ns: int
+    data: bytes
+    length: int
+
+
+@dataclass
+class McapFile:
+    """A whole MCAP file with an index; `open_mcap` makes one.
+
+    Attributes:
+        path: path of the file.
+        summary: its index.
+        damage: the damaged chunks that were met: first byte, and log time of the last message before the damage.
+    """
+
+    path: Path
+    summary: McapSummary
+    damage: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._file = self.path.open("rb", buffering=0)
+        self._sound: set[int] = set()
+        self._unpacked: tuple[int, _Region] | None = None
+
+    def messages(self, topics: set[str], head: int | None = None) -> Iterator[FoundMessage]:
+        """Yield the messages of some topics, chunk by chunk, in the order of their log times.
+
+        Args:
+            topics: names of the topics.
+            head: give only this many bytes of each message.
+        """
+        wanted = {number: c for number, c in self.summary.channels.items() if c and c.topic in topics}
+        if not wanted:
+            return
+        for chunk in sorted(self.summary.chunks, key=lambda chunk: chunk.start_ns):
+            if chunk.channels and not chunk.channels & wanted.keys():
+                continue
+            yield from self._in_chunk(chunk, wanted, head)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _in_chunk(
+        self, chunk: ChunkPlace, wanted: dict[int, StoredChannel], head: int | None
+    ) -> Iterator[FoundMessage]:
+        entries: list[tuple[int, int, int, int]] = []  # log time, channel, first byte, length
+        is_sound = False
+        with suppress(Exception):  # lz4, zstd and struct raise different errors
+            region = self._open_chunk(chunk.at)
+            is_sound = _walk(region, wanted, entries)
+        entries.sort(key=lambda entry: entry[0])
+        for log_time, channel, begin, length in entries:
+            data = region.read(begin, length if head is None else min(length, head))
+            yield FoundMessage(wanted[channel], log_time, data, length)
+        if not is_sound:
+            self.damage.setdefault(chunk.at, entries[-1][0] if entries else chunk.start_ns)
+
+    def _open_chunk(self, at: int) -> _Region:
+        """Return the records of the chunk at a byte of the file.
+
+        Raises:
+            ValueError: the chunk fails its checksum, or cannot be unpacked.
+        """
+        if self._unpacked and self._unpacked[0] == at:
+            return self._unpacked[1]
+        head = os.pread(self._file.fileno(), 512, at)
+        _, _, size, checksum = CHUNK_HEAD.unpack_from(head, RECORD.size)
+        (name_length,) = struct.unpack_from("<I", head, _CHUNK_START)
+        compression = head[_CHUNK_START + 4 : _CHUNK_START + 4 + name_length].decode()
+        (stored,) = struct.unpack_from("<Q", head, _CHUNK_START + 4 + name_length)
+        begin = at + _CHUNK_START + 12 + name_length
+        if not compression:
+            region = _Region(self._file, begin, begin + stored)
+            if checksum and at not in self._sound and _checksum(region) != checksum:
+                raise ValueError("checksum mismatch")
+        else:
+            region = _unpack(_Region(self._file, begin, begin + stored), compression, size, checksum)
+            self._unpacked = (at, region)
+        self._sound.add(at)
+        return region
+
+
+def open_mcap(path: Path) -> McapFile | None:
+    """Return a reader of a whole file; None if the file is damaged, or lacks a part of its index.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        summary = read_summary(file, os.fstat(file.fileno()).st_size)
+    return McapFile(path, summary) if summary and summary.is_complete else None
+
+
+class _Region:
+    """A range of bytes of a file or of memory."""
+
+    def __init__(self, source: BinaryIO | bytes | Any, begin: int, end: int) -> None:
+        self._source, self.begin, self.end = source, begin, end
+
+    def read(self, at: int, length: int) -> bytes:
+        """Return bytes from a place; fewer at the end of the region."""
+        length = min(length, self.end - at)
+        if isinstance(self._source, bytes):
+            return self._source[at : at + length]
+        return os.pread(self._source.fileno(), length, at)
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the whole region in pieces."""
+        at = self.begin
+        while at < self.end and (piece := self.read(at, _PIECE)):
+            at += len(piece)
+            yield piece
+
+
+def _walk(region: _Region, wanted: Mapping[int, object], entries: list[tuple[int, int, int, int]]) -> bool:
+    """Add (log time, channel, first byte, length) of the wanted messages; return False at a damaged record."""
+    place = region.begin
+    while place < region.end:
+        record = region.read(place, _RECORD_HEAD)
+        kind, length = RECORD.unpack_from(record)
+        after = place + RECORD.size + length
+        if after > region.end or not kind:
+            return False
+        if kind == MESSAGE:
+            channel, _, log_time, _ = MESSAGE_HEAD.unpack_from(record, RECORD.size)
+            if channel in wanted:
+                entries.append((log_time, channel, place + _RECORD_HEAD, length - MESSAGE_HEAD.size))
+        place = after
+    return True
+
+
+def _checksum(region: _Region) -> int:
+    value = 0
+    for piece in region.pieces():
+        value = crc32(piece, value)
+    return value
+
+
+def _unpack(region: _Region, compression: str, size: int, checksum: int) -> _Region:
+    """Return the unpacked records of a chunk: in memory, or in a temporary file if they are many.
+
+    Raises:
+        ValueError: the chunk is damaged, or its compression is unknown.
+    """
+    if size > _IN_MEMORY:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the region that holds it
+        write: Callable[[bytes], object] = file.write
+    else:
+        parts: list[bytes] = []
+        write = parts.append
+    found = value = 0
+    unpack = _decompressor(compression)
+    for piece in region.pieces():
+        data = unpack(piece)
+        found, value = found + len(data), crc32(data, value)
+        if found > size:
+            raise ValueError("the chunk is larger than it says")
+        write(data)
+    if found != size or (checksum and value != checksum):
+        raise ValueError("the unpacked chunk has another size or checksum")
+    if size > _IN_MEMORY:
+        file.flush()
+        return _Region(file, 0, size)
+    return _Region(b"".join(parts), 0, size)
+
+
+def _decompressor(compression: str) -> Callable[[bytes], bytes]:
+    if compression == "zstd":
+        decompressor = zstd().ZstdDecompressor()
+        return lambda piece: bytes(decompressor.decompress(piece))
+    if compression == "lz4":
+        from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped]
+
+        lz4 = LZ4FrameDecompressor()
+        return lambda piece: bytes(lz4.decompress(piece))
+    raise ValueError(f"unknown compression '{compression}'")
+
+
+def zstd() -> Any:
+    """Return the module of the zstd compression: Python's own from 3.14 on, its backport before."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd as module
+    else:
+        with suppress(ImportError):
+            from backports import zstd as module
+    return module
