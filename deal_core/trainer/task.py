@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.open import open_dataset
 from deal_core.dataset.transforms import TensorSample
-from deal_core.errors import ConfigError
+from deal_core.errors import ConfigError, EvaluationError
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_model
 from deal_core.structures import DepthKind
@@ -31,6 +31,19 @@ from deal_core.trainer.views import Frames, Views
 F = TypeVar("F", bound=Frames)
 
 _UNDECIDED = Threshold(0.5, "none yet")
+
+
+class ThresholdError(EvaluationError):
+    """The threshold rule of a training finds no threshold.
+
+    Args:
+        reason: Reason that the rule gives.
+        instead: Threshold of another rule, which works.
+    """
+
+    def __init__(self, reason: str, instead: Threshold) -> None:
+        super().__init__(reason)
+        self.instead = instead
 
 
 class Task(Protocol[F]):
@@ -64,7 +77,7 @@ class Task(Protocol[F]):
         """Return facts about the training for the model file, in addition to steps, frames and seed."""
 
     def threshold(self, network: nn.Module, info: ModelInfo, frames: F, device: torch.device) -> Threshold:
-        """Return the background threshold of the trained network; `frames` are the training frames."""
+        """Return the background threshold of the network from its training frames, or raise `ThresholdError`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +112,7 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
         DatasetError: the dataset cannot be read.
         ConfigError: the run folder holds another run, or the settings do not fit the data, network or machine.
         ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
+        EvaluationError: the training is complete, but its threshold rule finds no threshold; the model is kept.
         DealError: a method of the task raises it.
     """
     settings = task.settings
@@ -120,11 +134,21 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
     facts = {"steps": done.steps, "frames": len(frames), "seed": settings.seed, **task.facts()}
     name, arguments, size = settings.model.name, settings.model.arguments, settings.data.image_size
     info = ModelInfo(name, arguments, dataset.classes, size, _UNDECIDED, facts)
-    info = replace(info, threshold=task.threshold(network, info, frames, fabric.device))
+    failed: ThresholdError | None = None
+    try:
+        threshold = task.threshold(network, info, frames, fabric.device)
+    except ThresholdError as error:
+        failed, threshold = error, error.instead
+    info = replace(info, threshold=threshold)
     model = settings.output / MODEL_FILE
     if fabric.is_global_zero:
         save_model(model, network, info)
     fabric.barrier()
+    if failed:
+        raise EvaluationError(
+            f"{failed}. The training is complete: {model} has the threshold {threshold.value:.2f} of the rule "
+            f"'{threshold.rule}', which works"
+        )
     return Trained(model, network, info, frames, held_out, done.steps, done.resumed_from, fabric)
 
 
