@@ -20,6 +20,7 @@ from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.open import open_dataset
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError, EvaluationError
+from deal_core.files import refuse_output_on_input
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_model
 from deal_core.structures import DepthKind
@@ -120,6 +121,9 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
     dataset = open_dataset(settings.data)
     frames, held_out = task.split(dataset)
     check_batch_size(settings, len(frames), fabric.world_size)
+    weights = settings.model.arguments.get("weights")
+    if isinstance(weights, str) and Path(weights).is_file():
+        refuse_output_on_input([settings.output / MODEL_FILE], [Path(weights)], ConfigError)
     torch.manual_seed(settings.seed)
     network = create_model(settings.model.name, len(dataset.classes), **settings.model.arguments)
     try_out(network, task)
