@@ -53,9 +53,7 @@ def refuse_output_on_input(outputs: Iterable[Path], inputs: Iterable[Path], kind
     read = {_identity(path): path for path in inputs}
     for path, identity in found:
         if identity in read:
-            raise kind(
-                f"{path} cannot be written: it would replace what is read, {read[identity]}; choose another place"
-            )
+            raise kind(f"{path} would replace what is read, {read[identity]}: choose another place")
 
 
 @contextmanager

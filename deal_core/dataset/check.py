@@ -13,6 +13,8 @@ from deal_core.dataset.dataset import (
     RECORDINGS,
     Dataset,
     FrameRecord,
+    has_class,
+    masks_without_class,
     read_classes,
     read_frames,
     recording_names,
@@ -29,7 +31,7 @@ from deal_core.recording.tagged_frames import FrameReader, explain_no_pairs, rea
 from deal_core.recording.tags import TagTimeline, read_session, read_tags, recorded_depth
 from deal_core.recording.topics import find_topics
 from deal_core.recording.writer import GROUND_TRUTH, TAGS_TOPIC
-from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, DepthKind, TagState
+from deal_core.structures import ClassList, DepthKind, TagState
 
 _NO_DEPTH = "no image has depth, which the loss DEAL needs: estimate depth with `deal depth`, and check it with --depth"
 
@@ -282,16 +284,12 @@ def _check_frames(
             sample = dataset.load(frame)
             valid.append(float(sample.depth_valid.mean()))
             if sample.mask is not None and frame.tags.present:
-                drawn.append(bool(((sample.mask != BACKGROUND) & (sample.mask != UNLABELLED)).any()))
+                drawn.append(has_class(sample.mask))
         except DatasetError as error:
             errors.append(str(error))
         on_frame()
     if drawn and not any(drawn):
-        errors.append(
-            f"{name}: the masks of all {len(drawn)} frames that are tagged contain no class, only {BACKGROUND} "
-            f"(background) and {UNLABELLED} (unlabelled): save objects with the id of their class, 1 for "
-            f"{dataset.classes.names[0]}"
-        )
+        errors.append(str(masks_without_class(name, dataset.classes)))
     try:
         camera = dataset.camera(name)
     except DatasetError as error:

@@ -29,6 +29,8 @@ from deal_core.dataset.image_files import check_ids, check_image, first_few, ins
 from deal_core.errors import DatasetError, DealError, UsageError, explain_invalid, nearest_hint
 from deal_core.files import read_lines, read_text, refuse_output_on_input
 from deal_core.structures import (
+    BACKGROUND,
+    UNLABELLED,
     CameraIntrinsics,
     ClassList,
     DepthKind,
@@ -449,6 +451,22 @@ def with_masks(dataset: Dataset) -> Dataset:
     if not len(masked):
         raise DatasetError(f"{dataset.path}: no frame has a mask to compare with; every recording has an empty masks/")
     return masked
+
+
+def has_class(mask: UInt8Array) -> bool:
+    """Return whether a mask contains a class, and not only background and unlabelled pixels."""
+    return bool(((mask != BACKGROUND) & (mask != UNLABELLED)).any())
+
+
+def masks_without_class(place: Path | str, classes: ClassList) -> DatasetError:
+    """Return the error for masks that contain no class, although frames are tagged.
+
+    Masks of 0 and 255 draw an object as unlabelled: a model that finds nothing would be right everywhere.
+    """
+    return DatasetError(
+        f"{place}: no mask of a tagged frame contains a class, only {BACKGROUND} (background) and {UNLABELLED} "
+        f"(unlabelled): save objects with the id of their class, 1 for {classes.names[0]}"
+    )
 
 
 class _FrameLine(BaseModel):

@@ -123,7 +123,7 @@ def write_depth_maps(
     """
     if batch_size < 1:
         raise UsageError(f"expected a batch size of at least 1, found {batch_size}")
-    dataset.refuse_output(out)
+    dataset.refuse_output(Path(out))
     writer = DepthMapsWriter(out, estimator.kind, estimator.description)
     missing = [frame for frame in dataset.frames if not writer.maps.has(frame.key)]
     for _ in range(len(dataset) - len(missing)):

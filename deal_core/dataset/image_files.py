@@ -71,6 +71,11 @@ def read_color(file: Path, what: str, advice: str) -> UInt8Array:
     data, found = _read_whole(file, what, advice)
     if found.is_float:
         raise DatasetError(f"the {what} {file} contains floating-point numbers, expected 8 or 16 bit: {advice}")
+    if found.kind == "tiff":
+        # OpenCV would multiply the colours of a TIFF by its alpha.
+        with suppress(OSError, SyntaxError, ValueError), Image.open(io.BytesIO(data)) as image:
+            if image.mode in ("RGBA", "RGBX"):
+                return np.asarray(image.convert("RGB"))
     pixels = _decoded(file, what, advice, data, cv2.IMREAD_COLOR)
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 

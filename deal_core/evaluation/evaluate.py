@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from deal_core.dataset.dataset import Dataset, with_masks
+from deal_core.dataset.dataset import Dataset, masks_without_class, with_masks
 from deal_core.errors import DatasetError
 from deal_core.evaluation.metrics import MaskEvaluator
 from deal_core.evaluation.picture_folder import PredictedFrame, choose_frames, draw_frames
@@ -297,17 +297,9 @@ def _choose_thresholds(
 
 
 def _require_drawn_classes(counts: Int64Array, dataset: Dataset) -> None:
-    """Raise `DatasetError` if no mask contains a class, by counts (K + 1, ...) of the true ids, though some are tagged.
-
-    Masks of 0 and 255 draw an object as unlabelled: a model that finds nothing would be right everywhere.
-    """
-    tagged = [name for name, tags in zip(dataset.classes.names, dataset.tags.T, strict=True) if (tags == 1).any()]
-    if tagged and not counts[1:].any():
-        raise DatasetError(
-            f"{dataset.path}: no mask contains a class, only 0 (background) and {UNLABELLED} (unlabelled), but frames "
-            f"are tagged with {', '.join(tagged)}: save objects with the id of their class, 1 for "
-            f"{dataset.classes.names[0]}"
-        )
+    """Raise `DatasetError` if frames are tagged and counts (K + 1, ...) of true ids contain no class."""
+    if (dataset.tags == 1).any() and not counts[1:].any():
+        raise masks_without_class(dataset.path, dataset.classes)
 
 
 def _in_order(

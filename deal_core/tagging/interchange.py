@@ -7,7 +7,11 @@ All four formats keep the three states. A file with less information is read by 
     coco          an annotation: present; neg_category_ids of an image (as in LVIS): absent; without them the image
                   is fully annotated, and the other classes are absent
     voc           a folder of <class>_<list>.txt with lines `<frame> 1` present, -1 absent, 0 unknown
-    labelstudio   choices: present; choices of a control named `absent`: absent
+    labelstudio   choices, and the labels of boxes, polygons, brushes and other regions: present; those of a control
+                  named `absent`: absent; where there are choices, the other classes are unknown
+
+What a file says nothing of stays as it is: a task that was skipped or not annotated, an image without annotation and
+without neg_category_ids, and the classes that the regions of a task do not name.
 
 A frame is named `<recording>/<stamp>`, or by its colour image's path in the dataset.
 """
@@ -17,6 +21,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +35,7 @@ import numpy.typing as npt
 from deal_core.dataset.dataset import FrameRecord
 from deal_core.dataset.image_files import first_few
 from deal_core.errors import DatasetError, UsageError, nearest_hint
-from deal_core.files import os_errors_as, replacing, replacing_folder
+from deal_core.files import os_errors_as, read_lines, read_text, replacing, replacing_folder
 from deal_core.structures import ClassList
 from deal_core.tagging.choices import TagFormat
 from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN, Change
@@ -45,11 +51,19 @@ class Imported:
         changes: states of classes in frames of the dataset.
         frames: how many frames of the dataset the file names.
         strangers: names in the file that are not frames of the dataset.
+        silent: how many of the frames the file names without saying anything of their tags.
+        not_understood: number of results by their type, as in `{"textarea": 3}`.
     """
 
     changes: tuple[Change, ...]
     frames: int
     strangers: tuple[str, ...]
+    silent: int = 0
+    not_understood: Mapping[str, int] = field(default_factory=dict)
+
+    def changed(self, states: npt.NDArray[np.int8]) -> int:
+        """Return how many frames the changes give other states than these, (N, K)."""
+        return len({frame for frame, label, state in self.changes if states[frame, label] != state})
 
 
 def import_tags(path: Path, form: TagFormat, root: Path, frames: Sequence[FrameRecord], classes: ClassList) -> Imported:
@@ -74,12 +88,13 @@ def import_tags(path: Path, form: TagFormat, root: Path, frames: Sequence[FrameR
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path} cannot be read: expected UTF-8 text ({error.reason})") from None
     changes = tuple(Change(frame, label, state) for (frame, label), state in reader.states.items())
+    silent = len(reader.found - {change.frame for change in changes})
     if reader.strangers and not reader.found:
         raise DatasetError(
             f"{path}: no frame of this file is in {root}: expected names like {frames[0].key}, "
             f"found {first_few(list(reader.strangers))}"
         )
-    return Imported(changes, len(reader.found), tuple(reader.strangers))
+    return Imported(changes, len(reader.found), tuple(reader.strangers), silent, reader.not_understood)
 
 
 def export_tags(
@@ -122,6 +137,7 @@ class _Reader:
     states: dict[tuple[int, int], int] = field(default_factory=dict)
     found: set[int] = field(default_factory=set)
     strangers: dict[str, None] = field(default_factory=dict)
+    not_understood: Counter[str] = field(default_factory=Counter)
 
     def frame(self, name: str) -> int | None:
         """Return the index of a frame, or None (and remember the name) if the dataset does not have it."""
@@ -152,8 +168,11 @@ class _Reader:
 
 
 def _read_csv(reader: _Reader) -> None:
-    with reader.path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file)
+    with io.StringIO(read_text(reader.path)) as file:
+        # A spreadsheet separates by what its country uses.
+        head = re.match(r"\W*frame\W*?([,;\t])", file.readline())
+        file.seek(0)
+        rows = csv.reader(file, delimiter=head[1] if head else ",")
         header = [name.strip() for name in next(rows, [])]
         if len(header) < 2 or header[0] != "frame":
             raise DatasetError(f"{reader.path} line 1: expected `frame,<class>,…`, found {','.join(header)[:80]!r}")
@@ -189,12 +208,15 @@ def _read_coco(reader: _Reader) -> None:
     text, content = _read_json(reader.path)
     try:
         labels = {c["id"]: reader.label(c["name"], reader.path, _line(text, c["name"])) for c in content["categories"]}
+        annotated = {annotation["image_id"] for annotation in content["annotations"]}
         images: dict[Any, int | None] = {}
         for image in content["images"]:
             frame = images[image["id"]] = reader.frame(image["file_name"])
             if frame is None:
                 continue
             absent = image.get("neg_category_ids")
+            if absent is None and image["id"] not in annotated:
+                continue  # nobody annotated it
             for number, label in labels.items():
                 reader.say(frame, label, ABSENT if absent is None or number in absent else UNKNOWN)
         for annotation in content["annotations"]:
@@ -228,12 +250,18 @@ def _read_labelstudio(reader: _Reader) -> None:
         for task in content:
             frame = reader.frame(task["data"].get("frame") or task["data"]["image"])
             said: list[tuple[int, int]] = []
+            of_whole_image = False
             for result in (r for a in task.get("annotations", []) if not a.get("was_cancelled") for r in a["result"]):
-                for name in result["value"].get("choices", []):
+                names = _named(result)
+                if names is None:
+                    reader.not_understood[str(result.get("type"))] += 1
+                    continue
+                of_whole_image |= "choices" in result["value"]
+                for name in names:
                     label = reader.label(name, reader.path, _line(text, name))
                     said.append((label, ABSENT if result["from_name"] == "absent" else PRESENT))
             if frame is not None:
-                for label in range(len(reader.classes)):
+                for label in range(len(reader.classes)) if of_whole_image else ():
                     reader.say(frame, label, UNKNOWN)
                 for label, state in said:
                     reader.say(frame, label, state)
@@ -241,16 +269,26 @@ def _read_labelstudio(reader: _Reader) -> None:
         raise _other_form(reader.path, expected, error) from None
 
 
+def _named(result: Mapping[str, Any]) -> list[Any] | None:
+    """Return the names in a result of Label Studio: choices, or labels of a region; None if it has neither.
+
+    The key of the labels is named after the kind of the region: `rectanglelabels`, `brushlabels`, `labels`, …
+    """
+    lists = [names for key, names in (result.get("value") or {}).items() if key == "choices" or key.endswith("labels")]
+    return [name for names in lists for name in names] if lists else None
+
+
 def _to_labelstudio(root: Path, frames: Sequence[FrameRecord], states: npt.NDArray[np.int8], classes: ClassList) -> str:
     tasks = []
     for frame, row in zip(frames, states.tolist(), strict=True):
         results = []
         for control, state in (("present", PRESENT), ("absent", ABSENT)):
-            if names := [name for name, s in zip(classes.names, row, strict=True) if s == state]:
+            names = [name for name, s in zip(classes.names, row, strict=True) if s == state]
+            if names or control == "present":  # without any choice, the task would count as not annotated
                 value = {"choices": names}
                 results.append({"from_name": control, "to_name": "image", "type": "choices", "value": value})
         data = {"image": _color_path(root, frame), "frame": frame.key}
-        tasks.append({"data": data, "annotations": [{"result": results}] if results else []})
+        tasks.append({"data": data, "annotations": [{"result": results}]})
     return json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -263,7 +301,7 @@ def _read_voc(reader: _Reader) -> None:
     meaning = {"1": PRESENT, "-1": ABSENT, "0": UNKNOWN}
     for file in files:
         label = reader.label(file.stem.rpartition("_")[0], file, 1)
-        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
+        for number, line in enumerate(read_lines(file), 1):
             name, _, value = line.strip().rpartition(" ")
             if not line.strip():
                 continue
@@ -307,7 +345,7 @@ def _color_path(root: Path, frame: FrameRecord) -> str:
 
 
 def _read_json(path: Path) -> tuple[str, Any]:
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     try:
         return text, json.loads(text)
     except ValueError as error:

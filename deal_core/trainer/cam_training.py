@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,10 @@ from torch.optim import Optimizer
 
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.transforms import TensorSample
-from deal_core.errors import ConfigError
+from deal_core.errors import ConfigError, DatasetError, EvaluationError
 from deal_core.losses.tags import tag_loss
 from deal_core.masks.score_dataset import CamSettings, choose_threshold
-from deal_core.masks.threshold_rules import create_rule, need_depth_for_rule
+from deal_core.masks.threshold_rules import FixedRule, create_rule, need_depth_for_rule
 from deal_core.models.backbone import InitialWeights
 from deal_core.models.factory import is_segmenter
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
@@ -36,8 +37,10 @@ from deal_core.trainer.objective import LossWeights, Objective, alignment_loss
 from deal_core.trainer.run_folder import TrainState, as_begun
 from deal_core.trainer.schedule import weight_at
 from deal_core.trainer.settings import TrainSettings
-from deal_core.trainer.task import run_task
+from deal_core.trainer.task import ThresholdError, run_task
 from deal_core.trainer.views import plain_batches
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
             or the dataset has no depth for the edge loss.
         ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
         UsageError: the threshold rule reads depth, and the dataset has none.
-        EvaluationError: the training is complete, but the rule finds no threshold; resume it with another rule.
+        EvaluationError: the training is complete, but the rule finds no threshold; the model is kept with that of
+            another rule.
     """
     create_rule(settings.threshold_rule)  # refuse an unknown rule now, not after the last step
     if is_segmenter(settings.model.name):
@@ -87,6 +91,7 @@ class CamTraining:
 
         Raises:
             ConfigError: the edge loss needs depth, and the dataset has none.
+            DatasetError: no frame is tagged with a class, or there is one frame only.
             UsageError: the threshold rule needs depth, and the dataset has none.
         """
         data = self.settings.data
@@ -96,7 +101,9 @@ class CamTraining:
                 "data.depth to its folder, or train without the loss (deal.weight=0)"
             )
         need_depth_for_rule(self.settings.threshold_rule, dataset)
-        return dataset.split_by_segment(data.validation_fraction, seed=self.settings.seed)
+        train, held_out = dataset.split_by_segment(data.validation_fraction, seed=self.settings.seed)
+        _check_tags(train)
+        return train, held_out
 
     def prepare(self, network: nn.Module, frames: Dataset) -> None:
         """Start the tag logits of classes at the log-odds of their tags, where the network has a bias for them."""
@@ -161,10 +168,19 @@ class CamTraining:
         return {f"{name}_weight": getattr(self.settings, name).weight for name in ("deal", "isl", "fsl")}
 
     def threshold(self, network: nn.Module, info: ModelInfo, frames: Dataset, device: torch.device) -> Threshold:
-        """Return the background threshold that the rule of the settings chooses without masks."""
+        """Return the background threshold that the rule of the settings chooses without masks.
+
+        Raises:
+            ThresholdError: the rule finds no threshold; it holds that of the first other rule that does.
+        """
         cams = CamSettings(device=str(device), batch_size=self.settings.batch_size)
+        model = LoadedModel(network, info, sha256="")
         with evaluating(network):
-            return choose_threshold(LoadedModel(network, info, sha256=""), frames, cams, self.settings.threshold_rule)
+            try:
+                return choose_threshold(model, frames, cams, self.settings.threshold_rule)
+            except EvaluationError as error:
+                instead = _first_that_works(model, frames, cams)
+                raise ThresholdError(str(error), instead) from error
 
     def figures(
         self, network: nn.Module, threshold: Threshold, frames: Dataset, held_out: Dataset, device: torch.device
@@ -172,6 +188,38 @@ class CamTraining:
         """Return the `TrainingFigures`."""
         found = measure_figures(network, self.settings, frames, held_out, threshold, device)
         return {FIGURES_KEY: found.to_json()}
+
+
+def _check_tags(frames: Dataset) -> None:
+    """Refuse frames from whose tags nothing can be learnt, and warn of classes that cannot be learnt."""
+    if len(frames) == 1:
+        raise DatasetError(
+            f"{frames.path} gives 1 training frame, expected at least 2: a class is learnt from frames with and "
+            "frames without it"
+        )
+    tags, names = frames.tags, frames.classes.names
+    if not (tags == 1).any():
+        raise DatasetError(
+            f"{frames.path}: none of the {len(frames)} training frames is tagged present with a class, and training "
+            "learns from tags: tag frames with `deal tag`"
+        )
+    never = [name for name, of_class in zip(names, tags.T, strict=True) if not (of_class == 1).any()]
+    always = [
+        n for n, of_class in zip(names, tags.T, strict=True) if (of_class == 1).any() and not (of_class == 0).any()
+    ]
+    if never:
+        _log.warning("never tagged present, and so cannot be learnt: %s", ", ".join(never))
+    if always:
+        _log.warning("never tagged absent, and so cannot be told from the background: %s", ", ".join(always))
+
+
+def _first_that_works(model: LoadedModel, frames: Dataset, cams: CamSettings) -> Threshold:
+    """Return the threshold of a rule that finds one on any scores, if need be a fixed one."""
+    try:
+        return choose_threshold(model, frames, cams, "otsu")
+    except EvaluationError:
+        fixed = FixedRule().threshold()
+        return Threshold(fixed, f"fixed:{fixed}")
 
 
 def _tag_share(fabric: Fabric, tags: Tensor) -> float:

@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deal_core.dataset.dataset import Dataset, with_masks
+from deal_core.dataset.dataset import Dataset, has_class, masks_without_class, with_masks
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError
 from deal_core.evaluation.evaluate import add_up, count_mask
@@ -124,12 +124,13 @@ class Distillation:
 
         Raises:
             ConfigError: the network uses depth, and the dataset has none in metres.
-            DatasetError: the folder of masks is incomplete or is for other classes.
+            DatasetError: the folder of masks is incomplete or is for other classes, or no drawn mask contains a class.
         """
         _check_depth(dataset, self.settings)
         folder = None if self.settings.masks == "drawn" else Path(self.settings.masks)
         if folder is None:
             dataset = with_masks(dataset)
+            _require_drawn_classes(dataset)
         else:
             check_masks(folder, dataset)
         train, held_out = dataset.split_by_segment(self.settings.data.validation_fraction, seed=self.settings.seed)
@@ -188,6 +189,14 @@ class Distillation:
     ) -> Mapping[str, Any]:
         """Return nothing: `DistillResult` has the figures of the held-out frames."""
         return {}
+
+
+def _require_drawn_classes(dataset: Dataset) -> None:
+    """Raise `DatasetError` if frames are tagged and none of their masks contains a class."""
+    tagged = [frame for frame in dataset.frames if frame.tags.present]
+    masks = (dataset.load(frame).mask for frame in tagged)  # in most datasets, the first one has a class
+    if tagged and not any(mask is not None and has_class(mask) for mask in masks):
+        raise masks_without_class(dataset.path, dataset.classes)
 
 
 class MaskObjective(nn.Module):

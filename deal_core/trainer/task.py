@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.open import open_dataset
 from deal_core.dataset.transforms import TensorSample
-from deal_core.errors import ConfigError
+from deal_core.errors import ConfigError, EvaluationError
+from deal_core.files import refuse_output_on_input
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_model
 from deal_core.structures import DepthKind
@@ -31,6 +32,19 @@ from deal_core.trainer.views import Frames, Views
 F = TypeVar("F", bound=Frames)
 
 _UNDECIDED = Threshold(0.5, "none yet")
+
+
+class ThresholdError(EvaluationError):
+    """The threshold rule of a training finds no threshold.
+
+    Args:
+        reason: Reason that the rule gives.
+        instead: Threshold of another rule, which works.
+    """
+
+    def __init__(self, reason: str, instead: Threshold) -> None:
+        super().__init__(reason)
+        self.instead = instead
 
 
 class Task(Protocol[F]):
@@ -70,7 +84,7 @@ class Task(Protocol[F]):
         """Return facts about the training for the model file, in addition to steps, frames and seed."""
 
     def threshold(self, network: nn.Module, info: ModelInfo, frames: F, device: torch.device) -> Threshold:
-        """Return the background threshold of the trained network; `frames` are the training frames."""
+        """Return the background threshold of the network from its training frames, or raise `ThresholdError`."""
 
     def figures(
         self, network: nn.Module, threshold: Threshold, frames: F, held_out: F, device: torch.device
@@ -110,6 +124,7 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
         DatasetError: the dataset cannot be read.
         ConfigError: the run folder holds another run, or the settings do not fit the data, network or machine.
         ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
+        EvaluationError: the training is complete, but its threshold rule finds no threshold; the model is kept.
         DealError: a method of the task raises it.
     """
     settings = task.settings
@@ -117,6 +132,9 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
     dataset = open_dataset(settings.data)
     frames, held_out = task.split(dataset)
     check_batch_size(settings, len(frames), fabric.world_size)
+    weights = settings.model.arguments.get("weights")
+    if isinstance(weights, str) and Path(weights).is_file():
+        refuse_output_on_input([settings.output / MODEL_FILE], [Path(weights)], ConfigError)
     torch.manual_seed(settings.seed)
     network = create_model(settings.model.name, len(dataset.classes), **settings.model.arguments)
     task.prepare(network, frames)
@@ -132,13 +150,22 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
     facts = {"steps": done.steps, "frames": len(frames), "seed": settings.seed, **task.facts()}
     name, arguments, size = settings.model.name, settings.model.arguments, settings.data.image_size
     info = ModelInfo(name, arguments, dataset.classes, size, _UNDECIDED, facts)
-    threshold = task.threshold(network, info, frames, fabric.device)
+    failed: ThresholdError | None = None
+    try:
+        threshold = task.threshold(network, info, frames, fabric.device)
+    except ThresholdError as error:
+        failed, threshold = error, error.instead
     figures = task.figures(network, threshold, frames, held_out, fabric.device)
     info = replace(info, threshold=threshold, training={**facts, **figures})
     model = settings.output / MODEL_FILE
     if fabric.is_global_zero:
         save_model(model, network, info)
     fabric.barrier()
+    if failed:
+        raise EvaluationError(
+            f"{failed}. The training is complete: {model} has the threshold {threshold.value:.2f} of the rule "
+            f"'{threshold.rule}', which works"
+        )
     return Trained(model, network, info, frames, held_out, done.steps, done.resumed_from, fabric)
 
 

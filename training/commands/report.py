@@ -7,6 +7,7 @@ deal report runs/deal kitchen_cams runs/robot --dataset kitchen --recording held
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,11 +60,13 @@ def report(
       deal report runs/deal kitchen_cams runs/robot --dataset kitchen --recording held_out
     """
     from deal_core.errors import UsageError
+    from deal_core.files import refuse_output_on_input
     from deal_core.report.page import read_run, write_report
     from training.support.console import console, print_json, track
 
     if name and len(name) != len(runs):
         raise UsageError(f"--name: expected one for each of the {len(runs)} runs, found {len(name)}")
+    refuse_output_on_input([out], _files([*runs, *([dataset] if dataset else [])]), UsageError)
     if dataset is None:
         if (source, tags, device) != (SourceOptions(), "given", "auto"):
             raise UsageError(
@@ -104,6 +107,12 @@ def _compare(
     candidates = [open_candidate(path, name) for path, name in zip(paths, names, strict=True)]
     with counting("comparing", num_steps(candidates, dataset), quiet=quiet) as advance:
         return compare(candidates, dataset, work, settings, num_pictures=pictures, advance=advance)
+
+
+def _files(paths: list[Path]) -> Iterator[Path]:
+    """Yield the files among the paths and in the folders among them, but for earlier pages."""
+    for path in paths:
+        yield from (file for file in (path.rglob("*") if path.is_dir() else [path]) if file.suffix != ".html")
 
 
 def _renamed(run: Run, name: str) -> Run:

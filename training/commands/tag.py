@@ -11,6 +11,7 @@ from deal_core.tagging.choices import TagFormat
 from training.support.options import PageOptions
 
 if TYPE_CHECKING:
+    from deal_core.tagging.interchange import Imported
     from deal_core.tagging.store import TagStore
 
 
@@ -33,8 +34,9 @@ def tag(
       deal tag kitchen --export tags.csv
       deal tag kitchen --import project.json --format labelstudio
     """
-    from deal_core.dataset.dataset import Dataset
+    from deal_core.dataset.dataset import DATASET_FILE, FRAMES_FILE, RECORDINGS, Dataset
     from deal_core.errors import UsageError
+    from deal_core.files import refuse_output_on_input
     from deal_core.tagging.interchange import export_tags, import_tags
     from deal_core.tagging.store import TagStore, states_of
     from training.support.console import console
@@ -44,6 +46,8 @@ def tag(
     if export is not None:  # needs no lock: a dataset that is read-only, or being tagged, can be exported
         opened = Dataset.open(dataset)
         states = states_of([frame.tags for frame in opened.frames], opened.classes)
+        own = (dataset / DATASET_FILE, *(dataset / RECORDINGS / name / FRAMES_FILE for name in opened.recordings))
+        refuse_output_on_input([export], (*own, *opened.files()), UsageError)
         export_tags(export, form, dataset, opened.frames, states, opened.classes)
         console().print(f"{export}: the tags of {len(opened)} frames", markup=False)
         return
@@ -52,11 +56,24 @@ def tag(
             _serve(store, page)
             return
         read = import_tags(import_, form, store.path, store.frames, store.classes)
+        changed = read.changed(store.states())
         store.edit(read.changes)
-        said = f"{import_}: the tags of {read.frames} frames are in {dataset}"
-        if read.strangers:
-            said += f"; {len(read.strangers)} frames are not in the dataset and were skipped"
-        console().print(said, markup=False)
+        console().print(f"{import_}: {_imported(read, changed)} in {dataset}", markup=False)
+
+
+def _imported(read: Imported, changed: int) -> str:
+    """Return one line: the frames that were read, changed and kept, and what was not understood."""
+    from deal_core.dataset.image_files import first_few
+
+    said = f"read the tags of {read.frames} frames, changed {changed}, kept {read.frames - changed}"
+    if read.silent:
+        said += f" ({read.silent} of them not annotated)"
+    if read.not_understood:
+        said += f"; not understood: {', '.join(f'{count} {kind}' for kind, count in read.not_understood.items())}"
+    if read.strangers:
+        few = first_few(read.strangers)
+        said += f"; {len(read.strangers)} frames are not in the dataset and were skipped: {few};"
+    return said
 
 
 def _serve(store: TagStore, page: PageOptions) -> None:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from helpers.layouts import HEIGHT, WIDTH, make_hope
+from PIL import Image
 
 from deal_core.dataset.bop import HOPE_NAMES, missing_hope_sequences, open_bop
 from deal_core.dataset.check import check_source
@@ -199,3 +200,18 @@ def test_splits_that_do_not_exist(root: Path, tmp_path: Path) -> None:
         open_bop(root, "onboarding_static:left")
     with pytest.raises(DatasetError, match="is not a BOP dataset"):
         open_bop(tmp_path / "nothing")
+
+
+def test_images_may_be_tiff_or_have_capital_suffixes(root: Path) -> None:
+    before = [open_bop(root, "onboarding_static:up").load(i) for i in range(2)]
+    for scene in (root / "onboarding_static").iterdir():
+        for file in sorted((scene / "depth").iterdir()):
+            Image.open(file).save(file.with_suffix(".tif"))
+            file.unlink()
+        for file in sorted((scene / "rgb").iterdir()):
+            file.rename(file.with_suffix(".PNG"))
+            (scene / "rgb" / f"._{file.name}").write_bytes(b"\0\x05\x16\x07")
+    after = open_bop(root, "onboarding_static:up")
+    for i, sample in enumerate(before):
+        np.testing.assert_array_equal(after.load(i).image, sample.image)
+        np.testing.assert_array_equal(after.load(i).depth, sample.depth)

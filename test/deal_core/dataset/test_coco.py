@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from helpers.layouts import COCO_CATEGORIES, HEIGHT, WIDTH, make_coco
+from PIL import Image
 
 from deal_core.dataset.check import check_source
 from deal_core.dataset.coco import open_coco
@@ -230,3 +231,119 @@ def test_missing_splits_folders_and_images_are_named(root: Path, tmp_path: Path)
     (root / "train2014").rename(root / "elsewhere")
     with pytest.raises(DatasetError, match="has no images of train2014: expected the folder"):
         open_coco(root)
+
+
+# --- what other tools write
+
+
+def own(
+    root: Path, images: list[dict[str, Any]], annotations: list[dict[str, Any]], ids: tuple[int, int] = (0, 1)
+) -> Path:
+    """A dataset of a mug and a kettle; an image without a file yet becomes a black one of 80x60."""
+    for entry in images:
+        file = root / "train2014" / entry["file_name"]
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(file), np.zeros((60, 80, 3), np.uint8))
+    categories = [{"id": i, "name": name} for i, name in zip(ids, ("mug", "kettle"), strict=True)]
+    (root / "annotations").mkdir(parents=True)
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / "instances_train2014.json").write_text(json.dumps(content))
+    return root
+
+
+def square(image: int, category: int, x: int, y: int, side: int) -> dict[str, Any]:
+    outline = [x, y, x + side, y, x + side, y + side, x, y + side]
+    return {"image_id": image, "category_id": category, "segmentation": [outline]}
+
+
+def boxes(mask: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
+    """First and last row and column of each id."""
+    found = {i: np.argwhere(mask == i) for i in np.unique(mask).tolist() if i}
+    return {i: (*at.min(axis=0).tolist(), *at.max(axis=0).tolist()) for i, at in found.items()}
+
+
+def test_an_image_is_its_whole_path(tmp_path: Path) -> None:
+    names = ("kitchen/0001.jpg", "lab/0001.jpg", "lab/0002.png", "lab/0002.jpg")
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+    root = own(tmp_path, images, [square(i, i % 2, 10 * i, 5, 10) for i in range(4)])
+    dataset = open_coco(root)
+    assert [f.name for f in dataset.frames] == ["kitchen/0001", "lab/0001", "lab/0002.png", "lab/0002.jpg"]
+    for i, frame in enumerate(dataset.frames):
+        assert boxes(dataset.load(frame).mask) == {i % 2 + 1: (5, 10 * i, 14, 10 * i + 9)}
+        assert frame.tags.present == (("mug", "kettle")[i % 2],)
+
+
+def test_an_image_that_is_listed_twice_is_one_frame_with_all_its_objects(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "x.png"}, {"id": 2, "file_name": "x.png"}, {"id": 1, "file_name": "x.png"}]
+    dataset = open_coco(own(tmp_path, images, [square(1, 0, 0, 0, 10), square(2, 1, 20, 0, 10)]))
+    assert len(dataset) == 1 and dataset.frames[0].tags.present == ("kettle", "mug")
+    assert boxes(dataset.load(0).mask) == {1: (0, 0, 9, 9), 2: (0, 20, 9, 29)}
+    assert "1 images are listed more than once; their annotations are joined" in dataset.notes
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ({"id": 1, "file_name": "y.png"}, r"two images have the id 1: x\.png, y\.png"),
+        ({"id": 2, "file_name": "x.png", "width": 40, "height": 30}, r"x\.png is listed with the sizes"),
+    ],
+)
+def test_an_id_of_two_images_and_an_image_of_two_sizes_are_refused(
+    tmp_path: Path, second: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(DatasetError, match=said):
+        open_coco(own(tmp_path, [{"id": 1, "file_name": "x.png"}, second], [square(1, 0, 0, 0, 9)]))
+
+
+def test_ids_from_zero_and_with_gaps_are_numbered(tmp_path: Path) -> None:
+    root = own(tmp_path, [{"id": 0, "file_name": "x.png"}], [square(0, 7, 0, 0, 9)], ids=(0, 7))
+    dataset = open_coco(root)
+    assert dataset.classes.names == ("mug", "kettle") and boxes(dataset.load(0).mask) == {2: (0, 0, 8, 8)}
+    with pytest.raises(DatasetError, match="0 is the background; class_ids: contiguous numbers them from 1"):
+        open_coco(root, class_ids="category")
+
+
+RUNS = {"size": [120, 160], "counts": [40 * 120 + 20, *[40, 80] * 39, 40, 80 * 120 + 60]}
+"""Rows 20 to 59 of columns 40 to 79 of an image of 160x120."""
+
+
+@pytest.mark.parametrize("segmentation", [[[40, 20, 80, 20, 80, 60, 40, 60]], RUNS], ids=["polygon", "run lengths"])
+def test_outlines_of_a_copy_of_another_size_are_scaled(tmp_path: Path, segmentation: Any) -> None:
+    images = [{"id": 1, "file_name": "x.png", "width": 160, "height": 120}]
+    annotation = {"image_id": 1, "category_id": 0, "segmentation": segmentation}
+    assert boxes(open_coco(own(tmp_path, images, [annotation])).load(0).mask) == {1: (10, 20, 29, 39)}
+
+
+@pytest.mark.parametrize("size", [(60, 80), (160, 90)])
+def test_outlines_of_an_image_of_another_shape_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    images = [{"id": 1, "file_name": "x.png", "width": size[0], "height": size[1]}]
+    dataset = open_coco(own(tmp_path, images, [square(1, 0, 0, 0, 9)]))
+    with pytest.raises(DatasetError, match=rf"has size \[{size[1]}, {size[0]}\], expected the image's size \[60, 80\]"):
+        dataset.load(0)
+
+
+@pytest.mark.parametrize("shown", [True, False], ids=["as shown", "as stored"])
+def test_outlines_follow_a_photo_that_is_turned(tmp_path: Path, shown: bool) -> None:
+    """The photo is stored 80x60 and shown 60x80, turned by a quarter to the right."""
+    stored = np.zeros((60, 80, 3), np.uint8)
+    stored[5:15, 10:20] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "train2014").mkdir()
+    Image.fromarray(stored).save(tmp_path / "train2014" / "x.jpg", exif=exif, quality=95)
+    width, height = (60, 80) if shown else (80, 60)
+    x, y = (45, 10) if shown else (10, 5)
+    images = [{"id": 1, "file_name": "x.jpg", "width": width, "height": height}]
+    sample = open_coco(own(tmp_path, images, [square(1, 0, x, y, 10)])).load(0)
+    assert sample.image.shape == (80, 60, 3)
+    np.testing.assert_array_equal(sample.mask == 1, sample.image[..., 0] > 128)
+
+
+def test_an_object_that_is_only_a_box_tags_its_image_and_draws_no_mask(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}]
+    box = {"image_id": 1, "category_id": 0, "bbox": [1, 2, 3, 4], "segmentation": []}
+    dataset = open_coco(own(tmp_path, images, [box, square(1, 1, 0, 0, 9), square(2, 1, 0, 0, 9)]))
+    assert dataset.frames[0].tags.present == ("kettle", "mug")
+    assert dataset.load(0).mask is None and dataset.load(1).mask is not None
+    assert "1 images have an annotation without an outline, and so tags but no mask" in dataset.notes

@@ -418,3 +418,36 @@ def test_open_dataset_reads_the_own_layout(folder: Path) -> None:
     assert [frame.key for frame in dataset.frames] == ["b/5"] and dataset.has_depth
     with pytest.raises(UsageError, match="has no splits, found split: val"):
         open_dataset(SourceSettings(path=folder, split="val"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_from_any_editor_are_read(folder: Path, encoding: str) -> None:
+    before = Dataset.open(folder)
+    for name in ("dataset.yaml", "recordings/a/frames.jsonl"):
+        text = (folder / name).read_text()
+        (folder / name).write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    after = Dataset.open(folder)
+    assert (after.frames, after.classes) == (before.frames, before.classes)
+
+
+def test_masks_of_0_and_255_are_asked_about(folder: Path) -> None:
+    for file in (folder / "recordings").rglob("masks/*.png"):
+        cv2.imwrite(str(file), np.full((6, 8), 255, np.uint8))
+    tagged = folder / "recordings" / "a" / "frames.jsonl"
+    lines = [json.loads(line) for line in tagged.read_text().splitlines()]
+    tags = {"present": ["mug"], "absent": [], "marker": "complete"}
+    tagged.write_text("".join(json.dumps({**line, "tags": tags}) + "\n" for line in lines))
+    (error,) = check_dataset(folder).errors
+    assert "a: no mask of a tagged frame contains a class" in error and "255 (unlabelled)" in error
+    assert "1 for mug" in error
+
+
+def test_results_never_land_on_the_dataset(folder: Path) -> None:
+    dataset = Dataset.open(folder)
+    dataset.refuse_output(folder / "results", [folder / "results" / "a.png"])
+    with pytest.raises(UsageError, match="lies among the recordings of the dataset"):
+        dataset.refuse_output(folder / "recordings" / "masks")
+    again = folder / "again.png"
+    again.symlink_to(dataset.frames[0].color)
+    with pytest.raises(UsageError, match=rf"again\.png would replace what is read, .*color/{dataset.frames[0].name}"):
+        dataset.refuse_output(folder / "results", [again])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -222,3 +223,31 @@ def test_settings_that_mean_nothing_are_refused(root: Path) -> None:
 def test_grey_jpegs_become_rgb(root: Path) -> None:
     cv2.imwrite(str(root / "JPEGImages" / "2007_000001.jpg"), np.full((HEIGHT, WIDTH), 90, np.uint8))
     assert open_voc(root, "train").load(0).image.shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_list_from_any_editor_is_read(root: Path, encoding: str) -> None:
+    text = "\r\n".join([*VOC_NAMES["val"], "", ""])
+    (root / "ImageSets/Segmentation/val.txt").write_bytes(text.encode(encoding))
+    assert [frame.name for frame in open_voc(root, "val").frames] == list(VOC_NAMES["val"])
+
+
+def test_a_name_keeps_its_folder_its_dots_and_its_spaces(root: Path) -> None:
+    names = ("kitchen/frame.0001", "lab/frame.0001", "my photo")
+    for name in names:
+        for folder, suffix in (("JPEGImages", ".jpg"), ("SegmentationClass", ".png")):
+            (root / folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(root / folder / f"2007_000001{suffix}", root / folder / f"{name}{suffix}")
+    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(names))
+    dataset = open_voc(root, "train")
+    assert sorted(frame.name for frame in dataset.frames) == sorted(names)
+    assert all(dataset.load(frame).mask is not None for frame in dataset.frames)
+
+
+def test_images_may_have_another_suffix(root: Path) -> None:
+    jpg = root / "JPEGImages" / "2007_000005.jpg"
+    jpg.rename(jpg.with_suffix(".JPG"))
+    Image.open(root / "JPEGImages" / "2008_000006.jpg").save(root / "JPEGImages" / "2008_000006.png")
+    (root / "JPEGImages" / "2008_000006.jpg").unlink()
+    dataset = open_voc(root, "val")
+    assert [dataset.load(frame).image.shape for frame in dataset.frames] == [(HEIGHT, WIDTH, 3)] * 2
