@@ -237,6 +237,7 @@ class Unit:
     def run(self) -> dict[str, Any]:
         """Return the figures of every stage by name; each is mIoU and IoU of "any class", on its frames."""
         import numpy as np
+
         from deal_core.quality import choose_source
 
         self.add("all background", lambda sample: np.zeros(sample.image.shape[:2], np.uint8), self.train_frames)
@@ -345,19 +346,17 @@ class Unit:
 
     def masks(self, name: str, model: Any, refine: str) -> Any:
         """Write and score the masks of the training frames, and return their verdict."""
-        from deal_core.quality import judge, measure_masks, measure_tags
-
         from deal_core.masks.mask_folder import read_mask, write_cams
         from deal_core.masks.refine.refinement import refinement_settings
         from deal_core.masks.score_dataset import CamSettings
+        from deal_core.quality import judge, measure_masks, training_facts
 
         folder, classes = self.folder / "masks" / _file_name(name), len(self.train_frames.classes)
         settings = CamSettings(device=self.bench.device, refine=refinement_settings(refine))
         for _ in write_cams(model, self.train_frames, folder, settings):
             pass
         self.add(name, lambda s: read_mask(folder, s.key, s.image.shape[:2], classes), self.train_frames)
-        tags = measure_tags(model, self.train_frames, device=self.bench.device)
-        verdict = judge(measure_masks(folder, self.train_frames), tags)
+        verdict = judge(measure_masks(folder, self.train_frames), training_facts(model.info))
         self.figures[name] |= {"score": verdict.score, "verdict": verdict.grade}
         return verdict
 
