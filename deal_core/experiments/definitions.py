@@ -12,6 +12,7 @@ from deal_core.dataset.extract import ExtractOptions, extract_recording
 from deal_core.experiments.choices import BenchmarkName
 from deal_core.masks.choices import ImageSize, Normalisation
 from deal_core.synthetic.recording import SyntheticConfig, SyntheticFrame, render_scenes, write_recording
+from deal_core.synthetic.world import World
 
 LossName = Literal["deal", "isl", "fsl"]
 LOSSES: tuple[LossName, ...] = ("deal", "isl", "fsl")
@@ -153,8 +154,8 @@ def synthetic_scenes(train: int = TRAIN_SCENES, test: int = TEST_SCENES) -> dict
 
 def make_scenes(
     folder: Path,
-    scenes: Mapping[str, SyntheticConfig],
-    render: Callable[[str, SyntheticConfig], Iterable[SyntheticFrame]] = lambda name, config: render_scenes(config),
+    scenes: Mapping[str, World],
+    render: Callable[[str, World], Iterable[SyntheticFrame]] = lambda name, config: render_scenes(config),
 ) -> Path:
     """Write the missing recordings, extract all, and return the dataset folder.
 

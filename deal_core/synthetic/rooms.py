@@ -62,9 +62,8 @@ class RoomsConfig(World):
 
     def __post_init__(self) -> None:
         if len(set(self.difficulties)) != len(self.difficulties):
-            raise ConfigError(
-                f"rooms difficulties: expected each at most once, found {[d.value for d in self.difficulties]}"
-            )
+            found = ", ".join(difficulty.value for difficulty in self.difficulties)
+            raise ConfigError(f"rooms difficulties: expected each at most once, found {found}")
         self._expect_sizes()
 
     @property

@@ -131,8 +131,8 @@ def make_clutter(style: RoomStyle, rng: np.random.Generator) -> Thing:
         mesh = moved(trimesh.creation.box(sides), z=float(sides[2]) / 2)
         top = (float(sides[2]), float(sides[1]) / 2)
     look = body_material(rng, style.bodies)
-    if rng.random() < 0.3:
-        look = replace(look, first=style.hue(rng))
+    if rng.random() < 0.15:
+        look = replace(look, pattern=Pattern.SOLID, first=style.hue(rng))
     return Thing(((mesh, look, False),), 0, Role.CLUTTER, top)
 
 
