@@ -16,6 +16,7 @@ from deal_core.structures import TagMarker
 from deal_core.synthetic.bodies import CATALOGUE
 from deal_core.synthetic.furniture import FLAT_FURNITURE, UNEVEN_FURNITURE, Furniture
 from deal_core.synthetic.recording import SyntheticFrame, render_scenes
+from deal_core.synthetic.render import Renderer
 from deal_core.synthetic.room import Difficulty, Room
 from deal_core.synthetic.room_style import Split
 from deal_core.synthetic.rooms import RoomsConfig, parse_difficulties
@@ -237,6 +238,19 @@ def test_holes_ring_near_things_as_on_a_real_camera():
     assert shares[()][0] < 0.06
     assert 0.08 < shares[(Difficulty.HOLES,)][0] < 0.28
     assert shares[(Difficulty.HOLES,)][1] > max(0.35, 1.2 * shares[()][1])
+
+
+def test_dark_and_shiny_surfaces_are_seen_where_they_are():
+    config = replace(SMALL, difficulties=(Difficulty.HOLES,))
+    room, poses = config.make_scene(np.random.default_rng(1))
+    view = Renderer(room, config.camera).view(poses[0], config.stereo.baseline_m)
+    losses = {0: set(), **{n: set() for n in range(1, len(room.objects) + 1)}}
+    for material, owner in zip(room.face_material, room.face_object, strict=True):
+        losses[int(owner)].add(round(room.materials[material].match_loss, 5))
+    for index in np.unique(view.instance):
+        seen = {round(float(loss), 5) for loss in np.unique(view.match_loss[view.instance == index])}
+        assert seen <= losses[int(index)]
+    assert view.match_loss.max() > 0
 
 
 def test_all_difficulties_give_rooms_with_and_without_planes(hard_rooms):

@@ -74,6 +74,15 @@ def test_one_tag_a_frame_is_right_and_says_nothing_of_the_other_present_classes(
         assert np.array_equal(tags == 0, ~seen)
 
 
+def test_one_tag_a_frame_is_never_of_an_unknown_class():
+    for seed in range(30):
+        visible = random_visible(10, seed)
+        partial = np.isnan(vectors(TagFaults(partial=0.5), visible, seed))
+        both = vectors(TagFaults(partial=0.5, one=True), visible, seed)
+        assert np.isnan(both[partial]).all()
+        assert np.array_equal((both == 1).sum(axis=1), np.minimum(1, (visible & ~partial).sum(axis=1)))
+
+
 def test_a_text_gives_the_faults():
     assert parse_tag_faults("") == TagFaults()
     faults = parse_tag_faults("wrong=0.05, late=3,partial=0.3,one,co-occurring")
