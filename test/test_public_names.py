@@ -47,8 +47,8 @@ PUBLIC = {
         "RgbdFrame StreamRequest collect_pairs"
     ),
     "deal_core.synthetic": (
-        "Renderer StereoCamera SyntheticConfig SyntheticFrame Tabletop View make_tabletop measure_depth "
-        "render_scenes write_recording"
+        "Difficulty MatchFailures Renderer RoomsConfig Scene Split StereoCamera SyntheticConfig SyntheticFrame "
+        "Tabletop TagFaults View World find_match_failures make_tabletop measure_depth render_scenes write_recording"
     ),
     "deal_core.evaluation": (
         "AgreementEvaluator BoundaryScore ClassScore ConfusionMatrix EvaluationResult FrameScore "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from deal_core.dataset.choices import Layout
 from deal_core.dataset.extract import ExtractOptions, extract_recording
@@ -155,7 +155,7 @@ def synthetic_scenes(train: int = TRAIN_SCENES, test: int = TEST_SCENES) -> dict
 def make_scenes(
     folder: Path,
     scenes: Mapping[str, World],
-    render: Callable[[str, Any], Iterable[SyntheticFrame]] = lambda name, config: render_scenes(config),
+    render: Callable[[str, World], Iterable[SyntheticFrame]] = lambda name, config: render_scenes(config),
 ) -> Path:
     """Write the missing recordings, extract all, and return the dataset folder.
 

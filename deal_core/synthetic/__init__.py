@@ -1,4 +1,4 @@
-"""Synthetic tabletops: scenes, ray casting, stereo depth noise, and the recording made of them."""
+"""Synthetic tabletops and rooms: scenes, ray casting, stereo depth noise, and the recording made of them."""
 
 import lazy_loader
 

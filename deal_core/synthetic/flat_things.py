@@ -30,7 +30,7 @@ def _blade(rng: np.random.Generator, style: BodyStyle) -> Body:
 
 
 def _plate(rng: np.random.Generator, style: BodyStyle) -> Body:
-    radius, rim = float(rng.uniform(0.07, 0.10)), 0.015
+    radius, rim = float(rng.uniform(0.06, 0.085)), 0.015
     line = [(0, 0), (0.6 * radius, 0), (radius, rim), (0.95 * radius, rim + 0.002), (0.57 * radius, 0.004), (0, 0.004)]
     return Body(trimesh.creation.revolve(np.array(line), sections=32), rim, radius, radius, 0.55 * radius, 32)
 

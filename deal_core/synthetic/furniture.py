@@ -141,14 +141,14 @@ def _table(x: float, style: RoomStyle, builder: SceneBuilder, rng: np.random.Gen
     for side, end in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
         leg = (x + side * (half[0] - 0.05), end * (half[1] - 0.05), (level - 0.03) / 2)
         _add(builder, trimesh.creation.box((0.05, 0.05, level - 0.03)), material, leg)
-    return _station(Furniture.TABLE, _plane((x, 0.0), half, level), 0.03, (0.7, 1.1), (28, 55))
+    return _station(Furniture.TABLE, _plane((x, 0.0), half, level), 0.03, (0.7, 1.05), (28, 55))
 
 
 def _floor(x: float, style: RoomStyle, builder: SceneBuilder, rng: np.random.Generator) -> Station:
     step = float(rng.uniform(0.10, 0.25))
     box = trimesh.creation.box((0.5, 0.25, step))
     _add(builder, box, draw_material(style.boards, rng), (x + float(rng.uniform(-0.4, 0.4)), 0.42, step / 2))
-    return _station(Furniture.FLOOR, _plane((x, -0.05), (0.6, 0.32), 0.0), 0.03, (0.8, 1.4), (35, 60))
+    return _station(Furniture.FLOOR, _plane((x, -0.05), (0.6, 0.32), 0.0), 0.03, (0.8, 1.25), (35, 60))
 
 
 def _shelf(x: float, style: RoomStyle, builder: SceneBuilder, rng: np.random.Generator) -> Station:
@@ -176,7 +176,7 @@ def _rack(furniture: Furniture, x: float, style: RoomStyle, builder: SceneBuilde
     level = levels[int(rng.integers(1, 3))]
     packed = furniture is Furniture.PACKED_SHELF
     support = _plane((x, -0.055 if packed else 0.0), (half[0], 0.115 if packed else 0.15), level)
-    return _station(furniture, support, 0.07, (0.65, 0.95), (6, 18))
+    return _station(furniture, support, 0.07, (0.65, 0.9), (6, 18))
 
 
 def _pack(
@@ -202,14 +202,14 @@ def _bed(x: float, style: RoomStyle, builder: SceneBuilder, rng: np.random.Gener
     bumps = _bumps((x, 0.0), 150, 0.15, 0.12, rng)
     support = Support((x, 0.0), (0.60, 0.45), float(rng.uniform(0.32, 0.5)), bumps)
     _add_cloth(support, draw_material(style.cloths, rng), builder)
-    return _station(Furniture.BED, support, 0.02, (0.65, 1.05), (44, 64))
+    return _station(Furniture.BED, support, 0.02, (0.65, 0.95), (44, 64))
 
 
 def _heap(x: float, style: RoomStyle, builder: SceneBuilder, rng: np.random.Generator) -> Station:
     mound = np.array([[x, 0.05, float(rng.uniform(0.22, 0.34)), 0.28]])
     support = Support((x, 0.0), (0.55, 0.42), 0.12, np.concatenate([mound, _bumps((x, 0.0), 220, 0.12, 0.09, rng)]))
     _add_cloth(support, draw_material(style.cloths, rng), builder)
-    return _station(Furniture.HEAP, support, -0.04, (0.65, 1.0), (44, 64))
+    return _station(Furniture.HEAP, support, -0.04, (0.65, 0.95), (44, 64))
 
 
 _CLOTH = (1.25, 1.15)
@@ -224,7 +224,7 @@ def _bumps(center: tuple[float, float], count: int, tall: float, wide: float, rn
 
 def _add_cloth(support: Support, material: Material, builder: SceneBuilder) -> None:
     """Add the surface of a support, with sides that fall to the floor."""
-    columns, rows = 100, 92
+    columns, rows = 84, 76
     x = support.center[0] + _CLOTH[0] * np.linspace(-1, 1, columns)
     y = support.center[1] + _CLOTH[1] * np.linspace(-1, 1, rows)
     grid_x, grid_y = np.meshgrid(x, y)

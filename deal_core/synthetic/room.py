@@ -116,7 +116,7 @@ def sweep(room: Room, plan: RoomPlan, frames: int, rng: np.random.Generator) -> 
         rng: random generator.
     """
     style, stations = plan.style, room.stations
-    is_far = plan.has(Difficulty.SMALL) and (len(plan.difficulties) == 1 or rng.random() < 0.5)
+    is_far = plan.has(Difficulty.SMALL) and (len(plan.difficulties) == 1 or rng.random() < 0.35)
     time = np.linspace(0.0, 1.0, frames) if frames > 1 else np.array([0.5])
     progress = time * (len(stations) - 1)
     here = np.minimum(progress.astype(int), max(len(stations) - 2, 0))
@@ -142,13 +142,13 @@ def sweep(room: Room, plan: RoomPlan, frames: int, rng: np.random.Generator) -> 
 
 
 _FAR: Mapping[Furniture, tuple[float, float]] = {
-    Furniture.TABLE: (1.2, 1.8),
-    Furniture.SHELF: (1.1, 1.5),
-    Furniture.FLOOR: (1.3, 1.9),
+    Furniture.TABLE: (1.1, 1.6),
+    Furniture.SHELF: (1.0, 1.4),
+    Furniture.FLOOR: (1.2, 1.7),
     # Not so far that the room around them comes into view.
-    Furniture.PACKED_SHELF: (1.0, 1.2),
-    Furniture.BED: (1.2, 1.5),
-    Furniture.HEAP: (1.1, 1.3),
+    Furniture.PACKED_SHELF: (0.95, 1.1),
+    Furniture.BED: (1.0, 1.3),
+    Furniture.HEAP: (1.0, 1.2),
 }
 _HALF_WIDTH: Mapping[Furniture, float] = {
     Furniture.TABLE: 0.75,
@@ -180,10 +180,10 @@ def _fill(station: Station, plan: RoomPlan, arrangement: Arrangement, rng: np.ra
     for class_id in _draw_classes(plan, (3, 5) if many else (2, 4), rng):
         thing = _treated(make_thing(plan.kinds[class_id - 1], class_id, plan.style, rng), plan, rng)
         placed = False
-        if plan.has(Difficulty.STACKED) and rng.random() < 0.5:
+        if plan.has(Difficulty.STACKED) and rng.random() < 0.6:
             tops = [top for top in arrangement.free_tops() if arrangement.objects[top - 1].class_id != class_id]
             placed = any(arrangement.put_on(thing, top) for top in reversed(tops))
-        if not placed and plan.has(Difficulty.TOUCHING) and rng.random() < 0.75:
+        if not placed and plan.has(Difficulty.TOUCHING) and rng.random() < 0.85:
             others = arrangement.things_on(station.support, except_class=class_id)
             placed = any(arrangement.put_beside(thing, station.support, other) for other in others)
         if not placed:
@@ -198,15 +198,20 @@ def _fill(station: Station, plan: RoomPlan, arrangement: Arrangement, rng: np.ra
 
 
 def _draw_classes(plan: RoomPlan, count: tuple[int, int], rng: np.random.Generator) -> list[int]:
-    """Return one class id per thing."""
+    """Return one class id per thing, those first on which others can stand."""
     total = len(plan.kinds)
-    kinds = {int(k) for k in rng.permutation(total)[: rng.integers(1, 4)] + 1}
+    mixed = plan.has(Difficulty.TOUCHING) or plan.has(Difficulty.STACKED)
+    order = [int(k) for k in rng.permutation(total) + 1]
+    chosen = set(order[: rng.integers(2 if mixed else 1, 4)])
+    carriers = [k for k in order if plan.kinds[k - 1].carries]
+    if plan.has(Difficulty.STACKED) and carriers:
+        chosen.add(carriers[0])
     if plan.co_occurring:
-        partners = {k + 1 if k % 2 else k - 1 for k in kinds if rng.random() < 0.95}
-        kinds |= {k for k in partners if k <= total}
-    chosen = sorted(kinds)
-    rest = rng.choice(chosen, max(0, int(rng.integers(count[0], count[1] + 1)) - len(chosen)))
-    return [int(k) for k in rng.permutation([*chosen, *rest])]
+        partners = {k + 1 if k % 2 else k - 1 for k in chosen if rng.random() < 0.95}
+        chosen |= {k for k in partners if k <= total}
+    rest = rng.choice(sorted(chosen), max(0, int(rng.integers(count[0], count[1] + 1)) - len(chosen)))
+    ids = [int(k) for k in rng.permutation([*sorted(chosen), *rest])]
+    return sorted(ids, key=lambda k: not plan.kinds[k - 1].carries) if plan.has(Difficulty.STACKED) else ids
 
 
 def _treated(thing: Thing, plan: RoomPlan, rng: np.random.Generator) -> Thing:

@@ -68,13 +68,15 @@ class RoomStyle:
     warmth: tuple[float, float]
 
     def part_material(self, material: Material, class_id: int, rng: np.random.Generator) -> Material:
-        """Return the material of one object's telling part: the pattern of its class in one of three pairs of colours.
+        """Return the material of one object's telling part: the pattern of its class in one of four pairs of colours.
 
-        Other classes have the same colours, so the colour alone does not tell the class.
+        One colour is that of the class, the other varies. Parts of other classes and look-alikes have the same colours,
+        so the colour alone does not tell the class.
         """
         own = self.hues[(class_id - 1) % len(self.hues)]
         near, far = (self.hues[(class_id - 1 + step) % len(self.hues)] for step in self.partners)
-        first, second = ((own, self.pale), (own, far), (near, self.dark))[int(rng.integers(3))]
+        partner = (self.pale, self.dark, near, far)[int(rng.integers(4))]
+        first, second = (own, partner) if rng.random() < 0.5 else (partner, own)
         return replace(material, first=shade(first, rng), second=shade(second, rng))
 
     def hue(self, rng: np.random.Generator) -> Color:

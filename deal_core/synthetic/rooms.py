@@ -25,7 +25,7 @@ class RoomsConfig(World):
 
     A camera goes along furniture: tables of several heights, shelves, the floor, beds and heaps. Without difficulties,
     a room is one table with a few separate things. A difficulty that is chosen alone is in every room; of several,
-    `no-plane` and `small` are in half of the rooms each.
+    `no-plane` is in half of the rooms and `small` in a third.
 
     Raises:
         ConfigError: a value is out of range; the message gives the range and the value.
@@ -51,7 +51,7 @@ class RoomsConfig(World):
     """How the given tags differ from the visible classes."""
     horizontal_fov_deg: float = 58.0
     """The colour camera's horizontal angle of view, 20 to 90."""
-    min_visible: float = 0.0015
+    min_visible: float = 0.002
     """Smallest share of the image for a class to be tagged."""
     frame_rate_hz: float = 5.0
     """Frame rate within a room."""
@@ -62,7 +62,8 @@ class RoomsConfig(World):
 
     def __post_init__(self) -> None:
         if len(set(self.difficulties)) != len(self.difficulties):
-            raise ConfigError(f"rooms difficulties: expected each at most once, found {list(self.difficulties)}")
+            found = ", ".join(difficulty.value for difficulty in self.difficulties)
+            raise ConfigError(f"rooms difficulties: expected each at most once, found {found}")
         self._expect_sizes()
 
     @property

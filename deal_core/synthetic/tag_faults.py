@@ -100,10 +100,10 @@ class Tagger:
         self._flipped = np.where(changed, self._rng.random(len(seen)) < self._faults.wrong, self._flipped)
         present = seen ^ self._flipped
         unknown = self._unknown.copy()
-        if self._faults.one and present.any():
+        if self._faults.one:
             # The same class for as long as it is tagged as present.
-            unknown |= present
-            unknown[min(np.flatnonzero(present), key=lambda k: self._rank[k])] = False
+            shown = sorted(np.flatnonzero(present & ~unknown), key=lambda k: self._rank[k])
+            unknown[shown[1:]] = True
         return self._state(present & ~unknown, ~present & ~unknown)
 
     def _state(self, present: BoolArray, absent: BoolArray) -> TagState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -69,10 +70,15 @@ class Thing:
         solids = tuple((mesh.copy().apply_scale(factor), look, part) for mesh, look, part in self.solids)
         return replace(self, solids=solids, top=(self.top[0] * factor, self.top[1] * factor))
 
-    @property
+    @cached_property
     def points(self) -> FloatArray:
         """(N, 3) vertices of all its meshes."""
         return np.concatenate([np.asarray(mesh.vertices, np.float64) for mesh, _, _ in self.solids])
+
+    @cached_property
+    def outline(self) -> FloatArray:
+        """(M, 2) corners of its convex hull as seen from above."""
+        return np.asarray(cv2.convexHull(self.points[:, :2].astype(np.float32))[:, 0], np.float64)
 
 
 def make_thing(kind: ObjectClass, class_id: int, style: RoomStyle, rng: np.random.Generator) -> Thing:
@@ -80,8 +86,16 @@ def make_thing(kind: ObjectClass, class_id: int, style: RoomStyle, rng: np.rando
     body = kind.body(rng, style.bodies)
     look = style.part_material(kind.material, class_id, rng)
     top = (body.height, body.top) if kind.carries else (0.0, 0.0)
-    solids = ((body.mesh, body_material(rng, style.bodies), False), (kind.part(body), look, True))
+    part = kind.part(body) if kind.is_flat else _enlarged(kind.part(body))
+    solids = ((body.mesh, body_material(rng, style.bodies), False), (part, look, True))
     return Thing(solids, class_id, Role.THING, top, kind.is_flat)
+
+
+def _enlarged(part: trimesh.Trimesh, factor: float = 1.2) -> trimesh.Trimesh:
+    """Enlarge a part about its middle: things are smaller in the image than on tabletops."""
+    middle = part.bounds.mean(axis=0)
+    part = moved(moved(part, *-middle).apply_scale(factor), *middle)
+    return moved(part, z=max(0.0, -float(part.bounds[0, 2])))
 
 
 def make_look_alike(style: RoomStyle, rng: np.random.Generator) -> Thing:
@@ -117,8 +131,8 @@ def make_clutter(style: RoomStyle, rng: np.random.Generator) -> Thing:
         mesh = moved(trimesh.creation.box(sides), z=float(sides[2]) / 2)
         top = (float(sides[2]), float(sides[1]) / 2)
     look = body_material(rng, style.bodies)
-    if rng.random() < 0.3:
-        look = replace(look, first=style.hue(rng))
+    if rng.random() < 0.15:
+        look = replace(look, pattern=Pattern.SOLID, first=style.hue(rng))
     return Thing(((mesh, look, False),), 0, Role.CLUTTER, top)
 
 
@@ -209,10 +223,8 @@ class Arrangement:
 
     def _outline(self, thing: Thing, x: float, y: float, yaw: float) -> FloatArray:
         """Return the (N, 2) corners of the convex hull as seen from above."""
-        flat = thing.points[:, :2].astype(np.float32)
         cos, sin = math.cos(yaw), math.sin(yaw)
-        hull = cv2.convexHull(flat)[:, 0].astype(np.float64)
-        return hull @ np.array([[cos, sin], [-sin, cos]]) + np.array([x, y])
+        return thing.outline @ np.array([[cos, sin], [-sin, cos]]) + np.array([x, y])
 
     def _is_free(self, outline: FloatArray, support: Support, clearance: float) -> bool:
         x, y = outline.mean(axis=0)

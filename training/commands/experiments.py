@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from deal_core.experiments.plan import ExperimentOptions, Plan
     from deal_core.experiments.run import Resources, RunFailure
     from deal_core.experiments.table import Row
-    from deal_core.synthetic.recording import SyntheticConfig, SyntheticFrame
+    from deal_core.synthetic.recording import SyntheticFrame
+    from deal_core.synthetic.world import World
 
 
 def experiments(
@@ -108,7 +109,7 @@ def _render_scenes(folder: Path, scenes: int | None, test_scenes: int | None, *,
     from deal_core.synthetic.recording import render_scenes
     from training.support.console import track
 
-    def render(name: str, config: SyntheticConfig) -> Iterator[SyntheticFrame]:
+    def render(name: str, config: World) -> Iterator[SyntheticFrame]:
         return track(render_scenes(config), f"scenes: {name}", config.frames, quiet=quiet)
 
     made = synthetic_scenes(scenes or TRAIN_SCENES, test_scenes or TEST_SCENES)

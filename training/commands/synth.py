@@ -66,7 +66,7 @@ def synth(
 
     Example:
       deal synth /tmp/tabletop_train --scenes 4 --frames-per-scene 5 --size 160x120 --seed 1
-      deal synth /tmp/rooms_train --world rooms --difficulty touching,clutter --tag-faults wrong=0.05,late=3 --scenes 2
+      deal synth /tmp/rooms_train --world rooms --scenes 2 --difficulty touching,clutter --tag-faults wrong=0.05
     """
     from deal_core.synthetic.recording import SyntheticConfig, render_scenes, write_recording
     from deal_core.synthetic.room_style import Split

@@ -215,3 +215,15 @@ def test_ros_itself_reads_what_was_written_and_we_read_what_ros_wrote(tmp_path: 
                 np.testing.assert_array_equal(decoder.depth(again, raw.type).depth_mm, pair(stamp).depth_mm)
             else:
                 assert list(message.k) == [10, 0, 4, 0, 11, 3, 0, 0, 1] and decoder.camera(again) == CAMERA
+
+
+def test_true_poses_lie_beside_the_masks(tmp_path: Path) -> None:
+    with RecordingWriter(tmp_path / "room", CLASSES, CAMERA) as writer:
+        for stamp in (1, 2):
+            writer.write_pair(RgbdPair(stamp, np.zeros((6, 8, 3), np.uint8), np.zeros((6, 8), np.uint16)))
+            writer.write_true_pose(stamp, np.eye(3, dtype=np.float32), np.array([0.5, 0, stamp], np.float32))
+    poses = json.loads((tmp_path / "room" / "ground_truth" / "poses.json").read_text())
+    assert poses["2"] == {"rotation": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "position": [0.5, 0, 2]}
+    assert list(poses) == ["1", "2"]
+    with pytest.raises(RecordingError, match="is not open"):
+        writer.write_true_pose(3, np.eye(3, dtype=np.float32), np.zeros(3, np.float32))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deal_core.errors import ConfigError
-from deal_core.synthetic.depth_noise import StereoCamera, measure_depth
+from deal_core.synthetic.depth_noise import MatchFailures, StereoCamera, find_match_failures, measure_depth
 
 SHAPE = (160, 200)
 
@@ -116,3 +116,38 @@ def test_edges_are_ragged_and_slopes_are_not():
 def test_impossible_cameras_are_refused(change, named):
     with pytest.raises(ConfigError, match=named):
         StereoCamera(**change)
+
+
+# --- where no match is found ----------------------------------------------------------------------------------------
+
+NO_LOSS = np.zeros(SHAPE, np.float32)
+
+
+def test_a_ring_on_the_far_side_of_an_edge_loses_its_share():
+    step = np.where(np.arange(SHAPE[1]) < 100, 0.7, 1.0)[None, :].repeat(SHAPE[0], 0).astype(np.float32)
+    failures = MatchFailures(window_px=8.0, ring_loss=0.7, ragged_px=0.5)
+    lost = np.mean([find_match_failures(step, NO_LOSS, failures, np.random.default_rng(n)) for n in range(6)], axis=0)
+    per_column = lost.mean(axis=0)
+    reach = round(8.0 * SHAPE[1] / 320)
+    assert not per_column[:100].any()  # near things keep their depth
+    assert np.abs(per_column[100 : 100 + reach] - 0.7).max() < 0.15
+    assert not per_column[100 + reach + 3 :].any()
+
+
+def test_a_slope_has_no_ring():
+    slope = np.broadcast_to(np.linspace(0.5, 2.0, SHAPE[0])[:, None], SHAPE).astype(np.float32)
+    assert not find_match_failures(slope, NO_LOSS, MatchFailures(), np.random.default_rng(0)).any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.85, 1.0])
+def test_surfaces_lose_their_share_in_patches(share):
+    flat, loss = np.ones(SHAPE, np.float32), np.zeros(SHAPE, np.float32)
+    loss[:, :100] = share
+    lost = np.array(
+        [find_match_failures(flat, loss, MatchFailures(patch_px=2.0), np.random.default_rng(n)) for n in range(8)]
+    )
+    assert not lost[:, :, 100:].any()
+    assert lost[:, :, :100].mean() == pytest.approx(share, abs=0.05)
+    if 0 < share < 1:
+        half = lost[:, :, :100]
+        assert (half[:, :, 1:] != half[:, :, :-1]).mean() < share * (1 - share)

@@ -30,14 +30,23 @@ def deal(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 SMALL = ("--scenes", 1, "--frames-per-scene", 2, "--size", "64x48")
 
 
-def test_the_example_in_the_help_runs(monkeypatch, tmp_path):
-    match = re.search(r"^\s*deal (synth .*)$", synth.__doc__ or "", re.MULTILINE)
-    assert match
-    words = shlex.split(match[1])
+@pytest.mark.parametrize(("number", "files"), [(0, 20), (1, 21)])
+def test_the_examples_in_the_help_run(monkeypatch, tmp_path, number, files):
+    words = shlex.split(re.findall(r"^\s*deal (synth .*)$", synth.__doc__ or "", re.MULTILINE)[number])
     words[1] = str(tmp_path / "example")
     assert deal(monkeypatch, *words) == 0
     assert (tmp_path / "example" / "metadata.yaml").is_file()
-    assert len(list((tmp_path / "example" / "ground_truth").iterdir())) == 20
+    assert len(list((tmp_path / "example" / "ground_truth").iterdir())) == files
+
+
+def test_rooms_are_recordings_that_check_and_extract_take(monkeypatch, tmp_path, capsys):
+    options = ("--world", "rooms", "--difficulty", "flat,stacked", "--tag-faults", "partial=0.5", "--split", "final")
+    assert deal(monkeypatch, "synth", tmp_path / "room", *SMALL, *options) == 0
+    assert deal(monkeypatch, "check", tmp_path / "room") == 0
+    assert deal(monkeypatch, "extract", tmp_path / "room", "--out", tmp_path / "dataset") == 0
+    poses = json.loads((tmp_path / "room" / "ground_truth" / "poses.json").read_text())
+    assert len(poses) == 2
+    assert not list((tmp_path / "dataset").rglob("poses.json"))  # training never sees them
 
 
 def test_json_is_one_document_on_stdout(monkeypatch, tmp_path, capsys):
@@ -58,6 +67,17 @@ def test_json_is_one_document_on_stdout(monkeypatch, tmp_path, capsys):
         (("--classes", "40"), 2, "num_classes: expected 1 to 12, found 40"),
         (("--scenes", "0"), 2, "scenes"),
         (("--seed", "-1"), 2, "seed"),
+        (("--world", "moon"), 2, "moon"),
+        (("--world", "rooms", "--objects", "2-4"), 2, "--objects is only for --world tabletops"),
+        (("--world", "rooms", "--prints", "1-3"), 2, "--prints is only for --world tabletops"),
+        (("--difficulty", "holes"), 2, "--difficulty is only for --world rooms"),
+        (("--tag-faults", "one"), 2, "--tag-faults is only for --world rooms"),
+        (("--split", "final"), 2, "--split is only for --world rooms"),
+        (("--world", "rooms", "--difficulty", "hole"), 2, "Did you mean 'holes'?"),
+        (("--world", "rooms", "--difficulty", "holes,holes"), 2, "expected each at most once, found holes, holes"),
+        (("--world", "rooms", "--tag-faults", "wrong=2"), 2, "expected wrong from 0 to 1, found 2.0"),
+        (("--world", "rooms", "--split", "test"), 2, "test"),
+        (("--world", "rooms", "--classes", "13"), 2, "num_classes: expected 1 to 12, found 13"),
     ],
 )
 def test_wrong_options_are_named(monkeypatch, tmp_path, capsys, options, code, said):
