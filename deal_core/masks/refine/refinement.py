@@ -23,6 +23,8 @@ RefineSettings = ParSettings | CrfSettings | WalkSettings | RegionSettings | Aut
 
 _KINDS: dict[str, type[RefineSettings]] = {kind.method: kind for kind in get_args(RefineSettings)}
 
+_OFF_PLANES = 0.25  # off the supporting planes, the walk needs this share of the threshold: most background is on them
+
 REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)
 """Names that `refinement_settings` accepts."""
 
@@ -124,32 +126,33 @@ def refine_scores(
     else:
         if relative:
             chosen = chosen / chosen.amax()
-        stack = with_background(chosen, threshold, settings.alpha)
         if isinstance(settings, CrfSettings):
-            stack = dense_crf(image, stack, settings)
+            stack = dense_crf(image, with_background(chosen, threshold, settings.alpha), settings)
         else:
-            stack = _background_on_planes(stack, settings, **measured)
-            stack = walk_on_surfaces(image, stack, settings, **measured)
+            stack = walk_on_surfaces(image, _with_planes(chosen, threshold, settings, **measured), settings, **measured)
         refined = without_background(stack)
     result = torch.zeros_like(scores)
     result[present] = refined.clamp(0, 1).to(scores.dtype)
     return result
 
 
-def _background_on_planes(
-    stack: Tensor,
+def _with_planes(
+    scores: Tensor,
+    threshold: float,
     settings: WalkSettings,
     depth: Float32Array | None,
     depth_valid: BoolArray | None,
     depth_kind: DepthKind,
 ) -> Tensor:
-    """Return scores (K + 1, H, W) with a certain background on the supporting planes, if `settings` ask for it."""
-    if depth is None or settings.plane == "keep" or not needs_depth(settings):
-        return stack
-    on_plane = torch.from_numpy(find_planes(depth, depth_valid, depth_kind).on_support()).to(stack.device)
+    """Return (K + 1, H, W) with the background first: a certain one on supporting planes, and a weaker one off them."""
+    on_plane = torch.zeros(scores.shape[1:], dtype=torch.bool)
+    if depth is not None and settings.plane == "background" and needs_depth(settings):
+        on_plane = torch.from_numpy(find_planes(depth, depth_valid, depth_kind).on_support())
+    weakened = threshold * _OFF_PLANES if on_plane.any() else threshold
+    stack = with_background(scores, weakened, settings.alpha)
     certain = torch.zeros(len(stack), 1, 1, device=stack.device)
     certain[0] = 1.0
-    return torch.where(on_plane, certain, stack)
+    return torch.where(on_plane.to(stack.device), certain, stack)
 
 
 def _key_and_value(option: str) -> tuple[str, str]:

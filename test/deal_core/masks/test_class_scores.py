@@ -71,7 +71,7 @@ def slow_scores(
             output = network(picture[None])
         logits += output.tag_logits["cam"][0].numpy() / len(passes)
         for k in range(4):
-            values = bilinear(np.maximum(output.cams[0, k].numpy(), 0), SIZE)
+            values = bilinear(output.activation[0, k].numpy(), SIZE)
             total[k] += values[:, ::-1] if mirrored else values
     for k in range(4):
         present = tags[k] == 1 if tags is not None else 1 / (1 + math.exp(-logits[k])) >= 0.5
@@ -101,7 +101,7 @@ def test_scores_equal_the_slow_formulation(
 
 def test_maps_stretched_from_minimum_to_maximum(network: nn.Module, images: Tensor) -> None:
     with torch.inference_mode():
-        raw = F.interpolate(network(images).cams.relu(), SIZE, mode="bilinear", align_corners=False)
+        raw = F.interpolate(network(images).activation, SIZE, mode="bilinear", align_corners=False)
         tags = torch.tensor([[1.0, 0, NAN, 1]] * 3)
         found = multi_scale_scores(network, images, tags=tags, flip=False, size=SIZE, normalisation="min_max")
     for b in range(3):

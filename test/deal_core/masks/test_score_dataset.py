@@ -40,7 +40,7 @@ def scores_by_hand(model: LoadedModel, dataset: Dataset, index: int, tags: str, 
     image = torch.from_numpy(small.transpose(2, 0, 1)[None].astype(np.float32) / 255)
     with torch.no_grad():
         outputs = [model.network(image)] + ([model.network(image.flip(-1))] if flip else [])
-    maps = [F.interpolate(o.cams.relu(), INPUT_SIZE, mode="bilinear", align_corners=False)[0] for o in outputs]
+    maps = [F.interpolate(o.activation, INPUT_SIZE, mode="bilinear", align_corners=False)[0] for o in outputs]
     total = maps[0] + maps[1].flip(-1) if flip else maps[0]
     logits = sum(o.tag_logits["cam"][0] for o in outputs) / len(outputs)
     for k in range(len(total)):
@@ -128,7 +128,7 @@ def test_images_at_their_own_size_equal_the_passes_made_by_hand(model: LoadedMod
         with torch.no_grad():
             for picture in (image, larger):
                 for mirrored in (False, True):
-                    cams = model.network(picture.flip(-1) if mirrored else picture).cams.relu()
+                    cams = model.network(picture.flip(-1) if mirrored else picture).activation
                     full = F.interpolate(cams, size, mode="bilinear", align_corners=False)[0].double().numpy()
                     total += full[..., ::-1] if mirrored else full
         for k in range(3):
