@@ -25,6 +25,7 @@ from deal_core.masks.decide import predict_mask, strongest_channel
 from deal_core.masks.mask_folder import check_masks, read_mask
 from deal_core.masks.refine.background import ARGMAX_THRESHOLD
 from deal_core.masks.score_dataset import CamSettings, ScoredFrame, score_frames
+from deal_core.models.backbone import InitialWeights
 from deal_core.models.factory import is_segmenter, uses_depth
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.models.output import SegmenterOutput
@@ -53,6 +54,7 @@ class DistillResult:
         drawn: Score against the drawn masks of the held-out frames; None without drawn masks.
         agreement_without_depth: `agreement` when the network gets no depth; None if it uses no depth.
         drawn_without_depth: `drawn` when the network gets no depth; None if it uses no depth.
+        initial_weights: Where the first weights of the encoder came from; None if it is not known.
     """
 
     model: Path
@@ -64,6 +66,7 @@ class DistillResult:
     drawn: MaskScore | None
     agreement_without_depth: MaskScore | None = None
     drawn_without_depth: MaskScore | None = None
+    initial_weights: InitialWeights | None = None
 
     def scores(self) -> dict[str, MaskScore]:
         """Return the scores that are not None, by name."""
@@ -106,7 +109,8 @@ def distill(settings: DistillSettings, report: Callable[[Progress], None] = lamb
             _scores(model, done.held_out, replace(how, depth_fails=True)) if done.info.uses_depth else (None, None)
         )
     numbers = (done.steps, done.resumed_from, len(done.frames), len(done.held_out))
-    result = DistillResult(done.model, *numbers, *scores, *without_depth)
+    weights: InitialWeights = getattr(done.network.backbone, "initial_weights")  # noqa: B009 (not a tensor or module)
+    result = DistillResult(done.model, *numbers, *scores, *without_depth, weights)
     if done.fabric.is_global_zero:
         write_whole(settings.output / REPORT_FILE, json.dumps(result.to_json(), indent=2) + "\n")
     return result

@@ -70,13 +70,16 @@ def _judge_masks(settings: DistillSettings, *, quiet: bool) -> None:
 def run_distillation(settings: DistillSettings, *, quiet: bool = False) -> DistillResult:
     """Train under a progress bar, which only the first of several processes shows."""
     from deal_core.trainer.distillation import distill as distill_model
-    from training.support.console import training_progress
+    from training.support.console import console, is_first_process, training_progress
 
     def losses(now: Mapping[str, float]) -> str:
         return f"loss {now['loss']:.3f} · clipped {now['clipped']:.0%}"
 
     with training_progress("distilling", losses, quiet=quiet) as report:
-        return distill_model(settings, report)
+        result = distill_model(settings, report)
+    if is_first_process() and not quiet:
+        console().print(f"started from {result.initial_weights}", markup=False)
+    return result
 
 
 def _print_scores(result: DistillResult) -> None:

@@ -75,10 +75,13 @@ def judge_training(result: TrainResult) -> Verdict:
 def run_training(settings: TrainSettings, *, quiet: bool = False) -> TrainResult:
     """Train under a progress bar, which only the first of several processes shows."""
     from deal_core.trainer.cam_training import train as train_model
-    from training.support.console import training_progress
+    from training.support.console import console, is_first_process, training_progress
 
     def losses(now: Mapping[str, float]) -> str:
         return f"tags {now['loss_tags']:.3f} · deal {now['loss_deal']:+.3f}"
 
     with training_progress("training", losses, quiet=quiet) as report:
-        return train_model(settings, report)
+        result = train_model(settings, report)
+    if is_first_process() and not quiet:
+        console().print(f"started from {result.initial_weights}", markup=False)
+    return result
