@@ -47,9 +47,12 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
+    parser.add_argument("runs", type=Path, nargs="*", help="folders of runs")
     parser.add_argument("--out", type=Path, help="JSON file of all rows")
     arguments = parser.parse_args()
+    if not arguments.runs:
+        print(__doc__)
+        return
     rows = []
     for row in measured(arguments.runs):
         rows.append(row)
