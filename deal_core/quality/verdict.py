@@ -175,6 +175,8 @@ BOUNDS: Mapping[str, Bounds] = {
     "segments": Bounds(4, -math.inf),
     "tags": Bounds(0.02, -math.inf),
     "dead": Bounds(0.1, 0.5),
+    "ranking": Bounds(0.7, -math.inf),
+    "spread": Bounds(0.2, math.inf),
     "threshold": Bounds(0.02, -math.inf),
     "flat": Bounds(0.002, -math.inf),
 }
@@ -296,6 +298,19 @@ def _of_class_training(one: ClassTrainingFacts) -> Iterator[Finding]:
         one.dead,
         f"{_percent(one.dead)} of its maps are empty or flat",
         "start from ImageNet weights, or train longer: its logits are negative everywhere",
+    )
+    yield from _found(
+        "ranking",
+        one.ranking,
+        f"regions of unseen segments hardly tell frames with it from frames without it (ranking {one.ranking:.2f}, by "
+        "chance 0.50)",
+        "record more scenes with it and without it",
+    )
+    yield from _found(
+        "spread",
+        one.spread,
+        f"heads trained on parts of the segments disagree about it by {one.spread:.2f}",
+        "record it in more scenes: its name hangs on few segments",
     )
 
 

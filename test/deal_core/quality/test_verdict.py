@@ -121,6 +121,16 @@ def test_classes_that_a_network_does_not_know() -> None:
     assert verdict.classes[1].grade == "good" and verdict.grade == "doubtful"
 
 
+def test_classes_that_a_region_model_does_not_know() -> None:
+    first, second = TRAINED.classes
+    shaky = replace(
+        TRAINED, classes=(replace(first, ranking=0.55, spread=0.3), replace(second, ranking=0.9, spread=0.1))
+    )
+    one, other = judge(training=shaky).classes
+    assert {found.figure for found in one.findings} == {"ranking", "spread"} and one.grade == "doubtful"
+    assert other.findings == ()
+
+
 def test_figures_that_do_not_apply_say_nothing() -> None:
     unknown = TrainingFacts(0.0, "fixed")
     assert judge(training=unknown) == Verdict("good", math.nan, (), ())
