@@ -47,9 +47,12 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
+    parser.add_argument("runs", type=Path, nargs="*", help="folders of runs")
     parser.add_argument("--out", type=Path, help="JSON file of all rows")
     arguments = parser.parse_args()
+    if not arguments.runs:
+        print(__doc__)
+        return
     rows = []
     for row in measured(arguments.runs):
         rows.append(row)
@@ -108,10 +111,10 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float:
     """
     if len(one) < 3:
         return math.nan
-    ranks = [_ranks(np.asarray(values, np.float64)) for values in (one, other)]
-    if min(np.ptp(rank) for rank in ranks) == 0:
+    ours, theirs = (_ranks(np.asarray(values, np.float64)) for values in (one, other))
+    if np.ptp(ours) == 0 or np.ptp(theirs) == 0:
         return math.nan
-    return round(float(np.corrcoef(*ranks)[0, 1]), 12)
+    return round(float(np.corrcoef(ours, theirs)[0, 1]), 12)
 
 
 def line(row: Row) -> str:

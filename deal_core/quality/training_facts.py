@@ -16,7 +16,7 @@ from typing import Any
 from deal_core.models.model_file import ModelInfo
 
 HISTORY_FILE = "history.jsonl"
-_FIGURES = "figures"
+_FIGURES, _REGIONS = "figures", "regions"  # of a CAM network, and of a region model
 _LAST = 0.2
 """Share of the logged steps, at the end, over which losses are averaged."""
 
@@ -30,12 +30,18 @@ class ClassTrainingFacts:
         accuracy: Share of the watched frames whose tag the network predicts.
         always_absent: Share of the watched frames in which the class is absent.
         dead: Share of the watched frames with the class whose map for it is empty or flat.
+        ranking: How well the regions of unseen segments tell frames with the class from frames without it: 1 is
+            perfect, 1/2 is chance. Only a region model has it.
+        spread: Standard deviation, over an ensemble on parts of the segments, of the probability of the best region.
+            Only a region model has it.
     """
 
     name: str
     accuracy: float = math.nan
     always_absent: float = math.nan
     dead: float = math.nan
+    ranking: float = math.nan
+    spread: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -72,9 +78,9 @@ def training_facts(info: ModelInfo, run: Path | None = None) -> TrainingFacts:
         info: Description of the model.
         run: Run folder of the training: its history is read if the model file holds no figures.
     """
-    found = info.training.get(_FIGURES)
+    found, of_regions = info.training.get(_FIGURES), info.training.get(_REGIONS)
     figures: Mapping[str, Any] = found if isinstance(found, Mapping) else _of_history(run)
-    entries = figures.get("classes")
+    entries = figures.get("classes") or (of_regions.get("classes") if isinstance(of_regions, Mapping) else None)
     return TrainingFacts(
         info.threshold.value,
         info.threshold.rule,
@@ -90,6 +96,8 @@ def training_facts(info: ModelInfo, run: Path | None = None) -> TrainingFacts:
                 _number(entry, "tag_accuracy"),
                 _number(entry, "always_absent"),
                 _number(entry, "flat_maps"),
+                _number(entry, "ranking"),
+                _number(entry, "spread"),
             )
             for entry in (entries if isinstance(entries, list) else ())
             if isinstance(entry, Mapping)

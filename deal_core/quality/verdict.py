@@ -138,8 +138,7 @@ class Verdict:
             for found in one.findings:
                 named.setdefault((found.figure, found.grade, found.advice), []).append((one.name, found.text))
         merged = [
-            Finding(figure, grade, "; ".join(f"{name}: {text}" for name, text in texts), advice)
-            for (figure, grade, advice), texts in named.items()
+            Finding(figure, grade, _of_several(texts), advice) for (figure, grade, advice), texts in named.items()
         ]
         return _worst_first([*self.findings, *merged])
 
@@ -176,11 +175,14 @@ BOUNDS: Mapping[str, Bounds] = {
     "segments": Bounds(4, -math.inf),
     "tags": Bounds(0.02, -math.inf),
     "dead": Bounds(0.1, 0.5),
+    "ranking": Bounds(0.7, -math.inf),
+    "spread": Bounds(0.2, math.inf),
     "threshold": Bounds(0.02, -math.inf),
     "flat": Bounds(0.002, -math.inf),
 }
 """Bounds of each figure; docs/how_to/quality.md explains them."""
 
+_NAMED = 6
 _FULL_AGREEMENT = 0.35
 """Agreement of true masks with the second opinion where things of a class differ in colour."""
 _PLAUSIBLE, _IMPLAUSIBLE = 0.15, 0.6
@@ -254,8 +256,7 @@ def _of_class_masks(one: ClassMaskFigures) -> Iterator[Finding]:
     yield from _found(
         "outline",
         one.outline,
-        f"its outline follows depth little: {_percent(one.outline)} of an image has smaller steps in depth; by chance, "
-        "50 % has",
+        f"its outline hardly follows steps in depth (rank {one.outline:.2f}, by chance 0.50)",
         "refine the masks along depth (`deal cams --refine regions`), or train with the edge loss (deal.weight=1)",
     )
     yield from _found(
@@ -297,6 +298,19 @@ def _of_class_training(one: ClassTrainingFacts) -> Iterator[Finding]:
         one.dead,
         f"{_percent(one.dead)} of its maps are empty or flat",
         "start from ImageNet weights, or train longer: its logits are negative everywhere",
+    )
+    yield from _found(
+        "ranking",
+        one.ranking,
+        f"regions of unseen segments hardly tell frames with it from frames without it (ranking {one.ranking:.2f}, by "
+        "chance 0.50)",
+        "record more scenes with it and without it",
+    )
+    yield from _found(
+        "spread",
+        one.spread,
+        f"heads trained on parts of the segments disagree about it by {one.spread:.2f}",
+        "record it in more scenes: its name hangs on few segments",
     )
 
 
@@ -375,6 +389,16 @@ def _worst(grades: Sequence[Grade]) -> Grade:
 
 def _worst_first(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda found: -GRADES.index(found.grade)))
+
+
+def _of_several(texts: Sequence[tuple[str, str]]) -> str:
+    """Return what is said of several classes, each with its name, at most `_NAMED` of them."""
+    by_text: dict[str, list[str]] = {}
+    for name, text in texts:
+        by_text.setdefault(text, []).append(name)
+    said = [f"{', '.join(names)}: {text}" for text, names in by_text.items()]
+    more = [f"{len(said) - _NAMED} more"] if len(said) > _NAMED else []
+    return "; ".join([*said[:_NAMED], *more])
 
 
 def _percent(share: float) -> str:

@@ -43,3 +43,10 @@ def test_the_figures_of_a_model_file_come_before_the_history(tmp_path: Path) -> 
     assert not facts.held_out and facts.classes[0].name == "mug"
     assert (facts.classes[0].accuracy, facts.classes[0].always_absent) == (0.8, 0.6)
     assert math.isnan(facts.classes[0].dead), "null is not measured"
+
+
+def test_a_region_model_has_figures_of_its_own() -> None:
+    entry = {"name": "mug", "found": 0.9, "spread": 0.3, "ranking": 0.6, "present_segments": 4}
+    facts = training_facts(info(regions={"classes": [entry], "frames": 9}))
+    assert (facts.classes[0].ranking, facts.classes[0].spread) == (0.6, 0.3)
+    assert math.isnan(facts.classes[0].accuracy) and math.isnan(facts.loss_deal)

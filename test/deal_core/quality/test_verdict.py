@@ -121,6 +121,16 @@ def test_classes_that_a_network_does_not_know() -> None:
     assert verdict.classes[1].grade == "good" and verdict.grade == "doubtful"
 
 
+def test_classes_that_a_region_model_does_not_know() -> None:
+    first, second = TRAINED.classes
+    shaky = replace(
+        TRAINED, classes=(replace(first, ranking=0.55, spread=0.3), replace(second, ranking=0.9, spread=0.1))
+    )
+    one, other = judge(training=shaky).classes
+    assert {found.figure for found in one.findings} == {"ranking", "spread"} and one.grade == "doubtful"
+    assert other.findings == ()
+
+
 def test_figures_that_do_not_apply_say_nothing() -> None:
     unknown = TrainingFacts(0.0, "fixed")
     assert judge(training=unknown) == Verdict("good", math.nan, (), ())
@@ -140,13 +150,17 @@ def test_most_classes_bad_is_bad() -> None:
 
 def test_warnings_join_what_classes_have_in_common_and_begin_with_the_worst() -> None:
     some, many = replace(MUG, missing=0.3), replace(MUG, name="jar", missing=0.3)
-    verdict = judge(replace(GOOD, named=0.7, classes=(some, many)))
-    first, second = verdict.warnings()
-    assert (first.figure, first.grade, second.figure) == ("named", "bad", "missing")
-    assert (
-        second.text
-        == "mug: 30 % of the tagged frames have no pixel of it; jar: 30 % of the tagged frames have no pixel of it"
+    other = replace(MUG, name="box", missing=0.4)
+    first, second = judge(replace(GOOD, named=0.59, classes=(some, many, other))).warnings()
+    assert {first.figure, second.figure} == {"named", "missing"}
+    said = first if first.figure == "missing" else second
+    assert said.text == (
+        "mug, jar: 30 % of the tagged frames have no pixel of it; box: 40 % of the tagged frames have no pixel of it"
     )
+    worst = judge(replace(GOOD, named=0.7, classes=(some,))).warnings()[0]
+    assert (worst.figure, worst.grade) == ("named", "bad")
+    crowd = tuple(replace(MUG, name=f"c{k}", missing=0.2 + k / 100) for k in range(9))
+    assert judge(replace(GOOD, classes=crowd)).warnings()[0].text.endswith("; 3 more")
 
 
 shares = st.one_of(st.just(math.nan), st.floats(0, 1))

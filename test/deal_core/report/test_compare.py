@@ -58,6 +58,8 @@ def test_with_drawn_masks_it_finds_what_evaluations_find(
     assert found.pairs is None
     assert [run.evaluation.to_json() for run in found.runs] == [result.to_json() for result in expected]
     assert done == sorted(done) and done[-1] == num_steps(candidates, dataset) == 5 * len(dataset)
+    verdicts = [run.verdict for run in found.runs]
+    assert all(v is not None and v.frames == len(dataset) and len(v.classes) == len(dataset.classes) for v in verdicts)
     keys = [{picture.key for picture in run.pictures} for run in found.runs]
     assert keys[0] == keys[1] == keys[2] and len(keys[0]) == 4, "all draw the same frames"
     assert "cam" in found.runs[0].pictures[0].files and "cam" not in found.runs[2].pictures[0].files

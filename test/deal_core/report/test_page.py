@@ -16,6 +16,7 @@ from deal_core.evaluation.picture_folder import PictureWriter
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.evaluation.sweep import ThresholdSweep
 from deal_core.masks.decide import predict_mask
+from deal_core.quality.verdict import ClassVerdict, Finding, Verdict
 from deal_core.report.charts import Line, line_chart, smooth
 from deal_core.report.page import read_history, read_run, render_report, write_report
 from deal_core.structures import ClassList
@@ -107,6 +108,24 @@ def make_run(folder, name, seed, *, quality=0.8, history=True, pictures=True, di
 
 def page_of(*folders, **options):
     return render_report([read_run(folder) for folder in folders], **options)
+
+
+def test_verdicts_without_masks_are_told_for_each_run_and_class(tmp_path):
+    base = make_run(tmp_path / "base", "Tags only", 11)
+    deal = make_run(tmp_path / "deal", "DEAL", 11)
+    assert "Is it good enough?" not in Page(page_of(base, deal)).words, "no run was judged"
+    lost = Finding("missing", "bad", "99 % of the tagged frames have no pixel of it", "use `deal regions`")
+    low = Finding("threshold", "doubtful", "the threshold 0.00 (otsu) is at the end of its range", "train longer")
+    classes = (ClassVerdict("mug", "bad", 0.01, (lost,)), ClassVerdict("drill", "good", 0.8))
+    Verdict("bad", 0.42, (low,), classes, 40).write(deal)
+    page = Page(page_of(base, deal))
+    for said in ("Is it good enough?", "score 0.42", lost.text, low.text, "Use `deal regions`.", "good 0.80"):
+        assert said in page.words, said
+    assert "quality" in page.ids
+    assert page.sources == [source for source in page.sources if source.startswith(("data:", "#"))]
+    both = Verdict("good", 0.9, (), (), 40)
+    both.write(base)
+    assert "Nothing to complain about." in Page(page_of(base, deal)).words
 
 
 def test_two_runs_stand_side_by_side_with_their_figures(tmp_path):

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.judged_scenes import write_masks
 from helpers.layouts import HEIGHT, WIDTH, make_coco, make_hope, make_voc
+
+from deal_core.dataset.dataset import Dataset
 
 
 @pytest.mark.parametrize(
@@ -128,3 +131,33 @@ def test_what_cannot_be_repaired(deal: Callable[..., Any], kitchen: Path, tmp_pa
 def test_a_recording_that_does_not_exist_is_one_sentence(deal: Callable[..., Any], tmp_path: Path) -> None:
     done = deal("check", tmp_path / "no")
     assert done.returncode == 1 and "does not exist" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_quality_of_masks_by_exit_code_and_json(deal: Callable[..., Any], tiny_dataset: Path, tmp_path: Path) -> None:
+    dataset = Dataset.open(tiny_dataset)
+    drawn = write_masks(tmp_path / "drawn", dataset, len(dataset))
+    done = deal("check", tiny_dataset, "--quality", drawn, "--json")
+    told = json.loads(done.stdout)
+    assert done.returncode == 0 and told["kind"] == "quality" and told["grade"] in ("good", "doubtful")
+    assert told["frames"] == 12 and 0 < told["score"] <= 1
+    assert [one["name"] for one in told["classes"]] == list(dataset.classes.names)
+    assert told["figures"]["masks"]["empty"] == 0 and "training" not in told["figures"]
+
+    empty = write_masks(tmp_path / "empty", dataset, len(dataset), np.zeros_like)
+    done = deal("check", tiny_dataset, "--quality", empty, "--json")
+    told = json.loads(done.stdout)
+    assert done.returncode == 1 and told["grade"] == "bad" and told["score"] == 0
+    assert told["figures"]["masks"]["outline"] is None, "nan is null in JSON"
+    done = deal("check", tiny_dataset, "--quality", empty)
+    words = " ".join(done.stderr.split())
+    assert done.returncode == 1 and "100 % of the tagged frames have an empty mask" in words and "deal regions" in words
+    assert "bad" in done.stdout and all(name in done.stdout for name in dataset.classes.names)
+
+
+def test_quality_names_what_it_cannot_judge(deal: Callable[..., Any], tiny_dataset: Path, tmp_path: Path) -> None:
+    done = deal("check", tiny_dataset, "--quality", tmp_path)
+    assert done.returncode == 1 and "holds no cams.json" in done.stderr
+    done = deal("check", tmp_path, "--quality", tmp_path)
+    assert done.returncode == 2 and "is not one" in done.stderr
+    done = deal("check", tiny_dataset, "--model", tmp_path / "model.safetensors")
+    assert done.returncode == 2 and "needs --quality" in done.stderr

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from helpers.judged_scenes import write_masks
 from helpers.paths import PROJECT
 
 from deal_core.dataset.dataset import Dataset
@@ -47,6 +49,17 @@ def test_a_model_of_depth_and_how_it_does_without(deal: Callable[..., Any], tiny
     with_depth, without = json.loads(deal(*told).stdout), json.loads(deal(*told, "--depth-fails").stdout)
     assert (with_depth["details"]["depth"], without["details"]["depth"]) == ("of the frames", "none")
     assert with_depth["oracle"] != without["oracle"]
+
+
+def test_bad_pseudo_masks_are_told_before_they_are_learnt(
+    deal: Callable[..., Any], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    masks = write_masks(tmp_path / "empty", Dataset.open(tiny_dataset), 12, np.zeros_like)
+    done = deal("distill", CONFIG, f"data.path={tiny_dataset}", f"masks={masks}", f"output={tmp_path / 'run'}", *TINY)
+    words = " ".join(done.stderr.split())
+    assert done.returncode == 0 and "masks: bad, score 0.00" in words
+    assert "100 % of the tagged frames have an empty mask" in words
+    assert words.index("masks: bad") < words.index("model:")
 
 
 def test_wrong_masks_are_told_in_a_sentence(deal: Callable[..., Any], tiny_dataset: Path, tmp_path: Path) -> None:

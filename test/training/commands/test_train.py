@@ -57,6 +57,7 @@ def test_train_evaluate_cams_report(deal: Deal, config: Path, tiny_dataset: Path
     result = json.loads(done.stdout)
     assert done.returncode == 0 and result["model"] == str(run / "model.safetensors")
     assert (result["steps"], result["resumed_from"], result["threshold_rule"]) == (9, 0, "otsu")
+    assert result["quality"] == json.loads((run / "quality.json").read_text()) and result["quality"]["score"] is None
     done = deal("train", config, f"output={run}")
     assert done.returncode == 0 and done.stdout == ""
     assert f"model: {run}/model.safetensors (background threshold {result['threshold']:.2f}, otsu)" in done.stderr
@@ -74,6 +75,8 @@ def test_train_evaluate_cams_report(deal: Deal, config: Path, tiny_dataset: Path
     done = deal("cams", model, tiny_dataset, "--out", cams, "--scales", "0.5,1", "--device", "cpu")
     assert done.returncode == 0 and "12 frames written, 0 existed already" in done.stderr
     assert len(list(cams.rglob("*.npz"))) == len(list(cams.rglob("*.png"))) == 12
+    judged = json.loads((cams / "quality.json").read_text())
+    assert judged["frames"] == 12 and f"masks: {judged['grade']}, score {judged['score']:.2f}" in done.stderr
     done = deal("cams", model, tiny_dataset, "--out", cams, "--scales", "0.5,1", "--device", "cpu")
     assert done.returncode == 0 and "0 frames written, 12 existed already" in done.stderr
 
