@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deal_core.dataset.image_files import PNG_FLAGS, check_image, inside, read_image
+from deal_core.dataset.image_files import DEPTH_PNG_FLAGS, check_image, inside, read_image
 from deal_core.errors import DatasetError, UsageError, explain_invalid
 from deal_core.files import os_errors_as, replacing
 from deal_core.structures import DepthKind, Float32Array, UInt16Array, metres_to_depth
@@ -148,7 +148,7 @@ class DepthMapsWriter:
         file = self.maps.path(name)
         counts = metres_to_depth(depth) if self.maps.kind == "metric" else _inverse_counts(depth)
         with os_errors_as(DatasetError, f"{file} cannot be written"), replacing(file) as temporary:
-            temporary.write_bytes(cv2.imencode(".png", counts, PNG_FLAGS)[1].data)
+            temporary.write_bytes(cv2.imencode(".png", counts, DEPTH_PNG_FLAGS)[1].data)
 
 
 class _Description(BaseModel):

@@ -25,6 +25,7 @@ from deal_core.recording.topics import find_topics
 from deal_core.recording.writer import GROUND_TRUTH, TAGS_TOPIC
 from deal_core.structures import ClassList, TagState, classes_to_json, require_same_classes
 
+_NEWER = ("aligned", "depth_unit", "max_depth_m")  # options that version 0.1.0 did not have
 _LAYOUT = 1  # increases when the same recording gives other files
 
 
@@ -187,6 +188,10 @@ def _fingerprint(recording: Recording, classes: ClassList, options: ExtractOptio
     """
     decides = {**asdict(options), "classes": classes_to_json(classes), "layout": _LAYOUT}
     del decides["overwrite"]
+    usual = asdict(ExtractOptions())
+    for name in _NEWER:
+        if decides[name] == usual[name]:
+            del decides[name]  # the digest of version 0.1.0
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
     for file in recording.files:
         for part in sorted(file.iterdir()) if file.is_dir() else [file]:

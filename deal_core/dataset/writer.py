@@ -24,7 +24,7 @@ from deal_core.dataset.dataset import (
     DatasetHeader,
     read_classes,
 )
-from deal_core.dataset.image_files import PNG_FLAGS, check_image
+from deal_core.dataset.image_files import DEPTH_PNG_FLAGS, PNG_FLAGS, check_image
 from deal_core.errors import DatasetError, UsageError
 from deal_core.files import os_errors_as, replacing, replacing_folder
 from deal_core.structures import (
@@ -161,7 +161,7 @@ class RecordingFolder:
             "segment": segment,
         }
         self._write_image(line["color"], cv2.cvtColor(pair.color, cv2.COLOR_RGB2BGR), self._flags)
-        self._write_image(line["depth"], pair.depth_mm, PNG_FLAGS)
+        self._write_image(line["depth"], pair.depth_mm, DEPTH_PNG_FLAGS)
         if mask is not None:
             check_image(self._final, "mask", mask, np.uint8, pair.color.shape[:2])
             line["mask"] = f"masks/{pair.stamp_ns}.png"

@@ -130,7 +130,9 @@ class DepthSample:
             return found
         if len(self.metres) == self.size and self.metres.min() == self.metres.max():
             return [*found, DepthDoubt.CONSTANT]  # not measured, so its unit cannot be judged
-        nearest, middle, furthest = np.quantile(self.metres, (0.01, 0.5, 0.99))
+        last = len(self.metres) - 1
+        places = [last // 100, last // 2, last - last // 100]
+        nearest, middle, furthest = np.partition(self.metres, places)[places]  # np.quantile takes ten times as long
         if furthest < _NEAREST_M:
             found.append(DepthDoubt.TOO_NEAR)
         elif nearest > _NEVER_M:

@@ -22,6 +22,7 @@ _SKIP_CAUSES = {
     Skip.BAD_COLOR: "colour images cannot be decoded",
     Skip.BAD_DEPTH: "depth images cannot be decoded",
     Skip.BAD_TAGS: "tags cannot be read",
+    Skip.DAMAGED_FILE: "the file is damaged",
 }
 
 

@@ -11,9 +11,13 @@ import os
 import struct
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from zlib import crc32
@@ -23,6 +27,7 @@ from deal_core.recording.mcap_writer import MESSAGE, MESSAGE_HEAD, RECORD
 from deal_core.recording.stored_message import StoredChannel
 
 _PIECE = 2**20
+_AHEAD = 2  # chunks that are verified or unpacked ahead
 _IN_MEMORY = 32 * 2**20  # larger compressed chunks are unpacked to a temporary file
 _RECORD_HEAD = RECORD.size + MESSAGE_HEAD.size
 _CHUNK_START = RECORD.size + CHUNK_HEAD.size
@@ -54,34 +59,43 @@ class McapFile:
     def __post_init__(self) -> None:
         self._file = self.path.open("rb", buffering=0)
         self._sound: set[int] = set()
-        self._unpacked: tuple[int, _Region] | None = None
 
     def messages(self, topics: set[str], head: int | None = None) -> Iterator[FoundMessage]:
         """Yield the messages of some topics, chunk by chunk, in the order of their log times.
 
+        A thread verifies and unpacks the next chunks meanwhile.
+
         Args:
             topics: names of the topics.
-            head: give only this many bytes of each message.
+            head: give only this many bytes of each message, and verify no checksum of an uncompressed chunk.
         """
         wanted = {number: c for number, c in self.summary.channels.items() if c and c.topic in topics}
         if not wanted:
             return
-        for chunk in sorted(self.summary.chunks, key=lambda chunk: chunk.start_ns):
-            if chunk.channels and not chunk.channels & wanted.keys():
-                continue
-            yield from self._in_chunk(chunk, wanted, head)
+        chunks = sorted(self.summary.chunks, key=lambda chunk: chunk.start_ns)
+        following = iter([c for c in chunks if not c.channels or c.channels & wanted.keys()])
+        with ThreadPoolExecutor(1) as thread:
+
+            def prepare(chunk: ChunkPlace) -> tuple[ChunkPlace, Callable[[], _Region]]:
+                return chunk, self._open_chunk(chunk.at, thread, verify=head is None)
+
+            ahead = deque(prepare(chunk) for chunk in islice(following, _AHEAD))
+            while ahead:
+                chunk, region = ahead.popleft()
+                yield from self._in_chunk(chunk, region, wanted, head)
+                ahead.extend(prepare(chunk) for chunk in islice(following, 1))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
     def _in_chunk(
-        self, chunk: ChunkPlace, wanted: dict[int, StoredChannel], head: int | None
+        self, chunk: ChunkPlace, prepared: Callable[[], _Region], wanted: dict[int, StoredChannel], head: int | None
     ) -> Iterator[FoundMessage]:
         entries: list[tuple[int, int, int, int]] = []  # log time, channel, first byte, length
         is_sound = False
         with suppress(Exception):  # lz4, zstd and struct raise different errors
-            region = self._open_chunk(chunk.at)
+            region = prepared()
             is_sound = _walk(region, wanted, entries)
         entries.sort(key=lambda entry: entry[0])
         for log_time, channel, begin, length in entries:
@@ -90,27 +104,35 @@ class McapFile:
         if not is_sound:
             self.damage.setdefault(chunk.at, entries[-1][0] if entries else chunk.start_ns)
 
-    def _open_chunk(self, at: int) -> _Region:
-        """Return the records of the chunk at a byte of the file.
+    def _open_chunk(self, at: int, thread: ThreadPoolExecutor, *, verify: bool) -> Callable[[], _Region]:
+        """Return a function that waits for the records of the chunk at a byte of the file.
 
-        Raises:
-            ValueError: the chunk fails its checksum, or cannot be unpacked.
+        It raises an error if the chunk is damaged: a ValueError, or one of lz4, zstd or struct.
+
+        Args:
+            at: first byte of the chunk.
+            thread: does what takes time.
+            verify: whether an uncompressed chunk must match its checksum; a compressed one always must.
         """
-        if self._unpacked and self._unpacked[0] == at:
-            return self._unpacked[1]
         head = os.pread(self._file.fileno(), 512, at)
-        _, _, size, checksum = CHUNK_HEAD.unpack_from(head, RECORD.size)
-        (name_length,) = struct.unpack_from("<I", head, _CHUNK_START)
-        compression = head[_CHUNK_START + 4 : _CHUNK_START + 4 + name_length].decode()
-        (stored,) = struct.unpack_from("<Q", head, _CHUNK_START + 4 + name_length)
+        try:
+            _, _, size, checksum = CHUNK_HEAD.unpack_from(head, RECORD.size)
+            (name_length,) = struct.unpack_from("<I", head, _CHUNK_START)
+            compression = head[_CHUNK_START + 4 : _CHUNK_START + 4 + name_length].decode()
+            (stored,) = struct.unpack_from("<Q", head, _CHUNK_START + 4 + name_length)
+        except (struct.error, UnicodeDecodeError):
+            return partial(_damaged, f"the chunk at byte {at} has no valid head")
         begin = at + _CHUNK_START + 12 + name_length
-        if not compression:
-            region = _Region(self._file, begin, begin + stored)
-            if checksum and at not in self._sound and _checksum(region) != checksum:
-                raise ValueError("checksum mismatch")
-        else:
-            region = _unpack(_Region(self._file, begin, begin + stored), compression, size, checksum)
-            self._unpacked = (at, region)
+        region = _Region(self._file, begin, begin + stored)
+        if compression:
+            return thread.submit(_unpack, region, compression, size, checksum).result
+        if verify and checksum and at not in self._sound:
+            return thread.submit(self._verify, at, region, checksum).result
+        return lambda: region
+
+    def _verify(self, at: int, region: _Region, checksum: int) -> _Region:
+        if _checksum(region) != checksum:
+            raise ValueError("checksum mismatch")
         self._sound.add(at)
         return region
 
@@ -145,6 +167,10 @@ class _Region:
         while at < self.end and (piece := self.read(at, _PIECE)):
             at += len(piece)
             yield piece
+
+
+def _damaged(text: str) -> _Region:
+    raise ValueError(text)
 
 
 def _walk(region: _Region, wanted: Mapping[int, object], entries: list[tuple[int, int, int, int]]) -> bool:

@@ -125,7 +125,8 @@ class Recording(AbstractContextManager["Recording"]):
     def heads(self, topics: Collection[str], length: int) -> Iterator[MessageHead]:
         """Yield the first `length` bytes of the messages that `messages` gives, in the same order.
 
-        This reads little more than these bytes of an uncompressed MCAP file, besides checking its checksums once.
+        This reads little more than these bytes of an uncompressed MCAP file, and does not verify its checksums: where
+        they fail, `messages` gives fewer.
         """
         wanted = {t.name for t in self.topics if t.count} & set(topics)
         for source in self._sources:

@@ -34,6 +34,7 @@ class Skip(str, Enum):
     SIZE_CHANGED = "its size differs from that of most pairs"
     ENCODING_CHANGED = "its encoding differs from that of most pairs"
     REPEATED = "its stamp was there before"
+    DAMAGED_FILE = "it lies in a damaged part of the file"
 
     @property
     def is_fault(self) -> bool:
