@@ -190,3 +190,15 @@ def test_counts_add_up_frame_by_frame_and_over_processes() -> None:
         np.testing.assert_array_equal(total.boundary.counts, by_hand.boundary.counts)
     empty = count_mask(masks[0][0], None, "0", 3)
     assert not empty.frames and not empty.confusion.counts.any()
+
+
+def test_masks_of_0_and_255_are_asked_about(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:
+    path = copy_of(dataset, tmp_path)
+
+    def double(index: int, file: Path) -> None:
+        mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(file), np.where(mask > 0, 255, 0).astype(np.uint8))
+
+    rewrite_masks(path, double)
+    with pytest.raises(DatasetError, match=r"no mask of a tagged frame contains a class, only 0 .* and 255"):
+        evaluate_model(model, Dataset.open(path), GIVEN, name="x")

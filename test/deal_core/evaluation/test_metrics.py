@@ -196,3 +196,18 @@ def test_two_ranks_merge_into_one():
     np.testing.assert_array_equal(ranks[0][1].boundary.counts, whole[1].boundary.counts)
     with pytest.raises(ValueError, match="same classes and bins"):
         ThresholdSweep(2).merge(ThresholdSweep(2, bins=50))
+
+
+def test_a_class_that_is_tagged_and_never_found_counts_as_0() -> None:
+    """The mask leaves the object unlabelled, and nothing is predicted."""
+    mask, nothing = np.array([[0, 0, 255, 255]]), np.zeros((1, 4), np.int64)
+    untagged, tagged = MaskEvaluator(3), MaskEvaluator(3)
+    untagged.update(nothing, mask, "a")
+    tagged.update(nothing, mask, "a", np.array([1.0, 0.0, np.nan]))
+    assert untagged.confusion.miou() == 1.0
+    assert tagged.confusion.iou().tolist()[:2] == [1.0, 0.0] and np.isnan(tagged.confusion.iou()[2:]).all()
+    assert tagged.confusion.miou() == 0.5 and tagged.frames[0].iou == 1.0
+    untagged.merge(tagged)
+    assert untagged.confusion.miou() == 0.5
+    untagged.update(np.array([[0, 0, 0, 1]]), np.array([[0, 0, 0, 1]]), "b")  # found after all
+    assert untagged.confusion.miou() == 1.0

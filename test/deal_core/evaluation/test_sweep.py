@@ -80,3 +80,12 @@ def test_torch_gives_the_same_as_numpy(dtype):
     ours.update(values, present, truth)
     theirs.update(values.detach().double().numpy(), present.numpy(), truth.numpy())
     np.testing.assert_array_equal(ours.counts, theirs.counts)
+
+
+def test_a_tagged_class_counts_as_0_where_it_is_not_found() -> None:
+    sweep, other = ThresholdSweep(2), ThresholdSweep(2)
+    sweep.update(np.array([[[0.1, 0.5]], [[0.0, 0.0]]]), None, np.array([[0, 1]]))
+    assert sweep.curve().miou[30] == 1.0
+    other.add_tags(np.array([np.nan, 1.0]))
+    sweep.merge(other)
+    assert sweep.curve().miou[30] == pytest.approx(2 / 3)

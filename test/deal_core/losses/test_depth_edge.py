@@ -1,7 +1,7 @@
 """The loss against an independent evaluation of its definition, and the properties its users rely on."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -475,3 +475,21 @@ def test_classes_that_no_image_shows_change_nothing() -> None:
     assert float(loss.detach()) == pytest.approx(float(few.detach()), abs=1e-6)
     nobody = depth_edge_alignment_loss(cams, depth, torch.zeros(2, 4))
     assert float(nobody.detach()) == 0 and not torch.autograd.grad(nobody, cams)[0].any()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["one", "all"])
+@pytest.mark.parametrize("options", [{}, {"cam_value": "min_max"}, {"cam_value": "sigmoid", "cam_edge": "bound"}])
+def test_cams_that_are_not_finite_give_a_nan_loss(value: float, where: str, options: dict[str, Any]) -> None:
+    cams = torch.randn(2, 2, 6, 7)
+    cams[0, 0, 2, 2] = value
+    if where == "all":
+        cams[:] = value
+    depth, tags = torch.rand(2, 1, 24, 28) + 0.5, torch.tensor([[1.0, math.nan], [0.0, 1.0]])
+    assert math.isnan(depth_edge_alignment_loss(cams, depth, tags, size=(12, 14), **options))
+    tags = torch.tensor([[0.0, 1.0], [math.nan, 1.0]])  # the class counts nowhere: neither loss nor gradient
+    if where == "one":
+        cams.requires_grad_(True)
+        loss = depth_edge_alignment_loss(cams, depth, tags, size=(12, 14), **options)
+        loss.backward()
+        assert torch.isfinite(loss) and torch.isfinite(cams.grad).all()

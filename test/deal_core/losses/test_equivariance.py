@@ -276,3 +276,9 @@ def test_shapes_and_values_that_do_not_fit() -> None:
     for hardest in (0.0, 1.1, NAN):
         with pytest.raises(ValueError, match="hardest"):
             equivariant_cross_regularization_loss(maps, maps, refined, refined, TAGS, hardest=hardest)
+
+
+def test_a_refined_map_that_is_not_finite_gives_a_nan_loss() -> None:
+    refined = torch.rand(1, 2, 4, 4)
+    refined[0, 0, 0, 0] = float("nan")
+    assert torch.isnan(refined_minimum_loss(refined, torch.ones(1, 2)))

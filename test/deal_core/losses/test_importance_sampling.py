@@ -143,3 +143,11 @@ def test_positions_and_samples_that_make_no_sense_are_refused() -> None:
         importance_sampling_loss(cams, tags, samples=0)
     with pytest.raises(ValueError, match="samples of at least 1, got -1"):
         ImportanceSamplingLoss(samples=-1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_maps_that_are_not_finite_give_a_nan_loss(value: float) -> None:
+    cams = torch.randn(1, 2, 6, 7)
+    cams[0, 0, 2, 2] = value
+    assert math.isnan(importance_sampling_loss(cams, torch.ones(1, 2)))
+    assert math.isfinite(importance_sampling_loss(cams, torch.tensor([[math.nan, 1.0]])))

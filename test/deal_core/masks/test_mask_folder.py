@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from deal_core.dataset.dataset import Dataset
+from deal_core.dataset.depth_maps import DepthMaps, DepthMapsWriter
 from deal_core.errors import DatasetError, UsageError
 from deal_core.masks.decide import pseudo_mask
 from deal_core.masks.mask_folder import check_masks, read_cam, recorded_threshold, write_cams
@@ -237,3 +238,15 @@ def test_damaged_cam_files_never_end_in_another_error(tmp_path: Path, data: st.D
         assert str(path) in str(error)
     else:
         assert found.shape[0] == 3
+
+
+def test_masks_never_land_on_the_depth_maps_that_are_read(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:
+    maps = tmp_path / "depth"
+    for frame in dataset.frames:
+        DepthMapsWriter(maps, "inverse", "m").write(frame.key, np.ones((48, 64)))
+    before = files_in(maps)
+    with pytest.raises(UsageError, match="would replace what is read"):
+        next(write_cams(model, dataset.with_depth(DepthMaps.open(maps)), maps))
+    with pytest.raises(UsageError, match="lies among the recordings"):
+        next(write_cams(model, dataset, dataset.path / "recordings" / "masks"))
+    assert files_in(maps) == before

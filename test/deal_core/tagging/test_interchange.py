@@ -6,6 +6,7 @@ import csv
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,3 +174,78 @@ def test_csv_is_what_a_spreadsheet_reads(tmp_path: Path) -> None:
     with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["frame", *CLASSES.names] and rows[3] == ["b,c/7", "1", "0", "", "1"]
+
+
+# --- an import never erases
+
+
+def labelled(kind: str, *names: str, control: str = "label") -> dict[str, Any]:
+    return {"from_name": control, "type": kind, "value": {"x": 1, "y": 2, kind: list(names)}}
+
+
+def task(*results: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    return {"data": {"image": "day 1/7"}, "annotations": [{"result": list(results), **changed}]}
+
+
+@pytest.mark.parametrize("kind", ["rectanglelabels", "polygonlabels", "brushlabels", "ellipselabels", "keypointlabels"])
+def test_labels_of_regions_are_tags_and_say_nothing_of_other_classes(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "project.json"
+    path.write_text(json.dumps([task(labelled(kind, "mug"), labelled(kind, "a_b", control="absent"))]))
+    imported = read(path, TagFormat.LABELSTUDIO)
+    assert table(imported)[0] == [PRESENT, None, ABSENT, None]
+    assert (imported.frames, imported.silent, imported.not_understood) == (1, 0, {})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        task(labelled("choices", "mug"), was_cancelled=True),
+        task(),
+        {"data": {"image": "day 1/7"}},
+        {"data": {"image": "day 1/7"}, "annotations": [], "predictions": [{"result": [labelled("choices", "mug")]}]},
+    ],
+    ids=["skipped", "empty", "unannotated", "only predicted"],
+)
+def test_a_task_that_nobody_annotated_changes_nothing(tmp_path: Path, given: dict[str, Any]) -> None:
+    path = tmp_path / "project.json"
+    path.write_text(json.dumps([given]))
+    imported = read(path, TagFormat.LABELSTUDIO)
+    assert imported.changes == () and (imported.frames, imported.silent) == (1, 1)
+
+
+def test_results_that_are_no_tags_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "project.json"
+    text = {"from_name": "note", "type": "textarea", "value": {"text": ["mug"]}}
+    relation = {"type": "relation", "from_id": "a", "to_id": "b"}
+    path.write_text(json.dumps([task(text, labelled("polygonlabels", "mug"), text, relation)]))
+    imported = read(path, TagFormat.LABELSTUDIO)
+    assert imported.not_understood == {"textarea": 2, "relation": 1}
+    assert table(imported)[0] == [PRESENT, None, None, None]
+
+
+def test_an_image_of_coco_without_annotation_keeps_its_tags(tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    images = [{"id": i, "file_name": f"recordings/day 1/color/{name}.png"} for i, name in ((1, 7), (2, 8))]
+    annotations = [{"image_id": 1, "category_id": 0}]
+    categories = [{"id": 0, "name": "mug"}, {"id": 1, "name": "a_b"}]
+    path.write_text(json.dumps({"images": images, "categories": categories, "annotations": annotations}))
+    imported = read(path, TagFormat.COCO)
+    assert table(imported)[:2] == [[PRESENT, None, ABSENT, None], [None] * 4]
+    assert (imported.frames, imported.silent) == (2, 1)
+
+
+def test_an_import_counts_the_frames_that_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "tags.csv"
+    path.write_text("frame,mug\nday 1/7,1\nday 1/8,1\n")
+    states = np.full((4, 4), UNKNOWN, np.int8)
+    states[0, 0] = PRESENT
+    assert read(path, TagFormat.CSV).changed(states) == 1
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_table_of_any_spreadsheet_is_read(tmp_path: Path, separator: str, encoding: str) -> None:
+    rows = [["frame", "mug", "a_b"], ["day 1/8", "1", "0"]]
+    text = "\r\n".join(separator.join(row) for row in rows)
+    (tmp_path / "tags.csv").write_bytes(text.encode(encoding))
+    assert table(read(tmp_path / "tags.csv", TagFormat.CSV))[1] == [PRESENT, None, ABSENT, None]

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.transforms import resize_sample, to_tensors
-from deal_core.errors import ConfigError, EvaluationError
+from deal_core.errors import ConfigError, DatasetError, EvaluationError
 from deal_core.losses.tags import tag_loss
 from deal_core.masks.class_scores import multi_scale_scores
 from deal_core.masks.threshold_rules import create_rule
@@ -112,8 +112,9 @@ def test_a_rule_that_finds_no_threshold_can_be_changed_afterwards(
 
     for frame in Dataset.open(path).frames:
         cv2.imwrite(str(frame.depth), np.zeros((48, 64), np.uint16))
-    with pytest.raises(EvaluationError, match="otsu"):
+    with pytest.raises(EvaluationError, match=r"run/model\.safetensors has the threshold 0\.\d\d of the rule 'otsu'"):
         train(make_settings(f"data.path={path}", "threshold_rule=depth_edges"))
+    assert load_model(tmp_path / "run" / "model.safetensors").info.threshold.rule == "otsu"
     result = train(make_settings(f"data.path={path}", "threshold_rule=otsu"))
     assert result.resumed_from == STEPS and result.threshold.rule == "otsu"
 
@@ -186,3 +187,43 @@ def test_tag_logits_start_at_the_log_odds_of_the_tags(
     assert task.frame_weights(frames) is None
     weights = CamTraining(make_settings("sampling=balanced")).frame_weights(frames)
     assert weights is not None and len(weights) == len(frames) and min(weights) >= 1
+
+
+def retagged(tiny_dataset: Path, folder: Path, change: Callable[[int, dict[str, Any]], None]) -> Path:
+    shutil.copytree(tiny_dataset, folder)
+    edit_frames(folder, change)
+    return folder
+
+
+def test_a_dataset_without_a_present_tag_is_refused(
+    make_settings: MakeSettings, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    def forget(index: int, record: dict[str, Any]) -> None:
+        record["tags"] = {"present": [], "absent": [], "marker": "partial"}
+
+    path = retagged(tiny_dataset, tmp_path / "untagged", forget)
+    with pytest.raises(DatasetError, match=r"none of the \d+ training frames is tagged present .* `deal tag`"):
+        train(make_settings(f"data.path={path}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_single_frame_is_refused(make_settings: MakeSettings, tiny_dataset: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_dataset, tmp_path / "one"))
+    lines = (path / "recordings" / "tiny" / "frames.jsonl").read_text().splitlines()
+    (path / "recordings" / "tiny" / "frames.jsonl").write_text(lines[0] + "\n")
+    with pytest.raises(DatasetError, match="gives 1 training frame, expected at least 2"):
+        train(make_settings(f"data.path={path}", "batch_size=1"))
+
+
+def test_classes_that_cannot_be_learnt_are_named_before_training(
+    make_settings: MakeSettings, tiny_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second, _ = Dataset.open(tiny_dataset).classes.names
+
+    def only_first(index: int, record: dict[str, Any]) -> None:
+        record["tags"] = {"present": [first], "absent": [], "marker": "partial"}
+
+    path = retagged(tiny_dataset, tmp_path / "one_sided", only_first)
+    CamTraining(make_settings(f"data.path={path}")).split(Dataset.open(path))
+    assert any("never tagged present" in line and second in line for line in caplog.messages)
+    assert any("never tagged absent" in line and first in line for line in caplog.messages)

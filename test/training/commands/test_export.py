@@ -57,6 +57,10 @@ def test_places_that_cannot_be_written_are_told(model: Path, tmp_path: Path) -> 
     with pytest.raises(UsageError, match="cannot be written"):
         run("export", model, "--out", tmp_path / "file" / "model.onnx")
     assert model.is_file()
+    linked = tmp_path / "model.onnx"
+    linked.hardlink_to(model)
+    with pytest.raises(UsageError, match="would replace what is read"):
+        run("export", model, "--out", linked)
 
 
 @pytest.mark.slow

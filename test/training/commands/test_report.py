@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from deal_core.errors import EvaluationError
+from deal_core.errors import EvaluationError, UsageError
 from deal_core.evaluation.metrics import MaskEvaluator
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.structures import ClassList
@@ -102,3 +102,13 @@ def test_options_that_mean_nothing_are_refused(deal, run_folder, tmp_path):
     assert done.returncode == 1 and "cannot be written there" in done.stderr
     done = deal("report", run_folder, "--name", "my run", *out)
     assert done.returncode == 0 and "my run" in (tmp_path / "page.html").read_text()
+
+
+def test_a_page_never_replaces_what_is_read(run_folder, tmp_path):
+    page = run_folder / "report.html"
+    for _ in range(2):  # an earlier page may be replaced
+        assert CliRunner().invoke(app, ["report", str(run_folder), "--out", str(page)]).exit_code == 0
+    before = (run_folder / "evaluation.json").read_bytes()
+    result = CliRunner().invoke(app, ["report", str(run_folder), "--out", str(run_folder / "evaluation.json")])
+    assert isinstance(result.exception, UsageError) and "would replace what is read" in str(result.exception)
+    assert (run_folder / "evaluation.json").read_bytes() == before

@@ -12,10 +12,11 @@ from deal_core.runtime.segmenter import Segmenter
 from training.cli import app
 
 
-def run(*arguments: object) -> None:
+def run(*arguments: object) -> str:
     result = CliRunner().invoke(app, ["segment", *map(str, arguments)])
     if result.exception:
         raise result.exception
+    return result.output
 
 
 @pytest.mark.slow
@@ -74,3 +75,55 @@ def test_depth_goes_to_a_model_that_uses_it(model: Path, rgbd_model: Path, tmp_p
         run(rgbd_model, images, "--depth", depths, "--out", tmp_path / "masks")
     with pytest.raises(UsageError, match="does not use depth"):
         run(model, images, "--depth", depths, "--out", tmp_path / "masks")
+
+
+def image_file(file: Path, suffix: str = ".png") -> bytes:
+    """Write a picture of noise to a file, in the format of a suffix, and return its bytes."""
+    file.parent.mkdir(exist_ok=True)
+    picture = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    file.write_bytes(cv2.imencode(suffix, picture)[1].tobytes())
+    return file.read_bytes()
+
+
+def test_masks_never_land_on_photos_or_depth(model: Path, rgbd_model: Path, tmp_path: Path) -> None:
+    photos, depths = tmp_path / "photos", tmp_path / "depths"
+    before = image_file(photos / "a.png")
+    depths.mkdir()
+    (tmp_path / "link").symlink_to(photos)
+    for out in (photos, tmp_path / "link", photos / ".." / "photos"):
+        with pytest.raises(UsageError, match="would replace what is read"):
+            run(model, photos, "--out", out)
+    with pytest.raises(UsageError, match="would replace what is read"):
+        run(rgbd_model, photos, "--depth", depths, "--out", depths)
+    with pytest.raises(UsageError, match="would replace what is read"):
+        run(model, photos / "a.png", "--out", photos)
+    assert (photos / "a.png").read_bytes() == before and [p.name for p in photos.iterdir()] == ["a.png"]
+
+
+@pytest.mark.slow
+def test_a_folder_is_read_by_its_bytes_and_the_rest_is_told(model: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for name, suffix in {"a.png": ".png", "b": ".jpg", "c.JPG": ".webp", "d.tif": ".tif"}.items():
+        image_file(photos / name, suffix)
+    (photos / "._a.png").write_bytes(b"\0\x05\x16\x07" + bytes(100))
+    (photos / ".DS_Store").write_bytes(bytes(100))
+    (photos / "notes.txt").write_text("two mugs")
+    (photos / "more").mkdir()
+    said = run(model, photos, "--out", tmp_path / "masks")
+    assert "passed over, no images: 3 files, as .DS_Store, ._a.png, notes.txt" in said
+    made = {p.name for p in (tmp_path / "masks").iterdir()}
+    assert made == {f"{name}{end}.png" for name in "abcd" for end in ("", "_overlay")}
+
+
+def test_images_whose_masks_would_have_one_name_are_refused(model: Path, tmp_path: Path) -> None:
+    image_file(tmp_path / "photos" / "a.png")
+    image_file(tmp_path / "photos" / "a_overlay.png")
+    with pytest.raises(UsageError, match=r"a\.png and .*a_overlay\.png would both be written to a_overlay\.png"):
+        run(model, tmp_path / "photos", "--out", tmp_path / "masks")
+
+
+def test_a_folder_without_an_image_says_what_it_has(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(UsageError, match=r"no image among .*, found 1 files, as a\.heic"):
+        run(model, tmp_path / "photos", "--out", tmp_path / "masks")

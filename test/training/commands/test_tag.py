@@ -137,3 +137,31 @@ def test_wrong_use_is_refused_by_name(deal: Deal, dataset: Path, tmp_path: Path)
     (tmp_path / "tags.csv").write_text("frame,mugg\n")
     done = deal("tag", dataset, "--import", tmp_path / "tags.csv")
     assert done.returncode == 1 and "tags.csv line 1: unknown class 'mugg'" in done.stderr
+
+
+def test_an_import_tells_what_it_did_and_erases_nothing(deal: Deal, dataset: Path, tmp_path: Path) -> None:
+    before = [frame.tags for frame in Dataset.open(dataset).frames]
+    first, second = Dataset.open(dataset).frames[:2]
+    name = next(n for n in Dataset.open(dataset).classes.names if n not in before[0].present)
+    box = {"from_name": "label", "type": "rectanglelabels", "value": {"rectanglelabels": [name]}}
+    note = {"from_name": "note", "type": "textarea", "value": {"text": ["blurred"]}}
+    tasks = [
+        {"data": {"image": first.key}, "annotations": [{"result": [box, note]}]},
+        {"data": {"image": second.key}, "annotations": [{"result": [box], "was_cancelled": True}]},
+        {"data": {"image": "elsewhere.png"}, "annotations": [{"result": [box]}]},
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(tasks))
+    done = deal("tag", dataset, "--import", tmp_path / "boxes.json", "--format", "labelstudio")
+    assert done.returncode == 0, done.stderr
+    assert "read the tags of 2 frames, changed 1, kept 1 (1 of them not annotated)" in done.stderr
+    assert "not understood: 1 textarea" in done.stderr and "1 frames are not in the dataset" in done.stderr
+    assert "elsewhere.png" in done.stderr
+    after = [frame.tags for frame in Dataset.open(dataset).frames]
+    assert set(after[0].present) == {*before[0].present, name} and after[1:] == before[1:]
+
+
+def test_an_export_never_replaces_the_dataset(deal: Deal, dataset: Path) -> None:
+    lines = dataset / "recordings" / "tiny" / "frames.jsonl"
+    before = lines.read_bytes()
+    done = deal("tag", dataset, "--export", lines)
+    assert done.returncode == 2 and "would replace what is read" in done.stderr and lines.read_bytes() == before
