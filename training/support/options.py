@@ -123,7 +123,7 @@ class ScoreOptions:
         Refinement,
         typer.Option(
             help="Refine the scores: pixel-adaptive (par), dense CRF (crf), random walk over depth and colour (walk), "
-            "or regions grown in depth (regions)."
+            "regions of depth (regions), or regions where there is depth and colour elsewhere (auto)."
         ),
     ] = "none"
     refine_options: Annotated[
