@@ -60,7 +60,10 @@ PUBLIC = {
         "choose_source judge measure_masks training_facts"
     ),
     "deal_core.report": ("read_run render_report write_report"),
-    "deal_core.trainer": ("DistillResult DistillSettings Progress TrainResult TrainSettings distill fit train"),
+    "deal_core.trainer": (
+        "ClassFigures DistillResult DistillSettings Progress TrainResult TrainSettings TrainingFigures distill fit "
+        "train"
+    ),
     "deal_core.experiments": ("ExperimentOptions collect_rows make_plan run_plan write_table"),
     "deal_core.tagging": ("TagStore create_app"),
 }

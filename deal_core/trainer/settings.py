@@ -147,9 +147,9 @@ class TrainSettings(RunSettings):
     deal: DealSettings = DealSettings()
     isl: IslSettings = IslSettings()
     fsl: FslSettings = FslSettings()
-    bias_from_tags: bool = True
+    bias_from_tags: bool = False
     """Whether the tag logit of a class starts at the log-odds of its share of the tags, if the network has a bias."""
-    sampling: Sampling = "plain"
+    sampling: Sampling = "balanced"
     """Whether an epoch shows every frame once, or frames with rare tags more often than others ("balanced")."""
     threshold_rule: str = "depth_relief"
     """Rule that chooses the background threshold on the training images, without masks."""

@@ -112,7 +112,7 @@ def test_a_run_may_go_on_with_other_settings_that_do_not_touch_the_weights(
 
 def older_run(make_settings: MakeSettings) -> TrainSettings:
     """Begin a run, and make its settings file what version 0.1.0 would have written."""
-    settings = make_settings("deal.holes=ignore", "deal.cam_value=relu_max", "bias_from_tags=false")
+    settings = make_settings("deal.holes=ignore", "deal.cam_value=relu_max", "bias_from_tags=false", "sampling=plain")
     with pytest.raises(StoppedError):
         train(settings, stop_after(4))
     file = settings.output / "settings.yaml"
