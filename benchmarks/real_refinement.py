@@ -23,7 +23,6 @@ from deal_core.evaluation.metrics import MaskEvaluator
 from deal_core.evaluation.seeds import summarise_seeds
 from deal_core.masks.decide import predict_mask
 from deal_core.masks.refine.background import ARGMAX_THRESHOLD
-from deal_core.masks.refine.plane import dominant_plane
 from deal_core.masks.refine.refinement import (
     RefineSettings,
     lets_background_compete,
@@ -31,6 +30,7 @@ from deal_core.masks.refine.refinement import (
     refinement_settings,
 )
 from deal_core.structures import UNLABELLED, Float32Array, UInt8Array
+from deal_core.surfaces.planes import find_planes
 
 LABELS = {"gelatin_box": 8, "mug": 14, "foam_brick": 21}
 DEPTH_UNITS = 10_000  # in a metre
@@ -115,14 +115,14 @@ def blobs(truth: UInt8Array, width: float, rng: np.random.Generator) -> Float32A
 
 
 def plane_line(frames: list[RealFrame]) -> str:
-    """Return how much of image and things the plane takes."""
-    planes = [dominant_plane(frame.depth, frame.depth > 0) for frame in frames]
-    found = [(plane, frame.truth) for plane, frame in zip(planes, frames, strict=True) if plane is not None]
-    of_image = np.mean([plane.mean() for plane, _ in found]) if found else 0.0
-    of_things = np.mean([plane[(truth > 0) & (truth != UNLABELLED)].mean() for plane, truth in found]) if found else 0.0
+    """Return how much of image and things the supporting planes take."""
+    supports = [find_planes(frame.depth).on_support() for frame in frames]
+    found = [(mask, frame.truth) for mask, frame in zip(supports, frames, strict=True) if mask.any()]
+    of_image = np.mean([mask.mean() for mask, _ in found]) if found else 0.0
+    of_things = np.mean([mask[(truth > 0) & (truth != UNLABELLED)].mean() for mask, truth in found]) if found else 0.0
     return (
-        f"The plane was found in {len(found)} of {len(frames)} frames; it covers {of_image:.0%} of the image and "
-        f"{of_things:.1%} of the things."
+        f"Supporting planes were found in {len(found)} of {len(frames)} frames; they cover {of_image:.0%} of the "
+        f"image and {of_things:.1%} of the things."
     )
 
 

@@ -16,6 +16,7 @@ PUBLIC = {
         "depth_edge_alignment_loss equivariant_cross_regularization_loss equivariant_regularization_loss "
         "feature_similarity_loss importance_sampling_loss tag_loss"
     ),
+    "deal_core.surfaces": ("Planes connected_parts find_planes"),
     "deal_core.models": (
         "CamNet CamOutput LoadedModel ModelInfo Seam SegmenterNet SegmenterOutput Threshold WeakTr "
         "create_model load_model read_info save_model"
@@ -28,7 +29,7 @@ PUBLIC = {
         "pseudo_mask read_cam read_mask score_frames winning_class write_cams"
     ),
     "deal_core.masks.refine": (
-        "CrfSettings ParSettings RegionSettings WalkSettings average_over_regions dense_crf dominant_plane "
+        "CrfSettings ParSettings RegionSettings WalkSettings average_over_regions dense_crf "
         "pixel_adaptive_refinement random_walk refine_scores refinement_settings"
     ),
     "deal_core.dataset": (

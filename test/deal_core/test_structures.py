@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from deal_core.drawing import depth_edge_picture, depth_picture
 from deal_core.losses.depth_edge import depth_edges
-from deal_core.masks.refine.plane import dominant_plane
 from deal_core.masks.refine.walk import WalkSettings, grid_affinity
 from deal_core.masks.threshold_rules import DepthReliefRule
 from deal_core.models.normalisation import DepthNormalisation
@@ -23,6 +22,7 @@ from deal_core.runtime.camera_rays import measured
 from deal_core.runtime.labelled_points import labelled_points
 from deal_core.runtime.segmenter import Segmentation
 from deal_core.structures import CameraIntrinsics, Float32Array, metres_to_depth, valid_depth
+from deal_core.surfaces.planes import find_planes
 
 SHAPE = (12, 16)
 NEVER_VALID = (math.nan, math.inf, -math.inf, 0.0, -0.0, -1.0, -1e-30)
@@ -51,7 +51,7 @@ USES: dict[str, Callable[[Float32Array], tuple[Any, ...]]] = {
     "valid_depth": lambda depth: (valid_depth(depth),),
     "valid_depth of tensors": lambda depth: (valid_depth(torch.from_numpy(depth)).numpy(),),
     "loss": _edges,
-    "plane": lambda depth: (dominant_plane(depth),),
+    "planes": lambda depth: (find_planes(depth).labels,),
     "walk": lambda depth: (grid_affinity(IMAGE, (6, 8), WalkSettings(), depth).values.numpy(),),
     "threshold rule": _relief,
     "picture": lambda depth: (depth_picture(depth),),

@@ -14,16 +14,16 @@ from deal_core.masks.refine.background import background_power, with_background,
 from deal_core.masks.refine.choices import Refinement
 from deal_core.masks.refine.crf import CrfSettings, crf_preset, dense_crf
 from deal_core.masks.refine.par import ParSettings, pixel_adaptive_refinement
-from deal_core.masks.refine.plane import dominant_plane
 from deal_core.masks.refine.regions import RegionSettings, average_over_regions
 from deal_core.masks.refine.walk import SurfaceSettings, WalkSettings, walk_on_surfaces
 from deal_core.structures import BoolArray, DepthKind, Float32Array, UInt8Array
+from deal_core.surfaces.planes import find_planes
 
 RefineSettings = ParSettings | CrfSettings | WalkSettings | RegionSettings
 
 _KINDS: dict[str, type[RefineSettings]] = {kind.method: kind for kind in get_args(RefineSettings)}
 OFF_PLANE = 0.1
-"""Off the dominant plane, a class needs only this share of the threshold: most of the background is on the plane."""
+"""Off the supporting planes, a class needs only this share of the threshold: most of the background is on the plane."""
 
 REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)
 """Names that `refinement_settings` accepts."""
@@ -95,7 +95,7 @@ def refine_scores(
     Pixel-adaptive refinement keeps the level of the scores, so the threshold stays valid. In CRF, walk and regions, the
     classes compete with a background score made from `threshold` (or from alpha of the settings). Their result is the
     strength of each class relative to the background; its threshold is `ARGMAX_THRESHOLD`, or one that a rule chooses.
-    If the dominant plane is background, pixels off the plane need only the share `OFF_PLANE` of `threshold`.
+    If the supporting planes are background, pixels off them need only the share `OFF_PLANE` of `threshold`.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -118,7 +118,7 @@ def refine_scores(
     else:
         on_plane = None
         if isinstance(settings, SurfaceSettings) and needs_depth(settings) and depth is not None:
-            on_plane = dominant_plane(depth, depth_valid, depth_kind) if settings.plane == "background" else None
+            on_plane = _support(depth, depth_valid, depth_kind) if settings.plane == "background" else None
         alpha = settings.alpha or background_power(threshold if on_plane is None else threshold * OFF_PLANE)
         measured: Any = {"depth": depth, "depth_valid": depth_valid, "depth_kind": depth_kind}
         if isinstance(settings, CrfSettings):
@@ -135,8 +135,14 @@ def refine_scores(
     return result
 
 
+def _support(depth: Float32Array, valid: BoolArray | None, kind: DepthKind) -> BoolArray | None:
+    """Return the mask (H, W) of the supporting planes; None without any."""
+    mask = find_planes(depth, valid, kind).on_support()
+    return mask if mask.any() else None
+
+
 def _background_on_plane(stack: Tensor, on_plane: BoolArray | None) -> Tensor:
-    """Return scores (K + 1, H, W) with a certain background on the dominant plane."""
+    """Return scores (K + 1, H, W) with a certain background on the supporting planes."""
     if on_plane is None:
         return stack
     certain = torch.zeros(len(stack), 1, 1, device=stack.device)

@@ -13,16 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from deal_core.masks.refine.inputs import check_inputs
-from deal_core.masks.refine.walk import (
-    GridAffinity,
-    SurfaceSettings,
-    WalkSettings,
-    feature_affinity,
-    grid_affinity,
-    image_grid,
-)
+from deal_core.masks.refine.walk import SurfaceSettings, WalkSettings, grid_affinity
 from deal_core.settings_file import PositiveWhole
-from deal_core.structures import BoolArray, DepthKind, Float32Array, Int64Array, UInt8Array
+from deal_core.structures import BoolArray, DepthKind, Float32Array, UInt8Array
+from deal_core.surfaces.parts import GridAffinity, connected_cells, feature_affinity, image_grid
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ def average_over_regions(
         depth: Depth, as in `walk_on_surfaces`.
         depth_valid: Mask of measured depth, as in `walk_on_surfaces`.
         depth_kind: Kind of depth, as in `walk_on_surfaces`.
-        on_plane: (H, W) mask of the dominant plane; no region crosses its border.
+        on_plane: (H, W) mask of the supporting planes; no region crosses its border.
 
     Raises:
         ValueError: shapes or types do not fit, or there is no depth.
@@ -85,18 +79,3 @@ def average_over_regions(
     mean = (total / count.clamp(min=1))[:, labels]
     found = torch.where(count[labels] >= settings.least, mean, start).reshape(-1, *grid)
     return F.interpolate(found[None], (height, width), mode="bilinear", align_corners=False)[0]
-
-
-def connected_cells(affinity: GridAffinity, join: float) -> Int64Array:
-    """Return a label (h, w) for each cell: equal for cells connected by steps with an affinity of at least `join`.
-
-    In the drawn image, every second row and column holds the cells, and the pixels between them hold the steps.
-    """
-    of_offset = dict(zip(affinity.offsets, affinity.values.cpu().numpy(), strict=True))
-    height, width = affinity.values.shape[-2:]
-    drawn = np.zeros((2 * height - 1, 2 * width - 1), np.uint8)
-    drawn[::2, ::2] = 1
-    drawn[1::2, ::2] = of_offset[(1, 0)][:-1] >= join
-    drawn[::2, 1::2] = of_offset[(0, 1)][:, :-1] >= join
-    _, labels = cv2.connectedComponents(drawn, connectivity=4)
-    return np.asarray(labels[::2, ::2], np.int64)

@@ -6,9 +6,8 @@ The walk follows AffinityNet (Ahn and Kwak 2018). Its affinities come from colou
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
@@ -17,16 +16,20 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from deal_core.masks.refine.choices import PlaneUse
 from deal_core.masks.refine.inputs import RefinementOptions, check_inputs
-from deal_core.masks.refine.plane import PlaneUse
 from deal_core.settings_file import Positive, PositiveWhole
 from deal_core.structures import BoolArray, DepthKind, Float32Array, UInt8Array, valid_depth
+from deal_core.surfaces.parts import (
+    GridAffinity,
+    cell_medians,
+    depth_affinity,
+    feature_affinity,
+    image_grid,
+    overlapping,
+)
 
 WalkAffinity = Literal["depth", "colour"]
-_Index = tuple[Any, slice, slice]  # an ellipsis, rows, columns
-
-_SLOPE_WINDOW = 7
-_SAMPLES_A_CELL = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class SurfaceSettings(RefinementOptions):
         depth_scale: Difference in depth beyond the slope of the surface, in metres, at an affinity of 1/e.
         inverse_depth_scale: The same for relative inverse depth, as a share of its range in the image.
         colour_scale: Mean difference of the colour channels, in 0..1, at an affinity of 1/e.
-        plane: Use of the dominant plane: "background" excludes tagged objects from it, "keep" allows them.
+        plane: Use of the supporting planes: "background" excludes tagged objects from them, "keep" allows them.
         alpha: Exponent of the background score (1 - best)^alpha; default: computed from the threshold.
     """
 
@@ -69,19 +72,6 @@ class WalkSettings(SurfaceSettings):
     radius: Annotated[int, Field(ge=2)] = 2
     steps: PositiveWhole = 200
     restart: Annotated[float, Field(ge=0, lt=1)] = 0.02
-
-
-@dataclass(frozen=True, eq=False)
-class GridAffinity:
-    """Affinities of neighbouring cells of a grid.
-
-    Args:
-        offsets: Offsets (dy, dx) of O neighbours.
-        values: (O, h, w) affinity in [0, 1] of a cell and its neighbour at that offset; 0 outside the grid.
-    """
-
-    offsets: tuple[tuple[int, int], ...]
-    values: Tensor
 
 
 def walk_on_surfaces(
@@ -115,12 +105,6 @@ def walk_on_surfaces(
     start = F.interpolate(scores.float()[None], grid, mode="area")[0]
     spread = random_walk(start, affinity, steps=settings.steps, restart=settings.restart)
     return F.interpolate(spread[None], (height, width), mode="bilinear", align_corners=False)[0]
-
-
-def image_grid(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Return (rows, columns) of the grid of an image (height, width), with at most `longest` cells per side."""
-    shrink = min(1.0, longest / max(size))
-    return max(round(size[0] * shrink), 1), max(round(size[1] * shrink), 1)
 
 
 def grid_affinity(
@@ -177,66 +161,10 @@ def random_walk(scores: Tensor, affinity: GridAffinity, *, steps: int, restart: 
     for _ in range(steps):
         following = brought_back + share * walked
         for (dy, dx), weight in zip(affinity.offsets, weights, strict=True):
-            here, there = _overlap(dy, dx, walked.shape[-2], walked.shape[-1])
+            here, there = overlapping(dy, dx, walked.shape[-2], walked.shape[-1])
             following[here] += weight[here] * walked[there]
         walked = following
     return walked
-
-
-def feature_affinity(features: Tensor, *, radius: int, scale: float, power: float = 1.0) -> GridAffinity:
-    """Return exp(-(mean_c |f_i - f_j| / scale)^power) for cells nearer than `radius`, from features (C, h, w).
-
-    AffinityNet's affinity to the power of beta equals this affinity of its features with scale 1 / beta.
-    """
-
-    def affinity(here: Tensor, there: Tensor) -> Tensor:
-        return (-((here - there).abs().mean(0) / scale).pow(power)).exp()
-
-    offsets = _offsets(radius)
-    return GridAffinity(offsets, torch.stack([_between(features, offset, affinity) for offset in offsets]))
-
-
-def depth_affinity(depth: Tensor, *, radius: int, scale: float) -> GridAffinity:
-    """Return exp(-(e / scale)^2) for cells nearer than `radius`, from depth (h, w).
-
-    e is the difference of the two depths minus the difference that the slope of the surface explains. So a table seen
-    at an angle stays connected, and the edge of an object on it does not. The slope of a cell is the median of the
-    central differences over 7x7 cells; the slope of a pair is the mean of its two cells.
-    """
-    slope = [_median(_central_difference(depth, axis)) for axis in (0, 1)]
-    maps = torch.stack([depth, *slope])
-    offsets = _offsets(radius)
-
-    def of_offset(dy: int, dx: int) -> Tensor:
-        def affinity(here: Tensor, there: Tensor) -> Tensor:
-            explained = 0.5 * (dy * (here[1] + there[1]) + dx * (here[2] + there[2]))
-            return (-((there[0] - here[0] - explained) / scale).square()).exp()
-
-        return _between(maps, (dy, dx), affinity)
-
-    return GridAffinity(offsets, torch.stack([of_offset(*offset) for offset in offsets]))
-
-
-def _offsets(radius: int) -> tuple[tuple[int, int], ...]:
-    reach = range(1 - radius, radius)
-    return tuple((dy, dx) for dy in reach for dx in reach if 0 < dy * dy + dx * dx < radius * radius)
-
-
-def _overlap(dy: int, dx: int, height: int, width: int) -> tuple[_Index, _Index]:
-    """Return the indices of the cells with a neighbour at the offset, and of these neighbours."""
-
-    def along(step: int, length: int) -> slice:
-        return slice(max(-step, 0), max(length - max(step, 0), 0))
-
-    return (..., along(dy, height), along(dx, width)), (..., along(-dy, height), along(-dx, width))
-
-
-def _between(maps: Tensor, offset: tuple[int, int], affinity: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Return (h, w) the affinity of each cell of `maps` (C, h, w) and its neighbour; 0 outside the map."""
-    result = maps.new_zeros(maps.shape[-2:])
-    here, there = _overlap(*offset, maps.shape[-2], maps.shape[-1])
-    result[here] = affinity(maps[here], maps[there])
-    return result
 
 
 def _depth_cells(
@@ -244,14 +172,9 @@ def _depth_cells(
 ) -> Float32Array | None:
     """Return the depth of each cell (h, w), with relative inverse depth scaled to [0, 1]; None without any depth.
 
-    A cell takes the median of its measured depth, since a mean of two depths would create a surface that does not
-    exist. Holes take the depth of the nearest cell with depth.
+    Holes take the depth of the nearest cell with depth.
     """
-    known = np.where(valid_depth(depth, valid), depth, np.nan)
-    height, width = (n * _SAMPLES_A_CELL for n in grid)
-    samples = cv2.resize(known, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    blocks = samples.reshape(grid[0], _SAMPLES_A_CELL, grid[1], _SAMPLES_A_CELL).transpose(0, 2, 1, 3)
-    cells = torch.from_numpy(blocks.reshape(*grid, -1)).nanmedian(-1).values.numpy()
+    cells = cell_medians(depth, valid_depth(depth, valid), grid)
     holes = np.isnan(cells)
     if holes.all():
         return None
@@ -265,20 +188,3 @@ def _depth_cells(
         spread = float(filled.max() - filled.min())
         filled = (filled - filled.min()) / (spread or 1.0)
     return filled
-
-
-def _central_difference(maps: Tensor, axis: int) -> Tensor:
-    """Return the central difference of (h, w) along an axis; one-sided at the border."""
-    if maps.shape[axis] == 1:
-        return torch.zeros_like(maps)
-    return torch.gradient(maps, dim=axis)[0]
-
-
-def _median(maps: Tensor) -> Tensor:
-    """Return the median over the window around each cell of (h, w), with the border repeated outwards."""
-    side = _SLOPE_WINDOW // 2
-    padded = np.pad(maps.cpu().numpy(), side, mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (_SLOPE_WINDOW, _SLOPE_WINDOW))
-    middle = _SLOPE_WINDOW**2 // 2  # np.partition takes a fifth of the time of PyTorch's median
-    found = np.partition(windows.reshape(*maps.shape, -1), middle, axis=-1)[..., middle]
-    return torch.from_numpy(found).to(maps.device)

@@ -1,46 +1,13 @@
-"""Regions grown in depth, against a search that floods cell by cell, and things on a table."""
+"""Regions grown in depth: things on a table."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from deal_core.masks.refine.refinement import refine_scores
-from deal_core.masks.refine.regions import RegionSettings, average_over_regions, connected_cells
-from deal_core.masks.refine.walk import GridAffinity, feature_affinity
-
-
-def flooded(affinity: GridAffinity, join: float) -> np.ndarray:
-    values = dict(zip(affinity.offsets, affinity.values.numpy(), strict=True))
-    height, width = affinity.values.shape[1:]
-    labels, following = -np.ones((height, width), int), 0
-    for start in np.ndindex(height, width):
-        if labels[start] >= 0:
-            continue
-        queue = [start]
-        while queue:
-            y, x = queue.pop()
-            if labels[y, x] >= 0:
-                continue
-            labels[y, x] = following
-            for dy, dx in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-                inside = 0 <= y + dy < height and 0 <= x + dx < width
-                if inside and values[(dy, dx)][y, x] >= join:
-                    queue.append((y + dy, x + dx))
-        following += 1
-    return labels
-
-
-@given(height=st.integers(1, 7), width=st.integers(1, 7), seed=st.integers(0, 99), join=st.floats(0.2, 0.9))
-def test_regions_are_those_of_a_flood(height: int, width: int, seed: int, join: float) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    affinity = feature_affinity(torch.rand(1, height, width, generator=generator), radius=2, scale=0.5)
-    found, expected = connected_cells(affinity, join), flooded(affinity, join)
-    pairs = {(int(a), int(b)) for a, b in zip(found.flat, expected.flat, strict=True)}
-    assert len(pairs) == len(np.unique(found)) == len(np.unique(expected))
+from deal_core.masks.refine.regions import RegionSettings, average_over_regions
 
 
 @pytest.fixture

@@ -9,13 +9,8 @@ import pytest
 import torch
 
 from deal_core.errors import ConfigError
-from deal_core.masks.refine.walk import (
-    WalkSettings,
-    depth_affinity,
-    feature_affinity,
-    random_walk,
-    walk_on_surfaces,
-)
+from deal_core.masks.refine.walk import WalkSettings, random_walk, walk_on_surfaces
+from deal_core.surfaces.parts import depth_affinity, feature_affinity
 
 SHAPE = (6, 7)
 
