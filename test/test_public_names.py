@@ -16,7 +16,7 @@ PUBLIC = {
         "depth_edge_alignment_loss equivariant_cross_regularization_loss equivariant_regularization_loss "
         "feature_similarity_loss importance_sampling_loss tag_loss"
     ),
-    "deal_core.surfaces": ("Planes connected_parts find_planes"),
+    "deal_core.surfaces": ("FilledDepth Planes connected_parts fill_depth fill_depth_image find_planes"),
     "deal_core.models": (
         "CamNet CamOutput LoadedModel ModelInfo Seam SegmenterNet SegmenterOutput Threshold WeakTr "
         "create_model load_model read_info save_model"
@@ -56,7 +56,6 @@ PUBLIC = {
         "evaluate_masks evaluate_model evaluate_predictions summarise_seeds"
     ),
     "deal_core.report": ("read_run render_report write_report"),
-    "deal_core.surfaces": ("FilledDepth fill_depth fill_depth_image"),
     "deal_core.trainer": ("DistillResult DistillSettings Progress TrainResult TrainSettings distill fit train"),
     "deal_core.experiments": ("ExperimentOptions collect_rows make_plan run_plan write_table"),
     "deal_core.tagging": ("TagStore create_app"),
