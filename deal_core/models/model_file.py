@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from deal_core.errors import ConfigError, DatasetError, ModelFileError
 from deal_core.files import replacing
-from deal_core.models.factory import create_model, is_segmenter, uses_depth
+from deal_core.models.factory import create_model, is_segmenter, names_regions, uses_depth
 from deal_core.structures import ClassList, classes_from_json, classes_to_json
 
 FORMAT_VERSION = 1
@@ -61,6 +61,11 @@ class ModelInfo:
     def is_segmenter(self) -> bool:
         """Whether scores are probabilities against the background, and not relative to the maximum of their map."""
         return is_segmenter(self.architecture)
+
+    @property
+    def names_regions(self) -> bool:
+        """Whether the network names regions that are made from depth: it makes training masks and runs on no robot."""
+        return names_regions(self.architecture)
 
     @property
     def uses_depth(self) -> bool:
@@ -114,6 +119,15 @@ def read_info(path: Path) -> ModelInfo:
     """
     with _open(path) as file:
         return info_from_metadata(path, file.metadata())
+
+
+def refuse_region_model(what: object, info: ModelInfo) -> None:
+    """Raise `ModelFileError` if the model makes training masks only; `what` names the model in the message."""
+    if info.names_regions:
+        raise ModelFileError(
+            f"{what}: a region model makes training masks from tags and depth; distil it with `deal distill`, and use "
+            "the segmenter"
+        )
 
 
 def load_model(path: Path, *, expected_classes: ClassList | None = None) -> LoadedModel:

@@ -19,7 +19,7 @@ from deal_core.errors import ConfigError
 from deal_core.losses.tags import tag_loss
 from deal_core.masks.score_dataset import CamSettings, choose_threshold
 from deal_core.masks.threshold_rules import create_rule, need_depth_for_rule
-from deal_core.models.factory import is_segmenter
+from deal_core.models.factory import is_segmenter, names_regions
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.models.output import CamOutput
 from deal_core.structures import DepthKind
@@ -57,6 +57,8 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     create_rule(settings.threshold_rule)  # refuse an unknown rule now, not after the last step
     if is_segmenter(settings.model.name):
         raise ConfigError(f"model.name={settings.model.name} needs masks for training: use `deal distill`")
+    if names_regions(settings.model.name):
+        raise ConfigError(f"model.name={settings.model.name} learns from regions: use `deal regions`")
     done = run_task(CamTraining(settings), report)
     return TrainResult(done.model, done.info.threshold, done.steps, done.resumed_from)
 
