@@ -18,11 +18,15 @@ PUBLIC = {
     ),
     "deal_core.surfaces": ("FilledDepth Planes connected_parts fill_depth fill_depth_image find_planes"),
     "deal_core.models": (
-        "CamNet CamOutput LoadedModel ModelInfo Seam SegmenterNet SegmenterOutput Threshold WeakTr "
+        "CamNet CamOutput LoadedModel ModelInfo RegionMil Seam SegmenterNet SegmenterOutput Threshold WeakTr "
         "create_model load_model read_info save_model"
     ),
     "deal_core.runtime": (
         "Exported PixelBox Quantised SceneObject Segmentation Segmenter export_onnx find_objects quantise"
+    ),
+    "deal_core.regions": (
+        "ClassFigures Proposals RegionFigures RegionResult RegionTrainSettings propose_regions region_scores "
+        "train_regions"
     ),
     "deal_core.masks": (
         "CamSettings ScoredFrame ThresholdRule choose_threshold create_rule multi_scale_scores predict_mask "

@@ -26,6 +26,8 @@ from deal_core.masks.refine.refinement import (
 )
 from deal_core.masks.threshold_rules import create_rule, need_depth_for_rule
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
+from deal_core.models.region_mil import RegionMil
+from deal_core.regions.scores import region_scores
 from deal_core.structures import Float32Array, Sample
 
 THRESHOLD_FRAMES = 500
@@ -85,6 +87,13 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
     check_use(model.info, dataset, settings)
     device = resolve_device(settings.device)
     network = model.network.to(device)
+    if isinstance(network, RegionMil):
+        for index in range(len(dataset)):
+            sample = dataset.load(index)
+            tags = sample.tags if settings.tags == "given" else None
+            scores = torch.from_numpy(region_scores(network, sample, model.info.input_size, dataset.depth_kind, tags))
+            yield ScoredFrame(sample, _finished(model, dataset, settings, sample, scores))
+        return
     at_once = settings.batch_size if settings.size == "model" else 1
     for start in range(0, len(dataset), at_once):
         samples = [dataset.load(i) for i in range(start, min(start + at_once, len(dataset)))]
@@ -137,8 +146,8 @@ def check_use(model: ModelInfo, dataset: Dataset, settings: CamSettings) -> None
 
     Raises:
         ModelFileError: the classes of the model and the dataset, or their order, differ.
-        UsageError: the refinement needs depth and the dataset has none; the network uses depth in metres and the
-            dataset has another kind; or `depth_fails` is set for a network without depth.
+        UsageError: the refinement or the model needs depth and the dataset has none; the network uses depth in metres
+            and the dataset has another kind; or `depth_fails` is set for a network without depth.
     """
     if model.classes.names != dataset.classes.names:
         raise ModelFileError(
@@ -151,6 +160,11 @@ def check_use(model: ModelInfo, dataset: Dataset, settings: CamSettings) -> None
         raise UsageError(
             f"the model uses depth in metres, but the depth of {dataset.path} is {dataset.depth_kind}: use the "
             "depth of the sensor"
+        )
+    if model.names_regions and len(dataset) and not dataset.has_depth:
+        raise UsageError(
+            f"a region model needs depth, and {dataset.path} has none: estimate it with `deal depth` and pass its "
+            "folder"
         )
     if needs_depth(settings.refine) and len(dataset) and not dataset.has_depth:
         raise UsageError(

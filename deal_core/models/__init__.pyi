@@ -3,6 +3,7 @@ from .cam_net import CamNet
 from .factory import create_model
 from .model_file import LoadedModel, ModelInfo, Threshold, load_model, read_info, save_model
 from .output import CamOutput, SegmenterOutput
+from .region_mil import RegionMil
 from .seam import Seam
 from .segmenter import SegmenterNet
 from .weaktr import WeakTr
@@ -12,6 +13,7 @@ __all__ = [
     "CamOutput",
     "LoadedModel",
     "ModelInfo",
+    "RegionMil",
     "Seam",
     "SegmenterNet",
     "SegmenterOutput",

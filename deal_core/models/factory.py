@@ -11,12 +11,16 @@ from torch import nn
 from deal_core.errors import ConfigError, nearest_hint
 from deal_core.models.cam_net import CamNet
 from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from deal_core.models.region_mil import RegionMil
 from deal_core.models.seam import Seam
 from deal_core.models.segmenter import SegmenterNet
 from deal_core.models.weaktr import WeakTr
 
+REGION_MIL = "region_mil"
+
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     "cam_net": CamNet,
+    REGION_MIL: RegionMil,
     "seam": Seam,
     "segmenter": SegmenterNet,
     "weaktr": WeakTr,
@@ -34,7 +38,8 @@ def create_model(name: str, num_classes: int, /, **arguments: Any) -> nn.Module:
     """Return the network called `name` for `num_classes` foreground classes.
 
     The network takes images (B, 3, H, W), RGB in [0, 1], and returns a `CamOutput`. A "segmenter" returns a
-    `SegmenterOutput`; if it `uses_depth`, it also takes depth (B, 1, H, W) in metres.
+    `SegmenterOutput`; if it `uses_depth`, it also takes depth (B, 1, H, W) in metres. A "region_mil" takes features of
+    regions and returns their probabilities.
 
     Raises:
         ConfigError: the name or an argument is unknown, or a value has another type or is out of range.
@@ -66,6 +71,11 @@ def with_older_defaults(name: str, arguments: Mapping[str, Any]) -> dict[str, An
 def is_segmenter(name: str) -> bool:
     """Return whether the network called `name` predicts the background and is trained on masks."""
     return name == "segmenter"
+
+
+def names_regions(name: str) -> bool:
+    """Return whether the network called `name` names regions from depth, and so makes training masks only."""
+    return name == REGION_MIL
 
 
 def uses_depth(name: str, arguments: Mapping[str, Any]) -> bool:

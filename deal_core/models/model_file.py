@@ -23,6 +23,7 @@ from deal_core.files import replacing
 from deal_core.models.factory import (
     create_model,
     is_segmenter,
+    names_regions,
     settled_arguments,
     uses_depth,
     with_older_defaults,
@@ -80,6 +81,11 @@ class ModelInfo:
         return is_segmenter(self.architecture)
 
     @property
+    def names_regions(self) -> bool:
+        """Whether the network names regions that are made from depth: it makes training masks and runs on no robot."""
+        return names_regions(self.architecture)
+
+    @property
     def uses_depth(self) -> bool:
         """Whether the network uses depth; it also works without depth."""
         return uses_depth(self.architecture, self.arguments)
@@ -133,6 +139,15 @@ def read_info(path: Path) -> ModelInfo:
     """
     with _open(path) as file:
         return info_from_metadata(path, file.metadata())
+
+
+def refuse_region_model(what: object, info: ModelInfo) -> None:
+    """Raise `ModelFileError` if the model makes training masks only; `what` names the model in the message."""
+    if info.names_regions:
+        raise ModelFileError(
+            f"{what}: a region model makes training masks from tags and depth; distil it with `deal distill`, and use "
+            "the segmenter"
+        )
 
 
 def load_model(path: Path, *, expected_classes: ClassList | None = None) -> LoadedModel:

@@ -26,7 +26,13 @@ from torch import Tensor
 
 from deal_core.errors import BackendError, ModelFileError
 from deal_core.masks.class_scores import TAG_THRESHOLD, ScoreNetwork
-from deal_core.models.model_file import LoadedModel, ModelInfo, info_from_metadata, info_to_metadata
+from deal_core.models.model_file import (
+    LoadedModel,
+    ModelInfo,
+    info_from_metadata,
+    info_to_metadata,
+    refuse_region_model,
+)
 from deal_core.runtime.backends.choice import INSTALL_HINT
 from deal_core.runtime.backends.onnxruntime_backend import open_session
 
@@ -80,7 +86,9 @@ def export_onnx(model: LoadedModel, input_size: tuple[int, int] | None = None) -
 
     Raises:
         BackendError: a package is missing, the network cannot be exported, or the results differ.
+        ModelFileError: the model makes training masks only.
     """
+    refuse_region_model("export", model.info)
     info = dataclasses.replace(model.info, input_size=input_size or model.info.input_size)
     onnx = import_onnx()
     network = ScoreNetwork(model.network).eval().requires_grad_(False)

@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 from deal_core.errors import BackendError, UsageError
-from deal_core.models.model_file import ModelInfo, load_model, read_info
+from deal_core.models.model_file import ModelInfo, load_model, read_info, refuse_region_model
 from deal_core.runtime.backends.cache import cached, default_cache_dir
 from deal_core.runtime.backends.choice import BackendCandidate, Wanted, candidates, look_here
 from deal_core.structures import Float32Array
@@ -141,6 +141,7 @@ class _ModelFile:
     def __init__(self, path: Path, shorter_side: int, cache_dir: Path) -> None:
         self.path, self.cache_dir = path, cache_dir
         self.info = read_info(path)
+        refuse_region_model(path, self.info)
         self.model_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         self.input_size = scaled_size(self.info.input_size, shorter_side)
 

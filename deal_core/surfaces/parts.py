@@ -50,7 +50,8 @@ def connected_parts(
     if kind == "metric":
         values, limit = np.log(values), np.log1p(jump)
     else:
-        limit = jump * (float(np.ptp(values[inside])) if inside.any() else 1.0)
+        extent = float(np.ptp(values[inside])) if inside.any() else 0.0
+        limit = jump * extent if extent else 0.0  # an infinite jump times no extent is not a number
     down = inside[1:] & inside[:-1] & (np.abs(np.diff(values, axis=0)) <= limit)
     right = inside[:, 1:] & inside[:, :-1] & (np.abs(np.diff(values, axis=1)) <= limit)
     return _connected(inside, down, right)

@@ -21,7 +21,7 @@ from deal_core.losses.tags import tag_loss
 from deal_core.masks.score_dataset import CamSettings, choose_threshold
 from deal_core.masks.threshold_rules import FixedRule, create_rule, need_depth_for_rule
 from deal_core.models.backbone import InitialWeights
-from deal_core.models.factory import is_segmenter
+from deal_core.models.factory import is_segmenter, names_regions
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.models.output import CamOutput
 from deal_core.structures import DepthKind
@@ -73,6 +73,8 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     create_rule(settings.threshold_rule)  # refuse an unknown rule now, not after the last step
     if is_segmenter(settings.model.name):
         raise ConfigError(f"model.name={settings.model.name} needs masks for training: use `deal distill`")
+    if names_regions(settings.model.name):
+        raise ConfigError(f"model.name={settings.model.name} learns from regions: use `deal regions`")
     done = run_task(CamTraining(as_begun(settings)), report)
     figures = TrainingFigures.from_json(done.info.training[FIGURES_KEY])
     weights: InitialWeights = getattr(done.network.backbone, "initial_weights")  # noqa: B009 (not a tensor or module)

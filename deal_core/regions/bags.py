@@ -1,0 +1,107 @@
+"""The regions of all training frames as one set of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deal_core.dataset.dataset import Dataset
+from deal_core.regions.cache import FrameRegions
+from deal_core.regions.proposals import overlaps_of
+from deal_core.structures import Int64Array
+
+_LEAST_STD = 1e-3
+LINKED = 0.5
+"""Least intersection over union of two regions of neighbouring frames that show the same thing."""
+
+
+@dataclass(frozen=True, eq=False)
+class RegionBags:
+    """The regions of all training frames: a frame is a bag of regions, of which only the tags are known.
+
+    Args:
+        features: (R, D) float32 features.
+        frame: (R,) index of the frame of each region, int64.
+        votes: (R,) weight of each region in the votes of its frame, in (0, 1].
+        tags: (F, K) with 1 for present, 0 for absent and nan for unknown classes.
+        segments: (F,) number of the segment of each frame, int64.
+        links: (L, 2) pairs of regions that show the same thing in neighbouring frames of a segment, int64.
+    """
+
+    features: Tensor
+    frame: Tensor
+    votes: Tensor
+    tags: Tensor
+    segments: Tensor
+    links: Tensor
+
+    def of_segments(self, segments: Tensor) -> RegionBags:
+        """Return the same regions with the tags of all other segments unknown."""
+        chosen = torch.isin(self.segments, segments)
+        return replace(self, tags=torch.where(chosen[:, None], self.tags, torch.nan))
+
+    def with_features(self, columns: Sequence[int]) -> RegionBags:
+        """Return the same regions with some columns of their features."""
+        return replace(self, features=self.features[:, list(columns)])
+
+
+class Standardised(NamedTuple):
+    """Bags whose features have mean 0 and standard deviation 1, and the (D,) mean and deviation they had before."""
+
+    bags: RegionBags
+    mean: Tensor
+    std: Tensor
+
+
+def standardise(bags: RegionBags) -> Standardised:
+    """Standardise each feature over all regions; a feature that hardly varies becomes small."""
+    mean, std = bags.features.mean(0), bags.features.std(0, correction=0).clamp(min=_LEAST_STD)
+    return Standardised(replace(bags, features=(bags.features - mean) / std), mean, std)
+
+
+def make_bags(frames: Sequence[FrameRegions], dataset: Dataset) -> RegionBags:
+    """Return the regions of the frames of a dataset, in its order."""
+    numbers = {name: number for number, name in enumerate(sorted({(f.recording, f.segment) for f in dataset.frames}))}
+    segments = [numbers[frame.recording, frame.segment] for frame in dataset.frames]
+    counts = np.array([len(regions) for regions in frames])
+    return RegionBags(
+        features=torch.from_numpy(np.concatenate([regions.features for regions in frames]).astype(np.float32)),
+        frame=torch.from_numpy(np.repeat(np.arange(len(frames)), counts)),
+        votes=torch.from_numpy(np.concatenate([regions.votes for regions in frames])),
+        tags=torch.from_numpy(dataset.tags),
+        segments=torch.tensor(segments),
+        links=torch.from_numpy(_links(frames, segments, counts)),
+    )
+
+
+def best_of_frames(probabilities: Tensor, bags: RegionBags) -> Tensor:
+    """Return (E, F, K): the probability, by each head, of the region that the mean of the heads prefers; 0 without.
+
+    Args:
+        probabilities: (E, R, K) probabilities of the classes.
+        bags: Regions and frames.
+    """
+    frames, classes = bags.tags.shape
+    best = probabilities.new_zeros(len(probabilities), frames, classes)
+    counts = torch.bincount(bags.frame, minlength=frames).tolist()
+    for index, rows in enumerate(torch.arange(len(bags.frame)).split(counts)):
+        if len(rows):
+            mine = probabilities[:, rows]
+            best[:, index] = mine.gather(1, mine.mean(0).argmax(0).expand(len(mine), 1, classes))[:, 0]
+    return best
+
+
+def _links(frames: Sequence[FrameRegions], segments: Sequence[int], counts: Int64Array) -> Int64Array:
+    begins = np.concatenate([[0], counts.cumsum()])
+    found = [np.zeros((0, 2), np.int64)]
+    for index in range(1, len(frames)):
+        one, two = frames[index - 1], frames[index]
+        if segments[index] == segments[index - 1] and one.masks.shape[1:] == two.masks.shape[1:]:
+            pairs = np.argwhere(overlaps_of(one.masks, two.masks) >= LINKED)
+            found.append(pairs + begins[index - 1 : index + 1])
+    return np.concatenate(found)

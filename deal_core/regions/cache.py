@@ -1,0 +1,123 @@
+"""Regions and features of frames, kept in a folder so that heads train in seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deal_core.dataset.dataset import Dataset
+from deal_core.errors import ConfigError
+from deal_core.files import os_errors_as, replacing
+from deal_core.models.region_mil import RegionMil
+from deal_core.regions.features import region_features
+from deal_core.regions.proposals import propose_regions, smaller, vote_weights
+from deal_core.structures import BoolArray, DepthKind, Float32Array, Sample
+
+_VERSION = 1
+_LONGEST = 96
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True, eq=False)
+class FrameRegions:
+    """The regions of a frame.
+
+    Args:
+        features: (N, D) float16 features, as in `region_features`.
+        votes: (N,) weights, as in `vote_weights`.
+        masks: (N, h, w) masks at a reduced size, for the overlap with neighbouring frames.
+    """
+
+    features: npt.NDArray[np.float16]
+    votes: Float32Array
+    masks: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def frame_regions(
+    network: RegionMil,
+    dataset: Dataset,
+    size: tuple[int, int],
+    folder: Path,
+    *,
+    arguments: Mapping[str, Any],
+    advance: Callable[[int], None] = lambda frames: None,
+) -> list[FrameRegions]:
+    """Return the regions of all frames, in order; images in `folder` are not computed again.
+
+    The name of a subfolder depends on the network, its weights and the image size, that of a file on the pixels.
+
+    Args:
+        network: Network whose backbone makes the features.
+        dataset: Frames.
+        size: Size (height, width) of the image for the network.
+        folder: Folder for the regions.
+        arguments: Arguments of the network.
+        advance: Function to call with the number of completed frames.
+
+    Raises:
+        DatasetError: a file of the dataset is missing or damaged.
+        ConfigError: the folder cannot be written.
+    """
+    folder = folder / _name(_VERSION, dict(arguments), list(size), dataset.depth_kind, _weights(network))
+    found = []
+    for done, frame in enumerate(dataset.frames, 1):
+        found.append(_frame(network, dataset.load(frame), dataset.depth_kind, size, folder))
+        advance(done)
+    return found
+
+
+def _frame(network: RegionMil, sample: Sample, kind: DepthKind, size: tuple[int, int], folder: Path) -> FrameRegions:
+    pixels = hashlib.sha256(sample.image.tobytes() + sample.depth.tobytes() + sample.depth_valid.tobytes())
+    file = folder / f"{sample.key}.{pixels.hexdigest()[:12]}.npz"
+    known = _read(file)
+    if known is not None:
+        return known
+    proposals = propose_regions(sample.depth, sample.depth_valid, kind)
+    features = region_features(network, sample, size, proposals).cpu().numpy().astype(np.float16)
+    made = FrameRegions(features, vote_weights(proposals.overlaps), smaller(proposals.masks, _LONGEST))
+    _write(file, made)
+    return made
+
+
+def _read(file: Path) -> FrameRegions | None:
+    """Return the regions in a file; None if it is missing or damaged."""
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            shape = tuple(content["shape"])
+            masks = np.unpackbits(content["masks"], count=int(np.prod(shape))).reshape(shape).astype(bool)
+            return FrameRegions(content["features"], content["votes"], masks)
+    except _DAMAGE:
+        return None
+
+
+def _write(file: Path, made: FrameRegions) -> None:
+    content = io.BytesIO()
+    bits = np.packbits(made.masks)
+    np.savez(content, features=made.features, votes=made.votes, shape=made.masks.shape, masks=bits)
+    with os_errors_as(ConfigError, f"{file} cannot be written"), replacing(file) as temporary:
+        temporary.write_bytes(content.getvalue())
+
+
+def _weights(network: RegionMil) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.backbone.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _name(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:12]

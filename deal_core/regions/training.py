@@ -1,0 +1,144 @@
+"""Training of a region model on tags and depth; it reads no masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from deal_core.dataset.dataset import Dataset
+from deal_core.dataset.open import open_dataset
+from deal_core.devices import resolve_device
+from deal_core.errors import ConfigError
+from deal_core.files import os_errors_as, replacing
+from deal_core.models.factory import REGION_MIL, create_model
+from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_model
+from deal_core.models.region_mil import RegionMil
+from deal_core.regions.bags import make_bags, standardise
+from deal_core.regions.cache import frame_regions
+from deal_core.regions.choice import choose_levels
+from deal_core.regions.figures import RegionFigures, class_figures
+from deal_core.regions.head import train_heads
+from deal_core.regions.scores import SCORE_THRESHOLD
+from deal_core.regions.settings import RegionTrainSettings
+from deal_core.settings_file import dump_settings
+
+SETTINGS_FILE = "settings.yaml"
+FEATURES = "features"
+"""Folder of the regions and features in a run folder."""
+
+
+@dataclass(frozen=True)
+class RegionResult:
+    """The result of a training: the path of the model file, and what the model says about itself without masks."""
+
+    model: Path
+    figures: RegionFigures
+
+
+def train_regions(
+    settings: RegionTrainSettings, advance: Callable[[int, int], None] = lambda done, total: None
+) -> RegionResult:
+    """Train a region model and write it to the run folder.
+
+    The features of each frame are computed once and kept in the folder. Another run in it, such as one that was
+    interrupted or one with other settings of the heads, uses them. Equal settings give equal models on one machine.
+
+    Args:
+        settings: Settings of the run.
+        advance: Function to call with the number of frames that have features, and the number of all frames.
+
+    Raises:
+        DatasetError: the dataset cannot be read.
+        ConfigError: the dataset has no depth, fewer than two segments, or no class that is present in some frames and
+            absent in others; no frame has a region; or the settings do not fit the network.
+        ModelFileError: initial weights cannot be read, or the model cannot be written.
+        UsageError: the device is not available.
+    """
+    dataset = open_dataset(settings.data)
+    check_learnable(dataset)
+    device = resolve_device(settings.device)
+    size = _image_size(settings, dataset)
+    sets = settings.network.levels
+    torch.manual_seed(settings.seed)
+    network = _create(settings, len(dataset.classes), sorted({level for levels in sets for level in levels}))
+    _write_settings(settings)
+    found = frame_regions(
+        network.to(device),
+        dataset,
+        size,
+        settings.output / FEATURES,
+        arguments=settings.network.arguments,
+        advance=lambda done: advance(done, len(dataset)),
+    )
+    if not any(len(regions) for regions in found):
+        raise ConfigError(f"{dataset.path}: no frame has a region; look at its depth with `deal check`")
+    bags = make_bags(found, dataset)
+    choice = choose_levels(bags, network, settings)
+    chosen, mean, std = standardise(bags.with_features(network.columns(choice.levels)))
+    heads = train_heads(chosen, settings.head, settings.seed)
+    trained = _create(settings, len(dataset.classes), choice.levels)
+    trained.take(network, mean, std, heads.weight, heads.bias)
+    counts = [len(regions) for regions in found]
+    figures = RegionFigures(
+        frames=len(counts),
+        segments=len(bags.segments.unique()),
+        frames_without_regions=counts.count(0),
+        regions_per_frame=sum(counts) / len(counts),
+        levels=choice.levels,
+        compared=choice.compared,
+        classes=class_figures(chosen, heads, choice.ranking, dataset.classes),
+    )
+    arguments = {**settings.network.arguments, **trained.settled, "levels": choice.levels, "members": heads.members}
+    facts = {"frames": len(counts), "segments": figures.segments, "seed": settings.seed, "regions": figures.to_json()}
+    threshold = Threshold(SCORE_THRESHOLD, "argmax")
+    info = ModelInfo(REGION_MIL, arguments, dataset.classes, size, threshold, facts)
+    save_model(settings.output / MODEL_FILE, trained, info)
+    return RegionResult(settings.output / MODEL_FILE, figures)
+
+
+def check_learnable(dataset: Dataset) -> None:
+    """Raise `ConfigError` if the tags or the depth of the frames cannot train a region model."""
+    if not dataset.has_depth:
+        raise ConfigError(
+            f"{dataset.path} has no depth, from which regions are made: estimate it with `deal depth` and set "
+            "data.depth to its folder, or train a CAM network with `deal train`"
+        )
+    segments = {(frame.recording, frame.segment) for frame in dataset.frames}
+    if len(segments) < 2:
+        raise ConfigError(
+            f"{dataset.path}: expected frames of at least two segments (scenes), found {len(segments)}: a region model "
+            "learns from what changes between scenes"
+        )
+    tags = dataset.tags
+    present, absent = (tags == 1).any(0), (tags == 0).any(0)
+    if not (present & absent).any():
+        lacking = "tagged present" if not present.any() else "tagged absent"
+        raise ConfigError(
+            f"{dataset.path}: no class is {lacking} in some frames and the contrary in others: record scenes without "
+            "the class, and mark tags as complete, so that classes that are not named count as absent"
+        )
+
+
+def _image_size(settings: RegionTrainSettings, dataset: Dataset) -> tuple[int, int]:
+    height, width = settings.image_size or dataset.load_image(0).shape[:2]
+    return height, width
+
+
+def _create(settings: RegionTrainSettings, num_classes: int, levels: Sequence[int]) -> RegionMil:
+    given = settings.network.arguments
+    for name, key in (("levels", "network.levels"), ("members", "head.members")):
+        if name in given:
+            raise ConfigError(f"network.arguments.{name} has no effect: set {key}")
+    arguments = {**given, "levels": levels, "members": settings.head.members}
+    network = create_model(REGION_MIL, num_classes, **arguments)
+    assert isinstance(network, RegionMil)
+    return network.eval()
+
+
+def _write_settings(settings: RegionTrainSettings) -> None:
+    file = settings.output / SETTINGS_FILE
+    with os_errors_as(ConfigError, f"{file} cannot be written"), replacing(file) as temporary:
+        temporary.write_text(dump_settings(settings), encoding="utf-8")
