@@ -26,7 +26,7 @@ from deal_core.evaluation.metrics import ConfusionMatrix
 from deal_core.masks.mask_folder import CAMS_FILE, cam_paths, read_mask
 from deal_core.models.model_file import MODEL_FILE, read_info
 from deal_core.quality.mask_figures import measure_masks
-from deal_core.quality.training_facts import training_facts
+from deal_core.quality.training_facts import facts_of_training
 from deal_core.quality.verdict import Verdict, judge
 
 SCORED_FRAMES = 200
@@ -86,7 +86,7 @@ def measured(folders: Sequence[Path]) -> Iterator[Row]:
 def verdict_of(run: Path, masks: Path, dataset: Dataset) -> Verdict:
     """Return the verdict on a folder of masks, with the training of the run's model, if it has one."""
     model = run / MODEL_FILE
-    facts = training_facts(read_info(model), run) if model.is_file() else None
+    facts = facts_of_training(read_info(model), run) if model.is_file() else None
     return judge(measure_masks(masks, dataset), facts)
 
 

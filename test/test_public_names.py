@@ -61,7 +61,7 @@ PUBLIC = {
     ),
     "deal_core.quality": (
         "ClassMaskFigures ClassTrainingFacts ClassVerdict Finding MaskFigures MaskMeter TrainingFacts Verdict "
-        "choose_source judge measure_masks training_facts"
+        "choose_source facts_of_training judge measure_masks"
     ),
     "deal_core.report": ("read_run render_report write_report"),
     "deal_core.trainer": (

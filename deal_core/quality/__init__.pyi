@@ -1,7 +1,7 @@
 # The names that users may rely on; each is imported when it is first used.
 from .choice import choose_source
 from .mask_figures import ClassMaskFigures, MaskFigures, MaskMeter, measure_masks
-from .training_facts import ClassTrainingFacts, TrainingFacts, training_facts
+from .training_facts import ClassTrainingFacts, TrainingFacts, facts_of_training
 from .verdict import ClassVerdict, Finding, Verdict, judge
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "TrainingFacts",
     "Verdict",
     "choose_source",
+    "facts_of_training",
     "judge",
     "measure_masks",
-    "training_facts",
 ]

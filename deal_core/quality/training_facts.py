@@ -71,7 +71,7 @@ class TrainingFacts:
     classes: tuple[ClassTrainingFacts, ...] = ()
 
 
-def training_facts(info: ModelInfo, run: Path | None = None) -> TrainingFacts:
+def facts_of_training(info: ModelInfo, run: Path | None = None) -> TrainingFacts:
     """Return the figures of the training of a model.
 
     Args:

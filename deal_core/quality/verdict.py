@@ -221,12 +221,19 @@ def class_score(figures: ClassMaskFigures, named: float) -> float:
         figures: Figures of the class.
         named: Mean share of the image that the masks give to any class.
     """
-    if not figures.tagged:
-        return math.nan
-    off_planes = 1.0 if math.isnan(figures.on_planes) else 1.0 - figures.on_planes
+    return math.prod(_factors(figures, named).values()) if figures.tagged else math.nan
+
+
+def _factors(figures: ClassMaskFigures, named: float) -> dict[str, float]:
+    """Return the factors of the score in [0, 1], by what they tell."""
     size = min(max((_IMPLAUSIBLE - named) / (_IMPLAUSIBLE - _PLAUSIBLE), 0.0), 1.0)
     agreement = 0.0 if math.isnan(figures.agreement) else min(figures.agreement / _FULL_AGREEMENT, 1.0)
-    return (1.0 - figures.missing) * off_planes * size * agreement
+    return {
+        "the tagged frames without a pixel of it": 1.0 - figures.missing,
+        "its pixels on tables, walls and floors": 1.0 if math.isnan(figures.on_planes) else 1.0 - figures.on_planes,
+        "the share of the image that the masks take": size,
+        "the agreement with masks of other segments": agreement,
+    }
 
 
 def _judge_class(
@@ -234,11 +241,16 @@ def _judge_class(
 ) -> ClassVerdict:
     of_masks = _of_class_masks(masks) if masks else ()
     of_training = _of_class_training(training) if training else ()
-    findings = _worst_first([*of_masks, *of_training])
+    findings = [*of_masks, *of_training]
     score = class_score(masks, named) if masks else math.nan
-    return ClassVerdict(
-        name, _worst([BOUNDS["score"].grade(score), *(found.grade for found in findings)]), score, findings
-    )
+    grade = _worst([found.grade for found in findings])
+    if masks and GRADES.index(BOUNDS["score"].grade(score)) > GRADES.index(grade):
+        grade = BOUNDS["score"].grade(score)
+        factors = _factors(masks, named)
+        why = min(factors, key=lambda factor: factors[factor])
+        text = f"its score is {score:.2f} of 1, most of all for {why}"
+        findings.append(Finding("score", grade, text, "look at the masks (`deal view`), or use `deal regions`"))
+    return ClassVerdict(name, grade, score, _worst_first(findings))
 
 
 def _of_class_masks(one: ClassMaskFigures) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ from deal_core.masks.mask_folder import CAMS_FILE, check_masks
 from deal_core.masks.score_dataset import CamSettings, check_use, decision_threshold
 from deal_core.models.model_file import MODEL_FILE, LoadedModel, load_model
 from deal_core.quality.mask_figures import MEASURED_FRAMES, MaskMeter
-from deal_core.quality.training_facts import training_facts
+from deal_core.quality.training_facts import facts_of_training
 from deal_core.quality.verdict import Verdict, judge
 from deal_core.report.page import HISTORY_FILE, Run, read_history
 from deal_core.structures import Float64Array
@@ -119,7 +119,7 @@ def judge_candidate(candidate: Candidate, dataset: Dataset, settings: CamSetting
     for record, frame in zip(few.frames, predict_frames(candidate, few, settings), strict=True):
         meter.update(frame.sample, frame.mask, (record.recording, record.segment))
     model = candidate.model
-    return judge(meter.figures(), training_facts(model.info, candidate.folder) if model else None)
+    return judge(meter.figures(), facts_of_training(model.info, candidate.folder) if model else None)
 
 
 def compare(

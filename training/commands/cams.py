@@ -69,12 +69,12 @@ def _judge(out: Path, frames: Dataset, model: LoadedModel, threshold: Threshold 
     """Judge the masks of the folder, write the verdict there and print what is not good."""
     from dataclasses import replace
 
-    from deal_core.quality.training_facts import training_facts
+    from deal_core.quality.training_facts import facts_of_training
     from deal_core.quality.verdict import judge
     from training.support.quality import count_masks, print_outcome
 
     info = replace(model.info, threshold=threshold) if threshold else model.info
-    verdict = judge(count_masks(out, frames), training=training_facts(info))
+    verdict = judge(count_masks(out, frames), training=facts_of_training(info))
     verdict.write(out)
     print_outcome(verdict)
 

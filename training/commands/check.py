@@ -159,7 +159,7 @@ def _check_quality(source: SourceSettings, masks: Path, model: Path | None, *, a
     """Print the verdict on the masks of a folder; raise `typer.Exit` with 1 if it is bad."""
     from deal_core.dataset.open import open_dataset
     from deal_core.models.model_file import read_info
-    from deal_core.quality.training_facts import training_facts
+    from deal_core.quality.training_facts import facts_of_training
     from deal_core.quality.verdict import judge
     from deal_core.structures import require_same_classes
     from training.support.console import print_json, undefined_as_null
@@ -170,7 +170,7 @@ def _check_quality(source: SourceSettings, masks: Path, model: Path | None, *, a
     if info:
         require_same_classes(info.classes, str(model), dataset.classes, str(dataset.path))
     figures = count_masks(masks, dataset, quiet=as_json)
-    training = training_facts(info, model.parent) if info and model else None
+    training = facts_of_training(info, model.parent) if info and model else None
     verdict = judge(figures, training)
     if as_json:
         measured = {"masks": figures, "training": training}

@@ -66,10 +66,10 @@ def train(
 def judge_training(result: TrainResult) -> Verdict:
     """Return the verdict on a training, from its losses, its threshold and its tags."""
     from deal_core.models.model_file import read_info
-    from deal_core.quality.training_facts import training_facts
+    from deal_core.quality.training_facts import facts_of_training
     from deal_core.quality.verdict import judge
 
-    return judge(training=training_facts(read_info(result.model), result.model.parent))
+    return judge(training=facts_of_training(read_info(result.model), result.model.parent))
 
 
 def run_training(settings: TrainSettings, *, quiet: bool = False) -> TrainResult:

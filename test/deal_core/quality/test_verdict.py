@@ -82,7 +82,7 @@ def test_each_figure_of_masks_alone(figure: str, masks: MaskFigures, grade: str)
         ("outline", replace(MUG, outline=0.5), "doubtful"),
         ("on_planes", replace(MUG, on_planes=0.4), "doubtful"),
         ("on_planes", replace(MUG, on_planes=0.8), "bad"),
-        ("agreement", replace(MUG, agreement=0.05), "doubtful"),
+        ("agreement", replace(MUG, agreement=0.08), "doubtful"),
         ("agreement", replace(MUG, agreement=0.01), "bad"),
         ("absent", replace(MUG, tagged=39, absent=1), "doubtful"),
         ("segments", replace(MUG, segments=2), "doubtful"),
@@ -111,6 +111,15 @@ def test_each_figure_of_a_training_alone(figure: str, training: TrainingFacts) -
     assert figures(verdict) == {figure: "doubtful"} and verdict.grade == "doubtful"
     alone = judge(training=training)
     assert figures(alone) == {figure: "doubtful"} and math.isnan(alone.score) and alone.frames == 0
+
+
+def test_a_score_that_is_worse_than_every_figure_says_why() -> None:
+    low = replace(MUG, agreement=0.11)
+    (found,) = judge(replace(GOOD, classes=(low,))).classes[0].findings
+    assert (found.figure, found.grade) == ("score", "doubtful") and "0.29 of 1" in found.text
+    assert "agreement with masks of other segments" in found.text
+    (found,) = judge(replace(GOOD, named=0.59, classes=(MUG,))).classes[0].findings
+    assert (found.figure, found.grade) == ("score", "bad") and "share of the image" in found.text
 
 
 def test_classes_that_a_network_does_not_know() -> None:
@@ -151,7 +160,7 @@ def test_most_classes_bad_is_bad() -> None:
 def test_warnings_join_what_classes_have_in_common_and_begin_with_the_worst() -> None:
     some, many = replace(MUG, missing=0.3), replace(MUG, name="jar", missing=0.3)
     other = replace(MUG, name="box", missing=0.4)
-    first, second = judge(replace(GOOD, named=0.59, classes=(some, many, other))).warnings()
+    first, second = judge(replace(GOOD, named=0.36, classes=(some, many, other))).warnings()
     assert {first.figure, second.figure} == {"named", "missing"}
     said = first if first.figure == "missing" else second
     assert said.text == (
