@@ -7,37 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from helpers.rvl import encode
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
 from deal_core.recording.rvl import decode_rvl
-
-
-def encode(depth: np.ndarray) -> bytes:
-    """Write runs of zeros and of differences, in groups of three bits and a bit that says that more follow."""
-    groups: list[int] = []
-
-    def put(number: int) -> None:
-        while True:
-            low, number = number & 7, number >> 3
-            groups.append(low | (8 if number else 0))
-            if not number:
-                return
-
-    values, before, at = depth.ravel().astype(int).tolist(), 0, 0
-    while at < len(values):
-        for is_run in (lambda value: value == 0, lambda value: value != 0):
-            begin = at
-            while at < len(values) and is_run(values[at]):
-                at += 1
-            put(at - begin)
-        for value in values[begin:at]:
-            step, before = value - before, value
-            put(2 * step if step >= 0 else -2 * step - 1)
-    groups += [0] * (-len(groups) % 8)
-    words = [int("".join(f"{group:x}" for group in groups[i : i + 8]), 16) for i in range(0, len(groups), 8)]
-    return struct.pack(f"<{len(words)}I", *words)
 
 
 def decode_slowly(data: bytes, pixels: int) -> list[int]:
@@ -107,5 +82,5 @@ def test_damage_is_an_error_or_an_image_of_the_right_size(
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 64, b"\x00" * 64, struct.pack("<I", 0xFFFFFFF7)])
 def test_what_is_no_stream_is_an_error(data: bytes) -> None:
-    with pytest.raises(ValueError, match="stream|run|number|pixels"):
+    with pytest.raises(ValueError, match=r"stream|run|number|pixels"):
         decode_rvl(data, 100)

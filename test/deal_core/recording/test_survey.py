@@ -55,7 +55,7 @@ def test_pairs_are_those_of_the_slow_pairing(colors: list[int], depths: list[int
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[list[int], list[int]]:
-    """Return the stamps of two streams with rates, an offset, jitter, losses and repeats of their own, in file order."""
+    """Return the stamps of two streams in file order, with rates, an offset, jitter, losses and repeats."""
     offset = draw(st.sampled_from([0, 0, 4 * MS, -7 * MS]))
     found = []
     for shift in (0, offset):
