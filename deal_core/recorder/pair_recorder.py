@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class RecorderSettings:
         sync_queue: number of images of each stream that may wait for a partner.
         aligned: whether depth is aligned to colour although its frame has another name; it is then recorded with the
             name of colour's frame.
+        compress: "depth" compresses depth images with zstd at level 1; "none" compresses nothing.
         depth: how to read the numbers of depth images; the recording's session says it to its readers.
         tag_guard_s: time before and after a change of tags in which nothing is labelled.
         planned_minutes: duration for which the disk must have space at the start; 0 skips the check.
@@ -69,6 +70,7 @@ class RecorderSettings:
     slop_ns: int = 0
     sync_queue: int = 10
     aligned: bool = False
+    compress: Literal["none", "depth"] = "none"
     depth: DepthValues = field(default_factory=DepthValues)
     tag_guard_s: float = 0.5
     planned_minutes: float = 10.0
@@ -340,7 +342,10 @@ class _Session:
         session = dict(settings.session)
         if settings.depth != DepthValues():
             session["depth"] = asdict(settings.depth)
-        self._writer = RecordingWriter(path, settings.classes, camera, session=session, survives=True)
+        is_compressed = settings.compress == "depth"
+        self._writer = RecordingWriter(
+            path, settings.classes, camera, session=session, survives=True, compress_depth=is_compressed
+        )
         self._open = ExitStack()
         self._open.enter_context(self._writer)
         self._queue = RecordingQueue(settings.queue_pairs, settings.queue_mib * 2**20)

@@ -105,7 +105,7 @@ def _png_end(content: bytes) -> int | None:
 
 def _jpeg(head: bytes) -> ImageFile:
     at = 2
-    while at + 9 <= len(head) and head[at] == 0xFF:
+    while at + 10 <= len(head) and head[at] == 0xFF:
         marker = head[at + 1]
         if marker == 0xFF:  # filling
             at += 1

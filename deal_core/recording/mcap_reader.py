@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 from zlib import crc32
 
 from deal_core.recording.mcap_salvage import CHUNK_HEAD, ChunkPlace, McapSummary, read_summary
-from deal_core.recording.mcap_writer import MESSAGE, MESSAGE_HEAD, RECORD
+from deal_core.recording.mcap_writer import MESSAGE, MESSAGE_HEAD, RECORD, zstd
 from deal_core.recording.stored_message import StoredChannel
 
 _PIECE = 2**20
@@ -235,13 +234,3 @@ def _decompressor(compression: str) -> Callable[[bytes], bytes]:
         lz4 = LZ4FrameDecompressor()
         return lambda piece: bytes(lz4.decompress(piece))
     raise ValueError(f"unknown compression '{compression}'")
-
-
-def zstd() -> Any:
-    """Return the module of the zstd compression: Python's own from 3.14 on, its backport before."""
-    if sys.version_info >= (3, 14):
-        from compression import zstd as module
-    else:
-        with suppress(ImportError):
-            from backports import zstd as module
-    return module

@@ -69,6 +69,7 @@ class McapSummary:
         chunks: chunks in the order of the file.
         counts: number of messages by channel id; None if the index does not say it.
         chunk_count: number of chunks that the file has by its statistics; -1 if they do not say it.
+        lacks_schemas: whether a channel has a schema that is not in the index.
     """
 
     channels: dict[int, StoredChannel | None] = field(default_factory=dict)
@@ -76,6 +77,7 @@ class McapSummary:
     chunks: list[ChunkPlace] = field(default_factory=list)
     counts: dict[int, int] | None = None
     chunk_count: int = -1
+    lacks_schemas: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -84,6 +86,7 @@ class McapSummary:
             self.counts is not None
             and bool(self.chunks)
             and self.chunk_count == len(self.chunks)
+            and not self.lacks_schemas
             and self.counts.keys() <= self.channels.keys()
         )
 
@@ -220,6 +223,7 @@ class _Scan:
             topic, encoding = _string(record), _string(record)
             if encoding != "cdr" or schema not in self._schemas:
                 self._channels[number] = None
+                self.summary.lacks_schemas |= encoding == "cdr" and schema > 0
                 self.summary.foreign[number] = encoding if encoding != "cdr" else "CDR without a type"
                 return
             facts = _string_map(_sized(record, len(content)))

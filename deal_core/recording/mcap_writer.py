@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 from deal_core.recording.stored_message import StoredChannel, StoredMessage
@@ -32,6 +34,7 @@ MESSAGE_HEAD = struct.Struct("<HIQQ")
 _LARGE_BYTES = 64 * 1024  # joining smaller parts is faster than writing each
 _CHUNK_BYTES = 256 * 1024  # a reader unpacks one chunk at a time; one colour image is larger
 _NO_TIME = 2**63 - 1
+_LEVEL = 1
 
 
 @dataclass
@@ -51,8 +54,20 @@ class _Chunk:
         self.checksum = crc32(part, self.checksum)
 
 
+def zstd() -> Any:
+    """Return the module of the zstd compression: Python's own from 3.14 on, its backport before."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd as module
+    else:
+        with suppress(ImportError):
+            from backports import zstd as module
+    return module
+
+
 class McapWriter(AbstractContextManager["McapWriter"]):
-    """Write messages in uncompressed chunks, each chunk at once; a context manager that calls `abort` at the end.
+    """Write messages in chunks, each chunk at once; a context manager that calls `abort` at the end.
+
+    Chunks are uncompressed, unless `flush` is told otherwise.
 
     Large buffers are not copied: they must not change until `end_group` returns. Memory contains one chunk, and about a
     hundred bytes for each written chunk.
@@ -142,10 +157,15 @@ class McapWriter(AbstractContextManager["McapWriter"]):
         if self._chunk.size >= _CHUNK_BYTES or any(isinstance(part, memoryview) for part in self._chunk.parts):
             self.flush()
 
-    def flush(self, *, sync: bool = False) -> None:
-        """Write the buffered messages; with `sync`, wait until they are on the disk."""
+    def flush(self, *, sync: bool = False, compress: bool = False) -> None:
+        """Write the buffered messages; with `sync`, wait until they are on the disk.
+
+        Args:
+            sync: wait until everything is on the disk.
+            compress: write the buffered messages with zstd at level 1, its fastest.
+        """
         if self._chunk.index:
-            self._write_chunk()
+            self._write_chunk(compress)
         if sync:
             os.fdatasync(self._file.fileno())
 
@@ -187,19 +207,25 @@ class McapWriter(AbstractContextManager["McapWriter"]):
         self._summary[kind].append(record)
         self._chunk.add(record)
 
-    def _write_chunk(self) -> None:
+    def _write_chunk(self, compress: bool) -> None:
         chunk, self._chunk = self._chunk, _Chunk()
+        parts, stored, compression = chunk.parts, chunk.size, ""
+        if compress:
+            compression = "zstd"
+            parts = [zstd().compress(b"".join(parts), _LEVEL)]
+            stored = len(parts[0])
         times, size = struct.pack("<QQ", chunk.start_ns, chunk.end_ns), struct.pack("<Q", chunk.size)
-        head = times + size + struct.pack("<I", chunk.checksum) + _text("") + size
-        length = RECORD.size + len(head) + chunk.size
+        form = _text(compression) + struct.pack("<Q", stored)
+        head = times + size + struct.pack("<I", chunk.checksum) + form
+        length = RECORD.size + len(head) + stored
         index, offsets, begin = b"", b"", self._end
         for channel, entries in chunk.index.items():
             offsets += struct.pack("<HQ", channel, begin + length + len(index))
             places = b"".join(struct.pack("<QQ", *entry) for entry in entries)
             index += _record(MESSAGE_INDEX, struct.pack("<H", channel) + _sized(places))
-        self._put([RECORD.pack(CHUNK, len(head) + chunk.size) + head, *chunk.parts, index])
+        self._put([RECORD.pack(CHUNK, len(head) + stored) + head, *parts, index])
         place = struct.pack("<QQ", begin, length) + _sized(offsets) + struct.pack("<Q", len(index))
-        self._summary[CHUNK_INDEX].append(_record(CHUNK_INDEX, times + place + _text("") + size + size))
+        self._summary[CHUNK_INDEX].append(_record(CHUNK_INDEX, times + place + form + size))
         self.start_ns, self.end_ns = min(self.start_ns, chunk.start_ns), max(self.end_ns, chunk.end_ns)
         self.counts.update({channel: len(entries) for channel, entries in chunk.index.items()})
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from deal_core.errors import RecordingError
 from deal_core.files import os_errors_as
-from deal_core.recording.mcap_reader import McapFile, open_mcap, zstd
+from deal_core.recording.mcap_reader import McapFile, open_mcap
 from deal_core.recording.mcap_salvage import scan_mcap
+from deal_core.recording.mcap_writer import zstd
 from deal_core.recording.sqlite_salvage import journal, scan_sqlite
 from deal_core.recording.stored_message import Damage, StoredMessage
 
@@ -186,7 +187,10 @@ class _McapSource:
         summary = file.summary
         counts, channels = summary.counts or {}, summary.channels
         self.topics = [Topic(c.topic, c.type, counts.get(number, 0)) for number, c in channels.items() if c]
-        self.foreign = Counter({summary.foreign[n]: k for n, k in counts.items() if channels[n] is None and k})
+        self.foreign: Counter[str] = Counter()
+        for number, count in counts.items():
+            if count and channels[number] is None:
+                self.foreign[summary.foreign[number]] += count
 
     def messages(self, topics: set[str]) -> Iterator[RawMessage]:
         for channel, log_time, data, _ in self._file.messages(topics):

@@ -100,8 +100,8 @@ class StreamSurvey:
         stamps, ahead = np.asarray(self.stamps, np.int64), self.ahead_ns
         unset = (stamps == 0) & (np.count_nonzero(stamps == 0) > 1) | (stamps < 0)
         odd = np.zeros(len(stamps), np.bool_)
-        if len(stamps) > 2:
-            odd = (np.abs(ahead - np.median(ahead)) > _DAY_NS) & ~unset
+        if np.count_nonzero(~unset) > 2:
+            odd = (np.abs(ahead - np.median(ahead[~unset])) > _DAY_NS) & ~unset
         self.unpaired[UnpairedCause.NO_STAMP] += int(unset.sum())
         self.unpaired[UnpairedCause.ODD_STAMP] += int(odd.sum())
         return [int(place) for place in np.flatnonzero(~(unset | odd))]

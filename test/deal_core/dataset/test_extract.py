@@ -16,13 +16,14 @@ import cv2
 import numpy as np
 import pytest
 from helpers.paths import PROJECT
+from helpers.rvl import encode
 
 from deal_core.dataset.check import check_recording
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.extract import Extraction, ExtractOptions, extract_recording
 from deal_core.errors import DatasetError, DealError, RecordingError, UsageError
 from deal_core.recording.tags import Skip
-from deal_core.recording.writer import RecordingWriter
+from deal_core.recording.writer import RecordingWriter, message_types
 from deal_core.structures import CameraIntrinsics, ClassList, RgbdPair, TagMarker, TagState
 
 MS = 1_000_000
@@ -453,6 +454,153 @@ def test_intrinsics_are_kept_only_if_they_fit_the_images(
     camera = dataset.camera("kitchen")
     assert (camera is not None) == known and any("intrinsics" in n for n in extraction.report.notes) != known
     assert camera is None or (camera.width, camera.height, camera.fx) == (8, 6, 500)
+
+
+def camera_json(dataset: Dataset) -> dict[str, Any]:
+    return json.loads((dataset.path / "recordings" / "kitchen" / "camera.json").read_text())
+
+
+def info(bag: Any, topic: str, stamp: int, k: float, p: float, frame: str = "optical") -> None:
+    """Add a camera_info with the focal lengths k of the image as taken and p of the rectified image."""
+    roi = message_types().types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+    bag.add(
+        topic,
+        "sensor_msgs/msg/CameraInfo",
+        stamp,
+        header=bag.header(stamp, frame),
+        height=6,
+        width=8,
+        distortion_model="plumb_bob",
+        d=np.array([0.1, 0, 0, 0, 0]),
+        k=np.array([k, 0, 4, 0, k, 3, 0, 0, 1.0]),
+        r=np.eye(3).reshape(-1),
+        p=np.array([p, 0, 3.5, 0, 0, p, 2.5, 0, 0, 0, 1.0, 0]),
+        binning_x=0,
+        binning_y=0,
+        roi=roi,
+    )
+
+
+@pytest.mark.parametrize(
+    ("topic", "known", "expected"),
+    [
+        ("/cam/image_raw", (60, 50), (60, 4, 0.1)),
+        ("/cam/image_rect", (60, 50), (50, 3.5, 0)),
+        ("/cam/image_rect_color", (60, 50), (50, 3.5, 0)),
+        ("/cam/image_rect_color", (60, 0), (60, 4, 0)),  # a driver that leaves P empty
+        ("/cam/image_raw", (0, 50), (50, 3.5, 0)),  # one that leaves K empty
+    ],
+)
+def test_intrinsics_are_those_of_the_images(
+    bag: Any,
+    extract: Callable[..., tuple[Extraction, Dataset]],
+    topic: str,
+    known: tuple[float, float],
+    expected: tuple[float, float, float],
+) -> None:
+    bag.tags(0, "mug")
+    info(bag, "/cam/camera_info", 50, 0, 0)  # before the driver knows its calibration
+    for stamp in (100, 200):
+        bag.image(topic, stamp, bag.color_of(stamp), "rgb8")
+        bag.image("/depth/image", stamp, bag.depth_of(stamp), "16UC1")
+        info(bag, "/cam/camera_info", stamp, *known)
+    _, dataset = extract(bag)
+    camera = dataset.camera("kitchen")
+    assert camera is not None and (camera.fx, camera.cx, camera.distortion[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("encoding", "stored", "unit"),
+    [
+        ("16UC1", lambda mm: mm * 10, "0.1mm"),
+        ("32FC1", lambda mm: mm.astype(np.float32), "mm"),
+        ("16UC1", lambda mm: mm, None),
+    ],
+)
+def test_the_unit_of_depth_is_an_option_and_is_kept(
+    bag: Any,
+    extract: Callable[..., tuple[Extraction, Dataset]],
+    encoding: str,
+    stored: Callable[[np.ndarray], np.ndarray],
+    unit: str | None,
+) -> None:
+    depth = np.random.default_rng(0).integers(500, 6500, (6, 8)).astype(np.uint16)
+    bag.tags(0, "mug")
+    bag.camera_info("/camera/camera/color/camera_info", 100, 500.0)
+    bag.image(COLOR, 100, bag.color_of(1), "rgb8")
+    bag.image(DEPTH, 100, stored(depth), encoding)
+    _, dataset = extract(bag, depth_unit=unit, max_depth_m=4.0)
+    kept = np.where(depth > 4000, 0, depth)
+    np.testing.assert_array_equal(cv2.imread(str(dataset.frames[0].depth), cv2.IMREAD_UNCHANGED), kept)
+    content = camera_json(dataset)
+    assert (content["depth_unit"], content["max_depth_m"]) == (unit or "mm", 4.0)
+    assert dataset.camera("kitchen") is not None
+
+
+def test_the_unit_that_a_recorder_was_told_is_used(new_bag: Callable[[], Any], tmp_path: Path) -> None:
+    bag = new_bag()
+    bag.text("/deal/session", 0, {"classes": [{"name": "mug"}], "depth": {"unit": "0.1mm", "max_m": 0.0}})
+    bag.tags(0, "mug")
+    bag.image(COLOR, 100, bag.color_of(1), "rgb8")
+    bag.image(DEPTH, 100, bag.depth_of(1) * 10, "16UC1")
+    path = bag.save(tmp_path / "kitchen")
+    extract_recording(path, tmp_path / "dataset", ExtractOptions())
+    (depth,) = (tmp_path / "dataset").rglob("depth/*.png")
+    np.testing.assert_array_equal(cv2.imread(str(depth), cv2.IMREAD_UNCHANGED), bag.depth_of(1))
+    extract_recording(path, tmp_path / "other", ExtractOptions(depth_unit="mm"))
+    (depth,) = (tmp_path / "other").rglob("depth/*.png")
+    np.testing.assert_array_equal(cv2.imread(str(depth), cv2.IMREAD_UNCHANGED), bag.depth_of(1) * 10)
+
+
+def test_depth_that_cannot_be_true_fails_a_check_until_the_unit_is_named(bag: Any, tmp_path: Path) -> None:
+    bag.tags(0, "mug")
+    for stamp in (100, 200, 300):
+        bag.image(COLOR, stamp, bag.color_of(stamp, (48, 64)), "rgb8")
+        depth = np.random.default_rng(stamp).integers(500, 6500, (48, 64)).astype(np.float32)
+        bag.image(DEPTH, stamp, depth, "32FC1")
+    path = bag.save(tmp_path / "kitchen")
+    assert any("--depth-unit mm" in error for error in check_recording(path).errors)
+    report = check_recording(path, depth_unit="mm")
+    assert report.errors == [] and report.valid_depth == 1
+
+
+@pytest.mark.parametrize(
+    ("form", "pack"),
+    [
+        ("32FC1; compressedDepth rvl", "rvl"),
+        ("32FC1; compressedDepth png", "png"),
+        ("16UC1; compressedDepth rvl", "rvl"),
+        ("; compressedDepth", "png"),
+        ("tiff", "tiff"),
+        ("", "png16"),
+    ],
+)
+def test_depth_of_every_transport_is_known_by_its_bytes(
+    bag: Any, extract: Callable[..., tuple[Extraction, Dataset]], form: str, pack: str
+) -> None:
+    bag.tags(0, "mug")
+    depth = np.random.default_rng(0).integers(500, 6500, (6, 8)).astype(np.uint16)
+    depth[0] = 0
+    stored, settings = depth, struct.pack("<iff", 0, 0, 0)
+    if form.startswith("32FC1"):  # metres as inverse depth, finest near the camera
+        a = 100.0 * 101.0
+        b = 1 - a / 10.0
+        with np.errstate(divide="ignore"):
+            stored = np.where(depth > 0, a / (depth / 1000) + b, 0).astype(np.uint16)
+        settings = struct.pack("<iff", 0, a, b)
+    data = {
+        "rvl": lambda: settings + struct.pack("<II", 8, 6) + encode(stored),
+        "png": lambda: settings + cv2.imencode(".png", stored)[1].tobytes(),
+        "tiff": lambda: cv2.imencode(".tiff", depth.astype(np.float32) / 1000)[1].tobytes(),
+        "png16": lambda: cv2.imencode(".png", depth)[1].tobytes() + bytes(500),
+    }[pack]()
+    bag.image(COLOR, 100, bag.color_of(1), "rgb8")
+    bag.compressed(f"{DEPTH}/compressedDepth", 100, form, data)
+    _, dataset = extract(bag)
+    found = cv2.imread(str(dataset.frames[0].depth), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(found == 0, depth == 0)
+    tolerance = 0.03 if form.startswith("32FC1") else 0
+    np.testing.assert_allclose(found, depth, rtol=tolerance)
 
 
 MEASURE = """

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -17,10 +18,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import yaml
 from helpers.paths import HELPERS
+from helpers.rvl import encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,8 +34,9 @@ from deal_core.errors import RecordingError, UsageError
 from deal_core.recorder import write_queue
 from deal_core.recorder.pair_recorder import PairRecorder, RecorderSettings
 from deal_core.recorder.summary import RecordingCounts
+from deal_core.recording.depth_values import DepthValues
 from deal_core.recording.image_encodings import RawImage
-from deal_core.recording.image_messages import MessageDecoder
+from deal_core.recording.image_messages import EncodedImage, MessageDecoder
 from deal_core.recording.mcap_writer import McapWriter
 from deal_core.recording.reader import open_recording
 from deal_core.recording.repair import repair_recording
@@ -273,6 +277,103 @@ def test_what_belongs_to_moments_before_and_after_is_not_lost(tmp_path: Path) ->
     rig.recorder.add_depth(depth(START + 210 * MS))
     counts = rig.recorder.stop().counts
     assert counts.loss == 0 and counts.causes == {} and (counts.pending_color, counts.pending_depth) == (0, 1)
+
+
+def test_depth_at_half_the_rate_of_colour_is_no_loss(tmp_path: Path) -> None:
+    rig = Rig(rate_hz=5)
+    rig.recorder.start(tmp_path / "kitchen")
+    for index in range(1, 181):
+        rig.recorder.add_color(color(START + index * 33 * MS))
+        if index % 2:
+            rig.recorder.add_depth(depth(START + index * 33 * MS))
+    summary = rig.recorder.stop()
+    assert summary.loss == 0 and summary.counts.causes == {}
+    assert summary.counts.unpaired == {"color: no partner within slop": 89} and summary.counts.written == 30
+    assert "180 colour (30.3 Hz) and 90 depth (15.2 Hz)" in "\n".join(summary.lines())
+
+
+@pytest.mark.parametrize("compress", ["none", "depth"])
+def test_compressed_depth_reads_back_to_the_bit_everywhere(tmp_path: Path, compress: Any) -> None:
+    from rosbags.highlevel import AnyReader
+
+    rig = Rig(rate_hz=0, compress=compress)
+    rig.recorder.set_camera(BIG_CAMERA)
+    first = START - 33 * MS
+    rig.recorder.add_color(color(first, (240, 320)))
+    rig.recorder.add_depth(depth(first, (240, 320)))
+    rig.recorder.start(tmp_path / "kitchen")
+    sent = [START + index * 33 * MS for index in range(10)]
+    for stamp in sent:
+        rig.recorder.add_color(color(stamp, (240, 320)))
+        rig.recorder.add_depth(depth(stamp, (240, 320)))
+    assert rig.recorder.stop().counts.written == 10
+    with AnyReader([tmp_path / "kitchen"]) as reader:  # rosbags reads it, too
+        images = {
+            (connection.topic, time): bytes(reader.deserialize(data, connection.msgtype).data)
+            for connection, time, data in reader.messages()
+            if connection.topic.endswith("image_raw")
+        }
+    assert len(images) == 20
+    for stamp in sent:
+        assert images["/camera/camera/color/image_raw", stamp] == bytes(color(stamp, (240, 320)).data)
+        depth_topic = "/camera/camera/aligned_depth_to_color/image_raw"
+        assert images[depth_topic, stamp] == bytes(depth(stamp, (240, 320)).data)
+    assert check_recording(tmp_path / "kitchen").errors == []
+    size = next((tmp_path / "kitchen").glob("*.mcap")).stat().st_size
+    assert (size < 10 * 240 * 320 * 3.2) == (compress == "depth")
+
+
+def test_images_of_compressed_transports_are_recorded_decoded(tmp_path: Path) -> None:
+    rgb = color(0)
+    jpeg = cv2.imencode(".png", rgb.pixels()[..., ::-1])[1].tobytes() + bytes(300)
+    millimetres = np.random.default_rng(0).integers(500, 3000, (6, 8)).astype(np.uint16)
+    packed = struct.pack("<iff", 0, 0, 0) + struct.pack("<II", 8, 6) + encode(millimetres)
+
+    def send(stamp: int, damage: bytes = b"") -> None:
+        form = "16UC1; compressedDepth rvl"
+        rig.recorder.add_color(EncodedImage(stamp, "optical", "png", memoryview(jpeg), is_depth=False))
+        rig.recorder.add_depth(EncodedImage(stamp, "optical", form, memoryview(damage or packed), is_depth=True))
+
+    rig = Rig(rate_hz=0)
+    send(START + 33 * MS)
+    rig.recorder.start(tmp_path / "kitchen")
+    for index in range(2, 6):
+        send(START + index * 33 * MS, packed[:30] if index == 3 else b"")
+    counts = rig.recorder.stop().counts
+    assert counts.written == 3 and counts.lost == {"bad image": 1}
+    extract_recording(tmp_path / "kitchen", tmp_path / "dataset", ExtractOptions(tags=None))
+    frame = Dataset.open(tmp_path / "dataset").load(0)
+    np.testing.assert_array_equal(frame.image, rgb.pixels())
+    np.testing.assert_array_equal(frame.depth, millimetres.astype(np.float32) / 1000)
+
+
+def test_depth_of_another_frame_name_is_recorded_if_it_is_said_to_be_aligned(tmp_path: Path) -> None:
+    rig = Rig(rate_hz=0, aligned=True)
+    rig.recorder.add_depth(depth(START, frame="depth_optical"))
+    rig.recorder.start(tmp_path / "kitchen")
+    for index in range(1, 4):
+        rig.recorder.add_color(color(START + index * 33 * MS))
+        rig.recorder.add_depth(depth(START + index * 33 * MS, frame="depth_optical"))
+    assert rig.recorder.stop().counts.written == 3
+    assert check_recording(tmp_path / "kitchen").frames == 3  # without the option: the frame is colour's now
+
+
+def test_depth_that_cannot_be_true_is_refused_at_the_start(tmp_path: Path) -> None:
+    metres = np.random.default_rng(0).integers(1, 6, (6, 8)).astype(np.uint16)
+    for unit in ("auto", "m"):
+        rig = Rig(depth=DepthValues(unit))
+        rig.recorder.add_depth(RawImage.of(metres, START, "optical", "16UC1"))
+        if unit == "auto":
+            with pytest.raises(RecordingError, match=r"depth cannot be true: .*depth_unit:=m"):
+                rig.recorder.start(tmp_path / "kitchen")
+            continue
+        rig.recorder.start(tmp_path / "kitchen")
+        for index in range(1, 4):
+            rig.recorder.add_color(color(START + index * 200 * MS))
+            rig.recorder.add_depth(RawImage.of(metres, START + index * 200 * MS, "optical", "16UC1"))
+        rig.recorder.stop()
+    report = check_recording(tmp_path / "kitchen")
+    assert report.errors == [] and report.frames == 3  # the recording names its unit
 
 
 def test_a_busy_writer_and_a_slow_disk_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from deal_core.errors import RecordingError
 from deal_core.recording.mcap_salvage import scan_mcap
+from deal_core.recording.mcap_writer import zstd
 from deal_core.recording.reader import RawMessage, open_recording
 from deal_core.recording.stored_message import Damage
 
@@ -222,10 +223,43 @@ def test_what_is_no_recording_is_said_so(tmp_path: Path, make: Callable[[Path], 
         open_recording(tmp_path / "thing")
 
 
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("form", ["decompressed by hand", "compressed by hand", "bare", "metadata is lost"])
+def test_files_compressed_or_decompressed_since_are_read(bag: Any, tmp_path: Path, storage: str, form: str) -> None:
+    path = bag.save(tmp_path / "bag", storage, "none" if form == "compressed by hand" else "file")
+    (packed,) = path.glob("*.zstd") if form != "compressed by hand" else path.glob("bag.*[3p]")
+    if form == "decompressed by hand":
+        packed.with_suffix("").write_bytes(zstd().decompress(packed.read_bytes()))
+        packed.unlink()
+    elif form == "compressed by hand":
+        path.joinpath(f"{packed.name}.zstd").write_bytes(zstd().compress(packed.read_bytes()))
+        packed.unlink()
+    elif form == "metadata is lost":
+        (path / "metadata.yaml").unlink()
+    messages, problems = read(packed if form == "bare" else path)
+    assert messages == written(bag)
+    assert [p for p in problems if "metadata.yaml is missing" not in p] == []
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_messages_that_were_compressed_one_by_one_need_no_metadata(bag: Any, tmp_path: Path, storage: str) -> None:
+    path = bag.save(tmp_path / "bag", storage, "message")
+    (path / "metadata.yaml").unlink()
+    assert read(path)[0] == written(bag)
+    with open_recording(path) as recording:
+        heads = list(recording.heads(["/a", "/b"], 40))
+    assert [(h.head, h.length) for h in heads] == [(m.data[:40], len(m.data)) for m in written(bag)]
+
+
 def test_ros1_bag_names_the_converter(tmp_path: Path) -> None:
     (tmp_path / "old.bag").write_bytes(b"#ROSBAG V2.0\n")
-    with pytest.raises(RecordingError, match="rosbags-convert"):
-        open_recording(tmp_path / "old.bag")
+    (tmp_path / "old.mcap").write_bytes(b"#ROSBAG V2.0\n")
+    for path in (tmp_path / "old.bag", tmp_path / "old.mcap"):
+        with pytest.raises(RecordingError, match="rosbags-convert"):
+            open_recording(path)
+    (tmp_path / "old.mcap").unlink()
+    with pytest.raises(RecordingError, match=r"old\.bag is a ROS 1 bag.*rosbags-convert"):
+        open_recording(tmp_path)
 
 
 def test_recording_without_messages_is_an_error(new_bag: Callable[[], Any], tmp_path: Path) -> None:
