@@ -326,10 +326,9 @@ class Unit:
 
     def train_regions(self) -> Any:
         """Return a trained region model."""
+        from deal_core.models.model_file import load_model
         from deal_core.regions.settings import RegionTrainSettings
         from deal_core.regions.training import train_regions
-
-        from deal_core.models.model_file import load_model
         from deal_core.settings_file import load_settings
 
         settings = load_settings(
@@ -350,14 +349,14 @@ class Unit:
         from deal_core.masks.mask_folder import read_mask, write_cams
         from deal_core.masks.refine.refinement import refinement_settings
         from deal_core.masks.score_dataset import CamSettings
-        from deal_core.quality import judge, measure_masks, training_facts
+        from deal_core.quality import facts_of_training, judge, measure_masks
 
         folder, classes = self.folder / "masks" / _file_name(name), len(self.train_frames.classes)
         settings = CamSettings(device=self.bench.device, refine=refinement_settings(refine))
         for _ in write_cams(model, self.train_frames, folder, settings):
             pass
         self.add(name, lambda s: read_mask(folder, s.key, s.image.shape[:2], classes), self.train_frames)
-        verdict = judge(measure_masks(folder, self.train_frames), training_facts(model.info))
+        verdict = judge(measure_masks(folder, self.train_frames), facts_of_training(model.info))
         self.figures[name] |= {"score": verdict.score, "verdict": verdict.grade}
         return verdict
 
