@@ -121,7 +121,7 @@ def plane_line(frames: list[RealFrame]) -> str:
     of_image = np.mean([mask.mean() for mask, _ in found]) if found else 0.0
     of_things = np.mean([mask[(truth > 0) & (truth != UNLABELLED)].mean() for mask, truth in found]) if found else 0.0
     return (
-        f"Supporting planes were found in {len(found)} of {len(frames)} frames; they cover {of_image:.0%} of the "
+        f"Supporting planes: found in {len(found)} of {len(frames)} frames; they cover {of_image:.0%} of the "
         f"image and {of_things:.1%} of the things."
     )
 

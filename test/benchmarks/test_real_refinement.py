@@ -35,7 +35,7 @@ def test_depth_gives_a_blob_the_shape_of_its_thing(
     rows = {line.split("|")[1].strip(): line.split("|")[2] for line in said.splitlines() if "±" in line}
     none, regions = (float(rows[name].split("±")[0]) for name in ("none", "regions"))
     assert regions > none + 10
-    assert "found in 1 of 1 frames; it covers" in said and "0.0% of the things" in said
+    assert "found in 1 of 1 frames; they cover" in said and "0.0% of the things" in said
 
 
 def test_blobs_stand_on_their_thing_and_absent_classes_score_nowhere(tmp_path: Path) -> None:

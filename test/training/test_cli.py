@@ -185,7 +185,7 @@ def completion(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[s
     [
         (["deal", "ev"], ["evaluate"]),
         (["deal", "cams", "m", "d", "--refine-"], ["--refine-option"]),
-        (["deal", "cams", "m", "d", "--refine", ""], ["none", "par", "crf", "walk", "regions"]),
+        (["deal", "cams", "m", "d", "--refine", ""], ["none", "par", "crf", "walk", "regions", "auto"]),
         (["deal", "check", "d", "--as", "h"], ["hope"]),
         (["deal", "tag", "d", "--format", ""], ["csv", "coco", "voc", "labelstudio"]),
         (["deal", "experiments", ""], ["voc", "coco", "hope", "synthetic"]),

@@ -335,3 +335,11 @@ def test_places_that_cannot_be_written_are_told(tmp_path: Path) -> None:
         with pytest.raises(ModelFileError, match="cannot be written"):
             save_model(path, network(), INFO)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("value", "rule", "failed"),
+    [(0.0, "depth_relief", True), (0.99, "otsu", True), (0.05, "otsu", False), (0.0, "fixed:0", False)],
+)
+def test_a_chosen_threshold_at_an_end_of_its_range_has_failed(value: float, rule: str, failed: bool) -> None:
+    assert Threshold(value, rule).has_failed is failed
