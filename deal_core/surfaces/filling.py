@@ -93,8 +93,10 @@ def fill_depth(depth: Tensor, valid: Tensor | None = None, kind: DepthKind = "me
     inverse = (inverse.reciprocal() if kind == "metric" else inverse).where(valid, 0.0)
     scale = 1.0 if kind == "metric" else _per_metre(inverse, valid)
     filled, confidence = _fill(inverse, valid, scale)
-    # What neither rows nor columns reach is filled from the filled pixels: it is a number, and not known.
-    filled, _ = _fill(filled, valid | (confidence > 0), scale)
+    reached = valid | (confidence > 0)
+    if not reached.all():
+        # What neither rows nor columns reach is filled from the filled pixels: it is a number, and not known.
+        filled, _ = _fill(filled, reached, scale)
     known = filled > 0
     values = filled.where(known, 1.0).reciprocal() if kind == "metric" else filled
     return FilledDepth(depth.where(valid, values.where(known, 0.0)), confidence)
