@@ -197,6 +197,15 @@ def test_camera_info_and_back_is_the_camera() -> None:
     assert info_to_camera(camera_to_info(camera, HEADER), 640, 480) == camera
 
 
+def test_a_rectified_image_has_the_intrinsics_of_p_without_distortion() -> None:
+    camera = CameraIntrinsics(640, 480, 600.0, 610.0, 320.5, 241.5, (0.1, -0.2, 0.0, 0.0, 0.05), frame_id="optical")
+    info = camera_to_info(camera, HEADER)
+    info.p = [500.0, 0.0, 310.0, 0.0, 0.0, 505.0, 230.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    assert info_to_camera(info, 640, 480) == camera
+    rectified = CameraIntrinsics(640, 480, 500.0, 505.0, 310.0, 230.0, frame_id="optical")
+    assert info_to_camera(info, 640, 480, is_rectified=True) == rectified
+
+
 def test_a_camera_of_another_image_is_refused() -> None:
     info = camera_to_info(CameraIntrinsics(640, 480, 600.0, 610.0, 320.5, 241.5), HEADER)
     with pytest.raises(CameraModelError, match=r"colour image \(1280x720\), found 640x480"):

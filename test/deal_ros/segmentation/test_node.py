@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from helpers.node_stand import BEST_EFFORT, COLOR, DEPTH, INFO, PERIOD_S, SIZE, RedModel, Stand
 from helpers.ros_client import NODE
+from helpers.rvl import encode
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
@@ -313,6 +315,23 @@ def test_compressed_colour_is_segmented(new_stand: Callable[..., Stand]) -> None
     mask = stand.mask_of(packed)
     assert (image_to_mask(mask) == 1).all() and mask.header == color.header
     assert stand.color.get_subscription_count() == 0
+
+
+def test_compressed_depth_is_used(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand(depth_mode="required", depth_transport="compressedDepth")
+    stand.models["red"] = model = RedModel(uses_depth=True)
+    publisher = stand.node.create_publisher(CompressedImage, f"{DEPTH}/compressedDepth", 10)
+    stand.activate()
+    stand.wait(lambda: publisher.get_subscription_count() > 0, "the subscription to depth")
+    color, depth = stand.pair()
+    packed = CompressedImage(header=depth.header, format="16UC1; compressedDepth rvl")
+    content = encode(np.frombuffer(depth.data, np.uint16).reshape(SIZE))
+    packed.data.frombytes(bytes(12) + struct.pack("<II", SIZE[1], SIZE[0]) + content)
+    stand.color.publish(color)
+    publisher.publish(packed)
+    stand.mask_of(color)
+    np.testing.assert_allclose(model.depths[0], 1.0)
+    assert stand.depth.get_subscription_count() == 0
 
 
 def test_qos_that_cannot_match_is_told_with_both_sides(new_stand: Callable[..., Stand]) -> None:

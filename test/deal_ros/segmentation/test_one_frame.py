@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 import cv2
@@ -11,9 +12,10 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from helpers.pipeline_rig import SIZE, Rig, color_of, depth_of
+from helpers.rvl import encode
 from sensor_msgs.msg import CompressedImage, Image
 
-from deal_ros.input.conversions import image_to_mask, stamp_from_ns
+from deal_ros.input.conversions import array_to_image, image_to_mask, stamp_from_ns
 from deal_ros.segmentation.parameters import SegmentationParameters
 
 
@@ -91,3 +93,42 @@ def test_classes_and_confidence_restrict_the_mask_from_the_next_frame_on(new_rig
     shown = [set(image_to_mask(result.mask).flat) for result in rig.results]
     assert shown == [{0, 1}, {0}, {0, 1}]
     np.testing.assert_array_equal(rig.results[1].segmentation.mask, image_to_mask(rig.results[1].mask))
+
+
+def test_a_leading_slash_is_no_other_frame_and_an_option_says_what_is_aligned(new_rig: Callable[..., Rig]) -> None:
+    for aligned, frame in ((False, "/optical"), (True, "depth_optical")):
+        rig = new_rig(aligned=aligned)
+        rig.send(color_of(1), depth_of(1, frame_id=frame))
+        rig.settle()
+        assert len(rig.results) == 1 and rig.segmenter.depths[0] is not None
+    rig = new_rig("optional", aligned=True)
+    rig.send(color_of(1), depth_of(1, size=(4, 5)))  # the sizes must be equal all the same
+    rig.settle()
+    assert rig.segmenter.depths == [None] and "colour is 6x4, depth is 5x4" in rig.errors[0]
+
+
+def test_depth_in_another_unit_is_told_and_read_as_the_parameter_says(new_rig: Callable[..., Rig]) -> None:
+    metres = np.random.default_rng(0).integers(1, 6, SIZE).astype(np.uint16)
+    depth = array_to_image(metres, color_of(1).header)
+    for unit, expected in (("auto", metres / 1000), ("m", metres)):
+        rig = new_rig(depth_unit=unit, max_depth_m=0.0)
+        rig.send(color_of(1), depth)
+        rig.settle()
+        assert rig.segmenter.depths[0] == pytest.approx(expected)
+        said = [text for text in (*rig.errors, rig.pipeline.statistics.summary.last_trouble) if "depth_unit:=m" in text]
+        assert len(said) == (2 if unit == "auto" else 0)
+    rig = new_rig(depth_unit="m", max_depth_m=3.0)
+    rig.send(color_of(1), depth)
+    rig.settle()
+    assert rig.segmenter.depths[0] == pytest.approx(np.where(metres > 3, 0, metres))
+
+
+def test_depth_in_rvl_is_that_of_the_raw_image(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig()
+    depth = depth_of(7)
+    packed = CompressedImage(header=depth.header, format="16UC1; compressedDepth rvl")
+    millimetres = np.frombuffer(depth.data, np.uint16).reshape(SIZE)
+    packed.data.frombytes(bytes(12) + struct.pack("<II", SIZE[1], SIZE[0]) + encode(millimetres))
+    rig.send(color_of(7), packed)
+    rig.settle()
+    np.testing.assert_allclose(rig.segmenter.depths[0], millimetres / 1000)

@@ -164,3 +164,20 @@ def test_ten_thousand_pairs_leave_no_memory_behind(new_rig: Callable[..., Rig]) 
     counts, work = rig.pipeline.sync, rig.pipeline.work
     assert counts.received_color == 11_000 and work.done > 500 and counts.pending_color <= 10
     assert resident() - before < 20 * 2**20
+
+
+def test_a_loop_of_a_short_recording_gives_masks_every_time(new_rig: Callable[..., Rig]) -> None:
+    """With simulated time the clock goes back with the stamps; without, the same stamps are duplicates."""
+    for is_simulated, masks in ((True, 15), (False, 5)):
+        rig = new_rig(max_age_ms=0.0)
+        for loop in range(3):
+            for stamp in range(1, 6):
+                rig.clock[0] = (stamp if is_simulated else 10 * loop + stamp) * 33 * MS
+                rig.pipeline.follow_clock()
+                rig.send(color_of(stamp * 33 * MS), None)
+                rig.pipeline.follow_clock()
+                rig.pipeline.synchronizer.add_depth(depth_of(stamp * 33 * MS))
+                rig.settle()
+        counts = rig.pipeline.sync
+        assert len(rig.results) == masks and counts.received_color == counts.received_depth == 15
+        assert counts.paired + counts.unpaired_color.total() + counts.pending_color == 15
