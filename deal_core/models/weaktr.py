@@ -79,7 +79,7 @@ class WeakTr(nn.Module):
         _check_arguments(weights, pool, fused, refined, drop_path)
         vit = create_vit(backbone, weights, drop_path, dict(backbone_arguments or {}))
         self.backbone = TokenTransformer(vit)
-        self.stride = self.backbone.patch_size
+        self.stride = self.patch_size = self.backbone.patch_size
         self.num_classes = num_classes
         self.fused = fused
         self.refined = refined
