@@ -228,7 +228,7 @@ def first_few(names: Sequence[str]) -> str:
 
 
 class GroundTruth:
-    """Drawn masks in a folder, `<stamp_ns>.png` with uint8 class ids; unusable masks are left out.
+    """Drawn masks in a folder, `<stamp_ns>.png` (or another image) with uint8 class ids; unusable masks are left out.
 
     Args:
         folder: folder of the masks; may be missing.
@@ -242,15 +242,17 @@ class GroundTruth:
     def __init__(self, folder: Path, classes: ClassList) -> None:
         self._folder = folder
         self._classes = classes
+        self._finder = ImageFinder()
         self.used = 0
         self.problems: list[str] = []
 
     def read(self, stamp_ns: int, size: tuple[int, ...]) -> UInt8Array | None:
         """Return the (H, W) mask of a frame of this size, or None."""
-        file = self._folder / f"{stamp_ns}.png"
-        if not file.is_file():
-            return None
+        file = self._folder / str(stamp_ns)
         try:
+            file = self._finder.find(file, ".png")
+            if not file.is_file():
+                return None
             mask = read_ids(file, "draw it again")
             check_image(file, "mask", mask, np.uint8, size)
             check_ids(file, mask, self._classes)
@@ -262,7 +264,8 @@ class GroundTruth:
 
     def notes(self) -> list[str]:
         """Return remarks for a person; call it after the last frame."""
-        rest = len(list(self._folder.glob("*.png"))) - self.used - len(self.problems)
+        images = [f for f in self._folder.glob("*.*") if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
+        rest = len(images) - self.used - len(self.problems)
         return [f"{rest} drawn masks have no frame"] if rest > 0 else []
 
 

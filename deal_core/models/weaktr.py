@@ -87,7 +87,7 @@ class WeakTr(nn.Module):
         self.activation = check_activation(activation)
         self.settled = {"mean": scale.mean, "std": scale.std, "activation": activation}
         self.backbone = TokenTransformer(vit)
-        self.stride = self.backbone.patch_size
+        self.stride = self.patch_size = self.backbone.patch_size
         self.num_classes = num_classes
         self.fused = fused
         self.refined = refined

@@ -10,7 +10,7 @@ from typing import Literal
 FileKind = Literal["png", "jpeg", "webp", "tiff", "bmp"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8\xff"
+_JPEG = b"\xff\xd8"
 # In the compressed part of a JPEG, 0xff is followed by 0, by a restart marker, or by another 0xff that fills.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_SIZES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}

@@ -295,7 +295,7 @@ def _to_labelstudio(root: Path, frames: Sequence[FrameRecord], states: npt.NDArr
 def _read_voc(reader: _Reader) -> None:
     if not reader.path.is_dir():
         raise DatasetError(f"{reader.path}: expected a folder of <class>_{_VOC_LIST}.txt, as ImageSets/Main of VOC")
-    files = [f for f in sorted(reader.path.glob("*_*.txt")) if f.is_file()]
+    files = [f for f in sorted(reader.path.glob("*_*.txt")) if f.is_file() and not f.name.startswith(".")]
     if not files:
         raise DatasetError(f"{reader.path} contains no list of tags: expected files like <class>_{_VOC_LIST}.txt")
     meaning = {"1": PRESENT, "-1": ABSENT, "0": UNKNOWN}

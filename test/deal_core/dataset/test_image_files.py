@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from deal_core.dataset.image_files import ImageFinder, read_color, read_ids, read_image, turned
+from deal_core.dataset.image_files import GroundTruth, ImageFinder, read_color, read_ids, read_image, turned
 from deal_core.errors import DatasetError
+from deal_core.structures import ClassList
 
 RAMP = np.stack(np.meshgrid(np.arange(0, 240, 12), np.arange(0, 240, 16)), -1).astype(np.uint8)
 PICTURE = np.concatenate([RAMP, RAMP[..., :1] // 2], axis=-1)  # (15, 20, 3), smooth
@@ -167,3 +168,14 @@ def test_images_are_found_by_name_whatever_the_suffix(tmp_path: Path) -> None:
     assert finder.find(tmp_path / "d", ".png").name == "d.png"
     with pytest.raises(DatasetError, match=r"two images of one name: c\.jpg, c\.png"):
         finder.find(tmp_path / "c", ".png")
+
+
+def test_drawn_masks_of_a_recording_may_have_any_format(tmp_path: Path) -> None:
+    for name, image in {"1.tif": Image.fromarray(IDS), "2.PNG": palette(), "9.png": palette()}.items():
+        (tmp_path / name).write_bytes(encoded("TIFF" if name == "1.tif" else "PNG", image))
+    (tmp_path / "._1.tif").write_bytes(b"\0\x05\x16\x07")
+    drawn = GroundTruth(tmp_path, ClassList(("a", "b", "c")))
+    for stamp in (1, 2):
+        np.testing.assert_array_equal(drawn.read(stamp, IDS.shape), IDS)
+    assert drawn.read(3, IDS.shape) is None
+    assert (drawn.used, drawn.problems, drawn.notes()) == (2, [], ["1 drawn masks have no frame"])

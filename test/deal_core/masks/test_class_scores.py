@@ -205,3 +205,23 @@ def test_the_refined_map_is_used_where_there_is_one() -> None:
         [[[0.0, 1.0], [0.5, 0.25]]]
     ]
     assert not scores_of(CamOutput({"cam": torch.ones(1, 1)}, "cam", raw, 8, {}))[0].any()
+
+
+@pytest.mark.parametrize("size", [(40, 56), (45, 61), (35, 50)])
+def test_what_a_patch_sees_lies_where_the_patch_is(size: tuple[int, int]) -> None:
+    """A network of patches of 8 pixels that sees only brightness, as WeakTr does; a column of patches is bright."""
+
+    class Brightness(nn.Module):
+        patch_size = 8
+
+        def forward(self, image: Tensor) -> CamOutput:
+            cams = F.avg_pool2d(image.mean(1, keepdim=True), 8)
+            return CamOutput({"tag": torch.ones(len(image), 1)}, "tag", cams, 8, {})
+
+    image = torch.zeros(1, 3, *size)
+    left = 8 * (size[1] // 8 - 2)
+    image[..., left : left + 8] = 1
+    for flip in (False, True):
+        found = multi_scale_scores(Brightness(), image, tags=torch.ones(1, 1), flip=flip)[0, 0].sum(0)
+        centre = float((found * (torch.arange(size[1]) + 0.5)).sum() / found.sum())
+        assert centre == pytest.approx(left + 4, abs=1)

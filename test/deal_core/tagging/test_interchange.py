@@ -249,3 +249,9 @@ def test_a_table_of_any_spreadsheet_is_read(tmp_path: Path, separator: str, enco
     text = "\r\n".join(separator.join(row) for row in rows)
     (tmp_path / "tags.csv").write_bytes(text.encode(encoding))
     assert table(read(tmp_path / "tags.csv", TagFormat.CSV))[1] == [PRESENT, None, ABSENT, None]
+
+
+def test_a_folder_of_lists_that_a_mac_copied_is_read(tmp_path: Path) -> None:
+    (tmp_path / "mug_trainval.txt").write_bytes("day 1/7  1\r\n".encode("utf-8-sig"))
+    (tmp_path / "._mug_trainval.txt").write_bytes(b"\0\x05\x16\x07" + bytes(100))
+    assert table(read(tmp_path, TagFormat.VOC))[0] == [PRESENT, None, None, None]
