@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
-from deal_core.models.backbone import create_backbone
-from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, ColourNormalisation
+from deal_core.models.backbone import colour_scale, create_backbone
+from deal_core.models.normalisation import ColourNormalisation
 
 
 class RegionMil(nn.Module):
@@ -25,10 +25,11 @@ class RegionMil(nn.Module):
         num_classes: Number of classes K.
         backbone: Name of a timm model that can return feature maps.
         levels: Indices of the feature levels of the backbone, from fine to coarse.
-        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a .safetensors file.
+        weights: "none" (random), "hub" (pretrained weights of timm, downloaded) or the path of a weights file
+            (.safetensors, .pth, .pt).
         backbone_arguments: Further arguments of `timm.create_model`.
-        mean: Mean of the RGB channels, in [0, 1].
-        std: Standard deviation of the RGB channels, in [0, 1].
+        mean: Mean of the RGB channels, in [0, 1]; None: as timm has it for these weights, see `colour_scale`.
+        std: Standard deviation of the RGB channels, in [0, 1]; None: as `mean`.
         scale: Factor on the image size before the backbone.
         members: Number E of heads, whose probabilities are averaged.
 
@@ -51,15 +52,16 @@ class RegionMil(nn.Module):
         levels: Sequence[int] = (-1,),
         weights: str = "none",
         backbone_arguments: Mapping[str, Any] | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         scale: float = 2.0,
         members: int = 10,
     ) -> None:
         super().__init__()
         if not 0 < scale < float("inf") or members < 1:
             raise ConfigError(f"expected a scale above 0 and at least 1 member, found {scale} and {members}")
-        self.normalise_colours = ColourNormalisation(mean, std)
+        colours = colour_scale(backbone, weights, mean, std)
+        self.normalise_colours = ColourNormalisation(colours.mean, colours.std)
         self.backbone = create_backbone(backbone, levels, weights, backbone_arguments).requires_grad_(False)
         info = self.backbone.feature_info.info
         self.levels = tuple(sorted({level % len(info) for level in levels}))
@@ -78,7 +80,7 @@ class RegionMil(nn.Module):
         self.register_buffer("feature_std", torch.ones(self.width))
         self.weight = nn.Parameter(torch.zeros(members, num_classes + 1, self.width))
         self.bias = nn.Parameter(torch.zeros(members, num_classes + 1))
-        self.settled = {"mean": tuple(mean), "std": tuple(std)}
+        self.settled = {"mean": colours.mean, "std": colours.std}
         self.train(self.training)
 
     def columns(self, levels: Sequence[int]) -> list[int]:

@@ -53,8 +53,8 @@ def propose_regions(depth: Float32Array, valid: BoolArray | None = None, kind: D
 
     Holes are filled first. A region is a connected part off all planes, whole or cut at depth jumps of 10 or 4 %; a
     connected part of a plane; a hole; or, where no plane supports things, a part that is nearer than what surrounds it.
-    An elongated region is also divided in compact pieces, such as an arm in a hand and the rest. A region covers 0.06 to
-    25 % of the image. Of near-duplicates, the region that comes first in this order stays.
+    An elongated region is also divided in compact pieces, such as an arm in a hand and the rest. A region covers 0.06
+    to 25 % of the image. Of near-duplicates, the region that comes first in this order stays.
 
     Args:
         depth: (H, W) depth of `kind`; 0 or not finite where unknown.

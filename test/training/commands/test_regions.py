@@ -15,6 +15,7 @@ from helpers.region_runs import tiny_settings, write_boxes
 Deal = Callable[..., Any]
 TINY = (
     "network.arguments.backbone=test_resnet",
+    "network.arguments.weights=none",
     "network.levels=[[-2]]",
     "head.members=2",
     "head.steps=40",
@@ -53,7 +54,13 @@ def test_regions_cams_evaluate_and_refusals(deal: Deal, tmp_path: Path) -> None:
     assert done.returncode == 0 and "16 frames written" in done.stderr
     done = deal("evaluate", model, data, "--json", "--device", "cpu", "--pictures", "0")
     assert done.returncode == 0 and json.loads(done.stdout)["auto"]["miou"] > 0.7
-    student = ("model.arguments.encoder=test_resnet", "data.image_size=[72,96]", "epochs=1", "batch_size=4")
+    student = (
+        "model.arguments.encoder=test_resnet",
+        "model.arguments.weights=none",
+        "data.image_size=[72,96]",
+        "epochs=1",
+        "batch_size=4",
+    )
     out = f"output={tmp_path / 'student'}"
     done = deal("distill", CONFIG / "distill.yaml", f"data.path={data}", f"masks={masks}", out, *student)
     assert done.returncode == 0, done.stderr
