@@ -73,6 +73,8 @@ def check(
     from training.support.console import progress
 
     _refuse_unused(path, layout, split, depth, repair=repair, out=out)
+    of_recordings = {"--aligned": aligned, "--depth-unit": depth_unit, "--max-depth": max_depth is not None}
+    _refuse_of_recordings(path, layout, [name for name, given in of_recordings.items() if given])
     with progress(quiet=as_json) as bar:
 
         def start(total: int | None) -> None:
@@ -123,6 +125,15 @@ def _refuse_unused(
         raise UsageError(f"--repair is for recordings, and {path} is a dataset: extract its recordings again")
     if out and not repair:
         raise UsageError(f"--out {out} needs --repair: the command writes nothing else")
+
+
+def _refuse_of_recordings(path: Path, layout: str | None, given: list[str]) -> None:
+    """Refuse options that say how to read a recording, if `path` is a dataset."""
+    from deal_core.dataset.check import is_dataset
+    from deal_core.errors import UsageError
+
+    if given and (layout or is_dataset(path)):
+        raise UsageError(f"{', '.join(given)}: for recordings, and {path} is a dataset, whose depth was read already")
 
 
 def _published_checker(
