@@ -493,6 +493,8 @@ def _check_images(
         color, depth = newest_color.raw(), newest_depth.raw()
     except ImageFormatError as error:
         raise RecordingError(str(error)) from error
+    if not color.stamp_ns and not depth.stamp_ns:
+        raise RecordingError("the images have stamp 0, so they cannot be paired: the camera driver must set the stamps")
     if not is_color_encoding(IMAGE, color.encoding):
         raise RecordingError(f"expected colour in a colour encoding, as rgb8; found '{color.encoding}'")
     if not is_depth_encoding(IMAGE, depth.encoding):

@@ -11,11 +11,10 @@ import os
 import struct
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -62,7 +61,7 @@ class McapFile:
     def messages(self, topics: set[str], head: int | None = None) -> Iterator[FoundMessage]:
         """Yield the messages of some topics, chunk by chunk, in the order of their log times.
 
-        A thread verifies and unpacks the next chunks meanwhile.
+        A thread verifies, unpacks and reads the next chunks meanwhile.
 
         Args:
             topics: names of the topics.
@@ -74,65 +73,57 @@ class McapFile:
         chunks = sorted(self.summary.chunks, key=lambda chunk: chunk.start_ns)
         following = iter([c for c in chunks if not c.channels or c.channels & wanted.keys()])
         with ThreadPoolExecutor(1) as thread:
-
-            def prepare(chunk: ChunkPlace) -> tuple[ChunkPlace, Callable[[], _Region]]:
-                return chunk, self._open_chunk(chunk.at, thread, verify=head is None)
-
-            ahead = deque(prepare(chunk) for chunk in islice(following, _AHEAD))
+            ahead = deque(thread.submit(self._read, chunk, wanted, head) for chunk in islice(following, _AHEAD))
             while ahead:
-                chunk, region = ahead.popleft()
-                yield from self._in_chunk(chunk, region, wanted, head)
-                ahead.extend(prepare(chunk) for chunk in islice(following, 1))
+                yield from ahead.popleft().result()
+                ahead.extend(thread.submit(self._read, chunk, wanted, head) for chunk in islice(following, 1))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _in_chunk(
-        self, chunk: ChunkPlace, prepared: Callable[[], _Region], wanted: dict[int, StoredChannel], head: int | None
-    ) -> Iterator[FoundMessage]:
+    def _read(self, chunk: ChunkPlace, wanted: dict[int, StoredChannel], head: int | None) -> Iterable[FoundMessage]:
+        """Return the messages of a chunk, and note its damage; those of a long chunk are read when they are needed."""
         entries: list[tuple[int, int, int, int]] = []  # log time, channel, first byte, length
         is_sound = False
+        region = _Region(b"", 0, 0)
         with suppress(Exception):  # lz4, zstd and struct raise different errors
-            region = prepared()
+            region = self._open_chunk(chunk.at, verify=head is None)
             is_sound = _walk(region, wanted, entries)
         entries.sort(key=lambda entry: entry[0])
-        for log_time, channel, begin, length in entries:
-            data = region.read(begin, length if head is None else min(length, head))
-            yield FoundMessage(wanted[channel], log_time, data, length)
         if not is_sound:
             self.damage.setdefault(chunk.at, entries[-1][0] if entries else chunk.start_ns)
+        found = (
+            FoundMessage(
+                wanted[channel], log_time, region.read(begin, length if head is None else min(length, head)), length
+            )
+            for log_time, channel, begin, length in entries
+        )
+        return list(found) if head is not None or region.end - region.begin <= _IN_MEMORY else found
 
-    def _open_chunk(self, at: int, thread: ThreadPoolExecutor, *, verify: bool) -> Callable[[], _Region]:
-        """Return a function that waits for the records of the chunk at a byte of the file.
-
-        It raises an error if the chunk is damaged: a ValueError, or one of lz4, zstd or struct.
+    def _open_chunk(self, at: int, *, verify: bool) -> _Region:
+        """Return the records of the chunk at a byte of the file.
 
         Args:
             at: first byte of the chunk.
-            thread: does what takes time.
             verify: whether an uncompressed chunk must match its checksum; a compressed one always must.
+
+        Raises:
+            ValueError: the chunk is damaged; lz4, zstd and struct raise other errors.
         """
         head = os.pread(self._file.fileno(), 512, at)
-        try:
-            _, _, size, checksum = CHUNK_HEAD.unpack_from(head, RECORD.size)
-            (name_length,) = struct.unpack_from("<I", head, _CHUNK_START)
-            compression = head[_CHUNK_START + 4 : _CHUNK_START + 4 + name_length].decode()
-            (stored,) = struct.unpack_from("<Q", head, _CHUNK_START + 4 + name_length)
-        except (struct.error, UnicodeDecodeError):
-            return partial(_damaged, f"the chunk at byte {at} has no valid head")
+        _, _, size, checksum = CHUNK_HEAD.unpack_from(head, RECORD.size)
+        (name_length,) = struct.unpack_from("<I", head, _CHUNK_START)
+        compression = head[_CHUNK_START + 4 : _CHUNK_START + 4 + name_length].decode()
+        (stored,) = struct.unpack_from("<Q", head, _CHUNK_START + 4 + name_length)
         begin = at + _CHUNK_START + 12 + name_length
         region = _Region(self._file, begin, begin + stored)
         if compression:
-            return thread.submit(_unpack, region, compression, size, checksum).result
+            return _unpack(region, compression, size, checksum)
         if verify and checksum and at not in self._sound:
-            return thread.submit(self._verify, at, region, checksum).result
-        return lambda: region
-
-    def _verify(self, at: int, region: _Region, checksum: int) -> _Region:
-        if _checksum(region) != checksum:
-            raise ValueError("checksum mismatch")
-        self._sound.add(at)
+            if _checksum(region) != checksum:
+                raise ValueError("checksum mismatch")
+            self._sound.add(at)
         return region
 
 
@@ -166,10 +157,6 @@ class _Region:
         while at < self.end and (piece := self.read(at, _PIECE)):
             at += len(piece)
             yield piece
-
-
-def _damaged(text: str) -> _Region:
-    raise ValueError(text)
 
 
 def _walk(region: _Region, wanted: Mapping[int, object], entries: list[tuple[int, int, int, int]]) -> bool:

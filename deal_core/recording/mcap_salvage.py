@@ -39,6 +39,7 @@ from deal_core.recording.stored_message import Damage, StoredChannel, StoredMess
 CHUNK_HEAD = struct.Struct("<QQQI")
 """First and last log time, unpacked size and checksum of a chunk, before its compression."""
 _FOOTER_RECORD = struct.Struct("<BQQQI")
+_PRIVATE = 0x80  # kinds from here on are for applications
 _MAX_SUMMARY = 2**28  # a file of terabytes has an index of this size; a larger one is damaged
 _MAX_TIME_NS = 2**63
 _PIECE = 2**20
@@ -180,7 +181,7 @@ class _Scan:
                 if kind == FOOTER:
                     self._damage.is_finished = after + len(MAGIC) <= end
                     return
-                if not HEADER <= kind <= DATA_END:
+                if not (HEADER <= kind <= DATA_END or kind >= _PRIVATE):
                     raise ValueError(f"unknown record kind {kind}")
                 if kind == CHUNK:
                     yield from self._chunk(file, at, after, end)

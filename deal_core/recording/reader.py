@@ -87,7 +87,7 @@ class Recording(AbstractContextManager["Recording"]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.resolve().name if path.is_dir() else path.stem
+        self.name = path.resolve().name if path.is_dir() else Path(path.stem if is_compressed(path) else path.name).stem
         self.problems: list[str] = []
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
         self._sources = self._open_sources()

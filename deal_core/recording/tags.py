@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from deal_core.errors import DealError, RecordingError
+from deal_core.errors import DealError, RecordingError, UsageError
 from deal_core.recording.depth_values import DepthValues
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import Recording
@@ -60,13 +60,16 @@ def recorded_depth(session: Session, unit: str | None = None, max_m: float | Non
 
     Raises:
         UsageError: the unit is not one, or the greatest depth is out of range.
+        RecordingError: those of the session are not.
     """
-    said = session.facts.get("depth")
-    known = said if isinstance(said, dict) else {}
-    return DepthValues(
-        unit=str(known.get("unit", "auto")) if unit is None else unit,
-        max_m=float(known.get("max_m", 0.0)) if max_m is None else max_m,
-    )
+    said = session.facts.get("depth", {})
+    try:
+        known = DepthValues(str(said.get("unit", "auto")), float(said.get("max_m", 0.0)))
+    except (AttributeError, TypeError, ValueError, UsageError) as error:
+        raise RecordingError(
+            f"{SESSION_TOPIC} says how to read depth, but not so that it can be used: {error}"
+        ) from None
+    return DepthValues(known.unit if unit is None else unit, known.max_m if max_m is None else max_m)
 
 
 @dataclass(frozen=True)

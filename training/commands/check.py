@@ -86,6 +86,8 @@ def check(
     from training.support.console import progress
 
     _refuse_unused(path, layout, split, depth, repair=repair, out=out, quality=quality, model=model)
+    of_recordings = {"--aligned": aligned, "--depth-unit": depth_unit, "--max-depth": max_depth is not None}
+    _refuse_of_recordings(path, layout, [name for name, given in of_recordings.items() if given])
     if quality:
         _check_quality(_source(path, layout, split, class_ids, depth), quality, model, as_json=as_json)
         return
@@ -180,6 +182,15 @@ def _check_quality(source: SourceSettings, masks: Path, model: Path | None, *, a
         print_verdict(verdict)
     if verdict.grade == "bad":
         raise typer.Exit(1)
+
+
+def _refuse_of_recordings(path: Path, layout: str | None, given: list[str]) -> None:
+    """Refuse options that say how to read a recording, if `path` is a dataset."""
+    from deal_core.dataset.check import is_dataset
+    from deal_core.errors import UsageError
+
+    if given and (layout or is_dataset(path)):
+        raise UsageError(f"{', '.join(given)}: for recordings, and {path} is a dataset, whose depth was read already")
 
 
 def _published_checker(

@@ -358,6 +358,13 @@ def test_depth_of_another_frame_name_is_recorded_if_it_is_said_to_be_aligned(tmp
     assert check_recording(tmp_path / "kitchen").frames == 3  # without the option: the frame is colour's now
 
 
+def test_images_without_stamps_are_refused_at_the_start(tmp_path: Path) -> None:
+    rig = Rig()
+    rig.pair(0)
+    with pytest.raises(RecordingError, match="stamp 0"):
+        rig.recorder.start(tmp_path / "kitchen")
+
+
 def test_depth_that_cannot_be_true_is_refused_at_the_start(tmp_path: Path) -> None:
     metres = np.random.default_rng(0).integers(1, 6, (6, 8)).astype(np.uint16)
     for unit in ("auto", "m"):

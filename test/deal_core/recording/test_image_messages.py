@@ -15,6 +15,7 @@ from deal_core.recording.image_messages import (
     COMPRESSED,
     IMAGE,
     MessageDecoder,
+    content_of,
     header_stamp,
     is_color_encoding,
     is_depth_encoding,
@@ -109,6 +110,30 @@ def test_compressed_colour_jpeg(bag: Any, decoder: MessageDecoder, form: str) ->
     bag.compressed("/c", STAMP, form, cv2.imencode(".jpg", smooth[..., ::-1])[1].tobytes())
     difference = decoder.color(*only(bag)).rgb.astype(int) - smooth
     assert np.abs(difference).max() < 12  # channels in the right order
+
+
+@pytest.mark.parametrize("trailer", [b"", bytes(4096), b"....ftypmp42" + bytes(range(256))])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff", ".bmp"])
+def test_colour_files_of_every_kind_are_known_by_their_bytes(
+    bag: Any, decoder: MessageDecoder, suffix: str, trailer: bytes
+) -> None:
+    smooth = np.dstack([np.tile(np.linspace(0, 200, 64).astype(np.uint8), (48, 1))] * 3)
+    smooth[..., 0] //= 2
+    content = cv2.imencode(suffix, smooth[..., ::-1])[1].tobytes()
+    bag.compressed("/c", STAMP, "jpeg", content + trailer)  # whatever it is
+    data, kind = only(bag)
+    assert content_of(data, kind) == "color"
+    assert np.abs(decoder.color(data, kind).rgb.astype(int) - smooth).max() < 16
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "16UC1"])
+def test_raw_images_in_whole_pages_of_memory(bag: Any, decoder: MessageDecoder, encoding: str) -> None:
+    pixels = RGB if encoding == "rgb8" else DEPTH
+    buffer = np.zeros(4096, np.uint8)
+    buffer[: pixels.nbytes] = pixels.reshape(-1).view(np.uint8)
+    bag.image("/c", STAMP, pixels, encoding, data=buffer)
+    decoded = decoder.color(*only(bag)).rgb if encoding == "rgb8" else decoder.depth(*only(bag)).depth_mm
+    np.testing.assert_array_equal(decoded, pixels)
 
 
 @pytest.mark.parametrize(

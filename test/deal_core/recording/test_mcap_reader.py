@@ -140,3 +140,14 @@ def test_messages_of_other_systems_beside_ours_are_no_damage(bag: Any, tmp_path:
         writer.finish()
     report = check_recording(file)
     assert report.errors == [] and report.frames == 12
+
+
+def test_records_for_applications_are_skipped(bag: Any, tmp_path: Path) -> None:
+    file = write(tmp_path / "bag.mcap", bag, use_chunking=False)
+    content = file.read_bytes()
+    header_end = 8 + 9 + int.from_bytes(content[9:17], "little")
+    private = b"\x81" + (5).to_bytes(8, "little") + b"hello"
+    file.write_bytes(content[:header_end] + private + content[header_end:])
+    with open_recording(file) as recording:
+        assert list(recording.messages(TOPICS)) == [RawMessage(*message) for message in bag.messages]
+        assert recording.problems == []

@@ -18,6 +18,7 @@ from helpers.node_stand import BEST_EFFORT, COLOR, DEPTH, INFO, PERIOD_S, SIZE, 
 from helpers.ros_client import NODE
 from helpers.rvl import encode
 from rclpy.qos import QoSProfile
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -332,6 +333,27 @@ def test_compressed_depth_is_used(new_stand: Callable[..., Stand]) -> None:
     stand.mask_of(color)
     np.testing.assert_allclose(model.depths[0], 1.0)
     assert stand.depth.get_subscription_count() == 0
+
+
+def test_a_looped_recording_with_simulated_time_gives_masks_in_every_loop(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand(use_sim_time=True, depth_mode="required", max_age_ms=250.0)
+    stand.models["red"] = RedModel(uses_depth=True)
+    clock = stand.node.create_publisher(Clock, "/clock", 10)
+    stand.activate()
+    stand.wait(lambda: stand.depth.get_subscription_count() > 0 and clock.get_subscription_count() > 0, "subscriptions")
+    pairs = [stand.pair() for _ in range(4)]
+    for index, pair in enumerate(pairs):
+        for image in pair:
+            image.header.stamp = stamp_from_ns((10 + index) * 100_000_000)
+    for loop in range(3):
+        for index, (color, depth) in enumerate(pairs):
+            now_ns = (10 + index) * 100_000_000
+            clock.publish(Clock(clock=stamp_from_ns(now_ns)))
+            stand.wait(lambda now_ns=now_ns: stand.tested.get_clock().now().nanoseconds == now_ns, "the time")
+            stand.color.publish(color)
+            stand.depth.publish(depth)
+            expected = 4 * loop + index + 1
+            stand.wait(lambda expected=expected: len(stand.heard["mask"]) == expected, f"mask {expected}")
 
 
 def test_qos_that_cannot_match_is_told_with_both_sides(new_stand: Callable[..., Stand]) -> None:

@@ -161,3 +161,24 @@ def test_quality_names_what_it_cannot_judge(deal: Callable[..., Any], tiny_datas
     assert done.returncode == 2 and "is not one" in done.stderr
     done = deal("check", tiny_dataset, "--model", tmp_path / "model.safetensors")
     assert done.returncode == 2 and "needs --quality" in done.stderr
+
+
+def test_options_that_say_how_to_read_a_recording(
+    deal: Callable[..., Any], new_bag: Callable[[], Any], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    bag = new_bag()
+    for stamp in range(100, 900, 100):
+        depth = np.random.default_rng(stamp).integers(500, 6000, (48, 64)).astype(np.float32)  # millimetres
+        bag.image("/camera/color/image_raw", stamp, bag.color_of(stamp, (48, 64)), "rgb8")
+        bag.image("/camera/depth/image_raw", stamp, depth, "32FC1", frame_id="depth_optical")
+    path = bag.save(tmp_path / "kitchen")
+    done = deal("check", path)
+    assert done.returncode == 1 and "--aligned" in done.stderr
+    done = deal("check", path, "--aligned")
+    assert done.returncode == 1 and "--depth-unit mm" in done.stderr
+    done = deal("check", path, "--aligned", "--depth-unit", "mm", "--max-depth", "4", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["frames"] == 8 and 0.5 < report["valid_depth"] < 0.8
+    assert deal("check", path, "--depth-unit", "inch").returncode == 2
+    done = deal("check", tiny_dataset, "--depth-unit", "m")
+    assert done.returncode == 2 and "is a dataset, whose depth was read already" in done.stderr
