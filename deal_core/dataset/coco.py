@@ -206,10 +206,11 @@ def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _whole_pair(value: Any) -> tuple[int, int] | None:
-    """Return two positive whole numbers, or None if `value` is something else."""
-    if isinstance(value, (list, tuple)) and len(value) == 2 and all(type(n) is int and n > 0 for n in value):
-        return value[0], value[1]
-    return None
+    """Return two positive whole numbers (as 640 or 640.0), or None if `value` is something else."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return None
+    whole = [int(n) for n in value if type(n) in (int, float) and n > 0 and n % 1 == 0]
+    return (whole[0], whole[1]) if len(whole) == 2 else None
 
 
 def _annotation_file(root: Path, split: str) -> Path:

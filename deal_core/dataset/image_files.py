@@ -171,9 +171,11 @@ def is_image(file: Path) -> bool:
 def check_image(file: Path, what: str, image: npt.NDArray[Any], dtype: type[np.generic], size: tuple[int, ...]) -> None:
     """Raise `DatasetError` if an image has another type, or another size than the colour image."""
     if image.dtype != dtype or image.shape != size:
+        is_turned = image.shape == size[::-1] != size
         raise DatasetError(
             f"{what} of {file}: expected {np.dtype(dtype).name} of the colour image's size {size}, "
             f"found {image.dtype} {image.shape}"
+            + (": one of the two is turned, as by the EXIF tag of a photo" if is_turned else "")
         )
 
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from deal_core.dataset.image_files import read_color
-from deal_core.errors import EvaluationError
+from deal_core.errors import DatasetError, EvaluationError
 from deal_core.evaluation.agreement import AGREEMENT
 from deal_core.evaluation.metrics import FrameScore, MaskScore
 from deal_core.evaluation.picture_folder import Picture, read_pictures, worst_frames
@@ -461,7 +461,10 @@ def _shown(files: Mapping[str, Path]) -> tuple[_Shown, ...]:
 
 def _data_uri(path: Path) -> str:
     """Return a PNG as a data URI of a WebP, at most as wide as the page shows it."""
-    picture = cv2.cvtColor(read_color(path, "picture", "write it again with `deal evaluate`"), cv2.COLOR_RGB2BGR)
+    try:
+        picture = cv2.cvtColor(read_color(path, "picture", "write it again with `deal evaluate`"), cv2.COLOR_RGB2BGR)
+    except DatasetError as error:
+        raise EvaluationError(str(error)) from None
     height, width = picture.shape[:2]
     if width > _PICTURE_WIDTH:
         size = (_PICTURE_WIDTH, max(round(height * _PICTURE_WIDTH / width), 1))

@@ -39,7 +39,9 @@ def segment(
     from training.support.console import console, track
 
     files, passed_over = find_images(images)
-    refuse_output_on_input([out], {*(file.parent for file in files), *([depth] if depth else [])}, UsageError)
+    written = [out / f"{file.stem}{end}.png" for file in files for end in ("", "_overlay")]
+    folders = [path for path in (*images, *([depth] if depth else [])) if path.is_dir()]
+    refuse_output_on_input([out, *written], [*folders, *files], UsageError)
     if passed_over:
         console().print(f"passed over, no images: {_first_few(passed_over)}", markup=False)
     segmenter = Segmenter.load(model, device=device)

@@ -310,7 +310,7 @@ RUNS = {"size": [120, 160], "counts": [40 * 120 + 20, *[40, 80] * 39, 40, 80 * 1
 
 @pytest.mark.parametrize("segmentation", [[[40, 20, 80, 20, 80, 60, 40, 60]], RUNS], ids=["polygon", "run lengths"])
 def test_outlines_of_a_copy_of_another_size_are_scaled(tmp_path: Path, segmentation: Any) -> None:
-    images = [{"id": 1, "file_name": "x.png", "width": 160, "height": 120}]
+    images = [{"id": 1, "file_name": "x.png", "width": 160, "height": 120.0}]
     annotation = {"image_id": 1, "category_id": 0, "segmentation": segmentation}
     assert boxes(open_coco(own(tmp_path, images, [annotation])).load(0).mask) == {1: (10, 20, 29, 39)}
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from deal_core.dataset.check import check_dataset
 from deal_core.dataset.dataset import Dataset, FrameRecord
@@ -451,3 +452,15 @@ def test_results_never_land_on_the_dataset(folder: Path) -> None:
     again.symlink_to(dataset.frames[0].color)
     with pytest.raises(UsageError, match=rf"again\.png would replace what is read, .*color/{dataset.frames[0].name}"):
         dataset.refuse_output(folder / "results", [again])
+
+
+def test_depth_beside_a_photo_that_is_turned_is_told(folder: Path) -> None:
+    file = folder / "recordings" / "a" / "color" / "100.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(file) as image:
+        image.save(file, exif=exif)
+    with pytest.raises(
+        DatasetError, match=r"size \(8, 6\), found uint16 \(6, 8\): one of the two is turned, as by the EXIF"
+    ):
+        Dataset.open(folder).load(2)

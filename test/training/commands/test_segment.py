@@ -97,6 +97,8 @@ def test_masks_never_land_on_photos_or_depth(model: Path, rgbd_model: Path, tmp_
         run(rgbd_model, photos, "--depth", depths, "--out", depths)
     with pytest.raises(UsageError, match="would replace what is read"):
         run(model, photos / "a.png", "--out", photos)
+    with pytest.raises(UsageError, match="would replace what is read"):
+        run(model, tmp_path / "link" / "a.png", "--out", photos)
     assert (photos / "a.png").read_bytes() == before and [p.name for p in photos.iterdir()] == ["a.png"]
 
 
