@@ -60,8 +60,8 @@ PUBLIC = {
         "evaluate_masks evaluate_model evaluate_predictions summarise_seeds"
     ),
     "deal_core.quality": (
-        "ClassMaskFigures ClassTrainingFacts ClassVerdict Finding MaskFigures MaskMeter TrainingFacts Verdict "
-        "choose_source facts_of_training judge measure_masks"
+        "ClassMaskFigures ClassTrainingFacts ClassVerdict Finding MaskFigures MaskMeter MaskSource TrainingFacts "
+        "Verdict choose_source facts_of_training judge judge_source measure_masks"
     ),
     "deal_core.report": ("read_run render_report write_report"),
     "deal_core.trainer": (

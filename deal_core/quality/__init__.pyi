@@ -1,5 +1,5 @@
 # The names that users may rely on; each is imported when it is first used.
-from .choice import choose_source
+from .choice import MaskSource, choose_source, judge_source
 from .mask_figures import ClassMaskFigures, MaskFigures, MaskMeter, measure_masks
 from .training_facts import ClassTrainingFacts, TrainingFacts, facts_of_training
 from .verdict import ClassVerdict, Finding, Verdict, judge
@@ -11,10 +11,12 @@ __all__ = [
     "Finding",
     "MaskFigures",
     "MaskMeter",
+    "MaskSource",
     "TrainingFacts",
     "Verdict",
     "choose_source",
     "facts_of_training",
     "judge",
+    "judge_source",
     "measure_masks",
 ]

@@ -1,13 +1,13 @@
 """`deal cams`: class activation maps and pseudo masks of a dataset.
 
-deal cams runs/kitchen/model.safetensors kitchen --out kitchen_masks --refine walk
+deal cams runs/kitchen/model.safetensors kitchen --out kitchen_masks --refine auto
 deal cams runs/voc/model.safetensors VOC2012 --as voc --split train --out masks --size image --scales 1,1.2 --refine crf
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from deal_core.masks.score_dataset import CamSettings
     from deal_core.models.model_file import LoadedModel, Threshold
 
+MaskSourceName = Literal["auto", "cam", "regions"]
+
 
 def cams(
     model: ModelArgument,
@@ -40,13 +42,26 @@ def cams(
         str,
         typer.Option(help="Two thresholds, as in 0.2,0.4, instead of one: pixels between them are unlabelled (255)."),
     ] = "",
+    regions: Annotated[
+        Path | None,
+        typer.Option(help="Region model (`deal regions`): a second source of masks.", show_default=False),
+    ] = None,
+    mask_source: Annotated[
+        MaskSourceName | None,
+        typer.Option(
+            "--source",
+            help="With --regions: the model that makes the masks. auto: the one whose masks are judged better on up to "
+            "100 frames, without drawn masks. Default: auto.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write class scores and pseudo masks of every frame. An interrupted run continues where it stopped.
 
     At the end, the masks are judged without drawn masks; warnings say what is wrong and what to do, and
     quality.json in the folder holds the verdict.
 
-    Example: deal cams runs/kitchen/model.safetensors kitchen --out kitchen_masks --refine walk
+    Example: deal cams runs/kitchen/model.safetensors kitchen --out kitchen_masks --refine auto
     """
     from deal_core.errors import UsageError
     from deal_core.masks.mask_folder import write_cams
@@ -56,13 +71,48 @@ def cams(
     settings, band = scores.settings(), _parse_band(ignore_band)
     if band and threshold_rule:
         raise UsageError("--ignore-band and --threshold-rule both set the threshold: use one of them")
+    if mask_source and not regions:
+        raise UsageError("--source chooses between two models: give the region model with --regions")
+    if regions and (threshold_rule or band):
+        raise UsageError("--threshold-rule and --ignore-band are for the scores of one model: leave out --regions")
     frames = source.open(dataset)
     loaded = load_model(model)
+    if regions:
+        loaded, settings = _chosen(loaded, load_model(regions), frames, settings, mask_source or "auto")
     threshold = _threshold(loaded, frames, out, settings, threshold_rule) if threshold_rule else None
     steps = write_cams(loaded, frames, out, settings, threshold=threshold, ignore_band=band)
     made = sum(track(steps, "CAMs", total=len(frames)))
     console().print(f"{out}: {made} frames written, {len(frames) - made} existed already", markup=False)
     _judge(out, frames, loaded, threshold)
+
+
+def _chosen(
+    model: LoadedModel, regions: LoadedModel, frames: Dataset, settings: CamSettings, name: MaskSourceName
+) -> tuple[LoadedModel, CamSettings]:
+    """Return the model that makes the masks, and its settings; the scores of a region model are not refined."""
+    from dataclasses import replace
+
+    from deal_core.errors import UsageError
+    from deal_core.masks.score_dataset import check_use
+    from deal_core.quality.choice import MaskSource, choose_source, judge_source
+    from deal_core.quality.mask_figures import MEASURED_FRAMES
+    from training.support.console import console, counting
+
+    if model.info.names_regions or not regions.info.names_regions:
+        raise UsageError("expected MODEL of `deal train` and --regions of `deal regions`, found other kinds of models")
+    sources = {"cam": MaskSource(model, settings), "regions": MaskSource(regions, replace(settings, refine=None))}
+    for source in sources.values():
+        check_use(source.model.info, frames, source.settings)
+    if name == "auto":
+        verdicts = {}
+        for candidate, source in sources.items():
+            with counting(f"quality of {candidate}", min(len(frames), MEASURED_FRAMES)) as advance:
+                verdicts[candidate] = judge_source(source, frames, advance=advance)
+        name = cast("MaskSourceName", choose_source(verdicts))
+        told = ", ".join(f"{one} {verdict.grade} ({verdict.score:.2f})" for one, verdict in verdicts.items())
+        console().print(f"source of the masks: {name}, of {told}", markup=False)
+    chosen = sources[name]
+    return chosen.model, chosen.settings
 
 
 def _judge(out: Path, frames: Dataset, model: LoadedModel, threshold: Threshold | None) -> None:

@@ -12,6 +12,10 @@ import yaml
 from helpers.paths import CONFIG
 from helpers.region_runs import tiny_settings, write_boxes
 
+from deal_core.dataset.dataset import Dataset
+from deal_core.models.factory import create_model
+from deal_core.models.model_file import ModelInfo, Threshold, load_model, save_model
+
 Deal = Callable[..., Any]
 TINY = (
     "network.arguments.backbone=test_resnet",
@@ -87,3 +91,32 @@ def test_deal_train_names_the_other_command(tmp_path: Path) -> None:
     values = {"data": {"path": tmp_path}, "output": tmp_path / "run", "model": {"name": "region_mil"}}
     with pytest.raises(ConfigError, match="deal regions"):
         train(TrainSettings.model_validate(values))
+
+
+@pytest.mark.slow
+def test_cams_takes_the_model_whose_masks_are_judged_better(deal: Deal, tmp_path: Path) -> None:
+    from deal_core.regions.training import train_regions
+
+    data = write_boxes(tmp_path / "boxes", segments=8)
+    regions = train_regions(tiny_settings(data, tmp_path / "regions")).model
+    classes = Dataset.open(data).classes
+    cam = tmp_path / "cam.safetensors"
+    arguments = {"backbone": "test_resnet"}
+    untrained = create_model("cam_net", len(classes), **arguments)
+    save_model(cam, untrained, ModelInfo("cam_net", arguments, classes, (72, 96), Threshold(0.3, "fixed:0.3")))
+
+    done = deal("cams", cam, data, "--out", tmp_path / "best", "--regions", regions, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "source of the masks: regions, of cam bad (" in " ".join(done.stderr.split())
+    told = json.loads((tmp_path / "best" / "cams.json").read_text())
+    assert told["model"] == load_model(regions).sha256
+    done = deal("cams", cam, data, "--out", tmp_path / "cam", "--regions", regions, "--source", "cam", "--device=cpu")
+    assert done.returncode == 0 and "source of the masks" not in done.stderr
+    assert json.loads((tmp_path / "cam" / "cams.json").read_text())["model"] == load_model(cam).sha256
+
+    done = deal("cams", regions, data, "--out", tmp_path / "no", "--regions", cam)
+    assert done.returncode == 2 and "MODEL of `deal train` and --regions of `deal regions`" in done.stderr
+    done = deal("cams", cam, data, "--out", tmp_path / "no", "--source", "auto")
+    assert done.returncode == 2 and "--regions" in done.stderr
+    done = deal("cams", cam, data, "--out", tmp_path / "no", "--regions", regions, "--ignore-band", "0.2,0.4")
+    assert done.returncode == 2 and "leave out --regions" in done.stderr and not (tmp_path / "no").exists()
