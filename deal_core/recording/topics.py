@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from deal_core.recording.image_messages import (
 )
 from deal_core.recording.reader import Recording, Topic
 
+_LOOKED_AT = 5  # messages of each topic
 ALIGN_HINT = "record with `align_depth.enable:=true enable_sync:=true`"
 
 
@@ -66,7 +68,7 @@ def find_topics(
     wanted = {name for name in (color_topic, depth_topic) if name}
     for name in sorted(wanted):
         _check_exists(recording, images, name)
-    first = _first_encodings(recording, decoder, images)
+    first = _usual_encodings(recording, decoder, images)
     colors = [c for c in first if c.content == "color" and not _is_hidden(c.base)]
     depths = [c for c in first if c.content == "depth" and _may_be_depth(c)]
     color = _chosen(first, color_topic) or _only("colour", "--color-topic", recording, first, colors, _color_rank)
@@ -84,17 +86,20 @@ def _check_exists(recording: Recording, images: list[Topic], name: str) -> None:
         raise RecordingError(f"{recording.path} has no images on '{name}': {found}.{nearest_hint(name, known)}")
 
 
-def _first_encodings(recording: Recording, decoder: MessageDecoder, images: list[Topic]) -> list[_Candidate]:
-    """Return each image topic with the encoding of its first message that can be decoded."""
+def _usual_encodings(recording: Recording, decoder: MessageDecoder, images: list[Topic]) -> list[_Candidate]:
+    """Return each image topic with the encoding that most of its first messages have; the very first may be odd."""
     candidates = []
     for topic in images:
+        found: Counter[tuple[str, str]] = Counter()
         for message in recording.messages([topic.name]):
             try:
-                encoding = decoder.encoding(message.data, message.type)
-                candidates.append(_Candidate(topic, encoding, content_of(message.data, message.type)))
+                found[decoder.encoding(message.data, message.type), content_of(message.data, message.type)] += 1
             except ImageFormatError:
                 continue  # the next message may be readable; extraction counts the damaged ones
-            break
+            if found.total() == _LOOKED_AT:
+                break
+        if found:
+            candidates.append(_Candidate(topic, *found.most_common(1)[0][0]))
     return candidates
 
 

@@ -133,14 +133,14 @@ class SegmentationSession:
         self._outputs.publish(result.inputs, result.segmentation, self._camera_info, self._parameters)
 
     def _take_depth(self, message: ImageMessage) -> None:
-        self.pipeline.follow_clock()
+        self.pipeline.notice_restart("depth", message)
         self.pipeline.synchronizer.add_depth(message)
 
     def _take_camera_info(self, message: CameraInfo) -> None:
         self._camera_info = message
 
     def _take_color(self, message: ImageMessage) -> None:
-        self.pipeline.follow_clock()
+        self.pipeline.notice_restart("color", message)
         self.pipeline.synchronizer.add_color(message)
         # The timer runs only while an image waits: in an idle node it would use more CPU than everything else.
         if self.pipeline.depth_mode is DepthMode.OPTIONAL and self._expiry.is_canceled():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from deal_core.runtime.segmenter import Segmenter
 from deal_ros.diagnostics.statistics import ResultStatistics
-from deal_ros.input.conversions import stamp_to_ns
+from deal_ros.input.conversions import ImageMessage, stamp_to_ns
 from deal_ros.input.create_synchronizer import create_synchronizer
 from deal_ros.input.synchronizer import DepthMode, Frame, SyncCounts, Synchronizer, SyncLimits
 from deal_ros.node.worker import NewestItemWorker, WorkerCounts
@@ -17,7 +17,7 @@ from deal_ros.segmentation.parameters import SegmentationParameters
 from deal_ros.segmentation.rate_limit import RateLimit
 
 _NS_PER_MS = 1_000_000
-_CLOCK_BACK_NS = 50 * _NS_PER_MS  # a clock that is set back by less moves no stamp by a frame period
+_BACK_NS = 50 * _NS_PER_MS  # less is no restart: messages may arrive out of order
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,7 @@ class SegmentationPipeline:
         self.synchronizer = self._create_synchronizer()
         self._ended = SyncCounts()
         self._latest_ns = 0
+        self._span_ns: dict[str, tuple[int, int]] = {}  # first and last stamp of each stream since the last restart
 
     @property
     def sync(self) -> SyncCounts:
@@ -103,17 +104,26 @@ class SegmentationPipeline:
         self._ended += before.counts.without_pending()
         self.synchronizer = self._create_synchronizer()
 
-    def follow_clock(self) -> None:
-        """Pair anew if the clock went back: a recording restarted, and its stamps are no duplicates.
+    def notice_restart(self, stream: str, message: ImageMessage) -> None:
+        """Pair anew if a recording restarted, because its stamps are then no duplicates; call it before each image.
 
-        Call it before each image. What waits is counted as no longer wanted.
+        It restarted if the clock goes back (simulated time), or if an image is as old as the first one of its stream.
+        What waits is counted as no longer wanted.
+
+        Args:
+            stream: "color" or "depth".
+            message: image that is added next.
         """
-        now_ns = self._now_ns()
-        if now_ns < self._latest_ns - _CLOCK_BACK_NS:
+        now_ns, stamp_ns = self._now_ns(), stamp_to_ns(message.header.stamp)
+        first_ns, last_ns = self._span_ns.get(stream, (stamp_ns, stamp_ns))
+        is_back = now_ns < self._latest_ns - _BACK_NS
+        if is_back or (stamp_ns <= first_ns and last_ns - first_ns > _BACK_NS):
             self._ended += self.synchronizer.counts.without_pending()
             self.synchronizer = self._create_synchronizer()
-            self._latest_ns = now_ns
-        self._latest_ns = max(self._latest_ns, now_ns)
+            self._span_ns.clear()
+            first_ns = last_ns = stamp_ns
+        self._latest_ns = now_ns if is_back else max(self._latest_ns, now_ns)
+        self._span_ns[stream] = min(first_ns, stamp_ns), max(last_ns, stamp_ns)
 
     def enable(self, is_enabled: bool) -> None:
         """Segment frames, or drop them, including the frame that waits, and count them as disabled."""

@@ -136,3 +136,14 @@ def test_a_topic_of_another_type_is_told(new_bag: Callable[[], Any], tmp_path: P
         pytest.raises(RecordingError, match="the topic has type std_msgs/msg/String"),
     ):
         find_topics(recording, MessageDecoder(), depth_topic="/chatter")
+
+
+def test_an_odd_first_message_does_not_decide_what_a_topic_is(new_bag: Callable[[], Any], tmp_path: Path) -> None:
+    bag = new_bag()
+    for stamp in range(1, 8):
+        bag.image("/color", stamp, RGB, "rgb8")
+        drawn = stamp == 1  # the colorizer was on when the recording began
+        bag.image("/depth", stamp, RGB if drawn else DEPTH, "rgb8" if drawn else "16UC1")
+    with open_recording(bag.save(tmp_path / "bag")) as recording:
+        found = find_topics(recording, MessageDecoder())
+    assert (found.color.name, found.depth.name) == ("/color", "/depth")

@@ -166,18 +166,35 @@ def test_ten_thousand_pairs_leave_no_memory_behind(new_rig: Callable[..., Rig]) 
     assert resident() - before < 20 * 2**20
 
 
-def test_a_loop_of_a_short_recording_gives_masks_every_time(new_rig: Callable[..., Rig]) -> None:
-    """With simulated time the clock goes back with the stamps; without, the same stamps are duplicates."""
-    for is_simulated, masks in ((True, 15), (False, 5)):
-        rig = new_rig(max_age_ms=0.0)
-        for loop in range(3):
-            for stamp in range(1, 6):
-                rig.clock[0] = (stamp if is_simulated else 10 * loop + stamp) * 33 * MS
-                rig.pipeline.follow_clock()
-                rig.send(color_of(stamp * 33 * MS), None)
-                rig.pipeline.follow_clock()
-                rig.pipeline.synchronizer.add_depth(depth_of(stamp * 33 * MS))
-                rig.settle()
-        counts = rig.pipeline.sync
-        assert len(rig.results) == masks and counts.received_color == counts.received_depth == 15
-        assert counts.paired + counts.unpaired_color.total() + counts.pending_color == 15
+@pytest.mark.parametrize("is_simulated", [True, False])
+@pytest.mark.parametrize("depth_first", [True, False])
+def test_a_loop_of_a_short_recording_gives_masks_every_time(
+    new_rig: Callable[..., Rig], is_simulated: bool, depth_first: bool
+) -> None:
+    """With simulated time the clock goes back with the stamps; without, the first stamps come again."""
+    rig = new_rig(max_age_ms=0.0)
+    for loop in range(3):
+        for stamp in range(1, 6):
+            rig.clock[0] = (stamp if is_simulated else 10 * loop + stamp) * 33 * MS
+            color, depth = color_of(stamp * 33 * MS), depth_of(stamp * 33 * MS)
+            for stream in ("depth", "color") if depth_first else ("color", "depth"):
+                rig.pipeline.notice_restart(stream, color if stream == "color" else depth)
+                if stream == "color":
+                    rig.pipeline.synchronizer.add_color(color)
+                else:
+                    rig.pipeline.synchronizer.add_depth(depth)
+            rig.settle()
+    counts = rig.pipeline.sync
+    assert len(rig.results) == 15 == counts.paired and counts.received_color == counts.received_depth == 15
+
+
+def test_a_message_that_comes_again_is_no_restart(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig(max_age_ms=0.0)
+    for stamp in (1, 2, 2, 1, 3, 2, 4):
+        color, depth = color_of(stamp * 20 * MS), depth_of(stamp * 20 * MS)
+        for stream, message in (("color", color), ("depth", depth)):
+            rig.pipeline.notice_restart(stream, message)
+        rig.send(color, depth)
+        rig.settle()
+    counts = rig.pipeline.sync
+    assert counts.paired == 4 and counts.unpaired_color == counts.unpaired_depth == {"duplicate stamp": 3}
