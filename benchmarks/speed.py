@@ -227,6 +227,9 @@ def weaktr_recipe(sizes: Sizes) -> Work:
         for scale in scales:
             size = [round(side * scale) for side in sizes.photo]
             scaled = F.interpolate(photo, size, mode="bicubic", antialias=True).clamp(0, 1) if scale != 1 else photo
+            whole = [max(round(side / network.patch_size), 1) * network.patch_size for side in size]
+            if whole != size:
+                scaled = F.interpolate(scaled, whole, mode="bilinear")
             for mirrored in (False, True):
                 fine = plain_weaktr(network, scaled.flip(3) if mirrored else scaled)[2]
                 fine = F.interpolate(fine, sizes.photo, mode="bilinear") * tags[:, :, None, None]

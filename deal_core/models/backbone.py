@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 import urllib.error
 import urllib.request
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 from deal_core.errors import ConfigError, ModelFileError, nearest_hint
 from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
+_log = logging.getLogger(__name__)
+
 # Arguments of timm.create_model that the network sets, or that could load a pickle, which no model file may do.
 _OWN_ARGUMENTS = (
     "pretrained",
@@ -41,6 +44,10 @@ _PREFIXES = ("module.", "model.")
 _HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
 _ANSWER_S = 2.0
 """Seconds in which the hub must answer before a download begins."""
+
+
+class NoPretrainedWeightsError(ConfigError):
+    """There are no pretrained weights of this backbone, or they can be neither downloaded nor read from the cache."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,32 @@ def check_weights(weights: object) -> None:
         )
 
 
+def settle_weights(arguments: Mapping[str, Any], begun: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the arguments of a network with `weights` "auto" replaced by "hub" or, where there are none, by "none".
+
+    Args:
+        arguments: Arguments of a network, with its `backbone` or `encoder`.
+        begun: Arguments of an earlier part of the run, which decided before; None for a new run.
+
+    Raises:
+        ConfigError: the arguments name no backbone, or timm does not know it.
+    """
+    if arguments.get("weights") != "auto":
+        return dict(arguments)
+    if begun and begun.get("weights") in ("hub", "none"):
+        return {**arguments, "weights": begun["weights"]}
+    name = arguments.get("backbone", arguments.get("encoder"))
+    if name is None:
+        raise ConfigError("weights=auto needs the name of the backbone; expected it beside the weights")
+    check_timm_name("backbone", name)
+    try:
+        hub_arguments(name, "hub")
+    except NoPretrainedWeightsError as error:
+        _log.warning("%s. Random weights instead, which learn small telling parts late or never", error)
+        return {**arguments, "weights": "none"}
+    return {**arguments, "weights": "hub"}
+
+
 def hub_arguments(name: str, weights: str) -> dict[str, Any]:
     """Return the arguments of `timm.create_model` for these weights; only "hub" needs any.
 
@@ -149,14 +182,14 @@ def hub_arguments(name: str, weights: str) -> dict[str, Any]:
     with explain_timm_errors(name, f"the weights of '{name}'"):
         source = timm.get_pretrained_cfg(name)
     if source is None or not source.has_weights:
-        raise ConfigError(
+        raise NoPretrainedWeightsError(
             f"timm has no pretrained weights of '{name}': choose another backbone, weights=none or a weights file"
         )
     cached = _cached(source.hf_hub_id, source.hf_hub_filename)
     if cached is not None:
         return {"pretrained": True, "pretrained_cfg_overlay": {"file": cached}}
     if reason := _hub_is_silent():
-        raise ConfigError(_no_download(name, reason))
+        raise NoPretrainedWeightsError(_no_download(name, reason))
     return {"pretrained": True}
 
 

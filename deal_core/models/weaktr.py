@@ -77,7 +77,7 @@ class WeakTr(nn.Module):
         fused: Fused = "both",
         refined: Refined = "fine",
         drop_path: float = 0.1,
-        activation: CamActivation = "above_mean",
+        activation: CamActivation = "relu",
     ) -> None:
         super().__init__()
         _check_arguments(weights, pool, fused, refined, drop_path)

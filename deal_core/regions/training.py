@@ -13,6 +13,7 @@ from deal_core.dataset.open import open_dataset
 from deal_core.devices import resolve_device
 from deal_core.errors import ConfigError
 from deal_core.files import os_errors_as, replacing
+from deal_core.models.backbone import settle_weights
 from deal_core.models.factory import REGION_MIL, create_model
 from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_model
 from deal_core.models.region_mil import RegionMil
@@ -57,6 +58,8 @@ def train_regions(
         ModelFileError: initial weights cannot be read, or the model cannot be written.
         UsageError: the device is not available.
     """
+    arguments = settle_weights(settings.network.arguments)
+    settings = settings.model_copy(update={"network": settings.network.model_copy(update={"arguments": arguments})})
     dataset = open_dataset(settings.data)
     check_learnable(dataset)
     device = resolve_device(settings.device)
@@ -91,7 +94,7 @@ def train_regions(
         compared=choice.compared,
         classes=class_figures(chosen, heads, choice.ranking, dataset.classes),
     )
-    arguments = {**settings.network.arguments, **trained.settled, "levels": choice.levels, "members": heads.members}
+    arguments = {**arguments, **trained.settled, "levels": choice.levels, "members": heads.members}
     facts = {"frames": len(counts), "segments": figures.segments, "seed": settings.seed, "regions": figures.to_json()}
     threshold = Threshold(SCORE_THRESHOLD, "argmax")
     info = ModelInfo(REGION_MIL, arguments, dataset.classes, size, threshold, facts)

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from deal_core.errors import ConfigError, ModelFileError
 from deal_core.files import replacing
+from deal_core.models.backbone import settle_weights
 from deal_core.models.factory import OLDER_ARGUMENTS, with_older_defaults
 from deal_core.settings_file import Settings, dump_settings
 from deal_core.trainer.settings import RunSettings
@@ -116,17 +117,27 @@ class RunLog:
 
 
 def as_begun(settings: R) -> R:
-    """Return the settings with which a run of version 0.1.0 in the output folder continues.
+    """Return the settings with which a run begins, or with which the one in the output folder continues.
 
-    Where the run began before a setting existed, or with another default, the setting keeps that value unless it is
-    given now. The settings of other runs are returned unchanged.
+    `weights: auto` becomes what it means for this run, see `deal_core.models.backbone.settle_weights`. Where a run of
+    version 0.1.0 began before a setting existed, or with another default, the setting keeps that value unless it is
+    given now.
     """
     path = settings.output / SETTINGS_FILE
-    if not (settings.output / CHECKPOINT_FILE).exists() or not path.exists() or _is_new(_read(path)):
-        return settings
+    has_begun = (settings.output / CHECKPOINT_FILE).exists() and path.exists()
+    if not has_begun or _is_new(_read(path)):
+        if settings.model.arguments.get("weights") != "auto":
+            return settings
+        there = _dotted(yaml.safe_load(_read(path))) if has_begun else {}
+        weights = {"weights": there.get("model.arguments.weights")}
+        return _with_arguments(settings, settle_weights(settings.model.arguments, weights))
     begun = _unless_given(settings, _OLDER)
-    arguments = with_older_defaults(settings.model.name, settings.model.arguments)
-    return begun.model_copy(update={"model": begun.model.model_copy(update={"arguments": arguments})})
+    return _with_arguments(begun, with_older_defaults(settings.model.name, settings.model.arguments))
+
+
+def _with_arguments(settings: R, arguments: Mapping[str, Any]) -> R:
+    model = settings.model.model_copy(update={"arguments": arguments})
+    return settings.model_copy(update={"model": model})
 
 
 def prepare_folder(settings: RunSettings) -> None:

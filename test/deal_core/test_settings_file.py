@@ -73,7 +73,7 @@ def test_overrides_reach_groups_that_the_file_leaves_out_or_empty(tmp_path: Path
         (b"data: [1, 2", "not valid YAML"),
         (b"- 1\n- 2\n", "expected a mapping"),
         (b"just words", "expected a mapping"),
-        (b"\xff\xfe\x00\x01", "cannot read"),
+        (b"\xff\xfe\x00", "cannot read"),
         (b"epochs: 3\nepochs: 4\n", "'epochs' appears twice"),
         (b"deal: {weight: 1}\ndata: {}\ndeal: {weight: 0}\n", "'deal' appears twice"),
         (b"? [1, 2]\n: 3\n", "not valid YAML"),

@@ -14,7 +14,7 @@ from helpers.paths import MOBILENET
 from safetensors.torch import save_file
 
 from deal_core.errors import ConfigError, ModelFileError
-from deal_core.models.backbone import ColourScale, colour_scale, load_backbone_weights
+from deal_core.models.backbone import ColourScale, colour_scale, load_backbone_weights, settle_weights
 from deal_core.models.factory import create_model, settled_arguments
 from deal_core.models.normalisation import IMAGENET_MEAN
 
@@ -300,3 +300,23 @@ def test_a_whole_transformer_file_fits_at_another_size(tmp_path: Path) -> None:
     block = "blocks.0.attn.qkv.weight"
     assert torch.equal(net.backbone.state_dict()[f"model.{block}"], whole.state_dict()[block])
     assert net(torch.rand(1, 3, 30, 45)).cams.shape == (1, 2, 2, 3)
+
+
+def test_auto_takes_pretrained_weights_or_warns(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = {"backbone": "resnet18", "width": 8, "weights": "auto"}
+    monkeypatch.setattr("deal_core.models.backbone._cached", lambda *source: "model.safetensors")
+    assert settle_weights(asked) == {**asked, "weights": "hub"} and not caplog.messages
+    monkeypatch.setattr("deal_core.models.backbone._cached", lambda *source: None)
+    monkeypatch.setattr("deal_core.models.backbone._hub_is_silent", lambda: "no connection")
+    assert settle_weights(asked) == {**asked, "weights": "none"}
+    assert "cannot be downloaded (no connection)" in caplog.text and "Random weights instead" in caplog.text
+    assert settle_weights(asked, {"weights": "hub"})["weights"] == "hub", "a run goes on as it began"
+    assert settle_weights({**asked, "weights": "hub"})["weights"] == "hub"
+    assert settle_weights({**asked, "backbone": "test_vit4"})["weights"] == "none"
+    assert "timm has no pretrained weights of 'test_vit4'" in caplog.text
+    with pytest.raises(ConfigError, match="resnet81"):
+        settle_weights({**asked, "backbone": "resnet81"})
+    with pytest.raises(ConfigError, match="needs the name of the backbone"):
+        settle_weights({"weights": "auto"})

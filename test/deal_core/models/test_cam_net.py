@@ -21,7 +21,10 @@ def test_shapes_stride_and_pooling_of_any_backbone(backbone: str, arguments: dic
     assert output.cams.shape == (2, 3, 64 // stride, 64 // stride)
     assert list(output.tag_logits) == ["cam"]
     assert torch.allclose(output.tag_logits["cam"], output.cams.flatten(2).mean(-1), atol=1e-6)
-    assert torch.equal(output.activation, output.cams.clamp(min=0))
+    above = output.cams - output.cams.mean((2, 3), keepdim=True).clamp(max=0)
+    assert torch.allclose(output.activation, above.clamp(min=0), atol=1e-6)
+    published = tiny_net(backbone=backbone, backbone_arguments=arguments, activation="relu")(image())
+    assert torch.equal(published.activation, published.cams.clamp(min=0))
     output.tag_logits["cam"].sum().backward()
     assert all(p.grad is not None for p in [*net.project.parameters(), *net.classifier.parameters()])
 
