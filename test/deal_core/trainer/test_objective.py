@@ -61,7 +61,7 @@ def gradients(objective: Objective, batch: TensorSample, **weights: float) -> di
 def test_a_class_with_negative_logits_everywhere_keeps_its_map_and_its_gradient(name: str, batch: TensorSample) -> None:
     """As those of a class in a tenth of the images are."""
     torch.manual_seed(0)
-    given = {"preset": "fixed"} if name == "seam" else {}
+    given = {"seam": {"preset": "fixed"}, "weaktr": {"activation": "above_mean"}}.get(name, {})
     network = create_model(name, 3, **NETWORKS[name], **given).eval()
     with torch.no_grad():
         network.classifier.weight *= 30
