@@ -300,7 +300,7 @@ def _of_class_masks(one: ClassMaskFigures) -> Iterator[Finding]:
 def _of_class_training(one: ClassTrainingFacts) -> Iterator[Finding]:
     yield from _found(
         "tags",
-        one.accuracy - one.always_absent,
+        _gain(one.accuracy, one.always_absent),
         f"its tag is predicted correctly in {_percent(one.accuracy)} of the frames, and 'always absent' is right in "
         f"{_percent(one.always_absent)}",
         "start from ImageNet weights, train longer, or tag more frames",
@@ -357,7 +357,7 @@ def _of_training(training: TrainingFacts | None) -> Iterator[Finding]:
         return
     yield from _found(
         "tags",
-        training.accuracy - training.always_absent,
+        _gain(training.accuracy, training.always_absent),
         f"{_percent(training.accuracy)} of the tags of {'held-out' if training.held_out else 'training'} frames are "
         f"predicted correctly, and 'always absent' is right in {_percent(training.always_absent)}",
         "start from ImageNet weights, train longer, or tag more frames",
@@ -386,6 +386,11 @@ def _whole_grade(score: float, findings: Sequence[Finding], classes: Sequence[Cl
         "good" if 2 * bad <= len(classes) and not bad else "bad" if 2 * bad > len(classes) else "doubtful"
     )
     return _worst([BOUNDS["score"].grade(score), of_classes, *(found.grade for found in findings)])
+
+
+def _gain(accuracy: float, always_absent: float) -> float:
+    """Return the accuracy beyond that of "always absent"; nan where all tags are right, and no more can be gained."""
+    return math.nan if accuracy == 1.0 else accuracy - always_absent
 
 
 def _found(figure: str, value: float, text: str, advice: str) -> Iterator[Finding]:

@@ -130,6 +130,15 @@ def test_classes_that_a_network_does_not_know() -> None:
     assert verdict.classes[1].grade == "good" and verdict.grade == "doubtful"
 
 
+def test_right_tags_are_no_fault_where_always_absent_is_right_too() -> None:
+    known = TRAINED.classes
+    right = replace(TRAINED, classes=(replace(known[0], accuracy=1.0, always_absent=1.0), known[1]))
+    assert judge(training=right).classes[0].findings == ()
+    assert judge(training=replace(TRAINED, accuracy=1.0, always_absent=1.0)).findings == ()
+    wrong = replace(TRAINED, classes=(replace(known[0], accuracy=0.99, always_absent=1.0), known[1]))
+    assert [found.figure for found in judge(training=wrong).classes[0].findings] == ["tags"]
+
+
 def test_classes_that_a_region_model_does_not_know() -> None:
     first, second = TRAINED.classes
     shaky = replace(
