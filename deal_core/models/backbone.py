@@ -351,7 +351,8 @@ def _hub_is_silent() -> str | None:
     def ask() -> None:
         request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
         try:
-            urllib.request.urlopen(request, timeout=_ANSWER_S).close()
+            # Not `urlopen`: it keeps the proxies of its first call for the whole process.
+            urllib.request.build_opener().open(request, timeout=_ANSWER_S).close()
             reasons.append(None)
         except urllib.error.HTTPError:  # an answer, too
             reasons.append(None)

@@ -243,7 +243,7 @@ def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("deal_core.models.backbone._cached", lambda *source: None)
     monkeypatch.setattr("deal_core.models.backbone._ANSWER_S", 0.05)
-    monkeypatch.setattr("urllib.request.urlopen", never)
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", never)
     try:
         with pytest.raises(ConfigError, match=r"does not answer within 0\.05 s"):
             create_model("cam_net", 2, backbone="test_resnet", weights="hub")
@@ -256,7 +256,7 @@ def test_weights_in_the_cache_need_no_connection(tmp_path: Path, monkeypatch: py
     whole = timm.create_model("test_resnet")
     save_file(whole.state_dict(), file)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: str(file))
-    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("asked the hub"))
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda *a, **k: pytest.fail("asked the hub"))
     net = create_model("cam_net", 2, backbone="test_resnet", weights="hub")
     first = next(n for n, t in whole.state_dict().items() if t.ndim == 4)
     assert any(torch.equal(t, whole.state_dict()[first]) for t in net.backbone.state_dict().values())
