@@ -25,8 +25,6 @@ FIGURES_KEY = "figures"
 """Key of the figures in the training facts of a model file."""
 MAX_FRAMES = 500
 """Largest number of frames from which figures are made."""
-_END = 0.02
-"""Distance to 0 or 1 within which a chosen threshold is at the end of its range."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def measure_figures(
         loss_deal=float(np.average(deal, weights=sizes)) if watched.has_depth else None,
         deal_flat=float(np.average(deal_flat, weights=sizes)) if watched.has_depth else None,
         threshold=threshold.value,
-        threshold_at_end=not threshold.rule.startswith("fixed") and not _END < threshold.value < 1 - _END,
+        threshold_at_end=threshold.has_failed,
         classes=tuple(
             ClassFigures(
                 name,
