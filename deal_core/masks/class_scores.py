@@ -43,7 +43,7 @@ class ScoreNetwork(nn.Module):
             image: (B, 3, H, W) RGB in [0, 1].
             depth: (B, 1, H, W) metres, 0 where unknown; None for a network without depth.
         """
-        output = _output(self.network, _in_whole_patches(self.network, image), depth)
+        output = _output(self.network, image, depth)
         if isinstance(output, SegmenterOutput):
             scores = output.scores
             return scores, scores.amax(dim=(-2, -1))
@@ -87,7 +87,7 @@ def multi_scale_scores(
     maps: list[Tensor] = []
     logits = torch.zeros(())
     for scale in scales:
-        scaled = _in_whole_patches(network, _rescale(images, scale))
+        scaled = _rescale(images, scale)
         # By nearest neighbour: a mean of two depths would be a surface that does not exist.
         scaled_depth = None if depth is None else F.interpolate(depth, scaled.shape[-2:], mode="nearest-exact")
         if flip:
@@ -153,18 +153,6 @@ def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _mean_logits(output: CamOutput) -> Tensor:
     return torch.stack([logits.float() for logits in output.tag_logits.values()]).mean(0)
-
-
-def _in_whole_patches(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the images at the nearest size of whole patches, for a network that cuts off the rest of an image.
-
-    A map of the cut image would be stretched over the whole one, and lie beside what the network saw.
-    """
-    patch = getattr(network, "patch_size", 1)
-    size = [max(round(n / patch), 1) * patch for n in images.shape[-2:]]
-    if list(images.shape[-2:]) == size:
-        return images
-    return F.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
 def _rescale(images: Tensor, scale: float) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import is_model_in_modules
@@ -133,6 +134,23 @@ def create_backbone(
     if weights not in ("none", "hub"):
         backbone.initial_weights = load_backbone_weights(backbone, Path(weights), adapt=_adapter(backbone))
     return backbone
+
+
+def to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Return the image (B, C, H, W) resized to the nearest multiples of `multiple`, at least one, along each side.
+
+    A transformer cuts off what is left beside its last whole patch. Maps of the cut image would be stretched over the
+    whole one, and lie beside what the network saw; those of a resized image do not.
+    """
+    size = [nearest_multiple(side, multiple) for side in image.shape[-2:]]
+    if list(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", align_corners=False)
+
+
+def nearest_multiple(side: float, multiple: int) -> int:
+    """Return the multiple of `multiple` nearest to `side`, at least one."""
+    return max(round(side / multiple), 1) * multiple
 
 
 def check_weights(weights: object) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
 from deal_core.losses.activation import CamActivation, activate, check_activation
-from deal_core.models.backbone import check_weights, colour_scale
+from deal_core.models.backbone import check_weights, colour_scale, to_multiple
 from deal_core.models.normalisation import ColourNormalisation
 from deal_core.models.output import CamOutput, MapFunction
 from deal_core.models.vit import Tokens, TokenTransformer, create_vit
@@ -99,12 +99,9 @@ class WeakTr(nn.Module):
         self.fusion = AttentionFusion(self.backbone.dim, self.backbone.heads, self.backbone.depth, pool)
 
     def forward(self, image: Tensor) -> CamOutput:
-        """Return CAMs and tag logits of `image` (B, 3, H, W), RGB in [0, 1].
-
-        Raises:
-            ConfigError: the image is smaller than a patch.
-        """
-        tokens = self.backbone(self.normalise_colours(image), self.class_tokens + self.class_positions)
+        """Return CAMs and tag logits of `image` (B, 3, H, W), RGB in [0, 1], which is resized to whole patches."""
+        whole = to_multiple(self.normalise_colours(image), self.patch_size)
+        tokens = self.backbone(whole, self.class_tokens + self.class_positions)
         cams = self.classifier(tokens.patches)
         weights = self.fusion([branch.detach() for branch in tokens.branches])
         fused, fine = self._refine(cams.detach(), [a.detach() for a in tokens.attention], weights)

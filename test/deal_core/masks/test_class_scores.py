@@ -155,7 +155,9 @@ def test_what_one_image_scores_does_not_depend_on_its_batch(network: nn.Module, 
 
 
 @given(
-    activation=npst.arrays(np.float32, (2, 3, 4, 5), elements=st.floats(0, 1e6, width=32)),
+    activation=npst.arrays(
+        np.float32, (2, 3, 4, 5), elements=st.one_of(st.just(0.0), st.floats(2**-100, 2**20, width=32))
+    ),
     present=npst.arrays(np.bool_, (2, 3)),
     factor=st.floats(0.125, 8, width=32),
 )
@@ -205,23 +207,3 @@ def test_the_refined_map_is_used_where_there_is_one() -> None:
         [[[0.0, 1.0], [0.5, 0.25]]]
     ]
     assert not scores_of(CamOutput({"cam": torch.ones(1, 1)}, "cam", raw, 8, {}))[0].any()
-
-
-@pytest.mark.parametrize("size", [(40, 56), (45, 61), (35, 50)])
-def test_what_a_patch_sees_lies_where_the_patch_is(size: tuple[int, int]) -> None:
-    """A network of patches of 8 pixels that sees only brightness, as WeakTr does; a column of patches is bright."""
-
-    class Brightness(nn.Module):
-        patch_size = 8
-
-        def forward(self, image: Tensor) -> CamOutput:
-            cams = F.avg_pool2d(image.mean(1, keepdim=True), 8)
-            return CamOutput({"tag": torch.ones(len(image), 1)}, "tag", cams, 8, {})
-
-    image = torch.zeros(1, 3, *size)
-    left = 8 * (size[1] // 8 - 2)
-    image[..., left : left + 8] = 1
-    for flip in (False, True):
-        found = multi_scale_scores(Brightness(), image, tags=torch.ones(1, 1), flip=flip)[0, 0].sum(0)
-        centre = float((found * (torch.arange(size[1]) + 0.5)).sum() / found.sum())
-        assert centre == pytest.approx(left + 4, abs=1)
