@@ -150,7 +150,8 @@ class AttentionFusion(nn.Module):
     """A weight in (0, 1) for the attention of every head and layer, from pooled features (AAF of WeakTr).
 
     As published, the features of a head are every `heads`-th channel of the attention branch, starting at the index of
-    the head, and not the contiguous channels of the head before the output projection.
+    the head, and not the contiguous channels of the head before the output projection. Its layers start from the
+    default initialisation of PyTorch, too: from smaller values every weight would be 1/2, and learn very slowly.
 
     Args:
         dim: Channels D of the features.
@@ -169,11 +170,6 @@ class AttentionFusion(nn.Module):
         self.excite = nn.Sequential(
             nn.Linear(maps, units, bias=False), nn.ReLU(), nn.Linear(units, maps, bias=False), nn.Sigmoid()
         )
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
 
     def forward(self, branches: Sequence[Tensor]) -> Tensor:
         """Return the weights (B, heads, L) from the attention branches (B, T, D) of L layers."""

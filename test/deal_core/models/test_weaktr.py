@@ -95,7 +95,7 @@ def slow_forward(net: WeakTr, picture: Tensor) -> dict[str, Tensor]:
             scores.append(linear("fusion.squeeze.1", linear("fusion.squeeze.0", pooled[None]))[0, 0])
     hidden = (p["fusion.excite.0.weight"] @ torch.stack(scores)).clamp(min=0)
     weights = 1 / (1 + (-(p["fusion.excite.2.weight"] @ hidden)).exp())
-    assert float(weights.std()) > 0.01
+    assert float(weights.detach().std()) > 0.01
 
     stack = [weights[head * depth + layer] * maps[head, layer] for head in range(heads) for layer in range(depth)]
     mean = torch.stack(stack).mean(0)
@@ -149,6 +149,22 @@ def test_sizes_of_the_published_models() -> None:
         voc, coco = WeakTr(20), WeakTr(90)
     count = [sum(p.numel() for p in m.parameters()) for m in (voc, coco, voc.fusion, voc.classifier, coco.classifier)]
     assert count == [21_751_221, 22_046_971, 1_825, 69_140, 311_130]
+
+
+def test_the_weights_of_the_fusion_start_apart_and_can_learn() -> None:
+    """As published: 0.50 with a standard deviation of 0.014 over the heads, and gradients of 1e-6."""
+    spread, gradients = [], []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        fusion = WeakTr(3, backbone_arguments={"depth": 12}).fusion
+        branches = [torch.randn(2, 30, 384) for _ in range(12)]
+        weights = fusion(branches)
+        weights.square().mean().backward()
+        spread.append(float(weights.detach().std()))
+        gradients.append(float(fusion.squeeze[0].weight.grad.abs().mean()))
+        assert float(weights.detach().mean()) == pytest.approx(0.5, abs=0.05)
+    assert 0.005 < sum(spread) / 5 < 0.05
+    assert min(gradients) > 1e-8
 
 
 GROUPS = ("backbone", "class", "classifier", "fusion")
