@@ -47,8 +47,10 @@ class ScoreNetwork(nn.Module):
         if isinstance(output, SegmenterOutput):
             scores = output.scores
             return scores, scores.amax(dim=(-2, -1))
-        tags = _mean_logits(output).sigmoid()
-        return normalise(output.activation.float(), tags >= TAG_THRESHOLD), tags
+        tags, maps = _mean_logits(output).sigmoid(), output.activation.float()
+        if output.corners:
+            maps = _resize(_placed(maps, image.shape[-2:]), (maps.shape[-2], maps.shape[-1]))
+        return normalise(maps, tags >= TAG_THRESHOLD), tags
 
 
 def multi_scale_scores(
@@ -85,6 +87,7 @@ def multi_scale_scores(
     size = size or (images.shape[-2], images.shape[-1])
     batch, passes = len(images), len(scales) * (2 if flip else 1)
     maps: list[Tensor] = []
+    corners_of: list[torch.Size | None] = []
     logits = torch.zeros(())
     for scale in scales:
         scaled = _rescale(images, scale)
@@ -100,6 +103,7 @@ def multi_scale_scores(
             found, seen = output.activation.float(), _mean_logits(output)
         # Resampling commutes with mirroring and adding, so one resampling of the sum suffices.
         maps.append(found[:batch] + found[batch:].flip(-1) if flip else found)
+        corners_of.append(scaled.shape[-2:] if isinstance(output, CamOutput) and output.corners else None)
         if seen is not None:
             logits = logits.to(seen) + (seen[:batch] + seen[batch:] if flip else seen)
     if seen is None:
@@ -110,8 +114,8 @@ def multi_scale_scores(
     scores = maps[0].new_zeros(*present.shape, *size)
     if used.any():
         total = torch.zeros(())
-        for found in maps:
-            total = total.to(found) + _resize(found[:, used], size)
+        for found, corners in zip(maps, corners_of, strict=True):
+            total = total.to(found) + _resize(_placed(found[:, used], corners), size)
         scores[:, used] = normalise(total, present[:, used], normalisation)
     return scores
 
@@ -141,6 +145,14 @@ def normalise(activation: Tensor, present: Tensor, normalisation: Normalisation 
 def _output(network: nn.Module, image: Tensor, depth: Tensor | None) -> CamOutput | SegmenterOutput:
     output: CamOutput | SegmenterOutput = network(image) if depth is None else network(image, depth)
     return output
+
+
+def _placed(maps: Tensor, corners: torch.Size | None) -> Tensor:
+    """Return maps with each cell in the middle of its share of the image; `corners`: see `CamOutput.corners`.
+
+    Maps whose outermost cells lie on the outermost pixels are resized to that size (H, W), where the two kinds agree.
+    """
+    return maps if corners is None else F.interpolate(maps, corners, mode="bilinear", align_corners=True)
 
 
 def _with_mirrored(images: Tensor) -> Tensor:

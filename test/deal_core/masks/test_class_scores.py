@@ -19,6 +19,7 @@ from deal_core.errors import ConfigError
 from deal_core.masks.class_scores import ScoreNetwork, multi_scale_scores, normalise
 from deal_core.models.cam_net import CamNet
 from deal_core.models.output import CamOutput
+from deal_core.models.seam import Seam
 
 SIZE = (30, 44)
 
@@ -97,6 +98,48 @@ def test_scores_equal_the_slow_formulation(
         expected = slow_scores(network, images[i], None if tags is None else tags[i], scales, flip)
         np.testing.assert_allclose(found[i].numpy(), expected, atol=1e-4)
     assert found.any(), "the comparison must have something to compare"
+
+
+def slow_bilinear_of_corners(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear interpolation with the outermost cells on the outermost pixels."""
+    height, width = values.shape
+    rows = np.arange(size[0]) * (height - 1) / (size[0] - 1)
+    columns = np.arange(size[1]) * (width - 1) / (size[1] - 1)
+    lines = np.stack([np.interp(columns, np.arange(width), line) for line in values])
+    return np.stack([np.interp(rows, np.arange(height), line) for line in lines.T]).T
+
+
+def test_maps_of_the_published_seam_are_upsampled_at_each_scale_before_they_are_added() -> None:
+    """As its code: each map to the size of its image by its corners, then to the size of the first image."""
+
+    class Cells(nn.Module):
+        def forward(self, image: Tensor) -> CamOutput:
+            cams = F.avg_pool2d(image[:, :2], 8)
+            return CamOutput({"tag": torch.ones(len(image), 2)}, "tag", cams, 8, {}, corners=True)
+
+    net, image = Cells(), torch.rand(1, 3, 64, 80, generator=torch.Generator().manual_seed(4))
+    total = np.zeros((2, 64, 80))
+    with torch.inference_mode():
+        for scale in (0.5, 1.0, 1.5):
+            size = [round(64 * scale), round(80 * scale)]
+            scaled = TF.resize(image, size, InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+            for mirrored in (False, True):
+                output = net(scaled.flip(-1) if mirrored else scaled if scale != 1 else image)
+                for k in range(2):
+                    own = slow_bilinear_of_corners(output.activation[0, k].double().numpy(), (size[0], size[1]))
+                    placed = bilinear(own, (64, 80))
+                    total[k] += placed[:, ::-1] if mirrored else placed
+        found = multi_scale_scores(net, image, tags=torch.ones(1, 2), scales=(0.5, 1.0, 1.5))[0].numpy()
+        once = multi_scale_scores(net, image, tags=torch.ones(1, 2), flip=False)[0]
+        scores, _ = ScoreNetwork(net)(image)
+    assert found.std() > 0.01
+    np.testing.assert_allclose(found, total / total.max(axis=(1, 2), keepdims=True), atol=1e-4)
+    at_cells = F.interpolate(once[None], scores.shape[-2:], mode="bilinear")[0]
+    for k in range(2):  # as a robot sees it: the same places at the stride of the network
+        np.testing.assert_allclose(scores[0, k].numpy(), (at_cells[k] / at_cells[k].max()).numpy(), atol=1e-4)
+    for preset, corners in (("reference", True), ("fixed", False)):
+        seam = Seam(2, backbone="test_resnet", preset=preset).eval()
+        assert seam(image).corners == corners
 
 
 def test_maps_stretched_from_minimum_to_maximum(network: nn.Module, images: Tensor) -> None:
