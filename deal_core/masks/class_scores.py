@@ -8,6 +8,8 @@ from typing import get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 from deal_core.errors import ConfigError
 from deal_core.masks.choices import Normalisation
@@ -170,5 +172,7 @@ def _mean_logits(output: CamOutput) -> Tensor:
 def _rescale(images: Tensor, scale: float) -> Tensor:
     if scale == 1.0:
         return images
-    height, width = (max(round(s * scale), 1) for s in images.shape[-2:])
-    return F.interpolate(images, (height, width), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+    size = [max(round(s * scale), 1) for s in images.shape[-2:]]
+    # In 8 bit, as PIL resizes the images of published recipes.
+    levels = (images * 255).round().to(torch.uint8)
+    return resize(levels, size, InterpolationMode.BICUBIC, antialias=True).to(images.dtype) / 255

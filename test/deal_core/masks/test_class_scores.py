@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from deal_core.errors import ConfigError
@@ -36,7 +36,8 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    return torch.rand(3, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    coarse = torch.rand(3, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+    return (F.interpolate(coarse, (48, 64), mode="bilinear") * 255).round() / 255
 
 
 def bilinear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -56,6 +57,11 @@ def bilinear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return result
 
 
+def resized_by_pil(image: Tensor, size: list[int]) -> Tensor:
+    """An image (3, H, W) at another size, in 8 bit."""
+    return TF.to_tensor(TF.to_pil_image(image).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
 def slow_scores(
     network: nn.Module, image: Tensor, tags: list[float] | None, scales: tuple[float, ...], flip: bool
 ) -> np.ndarray:
@@ -63,7 +69,7 @@ def slow_scores(
     passes = []
     for scale in scales:
         size = [round(image.shape[1] * scale), round(image.shape[2] * scale)]
-        scaled = TF.resize(image, size, InterpolationMode.BICUBIC, antialias=True).clamp(0, 1) if scale != 1 else image
+        scaled = resized_by_pil(image, size) if scale != 1 else image
         passes += [(scaled, False)] + ([(torch.from_numpy(scaled.numpy()[:, :, ::-1].copy()), True)] if flip else [])
     total = np.zeros((4, *SIZE))
     logits = np.zeros(4)
@@ -96,7 +102,8 @@ def test_scores_equal_the_slow_formulation(
     assert found.shape == (3, 4, *SIZE) and found.dtype == torch.float32
     for i in range(3):
         expected = slow_scores(network, images[i], None if tags is None else tags[i], scales, flip)
-        np.testing.assert_allclose(found[i].numpy(), expected, atol=1e-4)
+        # PyTorch and PIL round some pixels to neighbouring levels, and this network is steep.
+        np.testing.assert_allclose(found[i].numpy(), expected, atol=1e-4 if scales == (1.0,) else 1e-2)
     assert found.any(), "the comparison must have something to compare"
 
 
@@ -117,14 +124,14 @@ def test_maps_of_the_published_seam_are_upsampled_at_each_scale_before_they_are_
             cams = F.avg_pool2d(image[:, :2], 8)
             return CamOutput({"tag": torch.ones(len(image), 2)}, "tag", cams, 8, {}, corners=True)
 
-    net, image = Cells(), torch.rand(1, 3, 64, 80, generator=torch.Generator().manual_seed(4))
+    net, image = Cells(), torch.randint(0, 256, (1, 3, 64, 80), generator=torch.Generator().manual_seed(4)) / 255
     total = np.zeros((2, 64, 80))
     with torch.inference_mode():
         for scale in (0.5, 1.0, 1.5):
             size = [round(64 * scale), round(80 * scale)]
-            scaled = TF.resize(image, size, InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+            scaled = resized_by_pil(image[0], size)[None] if scale != 1 else image
             for mirrored in (False, True):
-                output = net(scaled.flip(-1) if mirrored else scaled if scale != 1 else image)
+                output = net(scaled.flip(-1) if mirrored else scaled)
                 for k in range(2):
                     own = slow_bilinear_of_corners(output.activation[0, k].double().numpy(), (size[0], size[1]))
                     placed = bilinear(own, (64, 80))
@@ -133,7 +140,7 @@ def test_maps_of_the_published_seam_are_upsampled_at_each_scale_before_they_are_
         once = multi_scale_scores(net, image, tags=torch.ones(1, 2), flip=False)[0]
         scores, _ = ScoreNetwork(net)(image)
     assert found.std() > 0.01
-    np.testing.assert_allclose(found, total / total.max(axis=(1, 2), keepdims=True), atol=1e-4)
+    np.testing.assert_allclose(found, total / total.max(axis=(1, 2), keepdims=True), atol=1e-3)
     at_cells = F.interpolate(once[None], scores.shape[-2:], mode="bilinear")[0]
     for k in range(2):  # as a robot sees it: the same places at the stride of the network
         np.testing.assert_allclose(scores[0, k].numpy(), (at_cells[k] / at_cells[k].max()).numpy(), atol=1e-4)
