@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from deal_core.errors import ConfigError, DatasetError, ModelFileError
 from deal_core.files import replacing
+from deal_core.models.checkpoints import PICKLED
 from deal_core.models.factory import (
     create_model,
     is_segmenter,
@@ -252,6 +253,11 @@ def _open(path: Path) -> Any:
         raise ModelFileError(
             f"{path}: an .onnx file makes masks (the node, deal segment, deal evaluate); expected the .safetensors "
             "file from which it was exported"
+        )
+    if path.suffix in PICKLED:
+        raise ModelFileError(
+            f"{path}: a file of PyTorch; `deal import-weights {path} --classes voc --out model.safetensors` makes a "
+            "model file of a network of WeakTr or SEAM, and model.arguments.weights starts a training from others"
         )
     try:
         return safe_open(str(path), framework="pt")

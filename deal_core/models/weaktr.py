@@ -62,7 +62,7 @@ class WeakTr(nn.Module):
 
     >>> net = WeakTr(3, "vit_tiny_patch16_224", backbone_arguments={"depth": 2, "embed_dim": 32, "num_heads": 2})
     >>> net(torch.rand(1, 3, 120, 160)).cams.shape
-    torch.Size([1, 3, 7, 10])
+    torch.Size([1, 3, 8, 10])
     """
 
     def __init__(
