@@ -28,6 +28,9 @@ from deal_ros.input.cv_bridge_converter import rare_converters
 ImageMessage: TypeAlias = Image | CompressedImage
 """Message of an image topic; the transport (raw or compressed) determines the type."""
 
+CPU = "cpu"
+"""Name of main memory among the buffer backends of ROS 2."""
+
 _NS_PER_S = 1_000_000_000
 _ENCODINGS = {
     ("uint8", 2): "mono8",
@@ -49,6 +52,11 @@ def stamp_from_ns(stamp_ns: int) -> Time:
     return Time(sec=stamp_ns // _NS_PER_S, nanosec=stamp_ns % _NS_PER_S)
 
 
+def memory_of(message: ImageMessage) -> str:
+    """Return the memory of a message's data: `CPU`, or another buffer backend of Lyrical and later, such as "cuda"."""
+    return str(getattr(message.data, "backend_type", CPU))
+
+
 def color_to_rgb(message: ImageMessage) -> UInt8Array:
     """Convert a colour image to (H, W, 3) uint8 RGB; for `rgb8` the result is a view of the message.
 
@@ -57,7 +65,7 @@ def color_to_rgb(message: ImageMessage) -> UInt8Array:
             be decoded.
     """
     if isinstance(message, CompressedImage):
-        return compressed_to_rgb(message.format, memoryview(message.data))
+        return compressed_to_rgb(message.format, _bytes_of(message))
     return any_to_rgb(_pixels(message), message.encoding, rare_converters())
 
 
@@ -115,7 +123,7 @@ def image_to_raw(message: ImageMessage, *, is_depth: bool = False) -> RawImage |
     """
     if isinstance(message, CompressedImage):
         stamp_ns, frame_id = stamp_to_ns(message.header.stamp), message.header.frame_id
-        return EncodedImage(stamp_ns, frame_id, message.format, memoryview(message.data), is_depth)
+        return EncodedImage(stamp_ns, frame_id, message.format, _bytes_of(message), is_depth)
     return RawImage(
         stamp_ns=stamp_to_ns(message.header.stamp),
         frame_id=message.header.frame_id,
@@ -123,7 +131,7 @@ def image_to_raw(message: ImageMessage, *, is_depth: bool = False) -> RawImage |
         width=message.width,
         encoding=message.encoding,
         step=message.step,
-        data=memoryview(message.data),
+        data=_bytes_of(message),
         is_bigendian=bool(message.is_bigendian),
     )
 
@@ -256,11 +264,17 @@ def _usual_encoding(array: npt.NDArray[Any]) -> str:
 
 def _depth_pixels(message: ImageMessage) -> tuple[npt.NDArray[Any], str]:
     if isinstance(message, CompressedImage):
-        return decompress_depth(message.format, memoryview(message.data))
+        return decompress_depth(message.format, _bytes_of(message))
     return _pixels(message), message.encoding
 
 
 def _pixels(message: Image) -> npt.NDArray[Any]:
     return decode_image(
-        message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data
+        message.height, message.width, message.encoding, message.is_bigendian, message.step, _bytes_of(message)
     )
+
+
+def _bytes_of(message: ImageMessage) -> memoryview:
+    """Return the data of a message, as a view; a `rosidl_buffer.Buffer`, which may live on a GPU, is copied."""
+    data: Any = message.data
+    return memoryview(data.to_bytes() if hasattr(data, "backend_type") else data)

@@ -22,6 +22,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.task import Future
+from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
@@ -364,6 +365,7 @@ class SegmentationNode(LifecycleNode):
                 is_enabled=session is None or session.pipeline.is_enabled,
                 clock_jumps=self._clock_watch.jumps,
                 last_clock_jump=self._clock_watch.last_jump,
+                rmw=get_rmw_implementation_identifier(),
             ),
             model=self._model_snapshot(self._model) if self._model else None,
             active=session.snapshot(self._mask_publisher.get_subscription_count()) if session else None,
