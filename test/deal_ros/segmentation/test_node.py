@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 from helpers.node_stand import BEST_EFFORT, COLOR, DEPTH, INFO, PERIOD_S, SIZE, RedModel, Stand
 from helpers.ros_client import NODE
 from helpers.rvl import encode
+from rcl_interfaces.srv import DescribeParameters
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
@@ -169,6 +171,18 @@ def test_classes_of_points_and_objects_must_be_those_of_the_model(new_stand: Cal
     assert stand.set(model="other") == ""
     answer = stand.call(Trigger, "reload_model")
     assert not answer.success and "parameter 'points_classes': unknown class 'drill'" in answer.message
+
+
+def test_numbers_are_described_with_ranges(new_stand: Callable[..., Stand]) -> None:
+    """rqt_reconfigure makes sliders of them."""
+    names = ["output_scale", "points_stride", "max_rate_hz", "model"]
+    answer = new_stand().call(DescribeParameters, "describe_parameters", DescribeParameters.Request(names=names))
+    scale, stride, rate, model = answer.descriptors
+    (of_scale,), (of_stride,), (of_rate,) = scale.floating_point_range, stride.integer_range, rate.floating_point_range
+    assert (of_scale.from_value, of_scale.to_value, of_scale.step) == (0.05, 1.0, 0.0)
+    assert (of_stride.from_value, of_stride.to_value, of_stride.step) == (1, 64, 0)
+    assert (of_rate.from_value, of_rate.to_value) == (0.0, math.inf)
+    assert not model.floating_point_range and model.description.startswith("Path of the model file")
 
 
 def test_a_mask_of_another_size_or_of_objects_is_published_on_request(new_stand: Callable[..., Stand]) -> None:
