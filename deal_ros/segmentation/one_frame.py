@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
 from sensor_msgs.msg import Image
 
 from deal_core.errors import DealError
@@ -14,7 +16,7 @@ from deal_core.recording.image_encodings import ImageFormatError
 from deal_core.recording.pair_rules import alignment_fault
 from deal_core.runtime.class_filter import kept_ids, restrict
 from deal_core.runtime.segmenter import Segmentation, Segmenter
-from deal_core.structures import Float32Array, UInt8Array
+from deal_core.structures import UInt8Array
 from deal_ros.input.conversions import ImageMessage, array_to_image, color_to_rgb, read_depth
 from deal_ros.input.synchronizer import Frame
 from deal_ros.segmentation.outputs import FrameInputs
@@ -80,23 +82,22 @@ def segment_frame(
     depth, valid_depth, depth_error, doubt = None, None, "", ""
     try:
         if frame.depth is not None:
-            depth, valid, sample = read_depth(frame.depth, depth_values or DepthValues())
-            _require_alignment(rgb, depth, frame.color, frame.depth, aligned)
-            valid_depth, doubt = float(valid.mean()), _doubt(sample)
+            reading = read_depth(frame.depth, depth_values or DepthValues())
+            _require_alignment(rgb, reading.pixels, frame.color, frame.depth, aligned)
+            depth, valid_depth, doubt = reading, reading.valid_share(), _doubt(reading.sample())
     except (ImageFormatError, UnalignedDepthError) as error:
         if needs_depth:
             raise
-        depth = None
         depth_error = f"{failure_cause(error)}: {error}"
+    inputs = FrameInputs(frame.color.header, rgb, depth.metres if depth else None)
     begun = time.perf_counter()
-    result = segmenter.segment(rgb, depth)
+    result = segmenter.segment(rgb, inputs.depth if segmenter.uses_depth else None)
     inference_ms = (time.perf_counter() - begun) * 1000
     if classes or min_confidence:
         result = restrict(result, kept_ids(segmenter.classes, classes), min_confidence)
-    header = frame.color.header
     return SegmentedFrame(
-        array_to_image(result.mask, header),
-        FrameInputs(header, rgb, depth),
+        array_to_image(result.mask, inputs.header),
+        inputs,
         result,
         inference_ms,
         valid_depth,
@@ -117,7 +118,7 @@ class _Place:
 
 
 def _require_alignment(
-    rgb: UInt8Array, depth: Float32Array, color: ImageMessage, message: ImageMessage, aligned: bool
+    rgb: UInt8Array, depth: npt.NDArray[Any], color: ImageMessage, message: ImageMessage, aligned: bool
 ) -> None:
     places = (
         _Place((rgb.shape[0], rgb.shape[1]), color.header.frame_id),
