@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sensor_msgs.msg import Image
 
 from deal_core.errors import DealError
-from deal_core.recording.depth_values import DepthDoubt, DepthSample, DepthValues
+from deal_core.recording.depth_values import DepthDoubt, DepthReading, DepthSample, DepthValues
 from deal_core.recording.image_encodings import ImageFormatError
 from deal_core.recording.pair_rules import alignment_fault
 from deal_core.runtime.class_filter import kept_ids, restrict
@@ -37,18 +37,26 @@ class SegmentedFrame:
         inputs: the images that were segmented.
         segmentation: the segmentation that the mask contains.
         inference_ms: duration of the network's `segment`, milliseconds.
-        valid_depth: fraction of pixels with valid depth; None without depth.
+        depth: the depth image of the frame; None without depth, and if it was ignored.
         depth_error: why the depth of the frame was ignored; empty if it was used or there was none.
-        depth_doubt: why its depth cannot be true, or may not be; empty if nothing is odd.
     """
 
     mask: Image
     inputs: FrameInputs
     segmentation: Segmentation
     inference_ms: float
-    valid_depth: float | None
+    depth: DepthReading | None
     depth_error: str = ""
-    depth_doubt: str = ""
+
+    @property
+    def valid_depth(self) -> float | None:
+        """Fraction of pixels with valid depth; None without depth. Each call counts them."""
+        return self.depth.valid_share() if self.depth else None
+
+    @property
+    def depth_doubt(self) -> str:
+        """Why the depth cannot be true, or may not be; empty if nothing is odd. Each call looks at a sample."""
+        return _doubt(self.depth.sample()) if self.depth else ""
 
 
 def segment_frame(
@@ -79,12 +87,12 @@ def segment_frame(
         UsageError: the segmenter does not have one of the classes.
     """
     rgb = color_to_rgb(frame.color)
-    depth, valid_depth, depth_error, doubt = None, None, "", ""
+    depth, depth_error = None, ""
     try:
         if frame.depth is not None:
             reading = read_depth(frame.depth, depth_values or DepthValues())
             _require_alignment(rgb, reading.pixels, frame.color, frame.depth, aligned)
-            depth, valid_depth, doubt = reading, reading.valid_share(), _doubt(reading.sample())
+            depth = reading
     except (ImageFormatError, UnalignedDepthError) as error:
         if needs_depth:
             raise
@@ -95,15 +103,8 @@ def segment_frame(
     inference_ms = (time.perf_counter() - begun) * 1000
     if classes or min_confidence:
         result = restrict(result, kept_ids(segmenter.classes, classes), min_confidence)
-    return SegmentedFrame(
-        array_to_image(result.mask, inputs.header),
-        inputs,
-        result,
-        inference_ms,
-        valid_depth,
-        depth_error,
-        doubt,
-    )
+    mask = array_to_image(result.mask, inputs.header)
+    return SegmentedFrame(mask, inputs, result, inference_ms, depth, depth_error)
 
 
 def failure_cause(error: Exception) -> str:
