@@ -54,7 +54,7 @@ pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the ne
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/apt-ros.txt \
 	    $(EXTRAS)
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/pypi-ros.txt \
-	    --extra ros --extra colcon $(EXTRAS) --constraint requirements/apt-ros.txt
+	    --extra ros --extra interfaces --extra colcon $(EXTRAS) --constraint requirements/apt-ros.txt
 
 clean: ## remove caches and what builds and demos leave
 	@rm -rf build install log site demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
