@@ -371,8 +371,6 @@ def save_stand_in(path: Path) -> None:
 
 def serve(wait_ms: float | None, seen: int, times: str) -> int:
     """Be the segmentation node, with a network that waits, if any wait is wanted; at the end write all times."""
-    import torch  # noqa: F401  # before rclpy, as the node does
-
     from deal_ros.segmentation.main import main as run_node
 
     watch = StopWatch()
@@ -388,16 +386,14 @@ def serve(wait_ms: float | None, seen: int, times: str) -> int:
 
 def stand_in(wait_s: float, seen: int, watch: StopWatch) -> None:
     """Let every network compute its answer once, for noise, and then wait instead; it sees so many of its classes."""
-    import torch
-
     from deal_core.runtime.segmenter import Segmenter
 
     initialise = Segmenter.__init__
 
     def with_stand_in(self: Segmenter, *arguments: Any) -> None:
         initialise(self, *arguments)
-        generator = torch.Generator().manual_seed(0)
-        answer = self._backend(torch.randn((1, 3, *self.input_size), generator=generator))
+        noise = np.random.default_rng(0).standard_normal((1, 3, *self.input_size), np.float32)
+        answer = self._backend(noise)
         answer[seen:] = 0
 
         def wait(image: Any, depth: Any) -> Any:
