@@ -419,8 +419,6 @@ def objects(shape: tuple[int, ...], seen: int) -> Any:
 
 def serve(wait_ms: float | None, sight: dict[str, Any], times: str) -> int:
     """Be the segmentation node, with a network that waits, if any wait is wanted; at the end write all times."""
-    import torch  # noqa: F401  # before rclpy, as the node does
-
     from deal_ros.segmentation.main import main as run_node
 
     watch = StopWatch()
@@ -436,16 +434,14 @@ def serve(wait_ms: float | None, sight: dict[str, Any], times: str) -> int:
 
 def stand_in(wait_s: float, sight: Sight, watch: StopWatch) -> None:
     """Let every network compute its answer once, for noise, and then wait instead."""
-    import torch
-
     from deal_core.runtime.segmenter import Segmenter
 
     initialise = Segmenter.__init__
 
     def with_stand_in(self: Segmenter, *arguments: Any) -> None:
         initialise(self, *arguments)
-        generator = torch.Generator().manual_seed(0)
-        answer = self._backend(torch.randn((1, 3, *self.input_size), generator=generator))
+        noise = np.random.default_rng(0).standard_normal((1, 3, *self.input_size), np.float32)
+        answer = self._backend(noise)
         answer[sight.seen :] = 0
         if sight.objects:
             answer = objects(answer.shape, sight.seen)

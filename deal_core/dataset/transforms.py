@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
+from deal_core.dataset.network_input import image_to_input, resize_image, resize_nearest
 from deal_core.dataset.rand_augment import FILL, rand_augment
 from deal_core.dataset.settings import DataSettings
 from deal_core.structures import UNLABELLED, Float32Array, Sample, UInt8Array
@@ -61,33 +61,9 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
     )
 
 
-def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return an array (H, W) at `size` (height, width), by nearest neighbour."""
-    return cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def depth_to_input(depth: Float32Array | None, size: tuple[int, int]) -> Tensor:
-    """Return depth (H, W) in metres as network input (1, *size): 0 where unknown, all 0 for None."""
-    if depth is None:
-        return torch.zeros(1, *size)
-    sized = resize_nearest(depth, size)
-    return torch.from_numpy(np.where(sized > 0, sized, np.float32(0)))[None]
-
-
-def resize_image(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
-    """Return an image (H, W, 3) at `size` (height, width): by area if it shrinks, else bilinearly."""
-    if image.shape[:2] == size:
-        return image
-    height, width = size
-    method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method)
-
-
 def image_to_tensor(image: UInt8Array) -> Tensor:
     """Return an image (H, W, 3) as (3, H, W) float32 RGB in [0, 1]."""
-    # numpy is faster here: threads of PyTorch wait for each other (16 ms beside a busy core) longer than they work.
-    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
-    return torch.from_numpy(np.divide(planes, np.float32(255), dtype=np.float32))
+    return torch.from_numpy(image_to_input(image))
 
 
 def to_tensors(sample: Sample, *, with_mask: bool = False) -> TensorSample:

@@ -18,12 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from deal_core.errors import ModelFileError
+from deal_core.models.model_info import PICKLED
 
 CheckpointFormat = Literal["timm", "weaktr", "seam", "resnet38d"]
 """Whose names the tensors have; DeiT and most of torchvision name them as timm does."""
-
-PICKLED = (".pth", ".pt", ".bin", ".ckpt")
-"""Suffixes of files of PyTorch that are no .safetensors files."""
 
 # Names under which training scripts keep the tensors of a network in a file, and prefixes that their wrappers add.
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
