@@ -10,6 +10,7 @@ from deal_ros.diagnostics.snapshots import LifecycleSnapshot, Limits, ModelSnaps
 from deal_ros.diagnostics.statistics import Percentiles
 from deal_ros.diagnostics.status import Level, Status
 from deal_ros.input.image_input import InputSnapshot
+from deal_ros.input.nearest_topics import describe_nearest
 from deal_ros.input.qos import SHARED_MEMORY_LIMIT_BYTES
 from deal_ros.input.synchronizer import SyncCounts
 from deal_ros.node.transport import profile_variable
@@ -127,7 +128,8 @@ def _judge_subscription(found: InputSnapshot, limits: Limits) -> Judgement | Non
         if found.publisher_left:
             return level, f"{text}: its publisher is gone; images resume when the camera is back"
         if not offers:
-            return level, f"no input on {found.topic}: it has no publisher; check the topic name and the camera"
+            text = f"no input on {found.topic}: it has no publisher; check the topic name and the camera"
+            return level, f"{text}; {describe_nearest(found.nearest)}"
         text += f", publisher offers {offers}, we request {found.requests}"
         return level, f"{text}; {advice}" if is_lossy else text
     if is_lossy and found.size_bytes > SHARED_MEMORY_LIMIT_BYTES:
