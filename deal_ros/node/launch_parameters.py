@@ -103,8 +103,13 @@ def write_parameters(folder: Path, file: ParameterFile, values: Mapping[str, Val
         return [file.path]
     rest, given = folder / "params_file.yaml", folder / "launch_arguments.yaml"
     rest.write_text(file.without(values), encoding="utf-8")
-    given.write_text(yaml.dump({"/**": {_SECTION: dict(values)}}, Dumper=_QuotingDumper), encoding="utf-8")
+    given.write_text(as_yaml({"/**": {_SECTION: dict(values)}}), encoding="utf-8")
     return [rest, given]
+
+
+def as_yaml(value: Value | Mapping[str, Any]) -> str:
+    """Return YAML that rcl reads as this value, for a file or behind `-p name:=`."""
+    return yaml.dump(value, Dumper=_QuotingDumper, width=2**20).removesuffix("...\n").strip()
 
 
 class _QuotingDumper(yaml.SafeDumper):

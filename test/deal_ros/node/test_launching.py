@@ -22,6 +22,7 @@ from helpers.paths import HELPERS, PROJECT
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from helpers.ros_client import Client
+from sensor_msgs.msg import Image
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 PAGE = PROJECT / "docs" / "how_to" / "run_the_node.md"
@@ -178,8 +179,11 @@ def test_the_demo_runs_without_rviz_and_leaves_nothing_behind(
     domain = new_domain()
     with launched(prefix, tmp_path / "run", domain, "demo.launch.py", *words) as run:
         with client(domain, "/robot1/deal_segmentation") as watcher:
-            watcher.wait(lambda: int(watcher.values.get("published", 0)) > 3, "masks")
-            assert watcher.values["color_topic"] == "/robot1/camera/front/color/image_raw"
+            masks: list[Image] = []
+            watcher.node.create_subscription(Image, "/robot1/deal_segmentation/mask", masks.append, 10)
+            watcher.wait(lambda: len(masks) > 3, "masks")
+            assert masks[0].header.frame_id == "front_color_optical_frame"  # the layout of RViz shows it
+            assert watcher.fresh_values()["color_topic"] == "/robot1/camera/front/color/image_raw"
         assert run.stop() == 0 and not run.left_behind()
     assert "going on without RViz" in run.text()
 
