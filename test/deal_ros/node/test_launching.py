@@ -75,7 +75,7 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def launched(prefix: Path, folder: Path, domain: int, name: str, *words: str) -> Iterator[Launched]:
+def launched(prefix: Path, folder: Path, domain: int, name: str | Path, *words: str) -> Iterator[Launched]:
     """Run a launch file within the block, in a folder of its own; what is left behind is killed."""
     folder.mkdir(exist_ok=True)
     with (folder / "output.txt").open("wb") as sink:
@@ -172,18 +172,36 @@ def test_a_recorder_has_every_argument_in_its_type_and_records_the_camera_beside
     assert (tmp_path / "run" / "1e3" / "metadata.yaml").is_file()
 
 
-def test_the_demo_runs_without_rviz_and_leaves_nothing_behind(
+# A launch file of a user's, as Nav2's for several robots are.
+_MINE = """
+from launch import LaunchDescription
+from launch.actions import GroupAction, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import PushRosNamespace
+
+
+def generate_launch_description():
+    included = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource({file!r}), launch_arguments=list({arguments!r}.items())
+    )
+    return LaunchDescription([GroupAction([PushRosNamespace("robot1"), included])])
+"""
+
+
+def test_a_pushed_namespace_holds_node_and_camera_together_and_nothing_is_left_behind(
     prefix: Path, new_domain: Callable[[], int], model_file: Path, tmp_path: Path
 ) -> None:
-    words = [f"model:={model_file}", "profile:=96x64x10", "namespace:=robot1", "camera_name:=front"]
+    arguments = {"model": str(model_file), "profile": "96x64x10", "namespace": "arm", "camera_name": "front"}
+    mine = tmp_path / "mine.launch.py"
+    mine.write_text(_MINE.format(file=str(PROJECT / "launch" / "demo.launch.py"), arguments=arguments))
     domain = new_domain()
-    with launched(prefix, tmp_path / "run", domain, "demo.launch.py", *words) as run:
-        with client(domain, "/robot1/deal_segmentation") as watcher:
+    with launched(prefix, tmp_path / "run", domain, mine) as run:
+        with client(domain, "/robot1/arm/deal_segmentation") as watcher:
             masks: list[Image] = []
-            watcher.node.create_subscription(Image, "/robot1/deal_segmentation/mask", masks.append, 10)
+            watcher.node.create_subscription(Image, "/robot1/arm/deal_segmentation/mask", masks.append, 10)
             watcher.wait(lambda: len(masks) > 3, "masks")
             assert masks[0].header.frame_id == "front_color_optical_frame"  # the layout of RViz shows it
-            assert watcher.fresh_values()["color_topic"] == "/robot1/camera/front/color/image_raw"
+            assert watcher.fresh_values()["color_topic"] == "/robot1/arm/camera/front/color/image_raw"
         assert run.stop() == 0 and not run.left_behind()
     assert "going on without RViz" in run.text()
 
