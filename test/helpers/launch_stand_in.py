@@ -369,7 +369,7 @@ def main_of_the_real_one(path: str, *words: str) -> int:
     from launch import LaunchDescription as Description
     from launch import LaunchService
 
-    service = LaunchService()
+    service = LaunchService(noninteractive=not sys.stdin.isatty())
     arguments = [tuple(word.split(":=", 1)) for word in words]
     service.include_launch_description(Description([Include(Source(path), launch_arguments=arguments)]))
     return int(service.run())

@@ -40,7 +40,7 @@ class Launched:
         return self.output.read_text(encoding="utf-8", errors="replace")
 
     def stop(self) -> int:
-        """Press Ctrl-C, as a terminal does for launch alone, and return the exit code."""
+        """Send SIGINT to launch alone, as systemd does, and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         return self.process.wait(300)
@@ -89,6 +89,7 @@ def launched(prefix: Path, folder: Path, domain: int, name: str | Path, *words: 
                 "OMP_NUM_THREADS": "1",
                 "PYTHONUNBUFFERED": "1",
             },
+            stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,
