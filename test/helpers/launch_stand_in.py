@@ -321,7 +321,8 @@ def install(modules: dict[str, ModuleType]) -> None:
 @contextmanager
 def in_use(prefix: Path) -> Iterator[None]:
     """Put the stand-ins in place of `launch` and `launch_ros`, and use the packages of a prefix alone."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(tempfile, "tempdir", folder)  # parameter files stay there, as those of launch_ros do in /tmp
         stand_ins: dict[str, ModuleType] = {}
         install(stand_ins)
         for name, module in stand_ins.items():

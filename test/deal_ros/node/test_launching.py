@@ -88,6 +88,7 @@ def launched(prefix: Path, folder: Path, domain: int, name: str | Path, *words: 
                 "ROS_DOMAIN_ID": str(domain),
                 "OMP_NUM_THREADS": "1",
                 "PYTHONUNBUFFERED": "1",
+                "TMPDIR": str(folder),
             },
             stdin=subprocess.DEVNULL,
             stdout=sink,
@@ -98,6 +99,7 @@ def launched(prefix: Path, folder: Path, domain: int, name: str | Path, *words: 
     try:
         yield running
         running.stop()
+        assert not list(folder.glob("deal_launch_*"))
     finally:
         for number in (signal.SIGINT, signal.SIGKILL):
             if running.left_behind():
