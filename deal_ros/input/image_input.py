@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
@@ -12,7 +13,7 @@ from rclpy.subscription import Subscription
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CompressedImage, Image
 
-from deal_ros.input.conversions import ImageMessage, stamp_to_ns
+from deal_ros.input.conversions import CPU, ImageMessage, memory_of, stamp_to_ns
 from deal_ros.input.nearest_topics import nearest_topics, published_image_topics
 from deal_ros.input.qos import (
     INPUT_DEPTH,
@@ -26,6 +27,7 @@ from deal_ros.input.stamps import StampCounts, StampWatch
 
 COLOR_TOPIC, DEPTH_TOPIC, CAMERA_INFO_TOPIC = "color/image_raw", "depth/image_raw", "color/camera_info"
 """Relative topic names of a camera; launch files remap them."""
+_UNKNOWN_LOSS = 2**31 - 1  # Fast DDS reports it beside the events of the lost messages
 FOLLOW_PERIOD_S = 0.5
 """Period at which a node checks its publishers."""
 
@@ -63,7 +65,8 @@ class ImageInput:
         self._node, self._stream, self._wanted, self._on_image = node, stream, wanted, on_image
         self.topic = node.resolve_topic_name(topic)
         self._relative = topic
-        self._received = self._changes = 0
+        self._received = self._changes = self._lost = 0
+        self._memory = CPU
         self._last: tuple[str, int, int, int] = ("", 0, 0, 0)
         self._last_change = ""
         self._stamps = StampWatch()
@@ -122,15 +125,34 @@ class ImageInput:
             last_change=self._last_change,
             stamps=self._stamps.counts,
             best_effort_is_lossy=loses_large_best_effort(get_rmw_implementation_identifier()),
+            lost=self._lost,
+            memory=self._memory,
+            rmw=get_rmw_implementation_identifier(),
         )
 
     def _subscribe(self) -> Subscription:
-        return self._node.create_subscription(
-            self._message_type, self._relative, self._take, image_qos(self._reliability, self._depth)
-        )
+        events = subscription_events()
+        qos = image_qos(self._reliability, self._depth)
+        try:
+            callbacks = events.SubscriptionEventCallbacks(message_lost=self._count_lost)
+            return self._node.create_subscription(
+                self._message_type, self._relative, self._take, qos, event_callbacks=callbacks
+            )
+        except events.UnsupportedEventTypeError:  # not every middleware tells of lost messages
+            return self._node.create_subscription(self._message_type, self._relative, self._take, qos)
+
+    def _count_lost(self, event: Any) -> None:
+        if 0 < event.total_count_change < _UNKNOWN_LOSS:
+            self._lost += event.total_count_change
 
     def _take(self, message: ImageMessage) -> None:
         self._received += 1
+        if (memory := memory_of(message)) != self._memory:
+            self._memory = memory
+            if memory != CPU:
+                self._node.get_logger().info(
+                    f"{self.topic}: images are in '{memory}' memory; each is copied to main memory before it is used"
+                )
         self._heard = time.monotonic()
         self._stamps.see(stamp_to_ns(message.header.stamp), self._node.get_clock().now().nanoseconds)
         if isinstance(message, CompressedImage):
@@ -179,6 +201,9 @@ class InputSnapshot:
         changes: number of changes of encoding or size.
         last_change: the last change, for example "640x480 rgb8 to 640x480 bgr8".
         stamps: counts of invalid header stamps.
+        lost: number of messages that the middleware lost on the way, as far as it tells.
+        memory: memory of the last image, "cpu" or the name of a buffer backend such as "cuda".
+        rmw: middleware of this process.
     """
 
     stream: str
@@ -199,3 +224,15 @@ class InputSnapshot:
     changes: int = 0
     last_change: str = ""
     stamps: StampCounts = field(default_factory=StampCounts)
+    lost: int = 0
+    memory: str = CPU
+    rmw: str = "rmw_fastrtps_cpp"
+
+
+def subscription_events() -> Any:
+    """Return the module of rclpy with the events of a subscription."""
+    try:
+        from rclpy import event_handler
+    except ImportError:  # Humble
+        from rclpy import qos_event as event_handler
+    return event_handler
