@@ -328,8 +328,9 @@ def in_use(prefix: Path) -> Iterator[None]:
         for name, module in stand_ins.items():
             patch.setitem(sys.modules, name, module)
         patch.delitem(sys.modules, "deal_ros.node.launching", raising=False)
-        for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_DISTRO"):
+        for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
             patch.delenv(name, raising=False)
+        patch.setenv("ROS_DISTRO", "kilted")
         patch.setenv("AMENT_PREFIX_PATH", str(prefix))
         yield
         sys.modules.pop("deal_ros.node.launching", None)  # it holds the stand-ins

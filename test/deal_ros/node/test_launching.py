@@ -229,6 +229,18 @@ def test_a_launch_that_fails_leaves_nothing_behind(
     assert "Caught exception in launch (see debug for traceback): launch argument '" in run.text()
 
 
+def test_a_node_that_dies_leaves_the_camera_to_launch_which_stops_it(
+    prefix: Path, new_domain: Callable[[], int], model_file: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(model_file.read_bytes()[:5000])
+    words = [f"model:={damaged}", "start_camera:=true", f"color_profile:={PROFILE}"]
+    with launched(prefix, tmp_path / "run", new_domain(), "segmentation.launch.py", *words) as run:
+        run.wait_text("damaged or truncated")
+        run.wait_text("sending 96x64 at 20 Hz")
+        assert run.stop() == 0 and not run.left_behind()
+
+
 # The executables have the Python of colcon, but `ros2 launch` has the system's, with the packages of ROS alone.
 _ONLY_ROS = """
 import importlib.abc, runpy, sys
