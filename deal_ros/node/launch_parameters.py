@@ -77,9 +77,13 @@ class ParameterFile:
             ) from None
 
     def values(self, name: str) -> list[str]:
-        """Return the texts of a parameter in all sections; a parameter without text, or a list, is left out."""
+        """Return the texts of a parameter, or of the entries of a list, in all sections."""
         entries = [entry for section in _sections(self.tree) for entry in section.value]
-        return [value.value for key, value in entries if key.value == name and isinstance(value, yaml.ScalarNode)]
+        found = [value for key, value in entries if key.value == name]
+        scalars = [
+            each for value in found for each in (value.value if isinstance(value, yaml.SequenceNode) else [value])
+        ]
+        return [each.value for each in scalars if isinstance(each, yaml.ScalarNode)]
 
     def without(self, names: Iterable[str]) -> str:
         """Return the content without these parameters in any section. Changes the tree."""
@@ -119,6 +123,10 @@ class _QuotingDumper(yaml.SafeDumper):
         return self.represent_scalar("tag:yaml.org,2002:str", data, style='"')
 
     yaml_representers: ClassVar[dict[Any, Any]] = {**yaml.SafeDumper.yaml_representers, str: represent_str}
+
+
+def _is_list(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.SequenceNode)
 
 
 def _sections(tree: yaml.Node | None) -> Iterator[yaml.MappingNode]:
