@@ -5,25 +5,29 @@
 #   PROFILE=robot       only what a robot needs that records and runs exported models: no PyTorch. Kept for later calls.
 #   PROFILE=desk        everything; the default for a new .venv.
 #   PYTHON=python3.12   the Python to use (3.10 to 3.14); without it the first that fits.
+#   ROS=jazzy           the distribution whose wheels are taken: kilted, or jazzy in .venv-jazzy.
 #   tests               as argument: Chromium, too, in which the tests open pages; without it they are skipped.
 #   ROS_DISTRO          set by sourcing a ROS 2: .venv then sees that ROS, and the ROS wheels from PyPI stay out.
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly VENV=.venv
+ROS=${ROS:-kilted}
+readonly VENV=.venv$([[ $ROS == kilted ]] || echo "-$ROS")
 readonly MADE_FOR=$VENV/made-for     # folder, ROS, Python and profile this environment was made for
 readonly OUR_TORCH=$VENV/our-torch   # the torch that this script installed: another one is not ours to replace
 readonly JETSON=/etc/nv_tegra_release # on a Jetson, "# R36 (release), REVISION: 4.3, ..." with JetPack 6
 readonly INSTALLING=$VENV/installing # there while packages are installed: an interruption leaves half of one behind
 readonly DONE=$VENV/setup-done       # written last: what was installed
 readonly NO_BROWSER=$VENV/no-browser # Chromium could not be installed: it is not tried at each test
-readonly OLDEST=10 NEWEST=14 NEEDED_GB=8 # Python 3.x with wheels of everything
+readonly OLDEST=10 NEWEST=$([[ $ROS == jazzy ]] && echo 13 || echo 14) # Python 3.x with wheels of everything
+readonly NEEDED_GB=8
 
 say() { echo "setup: $*" >&2; }
 stop() { echo "setup: error: $*" >&2; exit 1; }
 
 main() {
+    check_wanted
     PROFILE=${PROFILE:-$(made_for_profile)}
     [[ $PROFILE == robot || $PROFILE == desk ]] || stop "expected PROFILE=robot or PROFILE=desk, found '$PROFILE'"
     is_done && return
@@ -66,7 +70,14 @@ made_for_profile() {
     echo "${profile:-desk}"
 }
 
-# --- which Python
+# --- which ROS, which Python
+
+check_wanted() {
+    [[ $ROS == kilted ]] && return
+    [[ $ROS == jazzy ]] || stop "ROS=$ROS: expected kilted or jazzy, whose wheels are on PyPI"
+    [[ -z ${ROS_DISTRO:-} ]] ||
+        stop "ROS=jazzy asks for the wheels of PyPI, but ROS $ROS_DISTRO is sourced: use a shell without it"
+}
 
 find_python() {
     local names=(python3 python3.13 python3.12 python3.11 python3.10 python3.14) name
@@ -186,18 +197,19 @@ warn_of_full_disk() {
 }
 
 install_packages() {
-    local pins=requirements/pypi-ros.txt
-    [[ -z ${ROS_DISTRO:-} ]] || pins=requirements/apt-ros.txt
-    [[ ! -f $JETSON ]] || pins=$(jetson_pins)
-    take_torch_of_older_version "$pins"
+    local pins=(requirements/pypi-ros.txt)
+    [[ -z ${ROS_DISTRO:-} ]] || pins=(requirements/apt-ros.txt)
+    [[ $ROS == kilted ]] || pins=(requirements/apt-ros.txt "requirements/$ROS.txt")
+    [[ ! -f $JETSON ]] || pins=("$(jetson_pins)")
+    take_torch_of_older_version "${pins[0]}"
     touch "$INSTALLING"
     if [[ $PROFILE == robot ]]; then
-        install_for_robot "$1" "$pins"
-    elif [[ $pins == *jetpack* ]] || has_other_torch; then
-        install_without_torch "$1" "$pins"
+        install_for_robot "$1" "${pins[@]}"
+    elif [[ ${pins[0]} == *jetpack* ]] || has_other_torch; then
+        install_without_torch "$1" "${pins[@]}"
     else
-        say "the packages in $pins: PyTorch and what the project needs beside it"
-        "$1" pip install --python "$VENV/bin/python" --requirement "$pins"
+        say "the packages in ${pins[*]}: PyTorch and what the project needs beside it"
+        "$1" pip install --python "$VENV/bin/python" "${pins[@]/#/--requirement=}"
         seen_torch >"$OUR_TORCH"
     fi
     say "the project itself, editable"
@@ -207,26 +219,28 @@ install_packages() {
 
 # Versions as in the pins, of what setup.py asks for a robot alone. setuptools installs the project.
 install_for_robot() {
-    local extras=(--extra robot)
+    local extras=(--extra robot) uv=$1
+    shift
     [[ -n ${ROS_DISTRO:-} ]] || extras+=(--extra ros)
     [[ ! -f $JETSON ]] || extras+=(--extra tensorrt)
-    say "what a robot needs, in the versions of $2; no PyTorch"
-    "$1" pip install --python "$VENV/bin/python" --constraint "$2" --requirement setup.py "${extras[@]}" setuptools
+    say "what a robot needs, in the versions of $*; no PyTorch"
+    "$uv" pip install --python "$VENV/bin/python" "${@/#/--constraint=}" --requirement setup.py "${extras[@]}" setuptools
 }
 
 # The pins name all that the packages need, so that uv need not look for a torch beside them.
 install_without_torch() {
-    local kept=$VENV/pins-without-torch.txt
+    local kept=$VENV/pins-without-torch.txt uv=$1
+    shift
     # Other CUDA libraries than those of that torch would be a large download, and may be loaded in their place.
-    grep -vE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-(toolkit|bindings|pathfinder))==' "$2" >"$kept"
-    [[ $2 != *jetpack* ]] || cp "$2" "$kept" # has no torch, and the cuda-bindings of JetPack's CUDA
+    grep -vE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-(toolkit|bindings|pathfinder))==' --no-filename "$@" >"$kept"
+    [[ $1 != *jetpack* ]] || cp "$1" "$kept" # has no torch, and the cuda-bindings of JetPack's CUDA
     if has_other_torch; then
         say "keeping the torch that is there, which this script did not install: $(seen_torch)"
     else
         say "no torch: install NVIDIA's for this JetPack (docs/how_to/install.md#jetson); this script will keep it"
     fi
-    say "the packages in $2 without PyTorch and CUDA"
-    "$1" pip install --python "$VENV/bin/python" --no-deps --requirement "$kept"
+    say "the packages in $* without PyTorch and CUDA"
+    "$uv" pip install --python "$VENV/bin/python" --no-deps --requirement "$kept"
     warn_of_numpy
 }
 

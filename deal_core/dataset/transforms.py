@@ -143,7 +143,7 @@ def _resized_crop(image: Tensor, depth: Tensor, settings: DataSettings) -> tuple
         ratios = [like_width / like_height * stretch for stretch in (1 / settings.crop_stretch, settings.crop_stretch)]
         box = RandomResizedCrop.get_params(image, list(settings.crop_scale), ratios)
     size = list(settings.image_size)
-    image = F.resized_crop(image, *box, size, InterpolationMode.BILINEAR, antialias=True)
+    image = F.resized_crop(image, *box, size, InterpolationMode(settings.crop_resample), antialias=True)
     return image, F.resized_crop(depth, *box, size, InterpolationMode.NEAREST_EXACT)
 
 
@@ -169,8 +169,15 @@ def _overlap(length: int, window: int) -> tuple[slice, slice]:
     return (outer, inner) if length > window else (inner, outer)
 
 
+_COLOUR_STD = (0.229, 0.224, 0.225)
+"""Deviation of the colours of ImageNet, in [0, 1]."""
+
+
 def _erase_box(image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace a random box by noise, and its depth by 0; sizes as in Random Erasing (Zhong et al. 2020)."""
+    """Replace a random box by noise, and its depth by 0; sizes as in Random Erasing (Zhong et al. 2020).
+
+    As in timm, the noise is normal with the mean and the deviation of ImageNet's colours, here within [0, 1].
+    """
     sides = image.shape[-2:]
     area = math.prod(sides) * (0.02 + (1 / 3 - 0.02) * float(torch.rand(())))
     ratio = 0.3 ** (2 * float(torch.rand(())) - 1)
@@ -179,6 +186,7 @@ def _erase_box(image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
     top, left = (int(torch.randint(0, s - n + 1, ())) for s, n in zip(sides, lengths, strict=True))
     box = (..., slice(top, top + lengths[0]), slice(left, left + lengths[1]))
     image, depth = image.clone(), depth.clone()
-    image[box] = torch.rand(image[box].shape)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (FILL, _COLOUR_STD))
+    image[box] = (mean / 255 + std * torch.randn(image[box].shape)).clamp(0, 1)
     depth[box] = 0.0
     return image, depth

@@ -17,6 +17,8 @@ from deal_core.models.header import HeaderError, entry, read_header
 from deal_core.structures import ClassList, classes_from_json, classes_to_json
 
 FORMAT_VERSION = 1
+PICKLED = (".pth", ".pt", ".bin", ".ckpt")
+"""Suffixes of files of weights that PyTorch writes."""
 REGION_MIL = "region_mil"
 _HEADER_KEY = "deal"
 _LARGEST_SIDE = 16384
@@ -127,6 +129,11 @@ def open_tensors(path: Path, framework: str) -> Any:
         raise ModelFileError(
             f"{path}: an .onnx file makes masks (the node, deal segment, deal evaluate); expected the .safetensors "
             "file from which it was exported"
+        )
+    if path.suffix in PICKLED:
+        raise ModelFileError(
+            f"{path}: a file of PyTorch; `deal import-weights {path} --classes voc --out model.safetensors` makes a "
+            "model file of a network of WeakTr or SEAM, and model.arguments.weights starts a training from others"
         )
     from safetensors import SafetensorError, safe_open
 

@@ -18,7 +18,7 @@ import numpy as np
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.network_input import depth_to_input, image_to_input, resize_image
 from deal_core.errors import BackendError, DatasetError
-from deal_core.masks.decide import decide
+from deal_core.masks.fast_mask import decide_mask
 from deal_core.models.model_info import ModelInfo
 from deal_core.runtime.backends.choice import INSTALL_HINT
 from deal_core.runtime.backends.onnxruntime_backend import open_session
@@ -114,7 +114,7 @@ class _Frames:
 
     def masks(self, scores: Float32Array, size: tuple[int, int]) -> Any:
         """Return the mask (H, W) of scores, as at run time."""
-        return decide(scores, size, self._info.threshold.value, relative=not self._info.is_segmenter)[0]
+        return decide_mask(scores, size, self._info.threshold.value, relative=not self._info.is_segmenter)
 
 
 def _compare(float_session: Any, int8_session: Any, frames: _Frames) -> list[int]:

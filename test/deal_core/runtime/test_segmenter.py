@@ -100,6 +100,17 @@ def test_masks_and_confidences_are_those_made_by_hand(model: Path, size: tuple[i
         assert (result.mask == 0).any()
 
 
+def test_the_confidence_is_computed_when_it_is_read(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deal_core.runtime import segmenter
+
+    calls: list[object] = []
+    plain = segmenter.decide
+    monkeypatch.setattr(segmenter, "decide", lambda *given, **named: calls.append(given) or plain(*given, **named))
+    result = Segmenter.load(model, device="cpu").segment(photo(60, 80))
+    assert not calls
+    assert result.confidence is result.confidence and len(calls) == 1
+
+
 def test_the_same_image_gives_the_same_answer(model: Path) -> None:
     rgb = photo(60, 80)
     first = Segmenter.load(model, device="cpu")
