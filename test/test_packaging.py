@@ -11,6 +11,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from helpers.paths import PROJECT
 from packaging.requirements import Requirement
 
 PINS = ("apt-ros.txt", "pypi-ros.txt")
+JAZZY = "jazzy.txt"
 HEAVY = {"cv2", "lightning_fabric", "matplotlib", "numpy", "rclpy", "rosbags", "timm", "torch", "torchvision"}
 ROS_PACKAGES = {
     "ament_index_python",
@@ -135,7 +137,7 @@ def pins(name: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.lstrip().startswith("#")]
 
 
-@pytest.mark.parametrize("name", PINS)
+@pytest.mark.parametrize("name", (*PINS, JAZZY))
 def test_pins_name_no_place(name):
     text = (PROJECT / "requirements" / name).read_text()
     assert not re.search(r"://|--\S*(index|links|host)|(?<!\S)/|@ ", text)
@@ -143,10 +145,8 @@ def test_pins_name_no_place(name):
         assert [s.operator for s in pin.specifier] == ["=="]
 
 
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-@pytest.mark.parametrize("minor", range(10, 15))
-@pytest.mark.parametrize("name", PINS)
-def test_pins_fit_what_setup_py_asks_for(setup_arguments, name, minor, machine):
+def applying_to(minor: int, machine: str) -> Callable[[Requirement], bool]:
+    """Return whether a requirement applies to Linux with Python 3.`minor` on a machine."""
     target = {
         "python_version": f"3.{minor}",
         "python_full_version": f"3.{minor}.1",
@@ -155,15 +155,19 @@ def test_pins_fit_what_setup_py_asks_for(setup_arguments, name, minor, machine):
         "platform_system": "Linux",
         "os_name": "posix",
     }
+    return lambda requirement: requirement.marker is None or requirement.marker.evaluate(target)
 
-    def applies(requirement: Requirement) -> bool:
-        return requirement.marker is None or requirement.marker.evaluate(target)
 
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("minor", range(10, 15))
+@pytest.mark.parametrize("name", PINS)
+def test_pins_fit_what_setup_py_asks_for(setup_arguments, name, minor, machine):
+    applies = applying_to(minor, machine)
     chosen = {pin.name.lower(): pin for pin in pins(name) if applies(pin)}
     assert len(chosen) == sum(map(applies, pins(name))), "two versions of one package"
     extras = dict(setup_arguments["extras_require"])
     if name == "apt-ros.txt":
-        del extras["ros"], extras["colcon"]
+        del extras["ros"], extras["interfaces"], extras["colcon"]
     wanted = map(
         Requirement, [*setup_arguments["install_requires"], *(line for lines in extras.values() for line in lines)]
     )
@@ -181,6 +185,25 @@ def test_wheels_of_ros_are_not_installed_over_an_apt_ros():
     assert {"empy", "lark-parser", "colcon-ros"} <= extra
     assert not {"empy", "lark-parser"} & {name for name, *_ in without}
     assert not [name for name, *_ in without if name.startswith("colcon")]
+
+
+@pytest.mark.parametrize("minor", range(10, 14))
+def test_wheels_of_jazzy_go_with_the_other_pins(minor):
+    applies = applying_to(minor, "x86_64")
+    others, jazzy = ({p.name: str(p.specifier) for p in pins(name) if applies(p)} for name in ("apt-ros.txt", JAZZY))
+    shared = jazzy.keys() & others.keys()
+    assert "numpy" in shared and {name: jazzy[name] for name in shared} == {name: others[name] for name in shared}
+
+
+def test_wheels_of_jazzy_are_those_of_setup_py(setup_arguments):
+    """Kilted's generators have a smaller package in the place of ros-ament-cmake-ros."""
+    lines = (PROJECT / "requirements" / "jazzy.in").read_text().splitlines()
+    asked = {Requirement(line).name for line in lines if line and not line.startswith("#")}
+    extras = setup_arguments["extras_require"]
+    wanted = {Requirement(line).name for line in (*extras["ros"], *extras["interfaces"])}
+    assert wanted - {"ros-ament-cmake-ros-core"} <= asked
+    chosen = {pin.name: str(pin.specifier) for pin in pins(JAZZY)}
+    assert asked <= chosen.keys() and chosen["ros-rclpy"].startswith("==7.")
 
 
 HELP = """

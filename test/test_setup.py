@@ -36,7 +36,7 @@ class Copy:
     tools: Path
 
     def set_up(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "ROS_DISTRO")}
+        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "ROS", "ROS_DISTRO")}
         return subprocess.run(
             [self.folder / "requirements" / "install.sh", *words],
             capture_output=True,
@@ -84,7 +84,7 @@ def test_the_first_run_installs_and_the_second_does_nothing(copy):
     assert first.returncode == 0, first.stderr
     environment, packages, project = copy.calls()
     assert environment == f"venv --quiet --python {sys.executable} .venv"
-    assert packages == "pip install --python .venv/bin/python --requirement requirements/pypi-ros.txt"
+    assert packages == "pip install --python .venv/bin/python --requirement=requirements/pypi-ros.txt"
     assert project.endswith("--editable .")
     assert (copy.venv / "COLCON_IGNORE").exists(), "colcon would look for packages in it"
     assert all(line.startswith("setup: ") for line in first.stderr.splitlines())
@@ -106,7 +106,7 @@ def test_what_changes_is_installed_into_the_same_environment(copy, name):
 
 
 def test_an_environment_with_an_interrupted_installation_is_made_anew(copy):
-    failed = copy.set_up(UV_FAILS_AT="--requirement")
+    failed = copy.set_up(UV_FAILS_AT="--requirement=")
     assert failed.returncode != 0
     assert not (copy.venv / "setup-done").exists()
     (copy.venv / "half-written").touch()
@@ -162,6 +162,32 @@ def test_a_sourced_ros_is_used_and_its_wheels_stay_out(copy, tmp_path):
     assert copy.calls() == []
 
 
+def test_the_wheels_of_jazzy_have_an_environment_of_their_own(copy):
+    copy.set_up()
+    copy.calls()
+    done = copy.set_up(ROS="jazzy")
+    assert done.returncode == 0, done.stderr
+    environment, packages, _ = copy.calls()
+    assert environment.endswith(" .venv-jazzy")
+    pins = "--requirement=requirements/apt-ros.txt --requirement=requirements/jazzy.txt"
+    assert packages == f"pip install --python .venv-jazzy/bin/python {pins}"
+    assert (copy.folder / ".venv-jazzy" / "COLCON_IGNORE").exists()
+    copy.set_up()
+    copy.set_up(ROS="jazzy")
+    assert copy.calls() == [], "neither disturbs the other"
+
+
+@pytest.mark.parametrize(
+    ("ros", "distribution", "said"),
+    [("foxy", "", "expected kilted or jazzy"), ("jazzy", "humble", "ROS humble is sourced")],
+)
+def test_wheels_that_cannot_be_had_are_refused(copy, ros, distribution, said):
+    refused = copy.set_up(ROS=ros, ROS_DISTRO=distribution)
+    assert refused.returncode == 1
+    assert f"error: ROS={ros}" in refused.stderr and said in refused.stderr
+    assert copy.calls() == [] and not list(copy.folder.glob(".venv*"))
+
+
 def test_a_sourced_ros_that_this_python_cannot_import_is_refused(copy):
     blocked = copy.tools / "rclpy.py"
     blocked.write_text("raise ImportError")
@@ -204,6 +230,7 @@ def test_two_at_once_install_once(copy):
         "PATH": f"{copy.tools}:/usr/bin:/bin",
         "UV_CALLS": str(copy.tools / "calls"),
         "PYTHON": sys.executable,
+        "ROS": "kilted",
         "ROS_DISTRO": "",
     }
     both = [subprocess.Popen([script], env=environment, stderr=subprocess.PIPE) for _ in range(2)]

@@ -51,6 +51,7 @@ def restrict(result: Segmentation, kept: frozenset[int], min_confidence: float =
     """
     ids = np.arange(256, dtype=np.uint8)
     table = np.where(np.isin(ids, [*kept, UNLABELLED]), ids, BACKGROUND).astype(np.uint8)
-    mask = cv2.LUT(result.mask, table)
-    unsure = cv2.compare(result.confidence, min_confidence, cv2.CMP_LT)  # 255 where unsure, which is unlabelled
-    return Segmentation(np.asarray(mask | unsure, np.uint8), result.confidence)
+    mask = np.asarray(cv2.LUT(result.mask, table), np.uint8)
+    if min_confidence > 0:
+        mask |= cv2.compare(result.confidence, min_confidence, cv2.CMP_LT)  # 255 where unsure, which is unlabelled
+    return Segmentation(mask, lambda: result.confidence, result.forward_ms)

@@ -12,6 +12,7 @@ from deal_ros.diagnostics.status import Level, Status
 from deal_ros.input.conversions import CPU
 from deal_ros.input.image_input import InputSnapshot
 from deal_ros.input.middleware import discovery_advice, loss_advice
+from deal_ros.input.nearest_topics import describe_nearest
 from deal_ros.input.qos import SHARED_MEMORY_LIMIT_BYTES
 from deal_ros.input.synchronizer import SyncCounts
 from deal_ros.node.worker import WorkerCounts
@@ -132,6 +133,7 @@ def _judge_subscription(found: InputSnapshot, limits: Limits) -> Judgement | Non
         if not offers:
             text = f"no input on {found.topic}: it has no publisher; check the topic name and the camera"
             more = discovery_advice(found.rmw)
+            text += f"; {describe_nearest(found.nearest)}"
             return level, f"{text}; {more}" if more else text
         text += f", publisher offers {offers}, we request {found.requests}"
         return level, f"{text}; {advice}" if is_lossy else text

@@ -11,7 +11,7 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header
 
-from deal_core.recording.depth_values import DepthSample, DepthValues
+from deal_core.recording.depth_values import DepthReading, DepthValues
 from deal_core.recording.image_encodings import RawImage, any_to_rgb, decode_image
 from deal_core.recording.image_messages import EncodedImage, camera_of, compressed_to_rgb, decompress_depth
 from deal_core.runtime.camera_rays import CameraModelError
@@ -69,8 +69,8 @@ def color_to_rgb(message: ImageMessage) -> UInt8Array:
     return any_to_rgb(_pixels(message), message.encoding, rare_converters())
 
 
-def read_depth(message: ImageMessage, values: DepthValues) -> tuple[Float32Array, BoolArray, DepthSample]:
-    """Convert a depth image to (H, W) float32 metres, an (H, W) bool mask of valid pixels, and a sample before limits.
+def read_depth(message: ImageMessage, values: DepthValues) -> DepthReading:
+    """Decode a depth image; its numbers are a view of a raw message, and are converted when they are needed.
 
     Args:
         message: raw image, or a PNG, TIFF or RVL of the compressed transports.
@@ -80,8 +80,7 @@ def read_depth(message: ImageMessage, values: DepthValues) -> tuple[Float32Array
         ImageFormatError: the encoding is not a depth encoding, the fields contradict each other, or the data cannot
             be decoded.
     """
-    pixels, encoding = _depth_pixels(message)
-    return *values.to_m(pixels, encoding), values.sample(pixels, encoding)
+    return DepthReading(*_depth_pixels(message), values)
 
 
 def image_to_depth_m(message: ImageMessage, values: DepthValues | None = None) -> tuple[Float32Array, BoolArray]:

@@ -14,6 +14,7 @@ from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CompressedImage, Image
 
 from deal_ros.input.conversions import CPU, ImageMessage, memory_of, stamp_to_ns
+from deal_ros.input.nearest_topics import nearest_topics, published_image_topics
 from deal_ros.input.qos import (
     INPUT_DEPTH,
     choose_reliability,
@@ -118,6 +119,7 @@ class ImageInput:
             offers=tuple(reliability_name(offer) for offer in offers),
             requests=reliability_name(self._reliability),
             incompatible=is_incompatible(self._reliability, offers),
+            nearest=() if offers else self._nearest(),
             publisher_left=self._had_publisher and not offers,
             changes=self._changes,
             last_change=self._last_change,
@@ -167,6 +169,9 @@ class ImageInput:
                 f"{width}x{height} {encoding}" if width else encoding for encoding, width, height, _ in (before, form)
             )
 
+    def _nearest(self) -> tuple[str, ...]:
+        return nearest_topics(self.topic, published_image_topics(self._node, self._message_type))
+
     def _offers(self) -> list[ReliabilityPolicy]:
         offers = [info.qos_profile.reliability for info in self._node.get_publishers_info_by_topic(self.topic)]
         self._had_publisher = self._had_publisher or bool(offers)
@@ -188,6 +193,7 @@ class InputSnapshot:
         size_bytes: size of the last image.
         offers: reliability that each known publisher offers.
         requests: reliability that the subscription requests.
+        nearest: if there is no publisher, the names most like this topic on which somebody publishes images.
         incompatible: whether the QoS of every publisher is incompatible with the request.
         best_effort_is_lossy: whether the transport of this process loses best-effort images over 0.5 MB.
         is_subscribed: False while `~/enable` has disabled the node.
@@ -210,6 +216,7 @@ class InputSnapshot:
     size_bytes: int = 0
     offers: tuple[str, ...] = ()
     requests: str = "reliable"
+    nearest: tuple[str, ...] = ()
     incompatible: bool = False
     best_effort_is_lossy: bool = False
     is_subscribed: bool = True

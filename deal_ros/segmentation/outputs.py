@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from rclpy.qos import QoSProfile
@@ -37,19 +37,26 @@ class Publishes(Protocol):
         """Destroy a publisher."""
 
 
-@dataclass(frozen=True, eq=False)
 class FrameInputs:
     """The images that were segmented.
 
     Args:
         header: stamp and frame of the colour image; every output has the same header.
         rgb: (H, W, 3) uint8.
-        depth: (H, W) float32 metres, 0 or nan where invalid, aligned to colour; None without depth.
+        depth: (H, W) float32 metres, 0 or nan where invalid, aligned to colour; or a function that computes it when it
+            is first read; None without depth.
     """
 
-    header: Header
-    rgb: UInt8Array
-    depth: Float32Array | None = None
+    def __init__(
+        self, header: Header, rgb: UInt8Array, depth: Float32Array | Callable[[], Float32Array] | None = None
+    ) -> None:
+        self.header, self.rgb = header, rgb
+        self._depth = depth
+
+    @cached_property
+    def depth(self) -> Float32Array | None:
+        """(H, W) float32 metres, 0 or nan where invalid; None without depth."""
+        return self._depth() if callable(self._depth) else self._depth
 
 
 class Outputs:

@@ -196,14 +196,21 @@ _ROS_JOBS: tuple[Job, ...] = ("run", "demo")
 
 
 def _ros(trial: Trial, environment: Mapping[str, str]) -> Finding:
+    from deal_ros.node.distributions import DISTRIBUTIONS, distribution_in_use
+
     distribution = environment.get("ROS_DISTRO", "")
     if trial.error:
         return Finding("rclpy", "missing", trial.error, _ros_fix(distribution), _ROS_JOBS)
     place = Path(json.loads(trial.output)["rclpy"]).parent
     if not _has_package("ros-rclpy"):
-        return Finding("rclpy", "ok", f"ROS {distribution} in {place}")
+        found = f"ROS {distribution} in {place}"
+        names = [known.name for known in DISTRIBUTIONS]
+        if distribution in names:
+            return Finding("rclpy", "ok", found)
+        return Finding("rclpy", "note", f"{found}; the nodes are written for {', '.join(names)}")
     if not distribution and place.is_relative_to(sys.prefix):
-        return Finding("rclpy", "ok", f"wheel {importlib.metadata.version('ros-rclpy')} from PyPI")
+        wheel = f"wheel {importlib.metadata.version('ros-rclpy')} from PyPI"
+        return Finding("rclpy", "ok", f"{wheel} ({distribution_in_use(environment) or 'of an unknown distribution'})")
     found = f"ROS wheels from PyPI and the sourced ROS {distribution} are mixed (rclpy is {place})"
     return Finding("rclpy", "warning", found, "in this shell: rm -rf .venv && make setup")
 
@@ -217,7 +224,19 @@ def _ros_fix(distribution: str) -> str:
             return f"source {installed} && make setup"
     if (sys.platform, platform.machine()) == ("linux", "x86_64"):
         return _install(f"{PROJECT}[ros]")
-    return "install ROS 2 (its PyPI wheels are for Linux on x86-64 only), source it, and run make setup"
+    ros = next((f"ros-{name}-ros-base" for name in _distributions_of_this_ubuntu()), "ROS 2")
+    return f"install {ros} with apt (its PyPI wheels are for Linux on x86-64 only), source it, and run make setup"
+
+
+def _distributions_of_this_ubuntu() -> list[str]:
+    from deal_ros.node.distributions import DISTRIBUTIONS
+
+    try:
+        system = platform.freedesktop_os_release()
+    except OSError:
+        return []
+    release = system.get("VERSION_ID", "") if system.get("ID") == "ubuntu" else ""
+    return [distribution.name for distribution in DISTRIBUTIONS if distribution.ubuntu == release]
 
 
 def _transport(ros: Trial, environment: Mapping[str, str]) -> list[Finding]:
@@ -230,16 +249,15 @@ def _transport(ros: Trial, environment: Mapping[str, str]) -> list[Finding]:
 
 
 def _profile(environment: Mapping[str, str]) -> Finding:
-    from deal_ros.node.transport import PROFILE_VARIABLES, shared_memory_environment
+    from deal_ros.node.transport import profile_variable, shared_memory_environment
 
-    name = "Fast DDS profile"
-    for variable in PROFILE_VARIABLES:
-        file = environment.get(variable)
-        if file and Path(file).is_file():
-            return Finding(name, "ok", f"{variable}={file}")
-        if file:
-            found = f"{variable}={file}: the file does not exist, so images may be lost"
-            return Finding(name, "warning", found, f"unset {variable}, or set it to a file that exists")
+    name, variable = "Fast DDS profile", profile_variable(environment)
+    file = environment.get(variable)
+    if file and Path(file).is_file():
+        return Finding(name, "ok", f"{variable}={file}")
+    if file:
+        found = f"{variable}={file}: the file does not exist, so images may be lost"
+        return Finding(name, "warning", found, f"unset {variable}, or set it to a file that exists")
     found = "not set in this shell; the launch files and `deal demo` set it for the nodes they start"
     exports = [f"export {k}={v}" for k, v in shared_memory_environment(environment).items()]
     return Finding(name, "note", found, f"before starting a camera by hand: {' '.join(exports)}" if exports else "")

@@ -49,3 +49,11 @@ def test_each_pixel_follows_the_rules(seed: int, names: set[str], least: float) 
         assert found.mask[place] == expected
     np.testing.assert_array_equal(result.mask, mask)
     np.testing.assert_array_equal(found.confidence, confidence)
+
+
+def test_the_confidence_is_not_computed_without_a_limit() -> None:
+    def never() -> np.ndarray:
+        raise AssertionError("nobody reads the confidence")
+
+    mask = np.array([[0, 1, 2, 255]], np.uint8)
+    assert restrict(Segmentation(mask, never), frozenset({2})).mask.tolist() == [[0, 0, 2, 255]]

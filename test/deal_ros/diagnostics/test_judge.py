@@ -64,6 +64,8 @@ def test_the_size_of_the_last_image_is_told(changes: dict[str, object], size: st
         ({}, Level.OK, "waiting for the first image"),
         ({"silent_s": 5.0, "offers": ()}, Level.WARN, "no input on /c: it has no publisher"),
         ({"silent_s": 11.0, "offers": ()}, Level.ERROR, "no input on /c: it has no publisher"),
+        ({"silent_s": 5.0, "offers": (), "nearest": ("/a", "/b")}, Level.WARN, "image topics with one: /a, /b"),
+        ({"silent_s": 5.0, "offers": ()}, Level.WARN, "no image topic has one"),
         ({"silent_s": 5.0, "offers": (), "publisher_left": True}, Level.WARN, "its publisher is gone"),
         ({"silent_s": 5.0, "offers": (), "is_subscribed": False}, Level.OK, "disabled by ~/enable"),
         ({"received": 3, "stamps": StampCounts(zero=3)}, Level.WARN, "3 images on /c have stamp 0"),

@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from helpers.made_up_machine import GOOD_BRIDGE, GOOD_FILTERS, MISSING, MadeUpMachine, sound_machine
 
+from deal_core.isolated_python import Trial
+from training.support import machine as machine_module
+from training.support.machine import Finding
+
 
 @pytest.fixture
 def machine(tmp_path: Path) -> MadeUpMachine:
@@ -86,6 +90,38 @@ def test_without_ros_one_can_train_and_record_but_not_run(machine):
 def test_a_sourced_ros_without_rclpy_names_the_package_to_install(machine):
     machine.module("rclpy", MISSING)
     assert "ros-jazzy-ros-base" in machine.report().findings["rclpy"]["fix"]
+
+
+def the_rclpy(environment: dict[str, str]) -> Finding:
+    (finding,) = [found for found in machine_module.examine(environment).findings if found.name == "rclpy"]
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("distribution", "state", "says"),
+    [("lyrical", "ok", "ROS lyrical in"), ("foxy", "note", "written for humble, jazzy, kilted, lyrical")],
+)
+def test_a_distribution_is_known_or_noted(monkeypatch, distribution, state, says):
+    ros = Trial('{"rclpy": "/opt/ros/rclpy/__init__.py", "rmw": "rmw_fastrtps_cpp"}', "")
+    monkeypatch.setattr(machine_module, "try_python", lambda code: ros if "rclpy" in code else Trial("", "none"))
+    monkeypatch.setattr(machine_module, "_has_package", lambda _: False)
+    finding = the_rclpy({"ROS_DISTRO": distribution})
+    assert finding.state == state and says in finding.found
+
+
+@pytest.mark.parametrize(
+    ("release", "package"),
+    [
+        ({"ID": "ubuntu", "VERSION_ID": "26.04"}, "ros-lyrical-ros-base"),
+        ({"ID": "debian", "VERSION_ID": "13"}, "ROS 2"),
+    ],
+)
+def test_an_arm_without_ros_is_told_the_ros_of_its_ubuntu(monkeypatch, release, package):
+    monkeypatch.setattr(machine_module.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(machine_module.platform, "freedesktop_os_release", lambda: release)
+    monkeypatch.setattr(machine_module, "try_python", lambda _: Trial("", "No module named 'rclpy'"))
+    finding = the_rclpy({})
+    assert finding.state == "missing" and finding.fix.startswith(f"install {package} with apt")
 
 
 def test_wheels_beside_an_apt_ros_are_warned_of(machine):
