@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,15 @@ from helpers.paths import PROJECT
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
+import rclpy
 from helpers.ros_client import NODE, Client
+from rclpy.context import Context
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 
 from deal_ros.input.conversions import stamp_to_ns
 from deal_ros.segmentation import labels
-from deal_ros.segmentation.parameters import SegmentationParameters
+from deal_ros.segmentation.node import SegmentationNode
 
 CAMERA = "/camera/camera"
 WIDTH, HEIGHT = 96, 64
@@ -191,8 +194,20 @@ def test_every_id_has_a_name_that_the_costmap_knows(layer: Layer) -> None:
     assert sorted(names.values()) == sorted(named_classes())
 
 
-def test_the_parameters_for_nav2_are_those_of_node_and_layer() -> None:
-    SegmentationParameters(model="m", **node_parameters())
+def test_the_node_reads_its_file_for_nav2(new_domain: Callable[[], int]) -> None:
+    context = Context()
+    rclpy.init(args=[], context=context, domain_id=new_domain())
+    file = str(PROJECT / "config" / "nav2_segmentation.yaml")
+    node = SegmentationNode(context=context, cli_args=["--ros-args", "--params-file", file])
+    try:
+        found = asdict(node.parameters)
+        assert {name: found[name] for name in node_parameters()} == node_parameters()
+    finally:
+        node.destroy_node()
+        context.shutdown()
+
+
+def test_the_parameters_for_nav2_are_those_of_the_layer() -> None:
     layer, camera = layer_parameters(), layer_parameters()["camera"]
     assert layer["plugin"] == "semantic_segmentation_layer::SemanticSegmentationLayer"
     assert layer["observation_sources"].split() == ["camera"]
