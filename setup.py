@@ -112,7 +112,7 @@ setup(
         (f"share/{PACKAGE}/launch", glob("launch/*.launch.py")),
         (
             f"share/{PACKAGE}/config",
-            [name for kind in ("yaml", "xml", "rviz", "json") for name in glob(f"config/*.{kind}")],
+            [name for kind in ("yaml", "xml", "rviz", "json", "service") for name in glob(f"config/*.{kind}")],
         ),
         (f"share/{PACKAGE}/config/schema", glob("config/schema/*.json")),
         (f"share/{PACKAGE}/config/experiments", glob("config/experiments/*.yaml")),

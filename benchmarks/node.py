@@ -5,15 +5,17 @@
     python benchmarks/node.py --out bench_node --quick      # seconds instead of a minute, to see that everything runs
 
 Synthetic camera and node are processes of their own, with the shared-memory profile; this process counts masks and
-reads /diagnostics. All is real but the network: in its place stands one that waits, as for a GPU, and answers with maps
-of noise, in all of its six classes or in two of them. Overhead is the time from the second message of a pair, before it
+reads /diagnostics. All is real but the network: in its place stands one that waits, as for a GPU, and answers with
+objects in three of its 6 or 20 classes, as a segmenter does, or, as the worst case, with maps of noise everywhere, in
+two or all of the six classes of a CAM network. Overhead is the time from the second message of a pair, before it
 is taken from the middleware, to the mask published, less the wait. Prints a table; node.md and node.json in the output
-folder hold it too. About 4 minutes.
+folder hold it too. About 6 minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -59,6 +61,35 @@ class Case:
     measure: Callable[[Path, bool], Row]
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What the stand-in for a network answers.
+
+    Args:
+        classes: its classes.
+        seen: how many of them it sees.
+        objects: whether it is a segmenter that sees objects, and nearly nothing elsewhere; else a CAM network that sees
+            noise everywhere.
+    """
+
+    classes: int = CLASSES
+    seen: int = CLASSES
+    objects: bool = False
+
+    @property
+    def name(self) -> str:
+        """Part of the name of a case."""
+        return f"{self.seen}_of_{self.classes}" if self.objects else str(self.seen)
+
+    @property
+    def words(self) -> str:
+        """Part of the title of a case."""
+        return f"{self.seen} of {self.classes} classes seen{'' if self.objects else ', noise everywhere'}"
+
+
+NOISE = Sight()
+
+
 def main() -> None:
     if SERVE_VARIABLE in os.environ:
         sys.exit(serve(**json.loads(os.environ[SERVE_VARIABLE])))
@@ -68,7 +99,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few frames of each")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    save_stand_in(arguments.out / "stand_in.safetensors")
     rows = {}
     for name in arguments.cases:
         rows[name] = {"title": CASES[name].title, **CASES[name].measure(arguments.out, arguments.quick)}
@@ -102,10 +132,10 @@ def table(record: Row) -> str:
 # The cases -------------------------------------------------------------------------------------------------------
 
 
-def overhead(width: int, height: int, seen: int, aim_ms: float, out: Path, quick: bool) -> Row:
-    """Measure the overhead and its parts, with a network of 10 ms that sees so many of its classes."""
-    times = out / f"times_{width}x{height}_{seen}.json"
-    with measured_node(out, wait_ms=10.0, seen=seen, times=times), camera(out, f"{width}x{height}x30") as observer:
+def overhead(width: int, height: int, sight: Sight, aim_ms: float, out: Path, quick: bool) -> Row:
+    """Measure the overhead and its parts, with a network of 10 ms."""
+    times = out / f"times_{width}x{height}_{sight.name}.json"
+    with measured_node(out, sight, wait_ms=10.0, times=times), camera(out, f"{width}x{height}x30") as observer:
         observer.play(2.0 if quick else 15.0)
         age_ms = observer.number("age_at_publish_ms_p50")
     frames = json.loads(times.read_text(encoding="utf-8"))[UNCOUNTED:]
@@ -174,17 +204,19 @@ def memory(out: Path, quick: bool) -> Row:
 @contextmanager
 def measured_node(
     out: Path,
+    sight: Sight = NOISE,
     *,
     wait_ms: float | None = None,
-    seen: int = CLASSES,
     times: Path | None = None,
     parameters: dict[str, Any] | None = None,
 ) -> Iterator[Any]:
     """Run this script as the segmentation node, on the camera's topics; its network waits where that is wanted."""
     from deal_ros.node.process import node_process
 
-    values: dict[str, Any] = {"model": str(out / "stand_in.safetensors"), "depth_mode": "required", "device": "cpu"}
-    served = {"wait_ms": wait_ms, "seen": seen, "times": str(times) if times else ""}
+    model = out / f"stand_in_{sight.name}.safetensors"
+    save_stand_in(model, sight)
+    values: dict[str, Any] = {"model": str(model), "depth_mode": "required", "device": "cpu"}
+    served = {"wait_ms": wait_ms, "sight": dataclasses.asdict(sight), "times": str(times) if times else ""}
     with node_process(
         Path(__file__).stem,
         out / "node.txt",
@@ -352,8 +384,8 @@ def python_path() -> str:
 # The node that is measured ---------------------------------------------------------------------------------------
 
 
-def save_stand_in(path: Path) -> None:
-    """Save a small CAM network whose classes all answer somewhere."""
+def save_stand_in(path: Path, sight: Sight) -> None:
+    """Save a small segmenter, or a small CAM network whose classes all answer somewhere."""
     import torch
 
     from deal_core.models.factory import create_model
@@ -361,23 +393,37 @@ def save_stand_in(path: Path) -> None:
     from deal_core.structures import ClassList
 
     torch.manual_seed(0)
-    arguments = {"backbone": "test_resnet", "width": 8}
-    network = create_model("cam_net", CLASSES, **arguments)
-    with torch.no_grad():
-        network.get_parameter("classifier.weight").mul_(50)
-    classes = ClassList(tuple(f"class_{number}" for number in range(CLASSES)))
-    save_model(path, network, ModelInfo("cam_net", arguments, classes, INPUT_SIZE, Threshold(0.4, "fixed")))
+    name = "segmenter" if sight.objects else "cam_net"
+    arguments: dict[str, Any] = {"encoder": "test_resnet"} if sight.objects else {"backbone": "test_resnet", "width": 8}
+    network = create_model(name, sight.classes, **arguments)
+    if not sight.objects:
+        with torch.no_grad():
+            network.get_parameter("classifier.weight").mul_(50)
+    classes = ClassList(tuple(f"class_{number}" for number in range(sight.classes)))
+    threshold = Threshold(0.5 if sight.objects else 0.4, "fixed")
+    save_model(path, network, ModelInfo(name, arguments, classes, INPUT_SIZE, threshold))
 
 
-def serve(wait_ms: float | None, seen: int, times: str) -> int:
+def objects(shape: tuple[int, ...], seen: int) -> Any:
+    """Return the scores (K, h, w) of a segmenter that sees one or two objects of so many classes."""
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0, 0.03, shape)
+    rows, columns = np.mgrid[: shape[1], : shape[2]] / shape[1]
+    for class_id in rng.permutation(shape[0])[:seen]:
+        for _ in range(rng.integers(1, 3)):
+            row, column, radius = rng.uniform(0.2, 0.8), rng.uniform(0.2, 1.1), rng.uniform(0.08, 0.2)
+            distance = np.hypot(rows - row, columns - column)
+            scores[class_id] = np.maximum(scores[class_id], 1 / (1 + np.exp((distance - radius) / 0.02)))
+    return scores.astype(np.float32)
+
+
+def serve(wait_ms: float | None, sight: dict[str, Any], times: str) -> int:
     """Be the segmentation node, with a network that waits, if any wait is wanted; at the end write all times."""
-    import torch  # noqa: F401  # before rclpy, as the node does
-
     from deal_ros.segmentation.main import main as run_node
 
     watch = StopWatch()
     if wait_ms is not None:
-        stand_in(wait_ms / 1000, seen, watch)
+        stand_in(wait_ms / 1000, Sight(**sight), watch)
     if times:
         attach(watch)
     result = run_node(sys.argv)
@@ -386,19 +432,19 @@ def serve(wait_ms: float | None, seen: int, times: str) -> int:
     return result
 
 
-def stand_in(wait_s: float, seen: int, watch: StopWatch) -> None:
-    """Let every network compute its answer once, for noise, and then wait instead; it sees so many of its classes."""
-    import torch
-
+def stand_in(wait_s: float, sight: Sight, watch: StopWatch) -> None:
+    """Let every network compute its answer once, for noise, and then wait instead."""
     from deal_core.runtime.segmenter import Segmenter
 
     initialise = Segmenter.__init__
 
     def with_stand_in(self: Segmenter, *arguments: Any) -> None:
         initialise(self, *arguments)
-        generator = torch.Generator().manual_seed(0)
-        answer = self._backend(torch.randn((1, 3, *self.input_size), generator=generator))
-        answer[seen:] = 0
+        noise = np.random.default_rng(0).standard_normal((1, 3, *self.input_size), np.float32)
+        answer = self._backend(noise)
+        answer[sight.seen :] = 0
+        if sight.objects:
+            answer = objects(answer.shape, sight.seen)
 
         def wait(image: Any, depth: Any) -> Any:
             begun = time.perf_counter()
@@ -517,12 +563,12 @@ def attach(watch: StopWatch) -> None:
 
 CASES = {
     **{
-        f"overhead_{width}x{height}_{seen}": Case(
-            f"overhead at {width}x{height}, {seen} of {CLASSES} classes seen",
-            functools.partial(overhead, width, height, seen, aim_ms),
+        f"overhead_{width}x{height}_{sight.name}": Case(
+            f"overhead at {width}x{height}, {sight.words}",
+            functools.partial(overhead, width, height, sight, aim_ms),
         )
-        for width, height, aim_ms in ((640, 480, 5.0), (1280, 720, 10.0))
-        for seen in (2, CLASSES)
+        for width, height, aim_ms in ((640, 480, 2.5), (1280, 720, 5.0))
+        for sight in (Sight(6, 3, True), Sight(20, 3, True), Sight(seen=2), NOISE)
     },
     "age": Case("age when a network of 50 ms begins, 640x480, 30 Hz", age),
     "idle": Case("CPU of an inactive node", idle),

@@ -1,6 +1,7 @@
 """Masks from class scores: all functions that decide the class of a pixel.
 
-- `decide` is for the robot: scores at the network's stride become a full-size mask with its confidence, fast.
+- `decide` is for the robot: scores at the network's stride become a full-size mask with its confidence;
+  `deal_core.masks.fast_mask` makes the mask alone, which is faster.
 - `predict_mask` is for evaluation and drawing: the scores have the size of the image, and tags may limit the classes.
 - `pseudo_mask` is for training masks: pixels between two thresholds stay unlabelled (255).
 - `strongest_channel` is for the training of a segmenter: its logits, background included, stay on their device.
@@ -129,6 +130,17 @@ def to_numpy(array: Array) -> npt.NDArray[Any]:
     return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
+def bound_below(threshold: float, kind: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return the largest number of a type, as an array (), that does not exceed a threshold.
+
+    A score of this type is above the threshold, as exact real numbers, if and only if it is above this number. So
+    float32 scores need no copy in float64.
+    """
+    number: Any = np.dtype(kind).type
+    bound = number(threshold)
+    return np.nextafter(bound, number(-np.inf)) if float(bound) > threshold else bound
+
+
 _SCORE_SLACK = 1e-4
 
 
@@ -167,15 +179,8 @@ def _strongest(
 
 
 def _exceeds(scores: npt.NDArray[Any], threshold: float) -> BoolArray:
-    """Return the mask of scores above a threshold, compared as exact real numbers.
-
-    A score is above the threshold if and only if it is above the largest number of its type that does not exceed the
-    threshold. So float32 scores need no copy in float64.
-    """
-    bound = scores.dtype.type(threshold)
-    if float(bound) > threshold:
-        bound = np.nextafter(bound, scores.dtype.type(-np.inf))
-    above: BoolArray = scores > bound
+    """Return the mask of scores above a threshold, compared as exact real numbers."""
+    above: BoolArray = scores > bound_below(threshold, scores.dtype)
     return above
 
 

@@ -6,8 +6,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -78,6 +80,20 @@ class DepthValues:
             depth = np.where(valid, depth, np.float32(0))
         return depth, valid
 
+    def valid_share(self, pixels: npt.NDArray[Any], encoding: str) -> float:
+        """Return the share of pixels where depth was measured, as `to_m` has it; 16-bit numbers are only counted.
+
+        Raises:
+            ImageFormatError: the encoding is not a depth encoding.
+        """
+        if is_metres(encoding):
+            return float(self.to_m(pixels, encoding)[1].mean())
+        highest = _highest_valid(self, encoding)
+        if highest == _MARKER:
+            return cv2.countNonZero(pixels) / pixels.size
+        # 0 becomes 65535, and so is not counted.
+        return np.count_nonzero(pixels - np.uint16(1) < np.uint16(highest)) / pixels.size
+
     def sample(self, pixels: npt.NDArray[Any], encoding: str) -> DepthSample:
         """Return a small sample of an image's depths, before any limit."""
         rows, columns = pixels.shape
@@ -94,6 +110,45 @@ class DepthValues:
 
     def _scaled(self, pixels: npt.NDArray[Any]) -> Float32Array:
         return pixels.astype(np.float32) * np.float32(parse_depth_unit(self.unit) or 1.0)
+
+
+@lru_cache(maxsize=16)
+def _highest_valid(values: DepthValues, encoding: str) -> int:
+    """Return the largest 16-bit number that is a measurement; 0 if none is. All smaller ones but 0 are, too."""
+    return int(values.to_m(np.arange(_MARKER + 1, dtype=np.uint16), encoding)[1].sum())
+
+
+@dataclass(frozen=True, eq=False)
+class DepthReading:
+    """A depth image that is converted only as far as it is needed.
+
+    Args:
+        pixels: (H, W) numbers of the image.
+        encoding: their encoding.
+        values: how to read them.
+
+    Raises:
+        ImageFormatError: the encoding is not a depth encoding.
+    """
+
+    pixels: npt.NDArray[Any]
+    encoding: str
+    values: DepthValues
+
+    def __post_init__(self) -> None:
+        is_metres(self.encoding)
+
+    def metres(self) -> Float32Array:
+        """Return (H, W) float32 metres, 0 where nothing was measured."""
+        return self.values.to_m(self.pixels, self.encoding)[0]
+
+    def valid_share(self) -> float:
+        """Return the share of pixels where depth was measured."""
+        return self.values.valid_share(self.pixels, self.encoding)
+
+    def sample(self) -> DepthSample:
+        """Return a small sample of the depths, before any limit."""
+        return self.values.sample(self.pixels, self.encoding)
 
 
 def parse_depth_unit(text: str) -> float | None:

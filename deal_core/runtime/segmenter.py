@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
-from deal_core.dataset.transforms import depth_to_input, image_to_tensor, resize_image
-from deal_core.devices import resolve_device
+from deal_core.dataset.network_input import depth_to_input, image_to_input, resize_image
+from deal_core.devices import check_device
 from deal_core.errors import ModelFileError, UsageError
 from deal_core.masks.decide import decide
+from deal_core.masks.fast_mask import decide_mask
 from deal_core.runtime.backends.choice import BackendName as BackendName
 from deal_core.runtime.backends.choice import Precision as Precision
 from deal_core.runtime.backends.choice import Wanted
@@ -20,19 +22,25 @@ from deal_core.runtime.open_backend import Opened, open_backend
 from deal_core.structures import ClassList, Float32Array, UInt8Array
 
 
-@dataclass(frozen=True, eq=False)
 class Segmentation:
     """The segmentation of one image.
 
     Args:
         mask: (H, W) uint8 class ids at the size of the image; 0 is background, 255 unlabelled.
-        confidence: (H, W) float32 score of the id, in [0, 1].
+        confidence: (H, W) float32 score of the id, in [0, 1]; or a function that computes it when it is first read.
         forward_ms: Time of the network without pre- and postprocessing, in milliseconds.
     """
 
-    mask: UInt8Array
-    confidence: Float32Array
-    forward_ms: float = 0.0
+    def __init__(
+        self, mask: UInt8Array, confidence: Float32Array | Callable[[], Float32Array], forward_ms: float = 0.0
+    ) -> None:
+        self.mask, self.forward_ms = mask, forward_ms
+        self._confidence = confidence
+
+    @cached_property
+    def confidence(self) -> Float32Array:
+        """(H, W) float32 score of the id, in [0, 1]; for background, 1 - the highest score of a class."""
+        return self._confidence() if callable(self._confidence) else self._confidence
 
 
 class Segmenter:
@@ -87,10 +95,11 @@ class Segmenter:
         """
         if precision not in get_args(Precision):
             raise UsageError(f"unknown precision '{precision}': expected {', '.join(get_args(Precision))}")
+        check_device(device)
         path = Path(path)
         wanted = Wanted(
             backend=backend,
-            device=device if device == "auto" else resolve_device(device),
+            device=device,
             precision=precision,
             is_onnx=path.suffix == ".onnx",
             compile=compile,
@@ -125,7 +134,7 @@ class Segmenter:
             ModelFileError: the scores of the network are not finite.
         """
         _check_input(rgb, depth)
-        image = image_to_tensor(resize_image(rgb, self.input_size))[None]
+        image = image_to_input(resize_image(rgb, self.input_size))[None]
         seen_depth = depth_to_input(depth, self.input_size)[None] if self.uses_depth else None
         begun = time.perf_counter()
         scores = self._backend(image, seen_depth)
@@ -135,8 +144,10 @@ class Segmenter:
                 f"the class scores of the network are not finite in {self.precision}: use the precision float32, or "
                 "train again with a lower learning rate"
             )
-        mask, confidence = decide(scores, rgb.shape[:2], self.info.threshold.value, relative=not self.info.is_segmenter)
-        return Segmentation(mask, confidence, forward_ms)
+        size, threshold, relative = rgb.shape[:2], self.info.threshold.value, not self.info.is_segmenter
+        mask = decide_mask(scores, size, threshold, relative=relative)
+        # Most masks are used without their confidence, which takes longer than the mask.
+        return Segmentation(mask, lambda: decide(scores, size, threshold, relative=relative)[1], forward_ms)
 
 
 def _check_input(rgb: UInt8Array, depth: Float32Array | None) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
 from sensor_msgs.msg import Image
 
 from deal_core.errors import DealError
-from deal_core.recording.depth_values import DepthDoubt, DepthSample, DepthValues
+from deal_core.recording.depth_values import DepthDoubt, DepthReading, DepthSample, DepthValues
 from deal_core.recording.image_encodings import ImageFormatError
 from deal_core.recording.pair_rules import alignment_fault
 from deal_core.runtime.class_filter import kept_ids, restrict
 from deal_core.runtime.segmenter import Segmentation, Segmenter
-from deal_core.structures import Float32Array, UInt8Array
+from deal_core.structures import UInt8Array
 from deal_ros.input.conversions import ImageMessage, array_to_image, color_to_rgb, read_depth
 from deal_ros.input.synchronizer import Frame
 from deal_ros.segmentation.outputs import FrameInputs
@@ -35,18 +37,26 @@ class SegmentedFrame:
         inputs: the images that were segmented.
         segmentation: the segmentation that the mask contains.
         inference_ms: duration of the network's `segment`, milliseconds.
-        valid_depth: fraction of pixels with valid depth; None without depth.
+        depth: the depth image of the frame; None without depth, and if it was ignored.
         depth_error: why the depth of the frame was ignored; empty if it was used or there was none.
-        depth_doubt: why its depth cannot be true, or may not be; empty if nothing is odd.
     """
 
     mask: Image
     inputs: FrameInputs
     segmentation: Segmentation
     inference_ms: float
-    valid_depth: float | None
+    depth: DepthReading | None
     depth_error: str = ""
-    depth_doubt: str = ""
+
+    @property
+    def valid_depth(self) -> float | None:
+        """Fraction of pixels with valid depth; None without depth. Each call counts them."""
+        return self.depth.valid_share() if self.depth else None
+
+    @property
+    def depth_doubt(self) -> str:
+        """Why the depth cannot be true, or may not be; empty if nothing is odd. Each call looks at a sample."""
+        return _doubt(self.depth.sample()) if self.depth else ""
 
 
 def segment_frame(
@@ -77,32 +87,24 @@ def segment_frame(
         UsageError: the segmenter does not have one of the classes.
     """
     rgb = color_to_rgb(frame.color)
-    depth, valid_depth, depth_error, doubt = None, None, "", ""
+    depth, depth_error = None, ""
     try:
         if frame.depth is not None:
-            depth, valid, sample = read_depth(frame.depth, depth_values or DepthValues())
-            _require_alignment(rgb, depth, frame.color, frame.depth, aligned)
-            valid_depth, doubt = float(valid.mean()), _doubt(sample)
+            reading = read_depth(frame.depth, depth_values or DepthValues())
+            _require_alignment(rgb, reading.pixels, frame.color, frame.depth, aligned)
+            depth = reading
     except (ImageFormatError, UnalignedDepthError) as error:
         if needs_depth:
             raise
-        depth = None
         depth_error = f"{failure_cause(error)}: {error}"
+    inputs = FrameInputs(frame.color.header, rgb, depth.metres if depth else None)
     begun = time.perf_counter()
-    result = segmenter.segment(rgb, depth)
+    result = segmenter.segment(rgb, inputs.depth if segmenter.uses_depth else None)
     inference_ms = (time.perf_counter() - begun) * 1000
     if classes or min_confidence:
         result = restrict(result, kept_ids(segmenter.classes, classes), min_confidence)
-    header = frame.color.header
-    return SegmentedFrame(
-        array_to_image(result.mask, header),
-        FrameInputs(header, rgb, depth),
-        result,
-        inference_ms,
-        valid_depth,
-        depth_error,
-        doubt,
-    )
+    mask = array_to_image(result.mask, inputs.header)
+    return SegmentedFrame(mask, inputs, result, inference_ms, depth, depth_error)
 
 
 def failure_cause(error: Exception) -> str:
@@ -117,7 +119,7 @@ class _Place:
 
 
 def _require_alignment(
-    rgb: UInt8Array, depth: Float32Array, color: ImageMessage, message: ImageMessage, aligned: bool
+    rgb: UInt8Array, depth: npt.NDArray[Any], color: ImageMessage, message: ImageMessage, aligned: bool
 ) -> None:
     places = (
         _Place((rgb.shape[0], rgb.shape[1]), color.header.frame_id),

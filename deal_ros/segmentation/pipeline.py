@@ -177,8 +177,8 @@ class SegmentationPipeline:
         self.statistics.add_result(age_at_start_ms, self._age_ms(frame), result.inference_ms, result.valid_depth)
         if result.depth_error:
             self._report_trouble(f"frame {frame.stamp_ns}: depth ignored: {result.depth_error}")
-        if result.depth_doubt:
-            self._report_trouble(f"frame {frame.stamp_ns}: {result.depth_doubt}")
+        if doubt := result.depth_doubt:
+            self._report_trouble(f"frame {frame.stamp_ns}: {doubt}")
         try:
             self._publish_more(result)
         except Exception as error:  # the mask has been published, and the next frame must be segmented

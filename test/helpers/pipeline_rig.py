@@ -25,6 +25,7 @@ class Red:
     """Labels with 1 what is more red than green, and 255 what has no depth."""
 
     classes = ClassList(("red", "green"))
+    uses_depth = True
     depths: list[np.ndarray | None] = field(default_factory=list)
     gate: threading.Semaphore | None = None
 

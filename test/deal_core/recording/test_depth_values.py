@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 
 from deal_core.errors import UsageError
-from deal_core.recording.depth_values import DepthCensus, DepthDoubt, DepthValues, parse_depth_unit
+from deal_core.recording.depth_values import DepthCensus, DepthDoubt, DepthReading, DepthValues, parse_depth_unit
+from deal_core.recording.image_encodings import ImageFormatError
 
 RANDOM = np.random.default_rng(3)
 SCENE_MM = RANDOM.integers(500, 3000, (48, 64)).astype(np.uint16)
@@ -44,6 +48,29 @@ def test_every_unit_gives_the_same_depth(unit: str, encoding: str, stored: np.nd
     np.testing.assert_allclose(depth, SCENE_MM / 1000, atol=1e-6)
     np.testing.assert_array_equal(valid, SCENE_MM > 0)
     assert values.sample(stored, encoding).doubts == []
+
+
+@given(
+    unit=st.sampled_from(["auto", "mm", "m", "0.1mm", "0.00025m", "0.0000002m"]),
+    max_m=st.one_of(st.just(0.0), st.floats(0, 70), st.just(1000.0)),
+    stored=npst.arrays(
+        np.uint16, (5, 7), elements=st.one_of(st.sampled_from([0, 1, 65534, 65535]), st.integers(0, 65535))
+    ),
+    encoding=st.sampled_from(["16UC1", "mono16", "32FC1"]),
+)
+def test_counting_depth_is_converting_it(unit: str, max_m: float, stored: np.ndarray, encoding: str) -> None:
+    values = DepthValues(unit, max_m)
+    pixels = stored if encoding != "32FC1" else np.where(stored == 65535, np.nan, stored).astype(np.float32)
+    for image in (pixels, pixels[:, 1:-1], pixels[::2]):
+        reading = DepthReading(image, encoding, values)
+        depth, valid = values.to_m(image, encoding)
+        assert reading.valid_share() == pytest.approx(valid.mean(), abs=1e-12)
+        np.testing.assert_array_equal(reading.metres(), depth)
+
+
+def test_what_is_no_depth_is_refused_before_it_is_converted() -> None:
+    with pytest.raises(ImageFormatError, match="rgb8"):
+        DepthReading(np.zeros((2, 2, 3), np.uint8), "rgb8", DepthValues())
 
 
 def test_usual_millimetres_are_not_copied() -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deal_core.dataset.transforms import resize_image
+from deal_core.dataset.network_input import resize_image
 from deal_core.devices import resolve_device
 from deal_core.errors import ModelFileError, UsageError
 from deal_core.models.factory import create_model
@@ -98,6 +98,17 @@ def test_masks_and_confidences_are_those_made_by_hand(model: Path, size: tuple[i
     if size == (120, 160):
         assert len(np.unique(mask)) > 2, "the comparison must have something to compare"
         assert (result.mask == 0).any()
+
+
+def test_the_confidence_is_computed_when_it_is_read(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deal_core.runtime import segmenter
+
+    calls: list[object] = []
+    plain = segmenter.decide
+    monkeypatch.setattr(segmenter, "decide", lambda *given, **named: calls.append(given) or plain(*given, **named))
+    result = Segmenter.load(model, device="cpu").segment(photo(60, 80))
+    assert not calls
+    assert result.confidence is result.confidence and len(calls) == 1
 
 
 def test_the_same_image_gives_the_same_answer(model: Path) -> None:

@@ -15,6 +15,7 @@ from helpers.pipeline_rig import SIZE, Rig, color_of, depth_of
 from helpers.rvl import encode
 from sensor_msgs.msg import CompressedImage, Image
 
+from deal_core.recording.depth_values import DepthReading
 from deal_ros.input.conversions import array_to_image, image_to_mask, stamp_from_ns
 from deal_ros.segmentation.parameters import SegmentationParameters
 
@@ -32,6 +33,25 @@ def test_a_pair_becomes_a_mask_with_the_colour_images_header(new_rig: Callable[.
     assert result.mask.header == color.header
     assert result.valid_depth == pytest.approx((millimetres > 0).mean())
     np.testing.assert_allclose(rig.segmenter.depths[0], millimetres / 1000)
+
+
+def test_depth_that_nobody_uses_is_counted_and_not_converted(
+    new_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = new_rig()
+    rig.segmenter.uses_depth = False
+    converted: list[object] = []
+    monkeypatch.setattr(DepthReading, "metres", lambda reading: converted.append(reading) or reading.pixels / 1000)
+    depth = depth_of(7)
+    rig.send(color_of(7), depth)
+    rig.settle()
+    (result,) = rig.results
+    millimetres = np.frombuffer(depth.data, np.uint16).reshape(SIZE)
+    assert result.valid_depth == pytest.approx((millimetres > 0).mean())
+    assert rig.segmenter.depths == [None] and not converted
+    for _ in range(2):
+        np.testing.assert_allclose(result.inputs.depth, millimetres / 1000)
+    assert len(converted) == 1
 
 
 def compress(message: Image, form: str, head: bytes = b"") -> CompressedImage:
