@@ -13,7 +13,7 @@ from helpers.interface_packages import BUILD_S
 from helpers.ros_client import NODE, Client
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow, pytest.mark.timeout(BUILD_S)]
-CLASSES = {0: "background", 1: "mug", 2: "drill", 3: "box"}
+CLASSES = {0: "background", 1: "mug", 2: "drill", 3: "box", 255: "unlabelled"}
 
 
 @pytest.fixture
