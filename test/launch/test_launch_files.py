@@ -16,6 +16,7 @@ from helpers.paths import CONFIG, PROJECT
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from deal_core.errors import UsageError
+from deal_ros.node.transport import profile_variable
 from deal_ros.parameter_docs import DOCUMENTED
 
 FILES = sorted(path.name for path in (PROJECT / "launch").glob("*.launch.py"))
@@ -125,16 +126,16 @@ def test_topics_follow_the_camera_or_are_named(run: Callable[..., Any]) -> None:
 def test_all_processes_get_the_transport_before_they_start(
     name: str, run: Callable[..., Any], stand_in: ModuleType, tmp_path: Path
 ) -> None:
-    profile = run(name).environment["FASTDDS_DEFAULT_PROFILES_FILE"]
+    profile = run(name).environment[profile_variable({})]
     assert Path(profile).name == "fastdds_shm.xml" and Path(profile).is_file()
     assert run(name, dds_profile="none").environment == {}
     mine = tmp_path / "mine.xml"
     mine.touch()
-    assert run(name, dds_profile=str(mine)).environment == {"FASTDDS_DEFAULT_PROFILES_FILE": str(mine)}
+    assert run(name, dds_profile=str(mine)).environment == {profile_variable({}): str(mine)}
 
 
 def test_a_profile_in_the_environment_is_kept(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "/theirs.xml")
+    monkeypatch.setenv(profile_variable({}), "/theirs.xml")
     assert run("segmentation.launch.py").environment == {}
 
 
