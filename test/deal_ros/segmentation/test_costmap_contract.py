@@ -24,6 +24,7 @@ from helpers.paths import PROJECT
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 import rclpy
+from helpers.interface_packages import BUILD_S
 from helpers.ros_client import NODE, Client
 from rclpy.context import Context
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -57,9 +58,11 @@ def named_classes() -> list[str]:
 
 
 class Layer(Client):
-    """Subscribes as the layer does, and keeps what it would take and why it would refuse the rest."""
+    """Subscribes as the layer does, and keeps what arrives by its stamp."""
 
     def __init__(self, domain: int) -> None:
+        from vision_msgs.msg import LabelInfo
+
         super().__init__(domain, "costmap")
         camera = layer_parameters()["camera"]
         self.masks: dict[int, Image] = {}
@@ -75,11 +78,8 @@ class Layer(Client):
             (Image, f"{CAMERA}/aligned_depth_to_color/image_raw", self.depths),
         ):
             self.node.create_subscription(kind, topic, lambda m, kept=kept: self._keep(kept, m), SENSOR_DATA)
-        self.label_info: Any = None
-        if labels.LabelInfo is not None:
-            self.node.create_subscription(
-                labels.LabelInfo, camera["labels_topic"], lambda message: setattr(self, "label_info", message), LATCHED
-            )
+        self.label_infos: list[Any] = []
+        self.node.create_subscription(LabelInfo, camera["labels_topic"], self.label_infos.append, LATCHED)
 
     def _keep(self, kept: dict[int, Any], message: Any) -> None:
         kept[stamp_to_ns(message.header.stamp)] = message
@@ -91,7 +91,7 @@ class Layer(Client):
         return [(self.masks[stamp], self.confidences[stamp], self.clouds[stamp]) for stamp in stamps]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def nav2_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A model with the classes of the costmap's parameters."""
     import torch
@@ -111,8 +111,13 @@ def nav2_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return path
 
 
-@pytest.fixture(scope="module")
-def layer(start_node: Callable[..., Any], nav2_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layer]:
+@pytest.fixture
+def layer(
+    interface_packages: None,
+    start_node: Callable[..., Any],
+    nav2_model: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Layer]:
     """The layer, which was started last, after some frames."""
     from deal_ros.node.process import node_process
 
@@ -124,13 +129,24 @@ def layer(start_node: Callable[..., Any], nav2_model: Any, tmp_path_factory: pyt
         environment={"ROS_DOMAIN_ID": str(running.domain), "OMP_NUM_THREADS": "1"},
     ):
         found = Layer(running.domain)
-        found.wait(lambda: len(found.sets()) >= FRAMES and found.labels, f"{FRAMES} masks with confidence and cloud")
+        found.wait(lambda: len(found.sets()) >= FRAMES, f"{FRAMES} masks with confidence and cloud")
+        found.wait(lambda: found.label_infos, "the latched labels, which were published before")
         yield found
         found.close()
 
 
 @pytest.mark.ros
-def test_mask_confidence_and_cloud_have_one_size_stamp_and_frame(layer: Layer) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(BUILD_S)
+def test_the_layer_takes_what_the_node_publishes(layer: Layer) -> None:
+    check_sizes_and_headers(layer)
+    check_completeness(layer)
+    check_points(layer)
+    check_labels(layer)
+
+
+def check_sizes_and_headers(layer: Layer) -> None:
+    """Mask, confidence and cloud have one size, stamp and frame."""
     scale = node_parameters()["output_scale"]
     for mask, confidence, cloud in layer.sets():
         assert mask.encoding == confidence.encoding == "mono8"
@@ -146,16 +162,14 @@ def test_mask_confidence_and_cloud_have_one_size_stamp_and_frame(layer: Layer) -
         assert [kinds[axis] for axis in "xyz"] == [(PointField.FLOAT32, 1)] * 3
 
 
-@pytest.mark.ros
-def test_every_mask_has_its_confidence_and_cloud(layer: Layer) -> None:
+def check_completeness(layer: Layer) -> None:
     """Of the moments between the first and the last set, none is left out: the layer would lose it."""
     stamps = [stamp_to_ns(mask.header.stamp) for mask, _, _ in layer.sets()]
     for kept in (layer.masks, layer.confidences, layer.clouds):
         assert [stamp for stamp in sorted(kept) if stamps[0] <= stamp <= stamps[-1]] == stamps
 
 
-@pytest.mark.ros
-def test_points_are_those_of_the_masks_pixels(layer: Layer) -> None:
+def check_points(layer: Layer) -> None:
     """Against the depth of the camera, pixel by pixel: the layer finds the place of pixel n in point n."""
     step = round(1 / node_parameters()["output_scale"])
     seen = Counter[int]()
@@ -180,14 +194,11 @@ def test_points_are_those_of_the_masks_pixels(layer: Layer) -> None:
     assert len(seen) > 1, "a mask with one id would prove little"
 
 
-@pytest.mark.ros
-def test_every_id_has_a_name_that_the_costmap_knows(layer: Layer) -> None:
+def check_labels(layer: Layer) -> None:
     """The layer looks up each id; it reports an error for each name that its parameters lack."""
-    names = layer.labels
-    if labels.LabelInfo is not None:
-        layer.wait(lambda: layer.label_info is not None, "the latched labels, which were published before")
-        entries = [(entry.class_id, entry.class_name) for entry in layer.label_info.class_map]
-        assert dict(entries) == names and len(entries) == len(names)
+    entries = [(entry.class_id, entry.class_name) for entry in layer.label_infos[-1].class_map]
+    names = dict(entries)
+    assert len(entries) == len(names) and layer.label_infos[-1].threshold == pytest.approx(0.4)
     found = {id_ for mask, _, _ in layer.sets() for id_ in np.unique(np.frombuffer(mask.data, np.uint8)).tolist()}
     assert found <= names.keys() and 255 in found, "min_confidence makes unlabelled pixels"
     assert max(names) <= 255 and len(set(names.values())) == len(names)
