@@ -57,7 +57,7 @@ EXTRAS = {
     # A robot that records, and runs the .onnx files of `deal export` on its CPU.
     "robot": ["onnxruntime>=1.18"],
     # The same on an NVIDIA GPU: the memory of TensorRT, which comes with JetPack, or with `pip install tensorrt`.
-    "tensorrt": ["cuda-bindings>=12.6; sys_platform == 'linux'"],
+    "tensorrt": ["cuda-bindings>=12.8; sys_platform == 'linux'"],
     "torch": TORCH,
     # ROS 2 from PyPI, for machines without an apt ROS. Never install it over one.
     "ros": [f"{wheel}; {LINUX_X86_64}" for wheel in ROS_WHEELS],

@@ -63,9 +63,10 @@ def start_up(out: Path, before: Path | None, *, quick: bool) -> dict[str, Any]:
     starts.append(Start("the same network by hand: rclpy, onnxruntime, OpenCV", "robot.onnx", (__file__,)))
     found: dict[str, list[dict[str, float]]] = {start.title: [] for start in starts}
     with camera_and_listener() as listener:
-        for _ in range(1 if quick else 5):
+        for _ in range(1 if quick else 3):
             for start in starts:
                 found[start.title].append(measure(start, out, listener))
+                print(f"{start.title}: {found[start.title][-1]}", file=sys.stderr)
     return {
         title: {key: statistics.median(one[key] for one in rows) for key in rows[0]} for title, rows in found.items()
     }

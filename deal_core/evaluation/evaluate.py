@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+
 from deal_core.dataset.dataset import Dataset, masks_without_class, with_masks
 from deal_core.errors import DatasetError, EvaluationError
+from deal_core.evaluation.decided_frames import DecidedFrame, DecidedFrames
 from deal_core.evaluation.metrics import MaskEvaluator
 from deal_core.evaluation.picture_folder import PredictedFrame, choose_frames, draw_frames
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.evaluation.sweep import ThresholdSweep
-from deal_core.masks.decide import predict_mask
+from deal_core.masks.decide import predict_mask, threshold_grid
 from deal_core.masks.mask_folder import check_masks, read_mask
 from deal_core.masks.refine.refinement import refinement_name
 from deal_core.masks.score_dataset import CamSettings, ScoredFrame, check_use, decision_threshold, score_frames
@@ -105,7 +108,7 @@ def evaluate_model(
 
     Where the rule finds no threshold, the result has the swept threshold alone, and says why.
 
-    The first pass over the frames finds the thresholds, and the second pass scores the masks at these thresholds.
+    The network sees each frame once: its decision at every threshold is kept, compressed, among the temporary files.
 
     Args:
         model: Model to evaluate.
@@ -128,21 +131,25 @@ def evaluate_model(
     check_use(model.info, dataset, settings)
     dataset = with_masks(dataset)
     classes = dataset.classes
-    sweep, threshold, lack = _choose_thresholds(model, dataset, settings, threshold_rule, advance)
+    own = decision_threshold(model, settings)
+    rule = create_rule(threshold_rule, dataset.depth_kind) if threshold_rule else FixedRule(own.value)
+    fixed = [rule.threshold()] if isinstance(rule, FixedRule) else []
+    decided = DecidedFrames(np.union1d(threshold_grid(), fixed))
+    sweep, threshold, lack = _choose_thresholds(model, dataset, settings, threshold_rule, decided, advance)
     best = sweep.best()
     thresholds = [best.threshold] if threshold is None else [best.threshold, threshold.value]
+    places = [decided.place(value) for value in thresholds]
 
-    def count(frame: ScoredFrame) -> tuple[MaskEvaluator, ...]:
-        mask, key, tags = mask_of(frame.sample), frame.sample.key, frame.sample.tags
-        masks = (predict_mask(frame.scores, frame.tags, value) for value in thresholds)
-        return tuple(count_mask(found, mask, key, len(classes), tags) for found in masks)
+    def count(frame: DecidedFrame) -> tuple[MaskEvaluator, ...]:
+        masks = (frame.mask(place) for place in places)
+        return tuple(count_mask(found, frame.truth, frame.key, len(classes), frame.tags) for found in masks)
 
     def predict(few: Dataset) -> Iterable[PredictedFrame]:
         return predicted_frames(model, few, settings, thresholds[-1])
 
     totals = add_up(
         tuple(MaskEvaluator(len(classes)) for _ in thresholds),
-        map(count, score_frames(model, dataset, settings)),
+        map(count, decided.frames()),
         lambda done: advance(len(dataset) + done),
     )
     oracle, shown_at = totals[0], totals[-1]
@@ -276,9 +283,17 @@ def mask_of(sample: Sample) -> UInt8Array:
 
 
 def _choose_thresholds(
-    model: LoadedModel, dataset: Dataset, settings: CamSettings, threshold_rule: str | None, advance: Advance
+    model: LoadedModel,
+    dataset: Dataset,
+    settings: CamSettings,
+    threshold_rule: str | None,
+    decided: DecidedFrames,
+    advance: Advance,
 ) -> tuple[ThresholdSweep, Threshold | None, dict[str, str]]:
-    """Return the sweep over all thresholds, the automatic threshold, which uses no masks, and why there is none."""
+    """Return the sweep over all thresholds, the automatic threshold, which uses no masks, and why there is none.
+
+    The decision of each frame is added to `decided`.
+    """
     own = decision_threshold(model, settings)
 
     def new_rule() -> ThresholdRule:
@@ -289,6 +304,7 @@ def _choose_thresholds(
         sweep.update(frame.scores, frame.tags, mask_of(sample))
         sweep.add_tags(sample.tags)
         rule.update(frame.scores, sample.depth, sample.depth_valid, frame.tags)
+        decided.keep(frame.scores, frame.tags, sample.key, mask_of(sample), sample.tags)
         return sweep, rule
 
     totals = ThresholdSweep(len(dataset.classes)), new_rule()

@@ -20,7 +20,7 @@ from deal_core.evaluation.result import EvaluationResult
 from deal_core.experiments.table import Figures, Row
 from deal_core.masks.mask_folder import write_cams
 from deal_core.masks.score_dataset import CamSettings, score_frames
-from deal_core.masks.threshold_rules import FixedRule
+from deal_core.masks.threshold_rules import OtsuRule
 from deal_core.models.model_file import LoadedModel
 from deal_core.structures import ClassList
 
@@ -77,11 +77,11 @@ def test_evaluation_equals_the_figures_counted_by_hand(model: LoadedModel, datas
 def test_a_rule_that_finds_no_threshold_leaves_the_swept_one(
     model: LoadedModel, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Finds(FixedRule):
+    class Finds(OtsuRule):
         def threshold(self) -> float:
             raise EvaluationError("no agreement of outlines and depth")
 
-    monkeypatch.setattr("deal_core.evaluation.evaluate.create_rule", lambda rule, kind: Finds(0.5))
+    monkeypatch.setattr("deal_core.evaluation.evaluate.create_rule", lambda rule, kind: Finds())
     options = {"name": "tiny", "threshold_rule": "otsu"}
     found = evaluate_model(model, dataset, GIVEN, **options, pictures=tmp_path, num_pictures=2)
     plain = evaluate_model(model, dataset, GIVEN, name="tiny")

@@ -148,7 +148,9 @@ def test_text_is_text_for_the_node(read: Callable[..., dict[str, Any]], tmp_path
     assert read(*write_parameters(tmp_path, mine, {**texts, **lists})) == {**texts, **lists, "keyboard": False}
 
 
-NUMBERS = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False))
+# Jazzy's rcl reads a number below the smallest normal one as text.
+FLOATS = st.floats(allow_nan=False, allow_subnormal=False)
+NUMBERS = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), FLOATS)
 VALUES = st.one_of(NUMBERS, st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 WRITTEN = st.one_of(NUMBERS, st.text(st.characters(min_codepoint=32, max_codepoint=126)))
 
