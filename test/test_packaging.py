@@ -112,7 +112,7 @@ def test_package_xml_says_the_same_as_setup_py(setup_arguments):
 
 def test_package_xml_declares_every_ros_package_that_is_imported():
     declared = {element.text for element in package_xml() if element.tag in ("depend", "exec_depend")}
-    files = [*(PROJECT / "deal_ros").rglob("*.py"), *(PROJECT / "launch").iterdir()]
+    files = [*(PROJECT / "deal_ros").rglob("*.py"), *(PROJECT / "launch").glob("*.py")]
     assert set().union(*map(imported, files)) & ROS_PACKAGES <= declared
 
 

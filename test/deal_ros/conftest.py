@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.interface_packages import CannotBuildError, InterfacePackages, are_installed, built_packages, forget
 from helpers.paths import PROJECT
 from helpers.ros_client import Client
 
@@ -240,3 +241,26 @@ def start_node(
 def pair_node(start_node: Callable[..., RunningNode]) -> RunningNode:
     """A node that requires depth, shared by the tests that leave it alive."""
     return start_node(depth_mode="required", max_age_ms=30_000)
+
+
+@pytest.fixture(scope="session")
+def _built_interfaces() -> InterfacePackages | None:
+    """None where the real packages are installed."""
+    if are_installed():
+        return None
+    try:
+        return built_packages()
+    except CannotBuildError as error:
+        pytest.skip(f"vision_msgs and tf2_msgs are neither installed nor can they be built: {error}")
+
+
+@pytest.fixture
+def interface_packages(_built_interfaces: InterfacePackages | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """vision_msgs, tf2_msgs and realsense2_camera_msgs can be imported, here and in processes that the test starts."""
+    if _built_interfaces is None:
+        yield
+        return
+    forget()
+    _built_interfaces.use(monkeypatch)
+    yield
+    forget()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from types import ModuleType
 
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
+
+from helpers.interface_packages import BUILD_S
 
 from deal_core.errors import DealError
 from deal_core.runtime.objects import OBJECTS_PER_CLASS, object_id
@@ -55,22 +56,8 @@ def test_other_text_is_refused(text: str) -> None:
         labels.names_from_json(text)
 
 
-def test_label_info_lists_every_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the real messages where vision_msgs is installed, else with classes of the same fields."""
-
-    @dataclass
-    class VisionClass:
-        class_id: int
-        class_name: str
-
-    @dataclass
-    class LabelInfo:
-        class_map: list[Any] = field(default_factory=list)
-        threshold: float = 0.0
-
-    if labels.LabelInfo is None:
-        monkeypatch.setattr(labels, "LabelInfo", LabelInfo)
-        monkeypatch.setattr(labels, "VisionClass", VisionClass)
+@pytest.mark.timeout(BUILD_S)
+def test_label_info_lists_every_id(vision: ModuleType) -> None:
     message = labels.label_info(CLASSES, 0.25)
     assert [(c.class_id, c.class_name) for c in message.class_map] == [
         (0, "background"), (1, "mug"), (2, "drill"), (255, "unlabelled")

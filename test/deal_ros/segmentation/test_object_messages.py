@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
-from helpers import vision_stand_ins
+from helpers.interface_packages import BUILD_S
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker
 
@@ -50,10 +51,8 @@ def test_each_object_is_a_box_in_its_colour_and_a_name_above_it() -> None:
     assert [name.text for name in shown[1::2]] == ["mug 0.88", "drill 0.50"]
 
 
-def test_detections_name_class_place_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the real messages where vision_msgs is installed, else with classes of the same fields."""
-    if object_messages.vision is None:
-        monkeypatch.setattr(object_messages, "vision", vision_stand_ins)
+@pytest.mark.timeout(BUILD_S)
+def test_detections_name_class_place_and_size(vision: ModuleType) -> None:
     message = object_messages.detections(OBJECTS, CLASSES, HEADER)
     assert message.header == HEADER
     for found, detection in zip(OBJECTS, message.detections, strict=True):
@@ -73,9 +72,8 @@ def test_detections_name_class_place_and_size(monkeypatch: pytest.MonkeyPatch) -
         assert np.count_nonzero(covariance) == 6
 
 
-def test_detections_have_the_ids_of_the_object_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    if object_messages.vision is None:
-        monkeypatch.setattr(object_messages, "vision", vision_stand_ins)
+@pytest.mark.timeout(BUILD_S)
+def test_detections_have_the_ids_of_the_object_mask(vision: ModuleType) -> None:
     many = [replace(OBJECTS[0], points=900 - number) for number in range(129)]
     message = object_messages.detections([*many, OBJECTS[1]], CLASSES, HEADER, has_ids=True)
     ids = [detection.id for detection in message.detections]

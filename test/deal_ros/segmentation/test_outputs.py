@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -12,7 +13,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
-from helpers import vision_stand_ins
+from helpers.interface_packages import BUILD_S
 from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
@@ -23,7 +24,7 @@ from deal_core.runtime.labelled_points import POINT, labelled_points
 from deal_core.runtime.segmenter import Segmentation
 from deal_core.structures import CameraIntrinsics, ClassList
 from deal_ros.input.conversions import array_to_image, camera_to_info, color_to_rgb, image_to_mask, stamp_from_ns
-from deal_ros.segmentation import object_messages, outputs
+from deal_ros.segmentation import outputs
 from deal_ros.segmentation.outputs import FrameInputs, Outputs
 from deal_ros.segmentation.parameters import OutputOptions
 
@@ -238,10 +239,8 @@ def test_all_outputs_of_a_frame_have_the_wanted_size_and_one_geometry() -> None:
         np.testing.assert_allclose(camera.k[4] * y / z + camera.k[5], rows, atol=error)
 
 
-def test_a_mask_of_objects_names_the_objects_of_the_detections(monkeypatch: pytest.MonkeyPatch) -> None:
-    if object_messages.vision is None:
-        monkeypatch.setattr(object_messages, "vision", vision_stand_ins)
-        monkeypatch.setattr(outputs, "DETECTIONS", vision_stand_ins.Detection3DArray)
+@pytest.mark.timeout(BUILD_S)
+def test_a_mask_of_objects_names_the_objects_of_the_detections(vision: ModuleType) -> None:
     node = FakeNode()
     published = Outputs(node, CLASSES, mask_encoding="16SC1")
     assert published.needs_depth and not published.needs_camera_info
@@ -341,10 +340,8 @@ def test_options_reach_points_and_objects() -> None:
         assert len(node["object_markers"].messages[-1].markers) == 1 + 2 * objects
 
 
-def test_detections_are_published_where_vision_msgs_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    if object_messages.vision is None:
-        monkeypatch.setattr(object_messages, "vision", vision_stand_ins)
-        monkeypatch.setattr(outputs, "DETECTIONS", vision_stand_ins.Detection3DArray)
+@pytest.mark.timeout(BUILD_S)
+def test_detections_are_published_where_vision_msgs_is(vision: ModuleType) -> None:
     node = FakeNode()
     published = Outputs(node, CLASSES)
     node["objects"].listeners = 1
