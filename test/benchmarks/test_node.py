@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.paths import PROJECT
 from helpers.scripts import load_script
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
@@ -49,3 +50,24 @@ def test_cpu_and_memory_of_a_process_are_those_of_this_one() -> None:
     with_it = NODE.resident_mib(os.getpid())
     kept.clear()
     assert with_it > 64
+
+
+@pytest.mark.slow
+def test_the_start_is_measured_in_turn_with_another_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra export)")
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path))
+    words = ["--quick", "--cases", "start", "--before", str(PROJECT), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["node.py", *words])
+    NODE.main()
+    found = json.loads((tmp_path / "node.json").read_text(encoding="utf-8"))["cases"]["start"]["start"]
+    exported, trained, exported_before, trained_before, by_hand = found.values()
+    for row in found.values():
+        assert row["cpu_s"] > 0 and row["time_s"] > 0 and row["resident_mib"] > row["shared_mib"]
+    lightest = min(row["resident_mib"] for row in (trained, trained_before))
+    assert max(row["resident_mib"] for row in (exported, exported_before, by_hand)) < lightest, "PyTorch holds the most"
+    printed = capsys.readouterr().out
+    assert all(title in printed for title in found)

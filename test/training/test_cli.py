@@ -206,3 +206,22 @@ def test_benchmarks_and_refinements_of_the_options_are_those_of_the_library() ->
     assert set(BENCHMARKS) == set(get_args(BenchmarkName))
     found = [refinement_settings(name) for name in get_args(Refinement)]
     assert found[0] is None and len({type(settings) for settings in found}) == len(found)
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # as where it is not installed
+sys.argv = ["deal", *sys.argv[1:]]
+from training.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("words", [("export", "model.safetensors", "--out", "a.onnx"), ("train", "config/train.yaml")])
+def test_a_command_that_needs_a_missing_package_says_so(words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True, cwd=PROJECT, check=False
+    )
+    assert done.returncode == 1
+    assert "this command needs the package torch, which is not installed: `deal doctor` says" in done.stderr
+    assert "Traceback" not in done.stderr
