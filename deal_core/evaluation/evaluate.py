@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from deal_core.dataset.dataset import Dataset, masks_without_class, with_masks
 from deal_core.errors import DatasetError
+from deal_core.evaluation.flicker import Flicker
 from deal_core.evaluation.metrics import MaskEvaluator
 from deal_core.evaluation.picture_folder import PredictedFrame, choose_frames, draw_frames
 from deal_core.evaluation.result import EvaluationResult
@@ -125,11 +126,12 @@ def evaluate_model(
     dataset = with_masks(dataset)
     classes = dataset.classes
     sweep, threshold = _choose_thresholds(model, dataset, settings, threshold_rule, advance)
-    best = sweep.best()
+    best, flicker = sweep.best(), Flicker(dataset.frames)
 
     def count(frame: ScoredFrame) -> tuple[MaskEvaluator, MaskEvaluator]:
         mask, key = mask_of(frame.sample), frame.sample.key
         auto, oracle = (predict_mask(frame.scores, frame.tags, value) for value in (threshold.value, best.threshold))
+        flicker.update(frame.sample.image, auto, mask, key)
         tags = frame.sample.tags
         return count_mask(auto, mask, key, len(classes), tags), count_mask(oracle, mask, key, len(classes), tags)
 
@@ -153,6 +155,7 @@ def evaluate_model(
         auto=auto.score(classes, rule=threshold.rule, threshold=threshold.value),
         curve=sweep.curve(),
         per_frame=tuple(auto.frames),
+        flicker=flicker.share(),
         details={**_details(model, settings), "model": model.sha256[:12], **_plain(model.info.training)},
     )
 
@@ -223,10 +226,11 @@ def evaluate_predictions(
         ModelFileError: the scores of a network are not finite.
     """
     dataset = with_masks(dataset)
-    classes = dataset.classes
+    classes, flicker = dataset.classes, Flicker(dataset.frames)
 
     def count(frame: PredictedFrame) -> tuple[MaskEvaluator]:
         sample = frame.sample
+        flicker.update(sample.image, frame.mask, mask_of(sample), sample.key)
         return (count_mask(frame.mask, sample.mask, sample.key, len(classes), sample.tags),)
 
     (masks,) = add_up((MaskEvaluator(len(classes)),), map(count, predictions.frames(dataset)), advance)
@@ -241,6 +245,7 @@ def evaluate_predictions(
         num_frames=len(dataset),
         auto=masks.score(classes, rule=predictions.rule, threshold=predictions.threshold),
         per_frame=tuple(masks.frames),
+        flicker=flicker.share(),
         details=predictions.details,
     )
 
