@@ -56,7 +56,7 @@ PUBLIC = {
         "Tabletop TagFaults View World find_match_failures make_tabletop measure_depth render_scenes write_recording"
     ),
     "deal_core.evaluation": (
-        "AgreementEvaluator BoundaryScore ClassScore ConfusionMatrix EvaluationResult FrameScore "
+        "AgreementEvaluator BoundaryScore ClassScore ConfusionMatrix EvaluationResult Flicker FrameScore "
         "MaskEvaluator MaskScore Predictions SeedSummary SweepCurve ThresholdChoice ThresholdSweep "
         "evaluate_masks evaluate_model evaluate_predictions summarise_seeds"
     ),

@@ -16,6 +16,7 @@ import numpy as np
 from deal_core.dataset.dataset import Dataset, masks_without_class, with_masks
 from deal_core.errors import DatasetError, EvaluationError
 from deal_core.evaluation.decided_frames import DecidedFrame, DecidedFrames
+from deal_core.evaluation.flicker import Flicker
 from deal_core.evaluation.metrics import MaskEvaluator
 from deal_core.evaluation.picture_folder import PredictedFrame, choose_frames, draw_frames
 from deal_core.evaluation.result import EvaluationResult
@@ -139,9 +140,11 @@ def evaluate_model(
     best = sweep.best()
     thresholds = [best.threshold] if threshold is None else [best.threshold, threshold.value]
     places = [decided.place(value) for value in thresholds]
+    flicker, records = Flicker(dataset.frames), {record.key: record for record in dataset.frames}
 
     def count(frame: DecidedFrame) -> tuple[MaskEvaluator, ...]:
-        masks = (frame.mask(place) for place in places)
+        masks = [frame.mask(place) for place in places]
+        flicker.update(dataset.load(records[frame.key]).image, masks[-1], frame.truth, frame.key)
         return tuple(count_mask(found, frame.truth, frame.key, len(classes), frame.tags) for found in masks)
 
     def predict(few: Dataset) -> Iterable[PredictedFrame]:
@@ -165,6 +168,7 @@ def evaluate_model(
         auto=shown_at.score(classes, rule=threshold.rule, threshold=threshold.value) if threshold else None,
         curve=sweep.curve(),
         per_frame=tuple(shown_at.frames),
+        flicker=flicker.share(),
         details={**_details(model, settings), **lack, "model": model.sha256[:12], **_plain(model.info.training)},
     )
 
@@ -235,10 +239,11 @@ def evaluate_predictions(
         ModelFileError: the scores of a network are not finite.
     """
     dataset = with_masks(dataset)
-    classes = dataset.classes
+    classes, flicker = dataset.classes, Flicker(dataset.frames)
 
     def count(frame: PredictedFrame) -> tuple[MaskEvaluator]:
         sample = frame.sample
+        flicker.update(sample.image, frame.mask, mask_of(sample), sample.key)
         return (count_mask(frame.mask, sample.mask, sample.key, len(classes), sample.tags),)
 
     (masks,) = add_up((MaskEvaluator(len(classes)),), map(count, predictions.frames(dataset)), advance)
@@ -253,6 +258,7 @@ def evaluate_predictions(
         num_frames=len(dataset),
         auto=masks.score(classes, rule=predictions.rule, threshold=predictions.threshold),
         per_frame=tuple(masks.frames),
+        flicker=flicker.share(),
         details=predictions.details,
     )
 

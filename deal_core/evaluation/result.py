@@ -43,6 +43,8 @@ class EvaluationResult:
         auto: Score at the threshold of a rule without masks, or of `argmax`; None if it was not measured.
         curve: mIoU by threshold; None for a model without threshold.
         per_frame: mIoU of every image, at the auto threshold if there is one, else at the oracle threshold.
+        flicker: Share of the pixels that change their predicted class between successive frames of a recording although
+            their true class stays, at the auto threshold; None without successive frames. See `Flicker`.
         details: Further facts for the report (seed, backbone, model hash, ...).
     """
 
@@ -54,6 +56,7 @@ class EvaluationResult:
     auto: MaskScore | None = None
     curve: SweepCurve | None = None
     per_frame: tuple[FrameScore, ...] = ()
+    flicker: float | None = None
     details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -69,6 +72,7 @@ class EvaluationResult:
             auto=None if self.auto is None else _ScoreJson.model_validate(self.auto),
             curve=None if self.curve is None else _CurveJson.model_validate(self.curve),
             per_frame=[_FrameJson.model_validate(frame) for frame in self.per_frame],
+            flicker=self.flicker,
             details=dict(self.details),
         ).model_dump(mode="json")
 
@@ -94,6 +98,7 @@ class EvaluationResult:
             auto=None if read.auto is None else read.auto.score(),
             curve=None if read.curve is None else read.curve.curve(),
             per_frame=tuple(FrameScore(frame.key, frame.iou) for frame in read.per_frame),
+            flicker=read.flicker,
             details=read.details,
         )
 
@@ -185,4 +190,5 @@ class _EvaluationJson(BaseModel):
     auto: _ScoreJson | None
     curve: _CurveJson | None
     per_frame: list[_FrameJson]
+    flicker: Annotated[float, Strict(), Field(ge=0, le=1)] | None = None
     details: dict[str, str | int | float | bool]

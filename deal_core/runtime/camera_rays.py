@@ -56,20 +56,27 @@ def pixel_rays(camera: CameraIntrinsics, stride: float = 1) -> Float32Array:
     return rays
 
 
+def project(rays: Float64Array, camera: CameraIntrinsics) -> Float64Array:
+    """Return column and row (..., 2) of the image of each ray (..., 2), given as x/z and y/z; with the distortion.
+
+    Raises:
+        CameraModelError: the distortion model is unknown, or has another number of coefficients.
+    """
+    if not any(camera.distortion):
+        return rays * (camera.fx, camera.fy) + (camera.cx, camera.cy)
+    coefficients = _coefficients(camera)
+    found = _project(rays.reshape(-1, 1, 2), _matrix(camera), coefficients, camera.distortion_model)
+    return found.reshape(rays.shape)
+
+
 def measured(depth: Float32Array, near_m: float, far_m: float) -> BoolArray:
     """Return the mask of valid depth (metres; 0, nan or infinite where unknown) in [near_m, far_m]."""
     return valid_depth(depth) & (depth >= near_m) & (depth <= far_m)
 
 
 def _undistorted(columns: Float64Array, rows: Float64Array, camera: CameraIntrinsics) -> Float64Array:
-    model, coefficients = camera.distortion_model, np.array(camera.distortion)
-    if model not in DISTORTION_MODELS:
-        raise CameraModelError(f"expected a distortion model of {', '.join(DISTORTION_MODELS)}; found '{model}'")
-    if len(coefficients) not in _COEFFICIENTS[model]:
-        expected = " or ".join(map(str, _COEFFICIENTS[model]))
-        raise CameraModelError(f"expected {expected} coefficients of {model}, found {len(coefficients)}")
+    model, coefficients, matrix = camera.distortion_model, _coefficients(camera), _matrix(camera)
     pixels = np.stack([columns.ravel(), rows.ravel()], axis=-1)[:, None]
-    matrix = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
     # Beyond some radius, a polynomial distortion is not monotonic, so two directions share a pixel. The border is the
     # first place where this occurs; a check of every pixel would take a second.
     outer = np.isin(columns, [0, columns[-1, -1]]) | np.isin(rows, [0, rows[-1, -1]])
@@ -81,6 +88,20 @@ def _undistorted(columns: Float64Array, rows: Float64Array, camera: CameraIntrin
             f"{list(camera.distortion)}, which cannot be inverted at the border"
         )
     return _undistort(pixels, matrix, coefficients, model).T.reshape(2, *rows.shape)
+
+
+def _coefficients(camera: CameraIntrinsics) -> Float64Array:
+    model, coefficients = camera.distortion_model, np.array(camera.distortion)
+    if model not in DISTORTION_MODELS:
+        raise CameraModelError(f"expected a distortion model of {', '.join(DISTORTION_MODELS)}; found '{model}'")
+    if len(coefficients) not in _COEFFICIENTS[model]:
+        expected = " or ".join(map(str, _COEFFICIENTS[model]))
+        raise CameraModelError(f"expected {expected} coefficients of {model}, found {len(coefficients)}")
+    return coefficients
+
+
+def _matrix(camera: CameraIntrinsics) -> Float64Array:
+    return np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
 
 
 def _undistort(pixels: Float64Array, matrix: Float64Array, coefficients: Float64Array, model: str) -> Float64Array:

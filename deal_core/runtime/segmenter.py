@@ -122,12 +122,19 @@ class Segmenter:
         for _ in range(iterations):
             self.segment(np.zeros((height, width, 3), np.uint8))
 
-    def segment(self, rgb: UInt8Array, depth: Float32Array | None = None) -> Segmentation:
+    def segment(
+        self,
+        rgb: UInt8Array,
+        depth: Float32Array | None = None,
+        *,
+        refine: Callable[[Float32Array], Float32Array] | None = None,
+    ) -> Segmentation:
         """Segment one image.
 
         Args:
             rgb: (H, W, 3) uint8.
             depth: (H, W) float32 metres, 0 or nan where unknown, for networks with depth, which also work without it.
+            refine: Function from the class scores (K, h, w) of the network to better ones, such as a `TemporalFilter`.
 
         Raises:
             ValueError: an array has another shape or type.
@@ -144,6 +151,8 @@ class Segmenter:
                 f"the class scores of the network are not finite in {self.precision}: use the precision float32, or "
                 "train again with a lower learning rate"
             )
+        if refine is not None:
+            scores = refine(scores)
         size, threshold, relative = rgb.shape[:2], self.info.threshold.value, not self.info.is_segmenter
         mask = decide_mask(scores, size, threshold, relative=relative)
         # Most masks are used without their confidence, which takes longer than the mask.

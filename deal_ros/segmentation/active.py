@@ -10,6 +10,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, Image
 
 from deal_core.runtime.segmenter import Segmenter
+from deal_core.structures import Float32Array
 from deal_ros.diagnostics.snapshots import WorkSnapshot
 from deal_ros.input.conversions import ImageMessage
 from deal_ros.input.image_input import (
@@ -23,9 +24,10 @@ from deal_ros.input.image_input import (
 from deal_ros.input.qos import camera_info_qos
 from deal_ros.input.synchronizer import DepthMode
 from deal_ros.segmentation.one_frame import SegmentedFrame
-from deal_ros.segmentation.outputs import Outputs
+from deal_ros.segmentation.outputs import FrameInputs, Outputs
 from deal_ros.segmentation.parameters import SegmentationParameters
 from deal_ros.segmentation.pipeline import SegmentationPipeline
+from deal_ros.segmentation.steady_scores import SteadyScores
 
 _EXPIRE_SHARE = 0.2
 """Period of the expiry timer as a fraction of `sync_timeout_ms`: how much longer than that a colour image may wait."""
@@ -58,6 +60,8 @@ class SegmentationSession:
     ) -> None:
         self._node, self._segmenter, self._parameters, self._outputs = node, segmenter, parameters, outputs
         self._publish, self._of_frame = publish, parameters
+        self._camera_info: CameraInfo | None = None
+        self._steady = SteadyScores(node, parameters) if parameters.temporal_weight > 0 else None
         self.pipeline = SegmentationPipeline(
             segmenter,
             parameters,
@@ -66,6 +70,7 @@ class SegmentationSession:
             publish_more=self._publish_more,
             now_ns=lambda: node.get_clock().now().nanoseconds,
             on_error=lambda message: node.get_logger().warning(message, throttle_duration_sec=_LOG_PERIOD_S),
+            refine=self._refine if self._steady else None,
         )
         self.pipeline.start()
         # Steady time: the timeout of colour images must not depend on simulated time.
@@ -74,7 +79,6 @@ class SegmentationSession:
         self._expiry.cancel()
         self._color = _color_input(node, parameters, self._take_color)
         self._depth: ImageInput | None = None
-        self._camera_info: CameraInfo | None = None
         self._camera_info_subscription: Subscription | None = None
         self._follow()
         self._following = node.create_timer(FOLLOW_PERIOD_S, self._follow, clock=steady)
@@ -90,7 +94,10 @@ class SegmentationSession:
         self._unsubscribe()
         for timer in (self._expiry, self._following):
             self._node.destroy_timer(timer)
-        return self.pipeline.stop()
+        has_stopped = self.pipeline.stop()
+        if self._steady is not None:
+            self._steady.close()
+        return has_stopped
 
     def enable(self, is_enabled: bool) -> None:
         """Subscribe and segment, or unsubscribe and drop all frames except the running one."""
@@ -104,7 +111,13 @@ class SegmentationSession:
     def use(self, segmenter: Segmenter, on_use: Callable[[], None]) -> None:
         """Replace the segmenter; see `SegmentationPipeline.use`."""
         self._segmenter = segmenter
-        self.pipeline.use(segmenter, on_use)
+
+        def begin() -> None:
+            if self._steady is not None:
+                self._steady.reset()
+            on_use()
+
+        self.pipeline.use(segmenter, begin)
 
     def adapt(self, parameters: SegmentationParameters) -> None:
         """Use these parameters from now on."""
@@ -127,13 +140,17 @@ class SegmentationSession:
         )
 
     def _wanted_depth(self) -> DepthMode:
-        is_used = self._segmenter.uses_depth or self._outputs.needs_depth
+        is_used = self._segmenter.uses_depth or self._outputs.needs_depth or self._steady is not None
         return effective_depth_mode(self._parameters.depth_mode, is_used)
 
     def _publish_mask(self, result: SegmentedFrame) -> None:
         # The executor's thread may change the parameters; all outputs of a frame must have one size.
         self._of_frame = self._parameters
         self._publish(self._outputs.mask(result.mask, result.inputs, result.segmentation, self._of_frame))
+
+    def _refine(self, inputs: FrameInputs, scores: Float32Array) -> Float32Array:
+        assert self._steady is not None  # otherwise the pipeline refines nothing
+        return self._steady(inputs, scores, self._camera_info)
 
     def _publish_more(self, result: SegmentedFrame) -> None:
         self._outputs.publish(result.inputs, result.segmentation, self._camera_info, self._of_frame)
@@ -163,7 +180,7 @@ class SegmentationSession:
             return
         self.pipeline.pair_by(self._wanted_depth())
         self._follow_depth(self.pipeline.depth_mode is not DepthMode.OFF)
-        self._follow_camera_info(self._outputs.needs_camera_info)
+        self._follow_camera_info(self._outputs.needs_camera_info or self._steady is not None)
         for found in self.inputs:
             found.follow_publisher()
 

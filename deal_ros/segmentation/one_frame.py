@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy.typing as npt
 from sensor_msgs.msg import Image
@@ -16,10 +17,13 @@ from deal_core.recording.image_encodings import ImageFormatError
 from deal_core.recording.pair_rules import alignment_fault
 from deal_core.runtime.class_filter import kept_ids, restrict
 from deal_core.runtime.segmenter import Segmentation, Segmenter
-from deal_core.structures import UInt8Array
+from deal_core.structures import Float32Array, UInt8Array
 from deal_ros.input.conversions import ImageMessage, array_to_image, color_to_rgb, read_depth
 from deal_ros.input.synchronizer import Frame
 from deal_ros.segmentation.outputs import FrameInputs
+
+Refine: TypeAlias = Callable[[FrameInputs, Float32Array], Float32Array]
+"""Returns better class scores (K, h, w) for the images of a frame and the scores of the network."""
 
 
 class UnalignedDepthError(DealError):
@@ -68,6 +72,7 @@ def segment_frame(
     min_confidence: float = 0.0,
     depth_values: DepthValues | None = None,
     aligned: bool = False,
+    refine: Refine | None = None,
 ) -> SegmentedFrame:
     """Segment a frame.
 
@@ -79,6 +84,7 @@ def segment_frame(
         min_confidence: pixels with a lower confidence become unlabelled (255).
         depth_values: how to read the numbers of the depth image.
         aligned: whether depth is aligned to colour although its frame has another name.
+        refine: returns better class scores for the inputs and the scores of the network.
 
     Raises:
         ImageFormatError: the fields of an image contradict each other, its encoding is not supported, or its data
@@ -99,7 +105,8 @@ def segment_frame(
         depth_error = f"{failure_cause(error)}: {error}"
     inputs = FrameInputs(frame.color.header, rgb, depth.metres if depth else None)
     begun = time.perf_counter()
-    result = segmenter.segment(rgb, inputs.depth if segmenter.uses_depth else None)
+    options: dict[str, Any] = {} if refine is None else {"refine": partial(refine, inputs)}
+    result = segmenter.segment(rgb, inputs.depth if segmenter.uses_depth else None, **options)
     inference_ms = (time.perf_counter() - begun) * 1000
     if classes or min_confidence:
         result = restrict(result, kept_ids(segmenter.classes, classes), min_confidence)

@@ -133,6 +133,17 @@ class SegmentationParameters(OutputOptions, InputParameters):
     min_confidence: float = live_parameter(
         0.0, "Pixels with a confidence below this value become unlabelled (255).", minimum=0.0, maximum=1.0
     )
+    temporal_weight: float = parameter(
+        0.0,
+        "Weight of the last class scores, moved with the camera through depth, in those of an image: 0.85 halves the "
+        "flicker of masks. Needs depth, camera_info and TF or odometry. 0 turns the filter off.",
+        minimum=0.0,
+        maximum=0.95,
+    )
+    temporal_frame: str = parameter(
+        "odom",
+        "Frame of TF that does not move with the camera, for temporal_weight; else the topic odom is read.",
+    )
     depth_mode: str = parameter(
         "optional",
         "off: the node does not subscribe to depth. optional: the node uses depth if the model, points or objects need "
@@ -176,6 +187,11 @@ class SegmentationParameters(OutputOptions, InputParameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.depth_values  # refuses a unit that is not one
+        if self.temporal_weight > 0 and self.depth_mode == "off":
+            raise UsageError(
+                f"parameters 'temporal_weight', 'depth_mode': the temporal filter needs depth, but temporal_weight is "
+                f"{self.temporal_weight:g} and depth_mode off"
+            )
 
     def check_complete(self) -> None:
         """Check that the parameters without a default are set.

@@ -12,7 +12,7 @@ from deal_ros.input.conversions import ImageMessage, stamp_to_ns
 from deal_ros.input.create_synchronizer import create_synchronizer
 from deal_ros.input.synchronizer import DepthMode, Frame, SyncCounts, Synchronizer, SyncLimits
 from deal_ros.node.worker import NewestItemWorker, WorkerCounts
-from deal_ros.segmentation.one_frame import SegmentedFrame, failure_cause, segment_frame
+from deal_ros.segmentation.one_frame import Refine, SegmentedFrame, failure_cause, segment_frame
 from deal_ros.segmentation.parameters import SegmentationParameters
 from deal_ros.segmentation.rate_limit import RateLimit
 
@@ -42,6 +42,7 @@ class SegmentationPipeline:
         publish_more: called after `publish`; an exception is reported, but the mask has been published.
         now_ns: clock that header stamps are compared with, nanoseconds.
         on_error: called with a message for each failed frame, in the worker's thread.
+        refine: returns better class scores, in the worker's thread; None for the scores of the network.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class SegmentationPipeline:
         now_ns: Callable[[], int],
         on_error: Callable[[str], None],
         publish_more: Callable[[SegmentedFrame], None] = lambda result: None,
+        refine: Refine | None = None,
     ) -> None:
         self._segmenter, self._publish, self._publish_more = segmenter, publish, publish_more
+        self._refine = refine
         self._now_ns, self._on_error = now_ns, on_error
         self._parameters = parameters
         self._rate_limit = RateLimit()
@@ -171,6 +174,7 @@ class SegmentationPipeline:
             min_confidence=self._parameters.min_confidence,
             depth_values=self._parameters.depth_values,
             aligned=self._parameters.aligned,
+            refine=self._refine,
         )
         self._publish(result)
         self.last = LastFrame(frame, result)

@@ -45,14 +45,17 @@ class RedModel:
     precision: str = "float32"
     depths: list[np.ndarray | None] = field(default_factory=list)
     error: Exception | None = None
+    refined: list[np.ndarray] = field(default_factory=list)
 
     @property
     def info(self) -> ModelInfo:
         return ModelInfo("cam_net", {}, self.classes, SIZE, Threshold(0.5, "fixed"))
 
-    def segment(self, rgb: np.ndarray, depth: np.ndarray | None = None) -> Segmentation:
+    def segment(self, rgb: np.ndarray, depth: np.ndarray | None = None, refine: Any = None) -> Segmentation:
         if self.error is not None:
             raise self.error
+        if refine is not None:
+            self.refined.append(refine(np.ones((2, 6, 8), np.float32)))
         self.depths.append(depth)
         mask = (rgb[..., 0] > rgb[..., 1]).astype(np.uint8)
         return Segmentation(mask, np.where(mask, 1.0, 0.5).astype(np.float32))

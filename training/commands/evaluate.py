@@ -186,6 +186,9 @@ def _print_scores(result: EvaluationResult) -> None:
         f"{result.name}: {result.num_frames} frames of {result.dataset}", {_title(score): score for score in scores}
     )
     table.add_row("boundary F", *(f"{100 * score.boundary_f:.1f}" for score in scores))
+    if result.flicker is not None:
+        flicker = f"{100 * result.flicker:.2f}"
+        table.add_row("flicker", *(flicker if score is result.auto else "" for score in scores))
     Console().print(table)
 
 

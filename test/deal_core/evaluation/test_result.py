@@ -33,6 +33,7 @@ def example_result():
         auto=evaluator.score(classes, rule="otsu", threshold=0.5),
         curve=sweep.curve(),
         per_frame=tuple(evaluator.frames),
+        flicker=0.025,
         details={"seed": 11, "backbone": "mobilenetv2_100"},
     )
 
@@ -45,10 +46,16 @@ def test_evaluation_survives_the_disk(tmp_path):
     again = EvaluationResult.read(tmp_path / "run")
     assert json.loads(path.read_text()) == again.to_json() == result.to_json()
     assert again.classes == result.classes
-    assert again.per_frame == result.per_frame
+    assert again.per_frame == result.per_frame and again.flicker == 0.025
     assert math.isnan(again.oracle.classes[3].iou)
     assert again.oracle.classes[1] == result.oracle.classes[1]
     np.testing.assert_array_equal(again.curve.miou, result.curve.miou)
+
+
+def test_an_evaluation_from_before_there_was_flicker_is_read() -> None:
+    value = example_result().to_json()
+    del value["flicker"]
+    assert EvaluationResult.from_json(value).flicker is None
 
 
 def test_evaluation_without_thresholds_survives_the_disk(tmp_path):

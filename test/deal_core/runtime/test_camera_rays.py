@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deal_core.runtime import camera_rays
-from deal_core.runtime.camera_rays import CameraModelError, measured, pixel_rays
+from deal_core.runtime.camera_rays import CameraModelError, measured, pixel_rays, project
 from deal_core.structures import CameraIntrinsics
 
 PINHOLE = CameraIntrinsics(48, 36, 40.0, 42.0, 23.0, 18.5)
@@ -87,3 +87,23 @@ def test_measured_depth_is_finite_positive_and_in_range() -> None:
 
 def test_example() -> None:
     assert doctest.testmod(camera_rays).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "distortion"),
+    [
+        ("plumb_bob", (0.0,) * 5),
+        ("plumb_bob", PLUMB_BOB),
+        ("rational_polynomial", RATIONAL),
+        ("equidistant", EQUIDISTANT),
+    ],
+)
+def test_a_ray_is_seen_where_the_lens_equations_say(model: str, distortion: tuple[float, ...]) -> None:
+    camera = replace(PINHOLE, distortion_model=model, distortion=distortion)
+    rays = np.random.default_rng(0).uniform(-0.4, 0.4, (3, 4, 2))
+    found = project(rays, camera)
+    assert found.shape == rays.shape
+    for place in np.ndindex(3, 4):
+        np.testing.assert_allclose(found[place], seen_at(*rays[place], camera), atol=1e-6)
+    with pytest.raises(CameraModelError, match="none of them"):
+        project(rays, replace(camera, distortion_model="none of them", distortion=(0.1,)))

@@ -36,6 +36,7 @@ from deal_ros.input.conversions import (
     rgb_to_jpeg,
     stamp_from_ns,
 )
+from deal_ros.segmentation import steady_scores
 
 
 def red(rgb: np.ndarray) -> np.ndarray:
@@ -335,6 +336,36 @@ def test_a_model_that_uses_depth_gets_it_and_goes_on_without(new_stand: Callable
     stand.color.publish(color)
     stand.wait(lambda: len(model.depths) == 3, "a mask")
     stand.wait_said("in spite of a problem: frame 1000000002: depth ignored: unaligned_depth")
+
+
+def test_the_temporal_filter_takes_depth_and_the_cameras_pose(
+    new_stand: Callable[..., Stand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Still:
+        def __init__(self, node: object, fixed_frame: str) -> None:
+            assert fixed_frame == "map"
+
+        def pose(self, header: Header) -> np.ndarray:
+            return np.eye(4)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(steady_scores, "CameraMotion", Still)
+    stand = new_stand(temporal_weight=0.5, temporal_frame="map", sync_timeout_ms=10_000.0)
+    stand.models["red"] = model = RedModel()
+    stand.activate()
+    stand.wait(lambda: stand.depth.get_subscription_count() == stand.info.get_subscription_count() == 1, "depth")
+    camera = CameraIntrinsics(SIZE[1], SIZE[0], 20.0, 20.0, 16.0, 12.0)
+    for _ in range(3):
+        stand.info.publish(camera_to_info(camera, Header(frame_id="optical")))
+        color, depth = stand.pair()
+        stand.color.publish(color)
+        stand.depth.publish(depth)
+        stand.mask_of(color)
+    assert len(model.refined) == 3 and model.depths == [None] * 3
+    for scores in model.refined:
+        np.testing.assert_allclose(scores, 1.0)
 
 
 def test_a_network_of_depth_sees_it_and_works_when_it_is_lost(

@@ -37,6 +37,10 @@ def test_off_is_off_although_yaml_takes_it_for_false() -> None:
     ("values", "said"),
     [
         ({"model": 7}, r"'model': expected text, found 7"),
+        (
+            {"model": "m", "temporal_weight": 0.8, "depth_mode": "off"},
+            "'temporal_weight', 'depth_mode': .* needs depth",
+        ),
         ({"model": "m", "depth_mode": "requird"}, r"'depth_mode': .* found 'requird'.* Did you mean 'required'"),
         ({"model": "m", "sync_queue": 0}, r"'sync_queue': expected an integer from 1 to 1000, found 0"),
         ({"model": "m", "sync_queue": 2.0}, r"'sync_queue': expected an integer"),

@@ -1,0 +1,73 @@
+"""Poses of a moving body over time, between and shortly after those that were measured."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from deal_core.runtime.camera_rays import Float64Array
+
+_LONGEST_GAP_NS = 500_000_000
+"""Time between two poses above which nothing is known of the motion between them."""
+_AHEAD_NS = 50_000_000
+"""Time after the last pose for which the motion is assumed to go on."""
+
+
+def pose_matrix(translation: Sequence[float], quaternion: Sequence[float]) -> Float64Array:
+    """Return the (4, 4) matrix of a translation (x, y, z) and a rotation (x, y, z, w), which need not be of length 1.
+
+    >>> pose_matrix((1, 2, 3), (0, 0, 1, 1)).round(9).tolist()
+    [[0.0, -1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 2.0], [0.0, 0.0, 1.0, 3.0], [0.0, 0.0, 0.0, 1.0]]
+    """
+    x, y, z, w = np.asarray(quaternion, np.float64) / np.linalg.norm(quaternion)
+    pose = np.eye(4)
+    pose[:3, :3] = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
+        (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
+        (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
+    )
+    pose[:3, 3] = translation
+    return pose
+
+
+class PoseTrack:
+    """The last poses of a body.
+
+    Args:
+        length: Number of poses to keep.
+    """
+
+    def __init__(self, length: int = 200) -> None:
+        self._poses: deque[tuple[int, Float64Array]] = deque(maxlen=length)
+
+    def add(self, stamp_ns: int, pose: Float64Array) -> None:
+        """Add a (4, 4) pose; a pose that is not later than the last one begins a new track."""
+        if self._poses and stamp_ns <= self._poses[-1][0]:
+            self._poses.clear()
+        self._poses.append((stamp_ns, pose))
+
+    def at(self, stamp_ns: int) -> Float64Array | None:
+        """Return the (4, 4) pose at a time, moving steadily between two poses; None where it is not known.
+
+        It is known between two poses at most 0.5 s apart, and up to 50 ms after the last one.
+        """
+        poses = list(self._poses)
+        for before, after in zip(reversed(poses[:-1]), reversed(poses[1:]), strict=True):
+            if before[0] <= stamp_ns <= after[0] + (_AHEAD_NS if after is poses[-1] else 0):
+                return _between(before, after, stamp_ns)
+        return poses[0][1] if len(poses) == 1 and poses[0][0] == stamp_ns else None
+
+
+def _between(before: tuple[int, Float64Array], after: tuple[int, Float64Array], stamp_ns: int) -> Float64Array | None:
+    gap_ns = after[0] - before[0]
+    if gap_ns > _LONGEST_GAP_NS:
+        return None
+    share = (stamp_ns - before[0]) / gap_ns
+    turn = np.asarray(cv2.Rodrigues(before[1][:3, :3].T @ after[1][:3, :3])[0])
+    pose = np.eye(4)
+    pose[:3, :3] = before[1][:3, :3] @ np.asarray(cv2.Rodrigues(share * turn)[0])
+    pose[:3, 3] = (1 - share) * before[1][:3, 3] + share * after[1][:3, 3]
+    return pose
