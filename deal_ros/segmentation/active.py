@@ -12,6 +12,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from deal_core.runtime.segmenter import Segmenter
 from deal_ros.diagnostics.snapshots import WorkSnapshot
 from deal_ros.input.conversions import ImageMessage
+from deal_ros.input.depth_alignment import DepthAlignment
 from deal_ros.input.image_input import (
     CAMERA_INFO_TOPIC,
     COLOR_TOPIC,
@@ -58,6 +59,7 @@ class SegmentationSession:
     ) -> None:
         self._node, self._segmenter, self._parameters, self._outputs = node, segmenter, parameters, outputs
         self._publish, self._of_frame = publish, parameters
+        self._alignment = DepthAlignment(node, parameters.depth_values) if parameters.align_depth else None
         self.pipeline = SegmentationPipeline(
             segmenter,
             parameters,
@@ -66,6 +68,7 @@ class SegmentationSession:
             publish_more=self._publish_more,
             now_ns=lambda: node.get_clock().now().nanoseconds,
             on_error=lambda message: node.get_logger().warning(message, throttle_duration_sec=_LOG_PERIOD_S),
+            align=self._alignment.align if self._alignment else None,
         )
         self.pipeline.start()
         # Steady time: the timeout of colour images must not depend on simulated time.
@@ -90,6 +93,8 @@ class SegmentationSession:
         self._unsubscribe()
         for timer in (self._expiry, self._following):
             self._node.destroy_timer(timer)
+        if self._alignment:
+            self._alignment.close()
         return self.pipeline.stop()
 
     def enable(self, is_enabled: bool) -> None:

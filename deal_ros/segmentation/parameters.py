@@ -175,7 +175,7 @@ class SegmentationParameters(OutputOptions, InputParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.depth_values  # refuses a unit that is not one
+        self.check_depth()
 
     def check_complete(self) -> None:
         """Check that the parameters without a default are set.
