@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -165,3 +167,43 @@ def test_a_node_takes_depth_of_another_camera(client: Client, start_node: Callab
     assert np.sort(found) == pytest.approx(np.sort(wanted[wanted > 0]), abs=1e-3)
     assert clouds[-1].header.frame_id == COLOR.frame_id
     camera.close()
+
+
+@pytest.mark.slow
+def test_a_recording_has_the_aligned_depth(client: Client, new_domain: Callable[[], int], tmp_path: Path) -> None:
+    from deal_core.dataset.dataset import Dataset
+    from deal_core.dataset.extract import ExtractOptions, extract_recording
+    from deal_ros.node.process import node_process
+
+    domain = new_domain()
+    parameters = {"output": str(tmp_path / "kitchen"), "classes": "mug", "tags": "mug", "align_depth": True}
+    camera = Client(domain, "camera")
+    color = camera.node.create_publisher(Image, "color/image_raw", 10)
+    depth = camera.node.create_publisher(Image, "depth/image_raw", 10)
+    tell_transform(camera)
+    with node_process(
+        "deal_ros.recorder.main",
+        tmp_path / "output.txt",
+        parameters={**parameters, "rate_hz": 0.0, "keyboard": False, "tag_guard_s": 0.0, "max_loss": 1.0},
+        environment={"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"},
+    ) as recorder:
+        tell_cameras(camera)
+
+        def is_recording() -> bool:
+            assert recorder.is_alive(), recorder.text()
+            stamp_ns = camera.node.get_clock().now().nanoseconds
+            header = Header(stamp=stamp_from_ns(stamp_ns), frame_id=COLOR.frame_id)
+            color.publish(array_to_image(np.zeros((64, 96, 3), np.uint8), header))
+            depth.publish(depth_message(stamp_ns))
+            time.sleep(0.02)
+            found = list(tmp_path.glob("*kitchen*/*.mcap"))
+            return bool(found) and found[0].stat().st_size > 500_000
+
+        camera.wait(is_recording, "some pairs on disk")
+        assert recorder.stop() == 0, recorder.text()
+    camera.close()
+    extract_recording(tmp_path / "kitchen", tmp_path / "data", ExtractOptions())
+    dataset = Dataset.open(tmp_path / "data")
+    assert dataset.frames
+    for frame in dataset.frames:
+        np.testing.assert_allclose(dataset.load(frame).depth, expected(), atol=6e-4)
