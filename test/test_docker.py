@@ -53,6 +53,12 @@ def test_a_dockerfile_installs_every_ros_package_that_is_declared(distribution: 
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_a_container_stops_what_launch_started(distribution: str) -> None:
+    # After SIGTERM, the default, `ros2 launch` leaves its nodes running.
+    assert "\nSTOPSIGNAL SIGINT\n" in (PROJECT / "docker" / f"{distribution}.Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_a_dockerfile_copies_files_that_are_there(distribution: str) -> None:
     text = (PROJECT / "docker" / f"{distribution}.Dockerfile").read_text()
     copied = [source for source in re.findall(r"^COPY (\S+) \S+$", text, re.MULTILINE) if source != "."]

@@ -73,6 +73,12 @@ def main() -> None:
         _fail(error, 2)
     except DealError as error:
         _fail(error, 1)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "deal_core", "deal_ros", "training"):
+            raise
+        reason = f"this command needs the package {package}, which is not installed"
+        _fail(DealError(f"{reason}: `deal doctor` says what each job lacks, and the command that installs it"), 1)
     except SystemExit as end:
         if end.code == _INTERRUPTED:  # typer turns Ctrl-C into this
             from training.support.console import console

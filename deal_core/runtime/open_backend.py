@@ -156,7 +156,8 @@ class _ModelFile:
 
     def __init__(self, path: Path, shorter_side: int, cache_dir: Path) -> None:
         self.path, self.cache_dir = path, cache_dir
-        self.info = read_info(path)
+        with _torch_at_hand(path):
+            self.info = read_info(path)
         refuse_region_model(path, self.info)
         self.model_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         self.input_size = scaled_size(self.info.input_size, shorter_side)

@@ -77,9 +77,13 @@ class ParameterFile:
             ) from None
 
     def values(self, name: str) -> list[str]:
-        """Return the texts of a parameter in all sections; a parameter without text, or a list, is left out."""
+        """Return the texts of a parameter, or of the entries of a list, in all sections."""
         entries = [entry for section in _sections(self.tree) for entry in section.value]
-        return [value.value for key, value in entries if key.value == name and isinstance(value, yaml.ScalarNode)]
+        found = [value for key, value in entries if key.value == name]
+        scalars = [
+            each for value in found for each in (value.value if isinstance(value, yaml.SequenceNode) else [value])
+        ]
+        return [each.value for each in scalars if isinstance(each, yaml.ScalarNode)]
 
     def without(self, names: Iterable[str]) -> str:
         """Return the content without these parameters in any section. Changes the tree."""
@@ -103,8 +107,13 @@ def write_parameters(folder: Path, file: ParameterFile, values: Mapping[str, Val
         return [file.path]
     rest, given = folder / "params_file.yaml", folder / "launch_arguments.yaml"
     rest.write_text(file.without(values), encoding="utf-8")
-    given.write_text(yaml.dump({"/**": {_SECTION: dict(values)}}, Dumper=_QuotingDumper), encoding="utf-8")
+    given.write_text(as_yaml({"/**": {_SECTION: dict(values)}}), encoding="utf-8")
     return [rest, given]
+
+
+def as_yaml(value: Value | Mapping[str, Any]) -> str:
+    """Return YAML that rcl reads as this value, for a file or behind `-p name:=`."""
+    return yaml.dump(value, Dumper=_QuotingDumper, width=2**20).removesuffix("...\n").strip()
 
 
 class _QuotingDumper(yaml.SafeDumper):
@@ -114,6 +123,10 @@ class _QuotingDumper(yaml.SafeDumper):
         return self.represent_scalar("tag:yaml.org,2002:str", data, style='"')
 
     yaml_representers: ClassVar[dict[Any, Any]] = {**yaml.SafeDumper.yaml_representers, str: represent_str}
+
+
+def _is_list(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.SequenceNode)
 
 
 def _sections(tree: yaml.Node | None) -> Iterator[yaml.MappingNode]:

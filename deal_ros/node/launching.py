@@ -149,10 +149,10 @@ def transport(context: LaunchContext) -> list[SetEnvironmentVariable]:
 
     The shared memory of the shipped profile is large enough for images.
     """
-    profile = value(context, "dds_profile")
-    if profile == "none":
+    choice = value(context, "dds_profile")
+    if choice == "none":
         return []
-    if profile == "auto":
+    if choice == "auto":
         added = shared_memory_environment(os.environ)
     else:
         added = {profile_variable(os.environ): str(existing_file(context, "dds_profile"))}
@@ -174,12 +174,13 @@ def deal_node(
         room: room of the node; the executable is `<room>_node`.
         parameters: parameters with launch arguments of the same names; if one is empty, the parameter file applies.
         required: those of them that the arguments or the parameter file must set.
-        files: those of them that name a file.
+        files: those of the required ones that name a file.
 
     Raises:
         UsageError: an argument has a wrong value, or names something that does not exist.
     """
     file = ParameterFile.read(existing_file(context, "params_file"))
+    _check_parameter_file(file)
     given = {name: value(context, name) for name in parameters}
     _check_required(given, required, file)
     _check_files(given, files, file)
@@ -188,7 +189,6 @@ def deal_node(
     if value(context, "use_sim_time"):
         values["use_sim_time"] = is_true(context, "use_sim_time")
     paths = write_parameters(_scratch_folder(), file, values)
-    _check_parameter_file(file)
     _check_log_level(value(context, "log_level"))
     executable = f"{room}_node"
     check_executable(PACKAGE, executable)
@@ -404,9 +404,11 @@ def _check_required(given: dict[str, str], required: Sequence[str], file: Parame
 
 def _check_files(given: dict[str, str], names: Sequence[str], file: ParameterFile) -> None:
     for name in names:
-        named = [given[name]] if given[name] else [text for text in file.values(name) if text]
-        if named and not any(Path(path).expanduser().is_file() for path in named):
-            raise UsageError(f"launch argument '{name}': there is no file {' or '.join(named)}")
+        place, named = f"launch argument '{name}'", [given[name]]
+        if not given[name]:
+            place, named = f"parameter '{name}' in {file.path}", file.values(name)
+        if not any(Path(path).expanduser().is_file() for path in named):
+            raise UsageError(f"{place}: there is no file {' or '.join(named)}")
 
 
 def _check_parameter_file(file: ParameterFile) -> None:

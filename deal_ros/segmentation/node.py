@@ -7,9 +7,6 @@ messages; the pipeline's thread segments the newest frame and publishes; other l
 
 from __future__ import annotations
 
-# Before rclpy: on ARM, torch must be imported first, because later there is no thread-local storage left for it.
-import torch  # noqa: F401  # isort: skip
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields

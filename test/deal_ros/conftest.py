@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.interface_packages import CannotBuildError, InterfacePackages, are_installed, built_packages, forget
+from helpers.paths import PROJECT
 from helpers.ros_client import Client
 
 COLOR_TOPIC, DEPTH_TOPIC = "/camera/camera/color/image_raw", "/camera/camera/aligned_depth_to_color/image_raw"
@@ -203,21 +204,32 @@ class RunningNode:
 def start_node(
     new_domain: Callable[[], int], model_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., RunningNode]]:
-    """Start segmentation nodes in domains of their own; those that still run at the end are stopped."""
-    from deal_ros.node.process import segmentation_process
+    """Start segmentation nodes in domains of their own; those that still run at the end are stopped.
+
+    With `robot_only`, nothing is installed for a node but what a robot needs.
+    """
+    from deal_ros.node.process import node_process
 
     with ExitStack() as stack:
 
-        def start(model: Path = model_file, **parameters: Any) -> RunningNode:
+        def start(model: Path = model_file, *, robot_only: bool = False, **parameters: Any) -> RunningNode:
             domain = new_domain()
+            # torch is at hand at once; what onnxruntime reads has to be exported first.
+            backend = "auto" if robot_only else "torch"
+            helpers = str(PROJECT / "test" / "helpers") if robot_only else ""
+            python_path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), helpers)))
             node = stack.enter_context(
-                segmentation_process(
-                    model,
+                node_process(
+                    "robot_only" if robot_only else "deal_ros.segmentation.main",
                     tmp_path_factory.mktemp("node") / "output.txt",
-                    # torch is at hand at once; what onnxruntime reads has to be exported first.
-                    parameters={"diagnostics_period_s": PERIOD_S, "backend": "torch", **parameters},
+                    parameters={
+                        "model": str(model),
+                        "diagnostics_period_s": PERIOD_S,
+                        "backend": backend,
+                        **parameters,
+                    },
                     remappings=REMAPPINGS,
-                    environment={"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"},
+                    environment={"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path},
                 )
             )
             return RunningNode(node, domain)

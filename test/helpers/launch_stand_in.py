@@ -321,14 +321,16 @@ def install(modules: dict[str, ModuleType]) -> None:
 @contextmanager
 def in_use(prefix: Path) -> Iterator[None]:
     """Put the stand-ins in place of `launch` and `launch_ros`, and use the packages of a prefix alone."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(tempfile, "tempdir", folder)  # parameter files stay there, as those of launch_ros do in /tmp
         stand_ins: dict[str, ModuleType] = {}
         install(stand_ins)
         for name, module in stand_ins.items():
             patch.setitem(sys.modules, name, module)
         patch.delitem(sys.modules, "deal_ros.node.launching", raising=False)
-        for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_DISTRO"):
+        for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
             patch.delenv(name, raising=False)
+        patch.setenv("ROS_DISTRO", "kilted")
         patch.setenv("AMENT_PREFIX_PATH", str(prefix))
         yield
         sys.modules.pop("deal_ros.node.launching", None)  # it holds the stand-ins
@@ -369,7 +371,7 @@ def main_of_the_real_one(path: str, *words: str) -> int:
     from launch import LaunchDescription as Description
     from launch import LaunchService
 
-    service = LaunchService()
+    service = LaunchService(noninteractive=not sys.stdin.isatty())
     arguments = [tuple(word.split(":=", 1)) for word in words]
     service.include_launch_description(Description([Include(Source(path), launch_arguments=arguments)]))
     return int(service.run())

@@ -99,6 +99,19 @@ def test_an_argument_that_is_not_given_leaves_the_parameters_to_the_file(
     assert {name: found[name] for name in content} == content
 
 
+def test_what_is_required_may_come_from_the_file(run: Callable[..., Any], model: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    content = {"model": str(model), "output": "kitchen_2", "classes": ["mug", "drill"]}
+    mine.write_text(yaml.dump({"/**": {"ros__parameters": content}}))
+    (node,) = run("segmentation.launch.py", params_file=str(mine), model="").nodes
+    assert parameters_of(node)["model"] == str(model)
+    (node,) = run("record.launch.py", params_file=str(mine), output="", classes="").nodes
+    assert parameters_of(node)["classes"] == ["mug", "drill"]
+    model.unlink()
+    with pytest.raises(UsageError, match=r"parameter 'model' in .*mine\.yaml: there is no file .*m\.safetensors"):
+        run("segmentation.launch.py", params_file=str(mine), model="")
+
+
 def test_topics_follow_the_camera_or_are_named(run: Callable[..., Any]) -> None:
     (node,) = run("segmentation.launch.py", camera_namespace="", camera_name="wrist", depth_topic="/d/image").nodes
     topics = dict(node.remappings)
@@ -247,6 +260,7 @@ def test_without_rviz_there_is_a_warning_and_all_else(
         ("segmentation.launch.py", {"backend": "onxruntime"}, "'backend': .* Did you mean 'onnxruntime'"),
         ("segmentation.launch.py", {"params_file": "nothere.yaml"}, "'params_file': there is no file nothere.yaml"),
         ("segmentation.launch.py", {"params_file": str(CONFIG / "deal.rviz")}, "'params_file': expected a parameter"),
+        ("segmentation.launch.py", {"params_file": "complex_key.yaml"}, "'params_file': expected a parameter"),
         ("segmentation.launch.py", {"params_file": str(PROJECT / "Makefile")}, "'params_file': expected a parameter"),
         ("segmentation.launch.py", {"dds_profile": "nothere.xml"}, "'dds_profile': there is no file nothere.xml"),
         ("segmentation.launch.py", {"log_level": "loud"}, "'log_level': expected one of debug, info"),
@@ -268,7 +282,11 @@ def test_what_is_wrong_is_said_before_anything_starts(
     said: str,
     stand_in: ModuleType,
     required: dict[str, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("complex_key.yaml").write_text("/**:\n  ros__parameters:\n    ? [a]\n    : 1\n")
     context = stand_in.Context()
     with pytest.raises(UsageError, match=said):
         stand_in.launch(PROJECT / "launch" / name, {**required[name], **given}, context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from deal_core.errors import UsageError
-from deal_ros.node.launch_parameters import ParameterFile, boolean, typed_values, write_parameters
+from deal_ros.node.launch_parameters import ParameterFile, as_yaml, boolean, typed_values, write_parameters
 
 SCHEMA = CONFIG / "schema" / "recorder.schema.json"
 # What PyYAML writes without quotes as text, or rcl reads as something else than text.
@@ -65,9 +65,9 @@ def read(new_domain: Callable[[], int]) -> Callable[..., dict[str, Any]]:
     import rclpy
     from rclpy.context import Context
 
-    def parameters(*paths: Path) -> dict[str, Any]:
+    def parameters(*paths: Path, words: Sequence[str] = ()) -> dict[str, Any]:
         context = Context()
-        words = [word for path in paths for word in ("--params-file", str(path))]
+        words = [*(word for path in paths for word in ("--params-file", str(path))), *words]
         rclpy.init(args=["--ros-args", "-r", "__ns:=/robot1", *words], context=context, domain_id=domain)
         node = rclpy.create_node(
             "deal_recorder",
@@ -171,6 +171,12 @@ def test_any_value_reaches_the_node(
     }
 
 
+def test_a_value_is_the_same_on_the_command_line(read: Callable[..., dict[str, Any]]) -> None:
+    values = {f"p{number}": value for number, value in enumerate([*CONFUSING, True, False, 7, 1e-7, 2.0, ["no", "1"]])}
+    words = [word for name, value in values.items() for word in ("-p", f"{name}:={as_yaml(value)}")]
+    assert read(words=words) == values
+
+
 # Each writes parameters of the recorder in another way; rcl has a way of its own to choose among them.
 FILES = {
     "all nodes": {"/**": section(tags="mine", page=False, keyboard=False)},
@@ -245,4 +251,4 @@ def test_a_file_that_is_not_yaml_is_named(content: str | bytes, tmp_path: Path) 
 def test_the_values_of_a_parameter_in_a_file(tmp_path: Path) -> None:
     content = {"/**": section(model="a"), "robot1": {"x": section(model="b", tags=["c"])}}
     mine = ParameterFile.read(write(tmp_path, content))
-    assert sorted(mine.values("model")) == ["a", "b"] and mine.values("tags") == [] == mine.values("device")
+    assert sorted(mine.values("model")) == ["a", "b"] and mine.values("tags") == ["c"] and mine.values("device") == []

@@ -22,6 +22,7 @@ from helpers.paths import HELPERS, PROJECT
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from helpers.ros_client import Client
+from sensor_msgs.msg import Image
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 PAGE = PROJECT / "docs" / "how_to" / "run_the_node.md"
@@ -39,7 +40,7 @@ class Launched:
         return self.output.read_text(encoding="utf-8", errors="replace")
 
     def stop(self) -> int:
-        """Press Ctrl-C, as a terminal does for launch alone, and return the exit code."""
+        """Send SIGINT to launch alone, as systemd does, and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         return self.process.wait(300)
@@ -74,7 +75,7 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def launched(prefix: Path, folder: Path, domain: int, name: str, *words: str) -> Iterator[Launched]:
+def launched(prefix: Path, folder: Path, domain: int, name: str | Path, *words: str) -> Iterator[Launched]:
     """Run a launch file within the block, in a folder of its own; what is left behind is killed."""
     folder.mkdir(exist_ok=True)
     with (folder / "output.txt").open("wb") as sink:
@@ -87,7 +88,9 @@ def launched(prefix: Path, folder: Path, domain: int, name: str, *words: str) ->
                 "ROS_DOMAIN_ID": str(domain),
                 "OMP_NUM_THREADS": "1",
                 "PYTHONUNBUFFERED": "1",
+                "TMPDIR": str(folder),
             },
+            stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -96,6 +99,7 @@ def launched(prefix: Path, folder: Path, domain: int, name: str, *words: str) ->
     try:
         yield running
         running.stop()
+        assert not list(folder.glob("deal_launch_*"))
     finally:
         for number in (signal.SIGINT, signal.SIGKILL):
             if running.left_behind():
@@ -171,15 +175,36 @@ def test_a_recorder_has_every_argument_in_its_type_and_records_the_camera_beside
     assert (tmp_path / "run" / "1e3" / "metadata.yaml").is_file()
 
 
-def test_the_demo_runs_without_rviz_and_leaves_nothing_behind(
+# A launch file of a user's, as Nav2's for several robots are.
+_MINE = """
+from launch import LaunchDescription
+from launch.actions import GroupAction, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import PushRosNamespace
+
+
+def generate_launch_description():
+    included = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource({file!r}), launch_arguments=list({arguments!r}.items())
+    )
+    return LaunchDescription([GroupAction([PushRosNamespace("robot1"), included])])
+"""
+
+
+def test_a_pushed_namespace_holds_node_and_camera_together_and_nothing_is_left_behind(
     prefix: Path, new_domain: Callable[[], int], model_file: Path, tmp_path: Path
 ) -> None:
-    words = [f"model:={model_file}", "profile:=96x64x10", "namespace:=robot1", "camera_name:=front"]
+    arguments = {"model": str(model_file), "profile": "96x64x10", "namespace": "arm", "camera_name": "front"}
+    mine = tmp_path / "mine.launch.py"
+    mine.write_text(_MINE.format(file=str(PROJECT / "launch" / "demo.launch.py"), arguments=arguments))
     domain = new_domain()
-    with launched(prefix, tmp_path / "run", domain, "demo.launch.py", *words) as run:
-        with client(domain, "/robot1/deal_segmentation") as watcher:
-            watcher.wait(lambda: int(watcher.values.get("published", 0)) > 3, "masks")
-            assert watcher.values["color_topic"] == "/robot1/camera/front/color/image_raw"
+    with launched(prefix, tmp_path / "run", domain, mine) as run:
+        with client(domain, "/robot1/arm/deal_segmentation") as watcher:
+            masks: list[Image] = []
+            watcher.node.create_subscription(Image, "/robot1/arm/deal_segmentation/mask", masks.append, 10)
+            watcher.wait(lambda: len(masks) > 3, "masks")
+            assert masks[0].header.frame_id == "front_color_optical_frame"  # the layout of RViz shows it
+            assert watcher.fresh_values()["color_topic"] == "/robot1/arm/camera/front/color/image_raw"
         assert run.stop() == 0 and not run.left_behind()
     assert "going on without RViz" in run.text()
 
@@ -202,6 +227,18 @@ def test_a_launch_that_fails_leaves_nothing_behind(
         assert run.process.wait(60) == 1
         assert not run.left_behind()
     assert "Caught exception in launch (see debug for traceback): launch argument '" in run.text()
+
+
+def test_a_node_that_dies_leaves_the_camera_to_launch_which_stops_it(
+    prefix: Path, new_domain: Callable[[], int], model_file: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(model_file.read_bytes()[:5000])
+    words = [f"model:={damaged}", "start_camera:=true", f"color_profile:={PROFILE}"]
+    with launched(prefix, tmp_path / "run", new_domain(), "segmentation.launch.py", *words) as run:
+        run.wait_text("damaged or truncated")
+        run.wait_text("sending 96x64 at 20 Hz")
+        assert run.stop() == 0 and not run.left_behind()
 
 
 # The executables have the Python of colcon, but `ros2 launch` has the system's, with the packages of ROS alone.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.made_up_machine import GOOD_BRIDGE, GOOD_FILTERS, MISSING, MadeUpMachine, sound_machine
+from helpers.made_up_machine import GOOD_BRIDGE, GOOD_FILTERS, GOOD_TORCH, MISSING, MadeUpMachine, sound_machine
 
 from deal_core.isolated_python import Trial
 from training.support import machine as machine_module
@@ -184,3 +184,62 @@ def test_without_a_profile_the_command_to_set_it_is_given(machine):
     assert name == "FASTDDS_DEFAULT_PROFILES_FILE"
     assert Path(file).name == "fastdds_shm.xml"
     assert Path(file).is_file()
+
+
+HIDE = """
+import importlib.abc, sys
+
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {names}:
+            raise ModuleNotFoundError(f"No module named '{{name}}'", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""
+
+
+def hide(machine: MadeUpMachine, *names: str) -> None:
+    """Make modules impossible to import, and their packages not installed, in every Python of the machine."""
+    (machine.folder / "sitecustomize.py").write_text(HIDE.format(names=set(names)))
+
+
+TORCH = ("torch", "torchvision", "timm", "segmentation_models_pytorch")
+
+
+def test_without_torch_a_machine_is_a_robot_that_lacks_nothing(machine):
+    hide(machine, *TORCH)
+    report = machine.report()
+    assert report.profile == "robot" and report.code == 0
+    assert report.profiles_lack["robot"] == report.lacks["run"] == report.lacks["record"] == []
+    assert "device" in report.profiles_lack["desk"]
+    for job in ("train", "depth", "export", "demo"):
+        assert "device" in report.lacks[job]
+    assert report.findings["device"]["fix"] == "make setup"
+    assert report.findings["back ends"]["found"].startswith("onnxruntime (.onnx)")
+    text = machine.doctor().stdout
+    assert any(line.split() == ["robot", "ready", "(this", "machine)"] for line in text.splitlines())
+
+
+def test_a_robot_needs_something_that_runs_exported_models(machine):
+    hide(machine, *TORCH, "onnxruntime", "tensorrt")
+    report = machine.report()
+    assert report.code == 1 and report.lacks["run"] == ["back ends"] == report.profiles_lack["robot"]
+    assert "neither onnxruntime, tensorrt nor torch" in report.findings["back ends"]["found"]
+    hide(machine, *TORCH, "onnxruntime")
+    machine.module("tensorrt")
+    assert machine.report().lacks["run"] == []
+
+
+def test_tensorrt_without_memory_is_warned_of(machine):
+    machine.module("tensorrt")
+    assert machine.report().state("back ends") == "ok"
+    hide(machine, "cuda")
+    report = machine.report()
+    assert report.state("back ends") == "warning" and "cuda-bindings" in report.findings["back ends"]["found"]
+
+
+def test_a_torch_for_numpy_1_beside_numpy_2_is_told(machine):
+    machine.module("torch", GOOD_TORCH.replace("return [0.0]", "raise RuntimeError('Numpy is not available')"))
+    report = machine.report()
+    assert report.code == 1 and "built for numpy 1" in report.findings["device"]["found"]
+    assert "'numpy<2'" in report.findings["device"]["fix"]
