@@ -48,7 +48,7 @@ def _start(context: LaunchContext) -> list[object]:
     node = deal_node(
         context,
         "segmentation",
-        ("model", "backend", "device", "autostart"),
+        ("model", "backend", "device", "autostart", "align_depth"),
         required=("model",),
         files=("model",),
     )

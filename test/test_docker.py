@@ -27,6 +27,7 @@ ROS_BASE = {
     "sensor_msgs",
     "std_msgs",
     "std_srvs",
+    "tf2_msgs",
     "visualization_msgs",
 }
 

@@ -42,6 +42,7 @@ ROS_PACKAGES = {
     "sensor_msgs",
     "std_msgs",
     "std_srvs",
+    "tf2_msgs",
     "vision_msgs",
     "visualization_msgs",
 }

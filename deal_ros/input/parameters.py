@@ -35,6 +35,11 @@ class InputParameters:
     aligned: bool = parameter(
         False, "Whether depth is aligned to colour although its frame_id has another name; the sizes must be equal."
     )
+    align_depth: bool = parameter(
+        False,
+        "Whether to align depth to colour here, for a camera whose driver does not; it needs color/camera_info, "
+        "depth/camera_info, and the transform on /tf_static or extrinsics/depth_to_color.",
+    )
     color_qos: str = parameter(
         "auto",
         "Reliability that the subscription to colour images requests; auto requests what the publisher offers, and "
@@ -53,6 +58,19 @@ class InputParameters:
     sync_queue: int = parameter(
         10, "Maximum number of images of each stream that wait for their partner.", minimum=1, maximum=1000
     )
+
+    def check_depth(self) -> None:
+        """Check the parameters of depth.
+
+        Raises:
+            UsageError: `depth_unit` is not a unit, or depth is said to be aligned and to be in need of it.
+        """
+        _ = self.depth_values
+        if self.aligned and self.align_depth:
+            raise UsageError(
+                "parameters 'aligned', 'align_depth': expected at most one of them, found both; depth that is aligned "
+                "must not be aligned again"
+            )
 
     @property
     def depth_values(self) -> DepthValues:

@@ -89,6 +89,11 @@ def camera_arguments() -> list[DeclareLaunchArgument]:
             "Topic of depth images aligned to colour; a relative one is in `namespace`. "
             "Empty: the topic of the RealSense.",
         ),
+        argument(
+            "align_depth",
+            "true: the node aligns depth to colour, for a camera whose driver does not; depth_topic is then its depth "
+            "as it is, with camera_info next to it. false: it does not. Empty: as in params_file.",
+        ),
     ]
 
 
@@ -216,7 +221,7 @@ def camera_driver(context: LaunchContext) -> list[GroupAction]:
         "serial_no": f"_{serial}" if serial.isdigit() else serial or "''",  # the driver takes digits for a number
         "rgb_camera.color_profile": profile(context, "color_profile"),
         "depth_module.depth_profile": profile(context, "depth_profile"),
-        "align_depth.enable": "true",
+        "align_depth.enable": "false" if aligns_depth(context) else "true",
         "enable_sync": "true",
         # Arguments of our launch files have the same names, and launch hands them on.
         "log_level": value(context, "log_level"),
@@ -263,7 +268,8 @@ def camera_remappings(context: LaunchContext) -> list[tuple[str, str]]:
             _valid(context, name, validate_topic_name)
     camera = _joined(value(context, "camera_namespace"), value(context, "camera_name"))
     color = value(context, "color_topic") or _joined(camera, "color/image_raw")
-    depth = value(context, "depth_topic") or _joined(camera, "aligned_depth_to_color/image_raw")
+    aligned = "depth/image_rect_raw" if aligns_depth(context) else "aligned_depth_to_color/image_raw"
+    depth = value(context, "depth_topic") or _joined(camera, aligned)
     return [
         ("color/image_raw", color),
         ("color/image_raw/compressed", f"{color}/compressed"),
@@ -272,7 +278,17 @@ def camera_remappings(context: LaunchContext) -> list[tuple[str, str]]:
         ("depth/image_raw/compressed", f"{depth}/compressed"),
         ("depth/image_raw/compressedDepth", f"{depth}/compressedDepth"),
         ("depth/camera_info", _joined(posixpath.dirname(depth), "camera_info")),
+        ("extrinsics/depth_to_color", _joined(camera, "extrinsics/depth_to_color")),
     ]
+
+
+def aligns_depth(context: LaunchContext) -> bool:
+    """Return whether the launch argument `align_depth` is true.
+
+    Raises:
+        UsageError: it is neither empty, true nor false.
+    """
+    return bool(value(context, "align_depth")) and is_true(context, "align_depth")
 
 
 def node_namespace(context: LaunchContext) -> str:

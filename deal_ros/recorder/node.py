@@ -38,6 +38,7 @@ from deal_core.structures import ClassList, TagMarker, TagState
 from deal_core.web import check_installed
 from deal_ros.diagnostics.status import to_message
 from deal_ros.input.conversions import image_to_raw
+from deal_ros.input.depth_alignment import DepthAlignment, DepthAlignmentError
 from deal_ros.input.image_input import (
     CAMERA_INFO_TOPIC,
     COLOR_TOPIC,
@@ -57,6 +58,7 @@ NODE_NAME = "deal_recorder"
 EXIT_LOSS = 3
 
 _TICK_S = 0.1
+_LOG_PERIOD_S = 5.0
 _CAMERA_WAIT_S = 2.0
 # One second at camera rate: the executor is busy while a recording starts or stops.
 _INPUT_DEPTH = 30
@@ -81,6 +83,7 @@ class RecorderNode(Node):
         )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._inputs: list[ImageInput] = []
+        self._alignment: DepthAlignment | None = None
         self._timers: list[Timer] = []
         self._calls = ExecutorCalls(self)
         self._people = ExitStack()
@@ -203,6 +206,7 @@ class RecorderNode(Node):
             ("depth", DEPTH_TOPIC, wanted.depth_transport, wanted.depth_qos, self._take_depth),
         )
         self._inputs = []
+        self._alignment = DepthAlignment(self, wanted.depth_values) if wanted.align_depth else None
         for stream, base, transport, qos, take in streams:
             topic, kind = transported(base, transport)
             self._inputs.append(ImageInput(self, stream, topic, qos, take, kind, depth=_INPUT_DEPTH))
@@ -241,7 +245,13 @@ class RecorderNode(Node):
         self._core.add_color(image_to_raw(message))
 
     def _take_depth(self, message: Any) -> None:
-        self._core.add_depth(image_to_raw(message, is_depth=True))
+        if self._alignment is None:
+            self._core.add_depth(image_to_raw(message, is_depth=True))
+            return
+        try:
+            self._core.add_depth(self._alignment.lazily(message))
+        except DepthAlignmentError as error:
+            self.get_logger().warning(f"depth is not recorded: {error}", throttle_duration_sec=_LOG_PERIOD_S)
 
     def _take_info(self, message: CameraInfo) -> None:
         camera = camera_of(message, is_rectified=is_rectified_topic(self._inputs[0].topic))

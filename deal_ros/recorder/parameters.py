@@ -10,6 +10,7 @@ from deal_core.dataset.dataset import DATASET_FILE, read_classes
 from deal_core.errors import DatasetError, UsageError
 from deal_core.recorder.pair_recorder import RecorderSettings
 from deal_core.recorder.tag_commands import CLEAR
+from deal_core.recording.depth_values import DepthValues
 from deal_core.structures import ClassList
 from deal_ros.input.parameters import (
     InputParameters,
@@ -100,7 +101,7 @@ class RecorderParameters(InputParameters):
 
     def __post_init__(self) -> None:
         check_values(self)
-        _ = self.depth_values  # refuses a unit that is not one
+        self.check_depth()
 
     @property
     def tag_command(self) -> str:
@@ -150,7 +151,7 @@ class RecorderParameters(InputParameters):
             sync_queue=self.sync_queue,
             aligned=self.aligned,
             compress=cast(Literal["none", "depth"], self.compress),
-            depth=self.depth_values,
+            depth=DepthValues() if self.align_depth else self.depth_values,  # aligned depth is in millimetres
             tag_guard_s=self.tag_guard_s,
             planned_minutes=self.planned_minutes,
             queue_pairs=self.queue_pairs,

@@ -13,6 +13,7 @@ from deal_core.runtime.segmenter import Segmenter
 from deal_core.structures import Float32Array
 from deal_ros.diagnostics.snapshots import WorkSnapshot
 from deal_ros.input.conversions import ImageMessage
+from deal_ros.input.depth_alignment import DepthAlignment
 from deal_ros.input.image_input import (
     CAMERA_INFO_TOPIC,
     COLOR_TOPIC,
@@ -62,6 +63,7 @@ class SegmentationSession:
         self._publish, self._of_frame = publish, parameters
         self._camera_info: CameraInfo | None = None
         self._steady = SteadyScores(node, parameters) if parameters.temporal_weight > 0 else None
+        self._alignment = DepthAlignment(node, parameters.depth_values) if parameters.align_depth else None
         self.pipeline = SegmentationPipeline(
             segmenter,
             parameters,
@@ -71,6 +73,7 @@ class SegmentationSession:
             now_ns=lambda: node.get_clock().now().nanoseconds,
             on_error=lambda message: node.get_logger().warning(message, throttle_duration_sec=_LOG_PERIOD_S),
             refine=self._refine if self._steady else None,
+            align=self._alignment.align if self._alignment else None,
         )
         self.pipeline.start()
         # Steady time: the timeout of colour images must not depend on simulated time.
@@ -97,6 +100,8 @@ class SegmentationSession:
         has_stopped = self.pipeline.stop()
         if self._steady is not None:
             self._steady.close()
+        if self._alignment:
+            self._alignment.close()
         return has_stopped
 
     def enable(self, is_enabled: bool) -> None:

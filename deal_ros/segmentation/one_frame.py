@@ -19,6 +19,7 @@ from deal_core.runtime.class_filter import kept_ids, restrict
 from deal_core.runtime.segmenter import Segmentation, Segmenter
 from deal_core.structures import Float32Array, UInt8Array
 from deal_ros.input.conversions import ImageMessage, array_to_image, color_to_rgb, read_depth
+from deal_ros.input.depth_alignment import DepthAlignmentError
 from deal_ros.input.synchronizer import Frame
 from deal_ros.segmentation.outputs import FrameInputs
 
@@ -73,6 +74,7 @@ def segment_frame(
     depth_values: DepthValues | None = None,
     aligned: bool = False,
     refine: Refine | None = None,
+    align: Callable[[ImageMessage], DepthReading] | None = None,
 ) -> SegmentedFrame:
     """Segment a frame.
 
@@ -85,21 +87,23 @@ def segment_frame(
         depth_values: how to read the numbers of the depth image.
         aligned: whether depth is aligned to colour although its frame has another name.
         refine: returns better class scores for the inputs and the scores of the network.
+        align: reads a depth image and aligns it to colour; None if it is aligned.
 
     Raises:
         ImageFormatError: the fields of an image contradict each other, its encoding is not supported, or its data
             cannot be decoded.
         UnalignedDepthError: size or frame of depth and colour differ.
+        DepthAlignmentError: `align` cannot align the image.
         UsageError: the segmenter does not have one of the classes.
     """
     rgb = color_to_rgb(frame.color)
     depth, depth_error = None, ""
     try:
         if frame.depth is not None:
-            reading = read_depth(frame.depth, depth_values or DepthValues())
-            _require_alignment(rgb, reading.pixels, frame.color, frame.depth, aligned)
+            reading = align(frame.depth) if align else read_depth(frame.depth, depth_values or DepthValues())
+            _require_alignment(rgb, reading.pixels, frame.color, frame.depth, aligned or align is not None)
             depth = reading
-    except (ImageFormatError, UnalignedDepthError) as error:
+    except (ImageFormatError, UnalignedDepthError, DepthAlignmentError) as error:
         if needs_depth:
             raise
         depth_error = f"{failure_cause(error)}: {error}"
@@ -116,7 +120,9 @@ def segment_frame(
 
 def failure_cause(error: Exception) -> str:
     """Return the cause under which a failed frame is counted."""
-    return error.cause if isinstance(error, ImageFormatError | UnalignedDepthError) else type(error).__name__
+    if isinstance(error, ImageFormatError | UnalignedDepthError | DepthAlignmentError):
+        return error.cause
+    return type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ def _require_alignment(
     if fault := alignment_fault(*places, aligned=aligned):
         raise UnalignedDepthError(
             f"expected depth aligned to colour, found that {fault}; start the camera with align_depth.enable:=true and "
-            "use its aligned_depth_to_color topic"
+            "use its aligned_depth_to_color topic, or set the parameter align_depth"
         )
 
 

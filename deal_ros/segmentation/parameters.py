@@ -186,7 +186,7 @@ class SegmentationParameters(OutputOptions, InputParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.depth_values  # refuses a unit that is not one
+        self.check_depth()
         if self.temporal_weight > 0 and self.depth_mode == "off":
             raise UsageError(
                 f"parameters 'temporal_weight', 'depth_mode': the temporal filter needs depth, but temporal_weight is "

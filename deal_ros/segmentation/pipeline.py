@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from deal_core.recording.depth_values import DepthReading
 from deal_core.runtime.segmenter import Segmenter
 from deal_ros.diagnostics.statistics import ResultStatistics
 from deal_ros.input.conversions import ImageMessage, stamp_to_ns
@@ -40,6 +41,7 @@ class SegmentationPipeline:
         depth_mode: whether frames have depth.
         publish: called with each result in the worker's thread; publishes the mask.
         publish_more: called after `publish`; an exception is reported, but the mask has been published.
+        align: reads a depth image and aligns it to colour, in the worker's thread; None if depth is aligned.
         now_ns: clock that header stamps are compared with, nanoseconds.
         on_error: called with a message for each failed frame, in the worker's thread.
         refine: returns better class scores, in the worker's thread; None for the scores of the network.
@@ -56,7 +58,9 @@ class SegmentationPipeline:
         on_error: Callable[[str], None],
         publish_more: Callable[[SegmentedFrame], None] = lambda result: None,
         refine: Refine | None = None,
+        align: Callable[[ImageMessage], DepthReading] | None = None,
     ) -> None:
+        self._align = align
         self._segmenter, self._publish, self._publish_more = segmenter, publish, publish_more
         self._refine = refine
         self._now_ns, self._on_error = now_ns, on_error
@@ -175,6 +179,7 @@ class SegmentationPipeline:
             depth_values=self._parameters.depth_values,
             aligned=self._parameters.aligned,
             refine=self._refine,
+            align=self._align,
         )
         self._publish(result)
         self.last = LastFrame(frame, result)

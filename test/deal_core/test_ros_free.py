@@ -32,6 +32,7 @@ ROS = {
     "std_msgs",
     "std_srvs",
     "tf2_ros",
+    "tf2_msgs",
     "vision_msgs",
     "visualization_msgs",
 }

@@ -80,6 +80,7 @@ def test_the_segmentation_node_reads_the_realsense(run: Callable[..., Any], mode
         "depth/image_raw/compressed": f"{CAMERA}/aligned_depth_to_color/image_raw/compressed",
         "depth/image_raw/compressedDepth": f"{CAMERA}/aligned_depth_to_color/image_raw/compressedDepth",
         "depth/camera_info": f"{CAMERA}/aligned_depth_to_color/camera_info",
+        "extrinsics/depth_to_color": f"{CAMERA}/extrinsics/depth_to_color",
     }
     given = parameters_of(node)
     assert (given["model"], given["device"], given["autostart"]) == (str(model), "cpu", True)
@@ -120,6 +121,20 @@ def test_topics_follow_the_camera_or_are_named(run: Callable[..., Any]) -> None:
     topics = dict(node.remappings)
     assert (topics["color/image_raw"], topics["color/camera_info"]) == ("rgb", "camera_info")
     assert topics["depth/image_raw"] == "/left/camera/aligned_depth_to_color/image_raw"
+
+
+@pytest.mark.parametrize("name", ["segmentation.launch.py", "record.launch.py"])
+def test_a_node_that_aligns_depth_takes_it_as_the_camera_sees_it(
+    name: str, run: Callable[..., Any], full_prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(full_prefix))
+    context = run(name, align_depth="true", start_camera="true")
+    (node,) = (node for node in context.nodes if node.package == "deal_ros")
+    topics = dict(node.remappings)
+    assert topics["depth/image_raw"] == f"{CAMERA}/depth/image_rect_raw"
+    assert topics["depth/camera_info"] == f"{CAMERA}/depth/camera_info"
+    assert parameters_of(node)["align_depth"] is True
+    assert context.included[-1][1]["align_depth.enable"] == "false"
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -216,7 +216,7 @@ def test_a_recording_is_answered_pair_by_pair(
         len(result["sent"]) == len(real_frames.pairs) and result["answered"] == result["sent"] and result["lost"] == []
     )
     assert sorted(p.name for p in out.iterdir()) == sorted(f"{stamp}.png" for stamp in result["sent"])
-    assert result["labels"] == {"0": "background", "1": "mug", "2": "drill", "3": "box"}
+    assert result["labels"] == {"0": "background", "1": "mug", "2": "drill", "3": "box", "255": "unlabelled"}
     camera.check_balance()
 
 

@@ -1,0 +1,67 @@
+"""Transforms between frames that never move, from the messages of /tf_static."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from deal_core.structures import Float64Array
+
+
+class StaticTransforms:
+    """The last transform of each child frame."""
+
+    def __init__(self) -> None:
+        self._parents: dict[str, tuple[str, Float64Array]] = {}
+
+    def add(self, transforms: Iterable[Any]) -> None:
+        """Add geometry_msgs/TransformStamped messages; those that are not a transform are left out."""
+        for message in transforms:
+            matrix = _matrix(message.transform)
+            if matrix is not None:
+                self._parents[_name(message.child_frame_id)] = _name(message.header.frame_id), matrix
+
+    def between(self, source: str, target: str) -> Float64Array | None:
+        """Return the (4, 4) matrix that takes a point, metres, from `source` to `target`; None if it is not known."""
+        to_ancestor = self._ancestors(_name(source))
+        for ancestor, from_target in self._ancestors(_name(target)).items():
+            if ancestor in to_ancestor:
+                return np.linalg.inv(from_target) @ to_ancestor[ancestor]
+        return None
+
+    def _ancestors(self, frame: str) -> dict[str, Float64Array]:
+        """Return the matrix from a frame to itself and to each frame above it, nearest first."""
+        found = {frame: np.eye(4)}
+        matrix = np.eye(4)
+        while frame in self._parents:
+            frame, to_parent = self._parents[frame]
+            if frame in found:  # a circle is no tree
+                break
+            matrix = to_parent @ matrix
+            found[frame] = matrix
+        return found
+
+
+def _name(frame: str) -> str:
+    """A leading slash, which tf2 drops, does not count."""
+    return frame.lstrip("/")
+
+
+def _matrix(transform: Any) -> Float64Array | None:
+    turn, shift = transform.rotation, transform.translation
+    x, y, z, w = quaternion = np.array([turn.x, turn.y, turn.z, turn.w])
+    length = float(quaternion @ quaternion)
+    matrix = np.eye(4)
+    matrix[:3, 3] = shift.x, shift.y, shift.z
+    if not (np.isfinite(matrix).all() and np.isfinite(length) and length > 0):
+        return None
+    matrix[:3, :3] += (2 / length) * np.array(
+        [
+            [-y * y - z * z, x * y - z * w, x * z + y * w],
+            [x * y + z * w, -x * x - z * z, y * z - x * w],
+            [x * z - y * w, y * z + x * w, -x * x - y * y],
+        ]
+    )
+    return matrix
