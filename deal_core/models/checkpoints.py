@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,8 +123,8 @@ def _format_of(tensors: Mapping[str, Tensor]) -> CheckpointFormat:
 
 def _read_pickled(path: Path) -> Checkpoint:
     try:
-        # Training scripts keep their options beside the tensors; a Namespace is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # Training scripts keep the options of their command line beside the tensors.
+        with torch.serialization.safe_globals([(_Options, "argparse.Namespace")]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise ModelFileError(
@@ -144,7 +143,11 @@ def _read_pickled(path: Path) -> Checkpoint:
     form = _format_of(tensors)
     if form != "timm":
         tensors = {_without_prefix(name): tensor for name, tensor in tensors.items()}
-    return Checkpoint(path, form, tensors, vars(options) if isinstance(options, argparse.Namespace) else {})
+    return Checkpoint(path, form, tensors, vars(options) if isinstance(options, _Options) else {})
+
+
+class _Options:
+    """Plain data in place of a Namespace of argparse."""
 
 
 def _vit_of_weaktr(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
