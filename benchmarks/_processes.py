@@ -19,6 +19,12 @@ def resident_mib(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def shared_mib(pid: int) -> float:
+    """Return how much of the memory a process holds is shared with others, as the segments of Fast DDS are, in MiB."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(re.search(r"RssShmem:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+
+
 def peak_mib() -> float:
     """Return the most memory this process has held, in MiB; without that of the one it was started from."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")

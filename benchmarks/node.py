@@ -2,6 +2,7 @@
 
     python benchmarks/node.py --out bench_node
     python benchmarks/node.py --out bench_node --cases overhead_640x480_2 age
+    python benchmarks/node.py --out bench_node --cases start --before ../deal_before   # in turn with another checkout
     python benchmarks/node.py --out bench_node --quick      # seconds instead of a minute, to see that everything runs
 
 Synthetic camera and node are processes of their own, with the shared-memory profile; this process counts masks and
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import _start_up
 import numpy as np
 from _processes import cpu_seconds, resident_mib
 
@@ -42,6 +44,7 @@ WAIT_S = 300.0
 SERVE_VARIABLE = "DEAL_BENCHMARK_NODE"
 """Set for the process that is the node; holds where its times go, and how long its network takes."""
 STAGES = ("take", "pairing", "hand over", "conversion", "resize and decision", "publish", "rest")
+START_TITLE = "start to the first mask, exported model with onnxruntime"
 UNCOUNTED = 10
 """Frames at the start, in which caches and threads warm up."""
 
@@ -96,9 +99,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("bench_node"))
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="rows to measure; all")
+    parser.add_argument("--before", type=Path, help="a checkout whose node is started in turn with this one's")
     parser.add_argument("--quick", action="store_true", help="a few frames of each")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.before is not None:
+        CASES["start"] = Case(START_TITLE, functools.partial(start, arguments.before.resolve()))
     rows = {}
     for name in arguments.cases:
         rows[name] = {"title": CASES[name].title, **CASES[name].measure(arguments.out, arguments.quick)}
@@ -120,6 +126,8 @@ def table(record: Row) -> str:
     rows = record["cases"].values()
     lines = [f"{record['machine']}, load {record['load']:.1f}", "", "| what | measured | aim |", "|---|---|---|"]
     lines += [f"| {row['title']} | {row['measured']} | {row['aim']} |" for row in rows]
+    for row in rows:
+        lines += ["", *_start_up.table(row["start"])] if "start" in row else []
     staged = [row for row in rows if "stages_ms" in row]
     if staged:
         lines += ["", f"| part of the overhead, ms (median) | {' | '.join(STAGES)} |", "|---|" + "---|" * len(STAGES)]
@@ -195,6 +203,18 @@ def memory(out: Path, quick: bool) -> Row:
         "measured": f"{growth:+.1f} MiB over {count} messages ({rate:.0f} a second), from {before:.0f} MiB",
         "aim": "under 20 MB",
         "growth_mib": growth,
+    }
+
+
+def start(before: Path | None, out: Path, quick: bool) -> Row:
+    """Measure what the node takes from its start to its first mask."""
+    medians = _start_up.start_up(out, before, quick=quick)
+    exported = next(iter(medians.values()))
+    own_mib, shared_mib = exported["resident_mib"] - exported["shared_mib"], exported["shared_mib"]
+    return {
+        "measured": f"{exported['cpu_s']:.2f} s of CPU, {own_mib:.0f} MiB; {shared_mib:.0f} MiB that Fast DDS shares",
+        "aim": "at most 1.5 s of CPU and 200 MiB",
+        "start": medians,
     }
 
 
@@ -419,8 +439,6 @@ def objects(shape: tuple[int, ...], seen: int) -> Any:
 
 def serve(wait_ms: float | None, sight: dict[str, Any], times: str) -> int:
     """Be the segmentation node, with a network that waits, if any wait is wanted; at the end write all times."""
-    import torch  # noqa: F401  # before rclpy, as the node does
-
     from deal_ros.segmentation.main import main as run_node
 
     watch = StopWatch()
@@ -436,16 +454,14 @@ def serve(wait_ms: float | None, sight: dict[str, Any], times: str) -> int:
 
 def stand_in(wait_s: float, sight: Sight, watch: StopWatch) -> None:
     """Let every network compute its answer once, for noise, and then wait instead."""
-    import torch
-
     from deal_core.runtime.segmenter import Segmenter
 
     initialise = Segmenter.__init__
 
     def with_stand_in(self: Segmenter, *arguments: Any) -> None:
         initialise(self, *arguments)
-        generator = torch.Generator().manual_seed(0)
-        answer = self._backend(torch.randn((1, 3, *self.input_size), generator=generator))
+        noise = np.random.default_rng(0).standard_normal((1, 3, *self.input_size), np.float32)
+        answer = self._backend(noise)
         answer[sight.seen :] = 0
         if sight.objects:
             answer = objects(answer.shape, sight.seen)
@@ -577,6 +593,7 @@ CASES = {
     "age": Case("age when a network of 50 ms begins, 640x480, 30 Hz", age),
     "idle": Case("CPU of an inactive node", idle),
     "memory": Case("memory growth", memory),
+    "start": Case(START_TITLE, functools.partial(start, None)),
 }
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Run Python in a separate process, for libraries that may print a lot or crash the interpreter."""
+"""Look for libraries without importing them here, and try those that may print a lot or crash the interpreter."""
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,6 +21,14 @@ class Trial:
 
     output: str
     error: str
+
+
+def is_installed(module: str) -> bool:
+    """Return whether Python finds a module, without importing it; its import may still fail."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # of a parent package, or of a finder that refuses it
+        return False
 
 
 def try_python(code: str) -> Trial:

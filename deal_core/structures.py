@@ -106,7 +106,7 @@ def classes_from_json(value: Any) -> ClassList:
         names = tuple(entry["name"] for entry in value)
         colors = tuple(tuple(entry["color"]) for entry in value if "color" in entry)
         return ClassList(names, colors)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f'expected classes like [{{"name": "mug", "color": [255, 0, 0]}}], found {value!r} ({error})'
         ) from None

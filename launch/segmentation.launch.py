@@ -2,13 +2,13 @@
 
 ros2 launch deal_ros segmentation.launch.py model:=model.safetensors
 ros2 launch deal_ros segmentation.launch.py model:=model.safetensors start_camera:=true rviz:=true
+ros2 launch deal_ros segmentation.launch.py model:=model.safetensors namespace:=robot1 start_camera:=true
 """
 
-from launch.actions import OpaqueFunction
 from launch.launch_context import LaunchContext
-from launch_ros.actions import Node
 
 from deal_ros.node.launching import (
+    actions,
     argument,
     camera_arguments,
     camera_driver,
@@ -25,24 +25,31 @@ def generate_launch_description() -> LaunchDescription:
     """Return the actions: arguments, DDS transport, camera driver, node and RViz."""
     return LaunchDescription(
         [
-            argument("model", "Path of the model file (.safetensors).", None),
+            argument("model", "Path of the model file (.safetensors, .onnx). Empty: as in params_file."),
             argument(
                 "backend",
                 "Library that runs the network: auto, torch, onnxruntime or tensorrt. Empty: as in params_file.",
             ),
             argument("device", "Device that runs the network: auto, cpu, cuda or cuda:N. Empty: as in params_file."),
-            switch("autostart", True, "Configure and activate the node at the start; false: wait for a manager."),
+            argument(
+                "autostart",
+                "true: configure and activate the node at the start; false: wait for a manager. "
+                "Empty: as in params_file.",
+            ),
             switch("rviz", False, "Show the outputs in RViz."),
-            *node_arguments("segmentation.param.yaml"),
+            *node_arguments("segmentation.param.yaml", "deal_segmentation"),
             *camera_arguments(),
-            transport(),
-            camera_driver(),
-            OpaqueFunction(function=_node),
-            OpaqueFunction(function=rviz),
+            actions(_start),
         ]
     )
 
 
-def _node(context: LaunchContext) -> list[Node]:
-    parameters = ("model", "backend", "device", "autostart")
-    return [deal_node(context, "segmentation_node", {name: name for name in parameters})]
+def _start(context: LaunchContext) -> list[object]:
+    node = deal_node(
+        context,
+        "segmentation",
+        ("model", "backend", "device", "autostart"),
+        required=("model",),
+        files=("model",),
+    )
+    return [*transport(context), *camera_driver(context), node, *rviz(context)]

@@ -1,25 +1,35 @@
 #!/usr/bin/env bash
 # Make .venv with all that `make demo` and `make test` need, and say what is installed and why. Does nothing, at
-# once, where that is done; goes on where it was interrupted.
+# once, where that is done; goes on where it was interrupted. A torch that it did not install stays as it is.
 #
+#   PROFILE=robot       only what a robot needs that records and runs exported models: no PyTorch. Kept for later calls.
+#   PROFILE=desk        everything; the default for a new .venv.
 #   PYTHON=python3.12   the Python to use (3.10 to 3.14); without it the first that fits.
+#   ROS=jazzy           the distribution whose wheels are taken: kilted, or jazzy in .venv-jazzy.
 #   tests               as argument: Chromium, too, in which the tests open pages; without it they are skipped.
 #   ROS_DISTRO          set by sourcing a ROS 2: .venv then sees that ROS, and the ROS wheels from PyPI stay out.
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly VENV=.venv
-readonly MADE_FOR=$VENV/made-for     # folder, ROS and Python this environment was made for
+ROS=${ROS:-kilted}
+readonly VENV=.venv$([[ $ROS == kilted ]] || echo "-$ROS")
+readonly MADE_FOR=$VENV/made-for     # folder, ROS, Python and profile this environment was made for
+readonly OUR_TORCH=$VENV/our-torch   # the torch that this script installed: another one is not ours to replace
+readonly JETSON=/etc/nv_tegra_release # on a Jetson, "# R36 (release), REVISION: 4.3, ..." with JetPack 6
 readonly INSTALLING=$VENV/installing # there while packages are installed: an interruption leaves half of one behind
 readonly DONE=$VENV/setup-done       # written last: what was installed
 readonly NO_BROWSER=$VENV/no-browser # Chromium could not be installed: it is not tried at each test
-readonly OLDEST=10 NEWEST=14 NEEDED_GB=8 # Python 3.x with wheels of everything
+readonly OLDEST=10 NEWEST=$([[ $ROS == jazzy ]] && echo 13 || echo 14) # Python 3.x with wheels of everything
+readonly NEEDED_GB=8
 
 say() { echo "setup: $*" >&2; }
 stop() { echo "setup: error: $*" >&2; exit 1; }
 
 main() {
+    check_wanted
+    PROFILE=${PROFILE:-$(made_for_profile)}
+    [[ $PROFILE == robot || $PROFILE == desk ]] || stop "expected PROFILE=robot or PROFILE=desk, found '$PROFILE'"
     is_done && return
     exec 9<"${BASH_SOURCE[0]}"
     flock --nonblock 9 || { say "waiting for another set-up of this folder to end"; flock 9; }
@@ -49,11 +59,25 @@ fits() {
     [[ -x $VENV/bin/python && -f $MADE_FOR ]] || return 1
     local folder ros python
     { read -r folder; read -r ros; read -r python; } <"$MADE_FOR"
-    [[ $folder == "$PWD" && $ros == "ROS ${ROS_DISTRO:-none}" ]] || return 1
+    [[ $folder == "$PWD" && $ros == "ROS ${ROS_DISTRO:-none}" && $PROFILE == "$(made_for_profile)" ]] || return 1
     [[ -z ${PYTHON:-} || $python == "$(command -v "$PYTHON")" ]]
 }
 
-# --- which Python
+# Environments of version 0.1.0 do not say: they are for a desk.
+made_for_profile() {
+    local profile=
+    [[ ! -f $MADE_FOR ]] || profile=$(sed -n 4p "$MADE_FOR")
+    echo "${profile:-desk}"
+}
+
+# --- which ROS, which Python
+
+check_wanted() {
+    [[ $ROS == kilted ]] && return
+    [[ $ROS == jazzy ]] || stop "ROS=$ROS: expected kilted or jazzy, whose wheels are on PyPI"
+    [[ -z ${ROS_DISTRO:-} ]] ||
+        stop "ROS=jazzy asks for the wheels of PyPI, but ROS $ROS_DISTRO is sourced: use a shell without it"
+}
 
 find_python() {
     local names=(python3 python3.13 python3.12 python3.11 python3.10 python3.14) name
@@ -130,7 +154,7 @@ make_environment() {
         if [[ ! -f $MADE_FOR && -f $VENV/pyvenv.cfg ]]; then
             adopt "$2"
         else
-            say "$VENV was made for another folder, ROS or Python, or not to its end: making it anew"
+            say "$VENV was made for another folder, ROS, Python or profile, or not to its end: making it anew"
             remove_environment
         fi
     fi
@@ -162,24 +186,106 @@ remove_environment() { rm -f "$VENV/pyvenv.cfg" && rm -rf "$VENV"; }
 
 write_made_for() {
     touch "$VENV/COLCON_IGNORE" # else colcon looks for packages in it
-    printf '%s\n' "$PWD" "ROS ${ROS_DISTRO:-none}" "$1" >"$MADE_FOR"
+    printf '%s\n' "$PWD" "ROS ${ROS_DISTRO:-none}" "$1" "$PROFILE" >"$MADE_FOR"
 }
 
 warn_of_full_disk() {
+    [[ $PROFILE == desk ]] || return 0
     local free_gb
     free_gb=$(df --output=avail --block-size=1G . | tail -n 1)
     ((free_gb >= NEEDED_GB)) || say "warning: ${free_gb// /} GB are free here, and PyTorch with CUDA takes $NEEDED_GB"
 }
 
 install_packages() {
-    local pins=requirements/pypi-ros.txt
-    [[ -z ${ROS_DISTRO:-} ]] || pins=requirements/apt-ros.txt
+    local pins=(requirements/pypi-ros.txt)
+    [[ -z ${ROS_DISTRO:-} ]] || pins=(requirements/apt-ros.txt)
+    [[ $ROS == kilted ]] || pins=(requirements/apt-ros.txt "requirements/$ROS.txt")
+    [[ ! -f $JETSON ]] || pins=("$(jetson_pins)")
+    take_torch_of_older_version "${pins[0]}"
     touch "$INSTALLING"
-    say "the packages in $pins: PyTorch and what the project needs beside it"
-    "$1" pip install --python "$VENV/bin/python" --requirement "$pins"
+    if [[ $PROFILE == robot ]]; then
+        install_for_robot "$1" "${pins[@]}"
+    elif [[ ${pins[0]} == *jetpack* ]] || has_other_torch; then
+        install_without_torch "$1" "${pins[@]}"
+    else
+        say "the packages in ${pins[*]}: PyTorch and what the project needs beside it"
+        "$1" pip install --python "$VENV/bin/python" "${pins[@]/#/--requirement=}"
+        seen_torch >"$OUR_TORCH"
+    fi
     say "the project itself, editable"
     "$1" pip install --quiet --python "$VENV/bin/python" --no-deps --no-build-isolation --editable .
     rm "$INSTALLING"
+}
+
+# Versions as in the pins, of what setup.py asks for a robot alone. setuptools installs the project.
+install_for_robot() {
+    local extras=(--extra robot) uv=$1
+    shift
+    [[ -n ${ROS_DISTRO:-} ]] || extras+=(--extra ros)
+    [[ ! -f $JETSON ]] || extras+=(--extra tensorrt)
+    say "what a robot needs, in the versions of $*; no PyTorch"
+    "$uv" pip install --python "$VENV/bin/python" "${@/#/--constraint=}" --requirement setup.py "${extras[@]}" setuptools
+}
+
+# The pins name all that the packages need, so that uv need not look for a torch beside them.
+install_without_torch() {
+    local kept=$VENV/pins-without-torch.txt uv=$1
+    shift
+    # Other CUDA libraries than those of that torch would be a large download, and may be loaded in their place.
+    grep -vE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-(toolkit|bindings|pathfinder))==' --no-filename "$@" >"$kept"
+    [[ $1 != *jetpack* ]] || cp "$1" "$kept" # has no torch, and the cuda-bindings of JetPack's CUDA
+    if has_other_torch; then
+        say "keeping the torch that is there, which this script did not install: $(seen_torch)"
+    else
+        say "no torch: install NVIDIA's for this JetPack (docs/how_to/install.md#jetson); this script will keep it"
+    fi
+    say "the packages in $* without PyTorch and CUDA"
+    "$uv" pip install --python "$VENV/bin/python" --no-deps --requirement "$kept"
+    warn_of_numpy
+}
+
+# NVIDIA's torch for JetPack 6 was built for numpy 1, and cannot make arrays beside numpy 2.
+warn_of_numpy() {
+    local said
+    said=$("$VENV/bin/python" -c "import torch; torch.zeros(1).numpy()" 2>&1) || [[ $said != *"Numpy is not available"* ]] ||
+        say "warning: the torch that is there was built for numpy 1; for it: $VENV/bin/python -m pip install 'numpy<2'"
+}
+
+jetson_pins() {
+    local release
+    release=$(sed -nE 's/^# R([0-9]+) .*/\1/p' "$JETSON")
+    case $release in
+        36) echo requirements/jetpack6.txt ;;
+        38 | 39) echo requirements/jetpack7.txt ;;
+        *) stop "expected a Jetson with JetPack 6 or 7 (Jetson Linux R36, R38, R39), found: $(head -n 1 "$JETSON")" ;;
+    esac
+}
+
+# Version 0.1.0 did not write down which torch it installed: it was the pinned one.
+take_torch_of_older_version() {
+    (($(wc -l <"$MADE_FOR") == 3)) || return 0
+    echo "$PROFILE" >>"$MADE_FOR"
+    local pinned
+    pinned=$(sed -nE 's/^torch==([^ ]+).*/\1/p' "$1")
+    [[ $(seen_torch) != "torch $pinned in $PWD/$VENV/"* ]] || seen_torch >"$OUR_TORCH"
+}
+
+has_other_torch() { [[ -n $(seen_torch) && $(seen_torch) != "$(cat "$OUR_TORCH" 2>/dev/null)" ]]; }
+
+# The torch that the environment sees, in it or in the system: version, folder, and what tells two builds apart.
+seen_torch() {
+    "$VENV/bin/python" - <<'PYTHON'
+import hashlib, importlib.metadata, importlib.util
+
+found = importlib.util.find_spec("torch")
+if found is not None:
+    try:
+        distribution = importlib.metadata.distribution("torch")
+        version, files = distribution.version, distribution.read_text("RECORD") or ""
+    except importlib.metadata.PackageNotFoundError:
+        version, files = "of unknown version", ""
+    print(f"torch {version} in {(found.submodule_search_locations or ['?'])[0]}", hashlib.sha256(files.encode()).hexdigest()[:12])
+PYTHON
 }
 
 # --- system libraries
@@ -214,4 +320,7 @@ install_system() {
 }
 
 main
-[[ ${1:-} != tests ]] || install_browser
+if [[ ${1:-} == tests ]]; then
+    [[ $PROFILE == desk ]] || stop "$VENV is that of a robot, without what the tests need: PROFILE=desk make setup"
+    install_browser
+fi

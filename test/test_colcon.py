@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,16 +19,19 @@ if importlib.util.find_spec("colcon_ros") is None:
         allow_module_level=True,
     )
 
+INSTALL = (PROJECT / "docs" / "how_to" / "install.md").read_text()
+(BUILD,) = re.findall(r"^cd ~/ws && (.* colcon build .*)$", INSTALL, re.MULTILINE)
 
-@pytest.fixture(scope="module", params=["plain", "--symlink-install"])
+
+@pytest.fixture(scope="module", params=["", " --symlink-install"])
 def workspace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean workspace, built."""
+    """A clean workspace, built by the line of the documents."""
     folder = tmp_path_factory.mktemp("workspace")
-    copy_sources(folder / "src" / "deal_ros")
-    options = [] if request.param == "plain" else [request.param]
+    project = copy_sources(folder / "src" / "deal_ros")
+    (project / ".venv").symlink_to(sys.prefix)
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "AMENT_PREFIX_PATH")}
     built = subprocess.run(
-        [sys.executable, "-m", "colcon", "build", *options],
+        ["bash", "-c", BUILD + request.param],
         cwd=folder,
         env={**environment, "HOME": str(folder), "SETUPTOOLS_USE_DISTUTILS": "local"},
         stdout=subprocess.PIPE,
@@ -37,7 +41,13 @@ def workspace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         check=False,
     )
     assert built.returncode == 0, built.stdout
+    assert "1 package finished" in built.stdout
     return folder
+
+
+@pytest.mark.parametrize("file", sorted((PROJECT / "docker").glob("*.Dockerfile")), ids=lambda file: file.stem)
+def test_a_dockerfile_builds_by_the_same_line(file: Path) -> None:
+    assert BUILD in file.read_text()
 
 
 def test_marker_share_and_executables_are_installed(workspace: Path) -> None:
@@ -53,12 +63,13 @@ def test_marker_share_and_executables_are_installed(workspace: Path) -> None:
         path.name for path in scripts.iterdir()
     }
     first = (scripts / "segmentation_node").read_text().splitlines()[0]
-    assert first == f"#!{sys.executable}", "a venv's packages are found only by the Python that built"
+    python = workspace / "src" / "deal_ros" / ".venv" / "bin" / "python"
+    assert first == f"#!{python}", "a venv's packages are found only by the Python that built"
 
 
 def test_a_sourced_workspace_finds_package_and_command(workspace: Path) -> None:
     script = (
-        "set -e; . install/setup.sh; "
+        "set -e; source install/setup.bash; "
         'python_of_workspace="$1"; '
         '"$python_of_workspace" -c "from ament_index_python.packages import get_package_share_directory as share; '
         "print(share('deal_ros'))\"; "
@@ -66,7 +77,7 @@ def test_a_sourced_workspace_finds_package_and_command(workspace: Path) -> None:
     )
     pytest.importorskip("ament_index_python", reason="ROS 2 is not installed here")
     found = subprocess.run(
-        ["sh", "-c", script, "sh", sys.executable],
+        ["bash", "-c", script, "bash", sys.executable],
         cwd=workspace,
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.paths import PROJECT
 
-DISTRIBUTIONS = ("humble", "jazzy")
+DISTRIBUTIONS = ("humble", "jazzy", "lyrical")
 # What the base image brings.
 ROS_BASE = {
     "ament_index_python",
@@ -49,6 +49,12 @@ def test_a_dockerfile_installs_every_ros_package_that_is_declared(distribution: 
     package = ElementTree.parse(PROJECT / "package.xml").getroot()
     declared = {element.text for element in package if element.tag == "exec_depend"}
     assert declared - ROS_BASE <= installed
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_a_container_stops_what_launch_started(distribution: str) -> None:
+    # After SIGTERM, the default, `ros2 launch` leaves its nodes running.
+    assert "\nSTOPSIGNAL SIGINT\n" in (PROJECT / "docker" / f"{distribution}.Dockerfile").read_text()
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)

@@ -75,7 +75,7 @@ def test_the_snippets_for_a_training_loop_run(capsys: pytest.CaptureFixture[str]
         assert scope["cams"].grad.abs().sum() > 0  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("page", ["explanation/weaktr.md", "explanation/seam.md", "reference/api/index.md"])
+@pytest.mark.parametrize("page", ["explanation/weaktr.md", "reference/api/index.md"])
 def test_the_other_snippets_run(page: str) -> None:
     assert list(run_snippets(DOCS / page))
 

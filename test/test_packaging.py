@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib.metadata
 import os
 import re
 import runpy
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from helpers.paths import PROJECT
 from packaging.requirements import Requirement
 
 PINS = ("apt-ros.txt", "pypi-ros.txt")
+JETSON_PINS = {"jetpack6.txt": "3.10", "jetpack7.txt": "3.12"}
+OF_TORCH = re.compile(r"(torch|torchvision|triton|nvidia-.*|cuda-toolkit)")
+JAZZY = "jazzy.txt"
 HEAVY = {"cv2", "lightning_fabric", "matplotlib", "numpy", "rclpy", "rosbags", "timm", "torch", "torchvision"}
 ROS_PACKAGES = {
     "ament_index_python",
@@ -107,7 +112,7 @@ def test_package_xml_says_the_same_as_setup_py(setup_arguments):
 
 def test_package_xml_declares_every_ros_package_that_is_imported():
     declared = {element.text for element in package_xml() if element.tag in ("depend", "exec_depend")}
-    files = [*(PROJECT / "deal_ros").rglob("*.py"), *(PROJECT / "launch").iterdir()]
+    files = [*(PROJECT / "deal_ros").rglob("*.py"), *(PROJECT / "launch").glob("*.py")]
     assert set().union(*map(imported, files)) & ROS_PACKAGES <= declared
 
 
@@ -135,7 +140,7 @@ def pins(name: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.lstrip().startswith("#")]
 
 
-@pytest.mark.parametrize("name", PINS)
+@pytest.mark.parametrize("name", (*PINS, *JETSON_PINS, JAZZY))
 def test_pins_name_no_place(name):
     text = (PROJECT / "requirements" / name).read_text()
     assert not re.search(r"://|--\S*(index|links|host)|(?<!\S)/|@ ", text)
@@ -143,10 +148,8 @@ def test_pins_name_no_place(name):
         assert [s.operator for s in pin.specifier] == ["=="]
 
 
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-@pytest.mark.parametrize("minor", range(10, 15))
-@pytest.mark.parametrize("name", PINS)
-def test_pins_fit_what_setup_py_asks_for(setup_arguments, name, minor, machine):
+def applying_to(minor: int, machine: str) -> Callable[[Requirement], bool]:
+    """Return whether a requirement applies to Linux with Python 3.`minor` on a machine."""
     target = {
         "python_version": f"3.{minor}",
         "python_full_version": f"3.{minor}.1",
@@ -155,21 +158,82 @@ def test_pins_fit_what_setup_py_asks_for(setup_arguments, name, minor, machine):
         "platform_system": "Linux",
         "os_name": "posix",
     }
+    return lambda requirement: requirement.marker is None or requirement.marker.evaluate(target)
 
-    def applies(requirement: Requirement) -> bool:
-        return requirement.marker is None or requirement.marker.evaluate(target)
 
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("minor", range(10, 15))
+@pytest.mark.parametrize("name", PINS)
+def test_pins_fit_what_setup_py_asks_for(setup_arguments, name, minor, machine):
+    applies = applying_to(minor, machine)
     chosen = {pin.name.lower(): pin for pin in pins(name) if applies(pin)}
     assert len(chosen) == sum(map(applies, pins(name))), "two versions of one package"
     extras = dict(setup_arguments["extras_require"])
     if name == "apt-ros.txt":
-        del extras["ros"], extras["colcon"]
+        del extras["ros"], extras["interfaces"], extras["colcon"]
     wanted = map(
         Requirement, [*setup_arguments["install_requires"], *(line for lines in extras.values() for line in lines)]
     )
     for requirement in filter(applies, wanted):
         (version,) = chosen[requirement.name.lower()].specifier
         assert requirement.specifier.contains(version.version), requirement
+
+
+@pytest.mark.parametrize("name", JETSON_PINS)
+def test_pins_of_a_jetson_fit_setup_py_without_torch_and_cuda(setup_arguments, name):
+    target = {
+        "python_version": JETSON_PINS[name],
+        "python_full_version": f"{JETSON_PINS[name]}.1",
+        "platform_machine": "aarch64",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "os_name": "posix",
+    }
+    chosen = {pin.name.lower(): pin for pin in pins(name)}
+    assert not [package for package in chosen if OF_TORCH.fullmatch(package)]
+    extras = setup_arguments["extras_require"]
+    lines = [line for extra in set(extras) - {"ros", "interfaces", "colcon", "view", "docs"} for line in extras[extra]]
+    for requirement in map(Requirement, [*setup_arguments["install_requires"], *lines]):
+        is_wanted = requirement.marker is None or requirement.marker.evaluate(target)
+        if is_wanted and not OF_TORCH.fullmatch(requirement.name):
+            (version,) = chosen[requirement.name.lower()].specifier
+            assert requirement.specifier.contains(version.version), requirement
+    (cuda,) = chosen["cuda-bindings"].specifier
+    assert cuda.version.startswith("12." if name == "jetpack6.txt" else "13.")
+
+
+def test_pins_of_jetpack_6_have_the_numpy_that_its_torch_takes():
+    versions = {pin.name: str(pin.specifier) for pin in pins("jetpack6.txt")}
+    assert versions["numpy"].startswith("==1.") and versions["opencv-python-headless"] < "==4.12"
+
+
+def closure(names: set[str]) -> set[str]:
+    """Return the packages that packages need, as far as they are installed here."""
+    found: set[str] = set()
+    ahead = {name.lower() for name in names}
+    while ahead:
+        name = ahead.pop()
+        found.add(name)
+        try:
+            lines = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        needs = [Requirement(line) for line in lines]
+        ahead |= {n.name.lower() for n in needs if n.marker is None or n.marker.evaluate({"extra": ""})} - found
+    return found
+
+
+@pytest.mark.parametrize("extra", ["", "robot", "tensorrt", "ros", "realsense", "tag", "view"])
+def test_what_a_robot_installs_brings_no_torch(setup_arguments, extra):
+    extras = setup_arguments["extras_require"]
+    lines = [*setup_arguments["install_requires"], *(extras[extra] if extra else ())]
+    assert not closure({Requirement(line).name for line in lines}) & {"torch", "torchvision", "timm"}
+
+
+@pytest.mark.parametrize("extra", ["torch", "train", "depth", "export"])
+def test_what_needs_networks_brings_torch(setup_arguments, extra):
+    names = {Requirement(line).name for line in setup_arguments["extras_require"][extra]}
+    assert {"torch", "torchvision", "timm", "segmentation-models-pytorch"} <= names
 
 
 def test_wheels_of_ros_are_not_installed_over_an_apt_ros():
@@ -181,6 +245,25 @@ def test_wheels_of_ros_are_not_installed_over_an_apt_ros():
     assert {"empy", "lark-parser", "colcon-ros"} <= extra
     assert not {"empy", "lark-parser"} & {name for name, *_ in without}
     assert not [name for name, *_ in without if name.startswith("colcon")]
+
+
+@pytest.mark.parametrize("minor", range(10, 14))
+def test_wheels_of_jazzy_go_with_the_other_pins(minor):
+    applies = applying_to(minor, "x86_64")
+    others, jazzy = ({p.name: str(p.specifier) for p in pins(name) if applies(p)} for name in ("apt-ros.txt", JAZZY))
+    shared = jazzy.keys() & others.keys()
+    assert "numpy" in shared and {name: jazzy[name] for name in shared} == {name: others[name] for name in shared}
+
+
+def test_wheels_of_jazzy_are_those_of_setup_py(setup_arguments):
+    """Kilted's generators have a smaller package in the place of ros-ament-cmake-ros."""
+    lines = (PROJECT / "requirements" / "jazzy.in").read_text().splitlines()
+    asked = {Requirement(line).name for line in lines if line and not line.startswith("#")}
+    extras = setup_arguments["extras_require"]
+    wanted = {Requirement(line).name for line in (*extras["ros"], *extras["interfaces"])}
+    assert wanted - {"ros-ament-cmake-ros-core"} <= asked
+    chosen = {pin.name: str(pin.specifier) for pin in pins(JAZZY)}
+    assert asked <= chosen.keys() and chosen["ros-rclpy"].startswith("==7.")
 
 
 HELP = """

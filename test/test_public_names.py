@@ -22,7 +22,8 @@ PUBLIC = {
         "create_model load_model read_info save_model"
     ),
     "deal_core.runtime": (
-        "Exported PixelBox Quantised SceneObject Segmentation Segmenter export_onnx find_objects quantise"
+        "Exported PixelBox Quantised SceneObject Segmentation Segmenter export_onnx find_objects object_id object_mask "
+        "quantise"
     ),
     "deal_core.regions": (
         "ClassFigures Proposals RegionFigures RegionResult RegionTrainSettings propose_regions region_scores "

@@ -36,7 +36,8 @@ class Copy:
     tools: Path
 
     def set_up(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "ROS_DISTRO")}
+        hidden = ("PYTHON", "ROS", "ROS_DISTRO", "PROFILE")
+        kept = {name: value for name, value in os.environ.items() if name not in hidden}
         return subprocess.run(
             [self.folder / "requirements" / "install.sh", *words],
             capture_output=True,
@@ -84,7 +85,7 @@ def test_the_first_run_installs_and_the_second_does_nothing(copy):
     assert first.returncode == 0, first.stderr
     environment, packages, project = copy.calls()
     assert environment == f"venv --quiet --python {sys.executable} .venv"
-    assert packages == "pip install --python .venv/bin/python --requirement requirements/pypi-ros.txt"
+    assert packages == "pip install --python .venv/bin/python --requirement=requirements/pypi-ros.txt"
     assert project.endswith("--editable .")
     assert (copy.venv / "COLCON_IGNORE").exists(), "colcon would look for packages in it"
     assert all(line.startswith("setup: ") for line in first.stderr.splitlines())
@@ -106,7 +107,7 @@ def test_what_changes_is_installed_into_the_same_environment(copy, name):
 
 
 def test_an_environment_with_an_interrupted_installation_is_made_anew(copy):
-    failed = copy.set_up(UV_FAILS_AT="--requirement")
+    failed = copy.set_up(UV_FAILS_AT="--requirement=")
     assert failed.returncode != 0
     assert not (copy.venv / "setup-done").exists()
     (copy.venv / "half-written").touch()
@@ -162,6 +163,32 @@ def test_a_sourced_ros_is_used_and_its_wheels_stay_out(copy, tmp_path):
     assert copy.calls() == []
 
 
+def test_the_wheels_of_jazzy_have_an_environment_of_their_own(copy):
+    copy.set_up()
+    copy.calls()
+    done = copy.set_up(ROS="jazzy")
+    assert done.returncode == 0, done.stderr
+    environment, packages, _ = copy.calls()
+    assert environment.endswith(" .venv-jazzy")
+    pins = "--requirement=requirements/apt-ros.txt --requirement=requirements/jazzy.txt"
+    assert packages == f"pip install --python .venv-jazzy/bin/python {pins}"
+    assert (copy.folder / ".venv-jazzy" / "COLCON_IGNORE").exists()
+    copy.set_up()
+    copy.set_up(ROS="jazzy")
+    assert copy.calls() == [], "neither disturbs the other"
+
+
+@pytest.mark.parametrize(
+    ("ros", "distribution", "said"),
+    [("foxy", "", "expected kilted or jazzy"), ("jazzy", "humble", "ROS humble is sourced")],
+)
+def test_wheels_that_cannot_be_had_are_refused(copy, ros, distribution, said):
+    refused = copy.set_up(ROS=ros, ROS_DISTRO=distribution)
+    assert refused.returncode == 1
+    assert f"error: ROS={ros}" in refused.stderr and said in refused.stderr
+    assert copy.calls() == [] and not list(copy.folder.glob(".venv*"))
+
+
 def test_a_sourced_ros_that_this_python_cannot_import_is_refused(copy):
     blocked = copy.tools / "rclpy.py"
     blocked.write_text("raise ImportError")
@@ -186,6 +213,177 @@ def test_a_ros_that_is_installed_and_not_sourced_is_not_mixed_with_its_wheels(co
     assert copy.calls() == []
 
 
+def put_torch(site: Path, version: str, record: str = "torch/__init__.py,sha256=one,1") -> None:
+    """Put a torch into a folder of packages, as an installer does."""
+    (site / "torch").mkdir(parents=True, exist_ok=True)
+    (site / "torch" / "__init__.py").touch()
+    for old in site.glob("torch-*.dist-info"):
+        shutil.rmtree(old)
+    info = site / f"torch-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+    (info / "RECORD").write_text(record)
+
+
+@pytest.fixture
+def site(copy: Copy) -> Path:
+    """The folder of packages in the environment, which the first set-up makes."""
+    return copy.venv / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+
+
+def change(copy: Copy) -> None:
+    """Change the pins, as an update of the project does."""
+    for name in ("pypi-ros", "apt-ros", "jetpack6", "jetpack7"):
+        with (copy.folder / "requirements" / f"{name}.txt").open("a") as file:
+            file.write("# changed\n")
+
+
+def installed(copy: Copy, call: str) -> str:
+    """Return the requirements that a call of uv installs."""
+    words = call.split()
+    return (copy.folder / words[words.index("--requirement") + 1]).read_text()
+
+
+NVIDIA = "2.5.0a0+872d972e41.nv24.08"
+CUDA = ("torch==", "torchvision==", "triton==", "nvidia-", "cuda-toolkit")
+
+
+@pytest.mark.parametrize("version", [NVIDIA, "2.13.0"])
+def test_a_torch_that_someone_put_there_is_kept_by_every_later_set_up(copy: Copy, site: Path, version: str) -> None:
+    assert copy.set_up().returncode == 0
+    put_torch(site, version)
+    for _ in range(2):
+        copy.calls()
+        change(copy)
+        done = copy.set_up()
+        assert done.returncode == 0, done.stderr
+        assert f"keeping the torch that is there, which this script did not install: torch {version} in" in done.stderr
+        packages, project = copy.calls()
+        assert "--no-deps" in packages and "--no-deps" in project, "a dependency on torch would bring another one"
+        text = installed(copy, packages)
+        assert not [line for line in text.splitlines() if line.startswith(CUDA)]
+        assert "\ntimm==" in text and "\nnumpy==" in text
+
+
+def test_a_torch_of_the_set_up_is_replaced_until_someone_installs_another_build(copy: Copy, site: Path) -> None:
+    uv = copy.tools / "uv"
+    installs = f'[[ "$*" != *--requirement* ]] || . {copy.tools}/puts'
+    uv.write_text(f"{uv.read_text().rstrip().removesuffix('exit 0')}{installs}\nexit 0\n")
+    put = copy.tools / "site"
+    put_torch(put, "2.13.0", "of the index")
+    (copy.tools / "puts").write_text(f"mkdir -p {site} && cp -r {put}/. {site}\n")
+    copy.set_up()
+    copy.calls()
+    change(copy)
+    assert "keeping" not in copy.set_up().stderr
+    assert copy.calls()[0].endswith("requirements/pypi-ros.txt")
+    put_torch(site, "2.13.0", "built by someone")
+    change(copy)
+    assert "keeping the torch that is there" in copy.set_up().stderr
+
+
+def test_a_torch_of_the_system_is_kept_where_the_environment_sees_it(copy: Copy, tmp_path: Path) -> None:
+    put_torch(tmp_path / "system", NVIDIA)
+    (tmp_path / "system" / "rclpy.py").touch()
+    done = copy.set_up(ROS_DISTRO="humble", PYTHONPATH=str(tmp_path / "system"))
+    assert f"torch {NVIDIA} in {tmp_path / 'system' / 'torch'}" in done.stderr
+    packages = copy.calls()[1]
+    assert "--no-deps" in packages and not [line for line in installed(copy, packages) if line.startswith(CUDA)]
+
+
+def test_the_torch_of_an_environment_of_version_0_1_0_is_ours_if_it_is_the_pinned_one(copy: Copy, site: Path) -> None:
+    pinned = next(
+        line.split()[0].removeprefix("torch==")
+        for line in (copy.folder / "requirements" / "pypi-ros.txt").read_text().splitlines()
+        if line.startswith("torch==")
+    )
+    for version, is_kept in ((pinned, False), (NVIDIA, True)):
+        copy.set_up(PROFILE="robot")  # makes it anew
+        copy.set_up(PROFILE="desk")
+        made_for = copy.venv / "made-for"
+        made_for.write_text("".join(made_for.read_text().splitlines(keepends=True)[:3]))
+        (copy.venv / "our-torch").unlink()
+        put_torch(site, version)
+        change(copy)
+        assert ("keeping" in copy.set_up().stderr) is is_kept
+
+
+def jetson(copy: Copy, release: str) -> None:
+    script = copy.folder / "requirements" / "install.sh"
+    tegra = copy.tools / "nv_tegra_release"
+    tegra.write_text(f"# R{release} (release), REVISION: 4.3, GCID: 38968081, BOARD: generic\n")
+    assert "/etc/nv_tegra_release" in script.read_text()
+    script.write_text(script.read_text().replace("/etc/nv_tegra_release", str(tegra)))
+
+
+@pytest.mark.parametrize(("release", "jetpack"), [("36", "6"), ("38", "7"), ("39", "7")])
+def test_a_jetson_gets_its_own_pins_and_no_torch_but_that_of_nvidia(
+    copy: Copy, site: Path, release: str, jetpack: str
+) -> None:
+    jetson(copy, release)
+    first = copy.set_up()
+    assert first.returncode == 0, first.stderr
+    assert "install NVIDIA's for this JetPack" in first.stderr
+    _, packages, _ = copy.calls()
+    assert "--no-deps" in packages
+    text = installed(copy, packages)
+    assert text == (copy.folder / "requirements" / f"jetpack{jetpack}.txt").read_text()
+    put_torch(site, NVIDIA)
+    change(copy)
+    assert f"keeping the torch that is there, which this script did not install: torch {NVIDIA}" in copy.set_up().stderr
+
+
+def test_another_jetson_is_refused(copy: Copy) -> None:
+    jetson(copy, "35")
+    refused = copy.set_up()
+    assert refused.returncode == 1 and "expected a Jetson with JetPack 6 or 7" in refused.stderr
+
+
+def test_a_robot_gets_no_torch_now_and_later(copy: Copy) -> None:
+    done = copy.set_up(PROFILE="robot")
+    assert done.returncode == 0, done.stderr
+    _, packages, _ = copy.calls()
+    pins = "--constraint=requirements/pypi-ros.txt"
+    assert packages.endswith(f"{pins} --requirement setup.py --extra robot --extra ros setuptools")
+    change(copy)
+    assert copy.set_up().returncode == 0
+    packages, _ = copy.calls()
+    assert "--extra robot" in packages, "the profile is kept"
+    assert copy.set_up().stderr == ""
+    refused = copy.set_up("tests")
+    assert refused.returncode == 1 and "PROFILE=desk make setup" in refused.stderr
+    copy.set_up(PROFILE="desk")
+    assert [call.split()[0] for call in copy.calls()] == ["venv", "pip", "pip"]
+
+
+def test_a_robot_with_a_jetson_gets_the_memory_of_tensorrt(copy: Copy) -> None:
+    jetson(copy, "36")
+    copy.set_up(PROFILE="robot")
+    packages = copy.calls()[1]
+    assert "--constraint=requirements/jetpack6.txt" in packages and "--extra tensorrt" in packages
+
+
+def test_an_unknown_profile_is_refused(copy: Copy) -> None:
+    refused = copy.set_up(PROFILE="laptop")
+    assert refused.returncode == 1 and "expected PROFILE=robot or PROFILE=desk, found 'laptop'" in refused.stderr
+    assert copy.calls() == []
+
+
+def test_a_torch_for_numpy_1_is_told(copy: Copy, site: Path) -> None:
+    copy.set_up()
+    put_torch(site, NVIDIA)
+    fails = """
+class zeros:
+    __init__ = lambda *_: None
+    def numpy(self):
+        raise RuntimeError("Numpy is not available")
+"""
+    (site / "torch" / "__init__.py").write_text(fails)
+    change(copy)
+    done = copy.set_up()
+    assert done.returncode == 0 and "built for numpy 1; for it: " in done.stderr and "'numpy<2'" in done.stderr
+
+
 def test_an_old_python_is_refused_by_name(copy):
     old = copy.tools / "python3.9"
     old.write_text("#!/bin/sh\nexit 1\n")
@@ -204,6 +402,7 @@ def test_two_at_once_install_once(copy):
         "PATH": f"{copy.tools}:/usr/bin:/bin",
         "UV_CALLS": str(copy.tools / "calls"),
         "PYTHON": sys.executable,
+        "ROS": "kilted",
         "ROS_DISTRO": "",
     }
     both = [subprocess.Popen([script], env=environment, stderr=subprocess.PIPE) for _ in range(2)]

@@ -23,6 +23,7 @@ from training.commands.evaluate import evaluate
 from training.commands.experiments import experiments
 from training.commands.export import export
 from training.commands.extract import extract
+from training.commands.import_weights import import_weights
 from training.commands.regions import regions
 from training.commands.report import report
 from training.commands.segment import segment
@@ -33,8 +34,8 @@ from training.commands.view import view
 from training.support.options import spread_options
 
 _COMMANDS = (
-    *(cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, regions, report),
-    *(segment, synth, tag, train, view),
+    *(cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, import_weights),
+    *(regions, report, segment, synth, tag, train, view),
 )
 _INTERRUPTED = 130
 
@@ -72,6 +73,12 @@ def main() -> None:
         _fail(error, 2)
     except DealError as error:
         _fail(error, 1)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "deal_core", "deal_ros", "training"):
+            raise
+        reason = f"this command needs the package {package}, which is not installed"
+        _fail(DealError(f"{reason}: `deal doctor` says what each job lacks, and the command that installs it"), 1)
     except SystemExit as end:
         if end.code == _INTERRUPTED:  # typer turns Ctrl-C into this
             from training.support.console import console

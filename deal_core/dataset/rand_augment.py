@@ -97,8 +97,9 @@ def _move(
         "shear": [math.degrees(math.atan(slope)) for slope in shear],
         "center": [0.0, 0.0] if any(shear) else None,
     }
-    moved = F.affine(image, **motion, interpolation=InterpolationMode.BILINEAR, fill=list(FILL))
-    return moved, F.affine(depth, **motion, interpolation=InterpolationMode.NEAREST, fill=0.0)
+    # On tensors, torchvision moves no pixels bicubically; as PIL images, it does, as timm.
+    picture = F.affine(F.to_pil_image(image), **motion, interpolation=InterpolationMode.BICUBIC, fill=list(FILL))
+    return F.pil_to_tensor(picture), F.affine(depth, **motion, interpolation=InterpolationMode.NEAREST, fill=0.0)
 
 
 _OPERATIONS: dict[str, _Operation] = {

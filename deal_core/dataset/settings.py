@@ -55,6 +55,8 @@ class DataSettings(SourceSettings):
     """Aspect ratio of a resized crop: near that of the image, or of `image_size`, as in timm."""
     crop_stretch: Annotated[Number, Field(ge=1)] = 4 / 3
     """Largest factor between the aspect ratio of a resized crop and that of `crop_shape`."""
+    crop_resample: Literal["bilinear", "bicubic"] = "bilinear"
+    """How a resized crop is resampled, with an antialiasing filter; published recipes of WeakTr: bicubic."""
     long_side: Annotated[tuple[PositiveWhole, PositiveWhole], AfterValidator(refuse_falling)] = (448, 768)
     """Smallest and largest length of the image's longer side in a canvas crop, pixels."""
     flip: bool = True

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
+from deal_core.dataset.network_input import image_to_input, resize_image, resize_nearest
 from deal_core.dataset.rand_augment import FILL, rand_augment
 from deal_core.dataset.settings import DataSettings
 from deal_core.structures import UNLABELLED, Float32Array, Sample, UInt8Array
@@ -61,33 +61,9 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
     )
 
 
-def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return an array (H, W) at `size` (height, width), by nearest neighbour."""
-    return cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def depth_to_input(depth: Float32Array | None, size: tuple[int, int]) -> Tensor:
-    """Return depth (H, W) in metres as network input (1, *size): 0 where unknown, all 0 for None."""
-    if depth is None:
-        return torch.zeros(1, *size)
-    sized = resize_nearest(depth, size)
-    return torch.from_numpy(np.where(sized > 0, sized, np.float32(0)))[None]
-
-
-def resize_image(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
-    """Return an image (H, W, 3) at `size` (height, width): by area if it shrinks, else bilinearly."""
-    if image.shape[:2] == size:
-        return image
-    height, width = size
-    method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method)
-
-
 def image_to_tensor(image: UInt8Array) -> Tensor:
     """Return an image (H, W, 3) as (3, H, W) float32 RGB in [0, 1]."""
-    # numpy is faster here: threads of PyTorch wait for each other (16 ms beside a busy core) longer than they work.
-    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
-    return torch.from_numpy(np.divide(planes, np.float32(255), dtype=np.float32))
+    return torch.from_numpy(image_to_input(image))
 
 
 def to_tensors(sample: Sample, *, with_mask: bool = False) -> TensorSample:
@@ -167,7 +143,7 @@ def _resized_crop(image: Tensor, depth: Tensor, settings: DataSettings) -> tuple
         ratios = [like_width / like_height * stretch for stretch in (1 / settings.crop_stretch, settings.crop_stretch)]
         box = RandomResizedCrop.get_params(image, list(settings.crop_scale), ratios)
     size = list(settings.image_size)
-    image = F.resized_crop(image, *box, size, InterpolationMode.BILINEAR, antialias=True)
+    image = F.resized_crop(image, *box, size, InterpolationMode(settings.crop_resample), antialias=True)
     return image, F.resized_crop(depth, *box, size, InterpolationMode.NEAREST_EXACT)
 
 
@@ -193,8 +169,15 @@ def _overlap(length: int, window: int) -> tuple[slice, slice]:
     return (outer, inner) if length > window else (inner, outer)
 
 
+_COLOUR_STD = (0.229, 0.224, 0.225)
+"""Deviation of the colours of ImageNet, in [0, 1]."""
+
+
 def _erase_box(image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace a random box by noise, and its depth by 0; sizes as in Random Erasing (Zhong et al. 2020)."""
+    """Replace a random box by noise, and its depth by 0; sizes as in Random Erasing (Zhong et al. 2020).
+
+    As in timm, the noise is normal with the mean and the deviation of ImageNet's colours, here within [0, 1].
+    """
     sides = image.shape[-2:]
     area = math.prod(sides) * (0.02 + (1 / 3 - 0.02) * float(torch.rand(())))
     ratio = 0.3 ** (2 * float(torch.rand(())) - 1)
@@ -203,6 +186,7 @@ def _erase_box(image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
     top, left = (int(torch.randint(0, s - n + 1, ())) for s, n in zip(sides, lengths, strict=True))
     box = (..., slice(top, top + lengths[0]), slice(left, left + lengths[1]))
     image, depth = image.clone(), depth.clone()
-    image[box] = torch.rand(image[box].shape)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (FILL, _COLOUR_STD))
+    image[box] = (mean / 255 + std * torch.randn(image[box].shape)).clamp(0, 1)
     depth[box] = 0.0
     return image, depth

@@ -5,19 +5,23 @@ Each frame is counted separately, and `add_up` merges the counts. The counts of 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+
 from deal_core.dataset.dataset import Dataset, masks_without_class, with_masks
-from deal_core.errors import DatasetError
+from deal_core.errors import DatasetError, EvaluationError
+from deal_core.evaluation.decided_frames import DecidedFrame, DecidedFrames
 from deal_core.evaluation.flicker import Flicker
 from deal_core.evaluation.metrics import MaskEvaluator
 from deal_core.evaluation.picture_folder import PredictedFrame, choose_frames, draw_frames
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.evaluation.sweep import ThresholdSweep
-from deal_core.masks.decide import predict_mask
+from deal_core.masks.decide import predict_mask, threshold_grid
 from deal_core.masks.mask_folder import check_masks, read_mask
 from deal_core.masks.refine.refinement import refinement_name
 from deal_core.masks.score_dataset import CamSettings, ScoredFrame, check_use, decision_threshold, score_frames
@@ -25,6 +29,8 @@ from deal_core.masks.threshold_rules import FixedRule, ThresholdRule, create_rul
 from deal_core.models.model_file import LoadedModel, Threshold
 from deal_core.runtime.segmenter import Segmenter
 from deal_core.structures import UNLABELLED, Float32Array, Int64Array, Sample, UInt8Array
+
+_log = logging.getLogger(__name__)
 
 Advance = Callable[[int], None]
 """Called with the number of steps done."""
@@ -101,7 +107,9 @@ def evaluate_model(
 ) -> EvaluationResult:
     """Compare the masks of a model with the true masks, at the automatic threshold and at the swept threshold.
 
-    The first pass over the frames finds the thresholds, and the second pass scores the masks at these thresholds.
+    Where the rule finds no threshold, the result has the swept threshold alone, and says why.
+
+    The network sees each frame once: its decision at every threshold is kept, compressed, among the temporary files.
 
     Args:
         model: Model to evaluate.
@@ -119,44 +127,50 @@ def evaluate_model(
         ModelFileError: the model is for other classes.
         ConfigError: the threshold rule is unknown.
         UsageError: `score_frames` or `choose_threshold` raises it.
-        EvaluationError: the frames give the threshold rule no information.
     """
     settings = settings or CamSettings()
     check_use(model.info, dataset, settings)
     dataset = with_masks(dataset)
     classes = dataset.classes
-    sweep, threshold = _choose_thresholds(model, dataset, settings, threshold_rule, advance)
-    best, flicker = sweep.best(), Flicker(dataset.frames)
+    own = decision_threshold(model, settings)
+    rule = create_rule(threshold_rule, dataset.depth_kind) if threshold_rule else FixedRule(own.value)
+    fixed = [rule.threshold()] if isinstance(rule, FixedRule) else []
+    decided = DecidedFrames(np.union1d(threshold_grid(), fixed))
+    sweep, threshold, lack = _choose_thresholds(model, dataset, settings, threshold_rule, decided, advance)
+    best = sweep.best()
+    thresholds = [best.threshold] if threshold is None else [best.threshold, threshold.value]
+    places = [decided.place(value) for value in thresholds]
 
-    def count(frame: ScoredFrame) -> tuple[MaskEvaluator, MaskEvaluator]:
-        mask, key = mask_of(frame.sample), frame.sample.key
-        auto, oracle = (predict_mask(frame.scores, frame.tags, value) for value in (threshold.value, best.threshold))
-        flicker.update(frame.sample.image, auto, mask, key)
-        tags = frame.sample.tags
-        return count_mask(auto, mask, key, len(classes), tags), count_mask(oracle, mask, key, len(classes), tags)
+    records, flicker = {record.key: record for record in dataset.frames}, Flicker(dataset.frames)
+
+    def count(frame: DecidedFrame) -> tuple[MaskEvaluator, ...]:
+        masks = [frame.mask(place) for place in places]
+        flicker.update(dataset.load(records[frame.key]).image, masks[-1], frame.truth, frame.key)
+        return tuple(count_mask(found, frame.truth, frame.key, len(classes), frame.tags) for found in masks)
 
     def predict(few: Dataset) -> Iterable[PredictedFrame]:
-        return predicted_frames(model, few, settings, threshold.value)
+        return predicted_frames(model, few, settings, thresholds[-1])
 
-    auto, oracle = add_up(
-        (MaskEvaluator(len(classes)), MaskEvaluator(len(classes))),
-        map(count, score_frames(model, dataset, settings)),
+    totals = add_up(
+        tuple(MaskEvaluator(len(classes)) for _ in thresholds),
+        map(count, decided.frames()),
         lambda done: advance(len(dataset) + done),
     )
+    oracle, shown_at = totals[0], totals[-1]
     if pictures:
-        shown = tuple(show) or choose_frames(auto.frames, num_pictures)
-        draw_frames(pictures, classes, _in_order(shown, dataset, predict), auto.frames)
+        shown = tuple(show) or choose_frames(shown_at.frames, num_pictures)
+        draw_frames(pictures, classes, _in_order(shown, dataset, predict), shown_at.frames)
     return EvaluationResult(
         name=name,
         dataset=str(dataset.path),
         classes=classes,
         num_frames=len(dataset),
         oracle=oracle.score(classes, rule="oracle", threshold=best.threshold),
-        auto=auto.score(classes, rule=threshold.rule, threshold=threshold.value),
+        auto=shown_at.score(classes, rule=threshold.rule, threshold=threshold.value) if threshold else None,
         curve=sweep.curve(),
-        per_frame=tuple(auto.frames),
+        per_frame=tuple(shown_at.frames),
         flicker=flicker.share(),
-        details={**_details(model, settings), "model": model.sha256[:12], **_plain(model.info.training)},
+        details={**_details(model, settings), **lack, "model": model.sha256[:12], **_plain(model.info.training)},
     )
 
 
@@ -276,9 +290,17 @@ def mask_of(sample: Sample) -> UInt8Array:
 
 
 def _choose_thresholds(
-    model: LoadedModel, dataset: Dataset, settings: CamSettings, threshold_rule: str | None, advance: Advance
-) -> tuple[ThresholdSweep, Threshold]:
-    """Return the sweep over all thresholds, and the automatic threshold, which uses no masks."""
+    model: LoadedModel,
+    dataset: Dataset,
+    settings: CamSettings,
+    threshold_rule: str | None,
+    decided: DecidedFrames,
+    advance: Advance,
+) -> tuple[ThresholdSweep, Threshold | None, dict[str, str]]:
+    """Return the sweep over all thresholds, the automatic threshold, which uses no masks, and why there is none.
+
+    The decision of each frame is added to `decided`.
+    """
     own = decision_threshold(model, settings)
 
     def new_rule() -> ThresholdRule:
@@ -289,6 +311,7 @@ def _choose_thresholds(
         sweep.update(frame.scores, frame.tags, mask_of(sample))
         sweep.add_tags(sample.tags)
         rule.update(frame.scores, sample.depth, sample.depth_valid, frame.tags)
+        decided.keep(frame.scores, frame.tags, sample.key, mask_of(sample), sample.tags)
         return sweep, rule
 
     totals = ThresholdSweep(len(dataset.classes)), new_rule()
@@ -298,7 +321,11 @@ def _choose_thresholds(
     if not sweep.counts.any():
         raise DatasetError(f"{dataset.path}: the masks have no labelled pixel, only {UNLABELLED} (ignored)")
     _require_drawn_classes(sweep.counts, dataset)
-    return sweep, Threshold(rule.threshold(), threshold_rule or own.rule)
+    try:
+        return sweep, Threshold(rule.threshold(), threshold_rule or own.rule), {}
+    except EvaluationError as error:
+        _log.warning("no automatic threshold: %s", error)
+        return sweep, None, {"auto": f"no threshold: {error}"}
 
 
 def _require_drawn_classes(counts: Int64Array, dataset: Dataset) -> None:

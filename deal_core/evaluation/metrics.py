@@ -148,7 +148,7 @@ class BoundaryScore:
         reach = max(1.0, self.tolerance * math.hypot(*truth.shape))
         for class_id in np.union1d(np.unique(found), np.unique(truth)):
             if class_id not in (BACKGROUND, UNLABELLED):
-                ours, theirs = contour(found == class_id), contour(truth == class_id)
+                ours, theirs = _contours(found == class_id, truth == class_id)
                 matches, their_matches = _within(ours, theirs, reach), _within(theirs, ours, reach)
                 self.counts[class_id - 1] += (ours.sum(), matches, theirs.sum(), their_matches)
 
@@ -168,6 +168,15 @@ class BoundaryScore:
     def mean(self) -> float:
         """Return the mean F over the foreground classes with a contour; nan without any."""
         return float(mean_of_known(self.per_class()[None])[0])
+
+
+def _contours(first: BoolArray, second: BoolArray) -> tuple[BoolArray, BoolArray]:
+    """Return the contours of two regions (H, W), cut to a box that holds both; one of them is not empty."""
+    either = first | second
+    rows, columns = (np.flatnonzero(either.any(axis=axis)) for axis in (1, 0))
+    # A pixel more on each side: there the regions have an outside.
+    box = tuple(slice(max(int(n[0]) - 1, 0), int(n[-1]) + 2) for n in (rows, columns))
+    return contour(first[box]), contour(second[box])
 
 
 def contour(region: BoolArray) -> BoolArray:
@@ -301,10 +310,20 @@ def iou_of_confusions(counts: Int64Array, tagged: BoolArray) -> Float64Array:
     return np.where(np.isnan(iou) & np.concatenate([[False], tagged]), 0.0, iou)
 
 
+_LARGEST_DISK = 20.0
+"""Reach in pixels up to which a dilation is faster than a distance transform."""
+
+
 def _within(ours: BoolArray, theirs: BoolArray, reach: float) -> int:
     """Return the number of pixels of `ours` at most `reach` pixels (Euclidean) from `theirs`."""
     if not ours.any() or not theirs.any():
         return 0
+    if reach <= _LARGEST_DISK:
+        radius = int(reach)
+        rows, columns = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+        disk = (np.square(rows) + np.square(columns) <= reach * reach).astype(np.uint8)
+        near = cv2.dilate(theirs.view(np.uint8), disk, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        return int(np.count_nonzero(near & ours.view(np.uint8)))
     distance = cv2.distanceTransform((~theirs).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return int((distance[ours] <= reach).sum())
 

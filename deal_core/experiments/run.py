@@ -143,6 +143,19 @@ def is_evaluated(run: PlannedRun, evaluation: Evaluation) -> bool:
         return False
 
 
+def evaluated_folders(out: Path) -> list[Path]:
+    """Return the folders of all complete evaluations of runs in the folder of an experiment, in order."""
+    found = (file.parent for file in out.glob(f"*/*/seed-*/*/{MADE_FILE}"))
+    return sorted(folder for folder in found if folder.parent.name[5:].isdecimal() and _has_scores(folder))
+
+
+def _has_scores(folder: Path) -> bool:
+    try:
+        return EvaluationResult.read(folder).oracle is not None
+    except DealError:
+        return False
+
+
 class _Job:
     """An active run: its remaining steps, and the process of the first step."""
 
@@ -266,7 +279,8 @@ def _arguments(run: PlannedRun, evaluation: Evaluation) -> list[str]:
     if evaluation.threshold_of is None:
         return list(evaluation.arguments)
     auto = EvaluationResult.read(run.folder / evaluation.threshold_of).auto
-    assert auto is not None
+    if auto is None:  # its rule found none on the training images: that of the model file remains
+        return list(evaluation.arguments)
     return [*evaluation.arguments, "--threshold-rule", f"fixed:{auto.threshold}"]
 
 

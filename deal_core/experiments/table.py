@@ -15,7 +15,7 @@ from deal_core.evaluation.seeds import SeedSummary, summarise_seeds
 from deal_core.experiments.definitions import BASELINE
 from deal_core.experiments.plan import Plan
 from deal_core.experiments.published import published_figures
-from deal_core.experiments.run import is_evaluated
+from deal_core.experiments.run import evaluated_folders, is_evaluated
 from deal_core.files import replacing
 
 TABLE_FILE, RESULTS_FILE = "table.md", "results.json"
@@ -51,9 +51,11 @@ class Figures:
 
     @classmethod
     def of(cls, result: EvaluationResult) -> Figures:
-        """Return the figures of an evaluation of CAMs, which has both thresholds."""
+        """Return the figures of an evaluation of CAMs; nan for auto where its rule found no threshold."""
         auto, oracle = result.auto, result.oracle
-        assert auto is not None and oracle is not None
+        assert oracle is not None
+        if auto is None:
+            return cls(oracle.miou, math.nan, oracle.boundary_f, math.nan, _threshold(oracle), math.nan)
         return cls(oracle.miou, auto.miou, oracle.boundary_f, auto.boundary_f, _threshold(oracle), _threshold(auto))
 
 
@@ -88,10 +90,8 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """Return the texts of the row, one per column of `COLUMNS`; figures in %, gains in points."""
         is_baseline = self.variant == BASELINE.name
-        thresholds = [
-            f"{sum(values) / len(values):.2f}"
-            for values in (self.summary("threshold_oracle").values, self.summary("threshold_auto").values)
-        ]
+        means = (self.summary("threshold_oracle").mean, self.summary("threshold_auto").mean)
+        thresholds = ["–" if math.isnan(mean) else f"{mean:.2f}" for mean in means]
         return (
             self.model,
             self.variant,
@@ -123,14 +123,24 @@ class Row:
 
 
 def collect_rows(plan: Plan) -> list[Row]:
-    """Return the rows from all up-to-date evaluations of the plan; rows without any evaluation are left out."""
+    """Return the rows from all up-to-date evaluations of the plan, and from others that are in its folder.
+
+    So a call for one network keeps the rows of an earlier call for another. Rows without any evaluation are left out.
+    """
     found: dict[tuple[str, str, str], dict[int, Figures]] = {}
+    planned = set()
     for run in plan.runs:
         for evaluation in run.evaluations:
+            folder = run.folder / evaluation.part
+            planned.add(folder.resolve())
             results = found.setdefault((run.model, run.variant.name, evaluation.part), {})
             if is_evaluated(run, evaluation):
-                result = EvaluationResult.read(run.folder / evaluation.part)
-                results[run.settings.seed] = Figures.of(result)
+                results[run.settings.seed] = Figures.of(EvaluationResult.read(folder))
+    for folder in evaluated_folders(plan.out):
+        model, variant, seed, part = folder.relative_to(plan.out).parts
+        if folder.resolve() not in planned:
+            results = found.setdefault((model, variant, part), {})
+            results[int(seed.removeprefix("seed-"))] = Figures.of(EvaluationResult.read(folder))
     return list(_rows(plan.benchmark.name, found))
 
 

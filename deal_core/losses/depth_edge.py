@@ -28,17 +28,19 @@ from deal_core.structures import DepthKind, valid_depth
 from deal_core.surfaces.filling import fill_depth
 
 CamValue = Literal["relu_max", "above_mean_max", "min_max", "sigmoid", "none"]
-CamEdge = Literal["max", "bound"]
+CamEdge = Literal["max", "bound", "min_max", "sigmoid"]
 DepthValue = Literal["min_max", "inverse_min_max", "none"]
-DepthEdge = Literal["bound", "max"]
+DepthEdge = Literal["bound", "max", "min_max", "sigmoid"]
+DepthResize = Literal["antialias", "bicubic"]
 DepthSlope = Literal["keep", "remove"]
-Holes = Literal["ignore", "fill"]
+Holes = Literal["ignore", "fill", "edges"]
 _CHOICES = {
     "cam_value": CamValue,
     "cam_edge": CamEdge,
     "depth_value": DepthValue,
     "depth_edge": DepthEdge,
     "depth_slope": DepthSlope,
+    "depth_resize": DepthResize,
     "depth_kind": DepthKind,
     "holes": Holes,
 }
@@ -57,18 +59,23 @@ class DepthEdgeOptions:
         cam_value: CAM before the Sobel filter: ReLU divided by the maximum of each map; the same, cut at the mean of
             the map where that is negative (`activate`), so that a map without any positive value keeps its gradient;
             min-max of each map, sigmoid, or unchanged.
-        cam_edge: Sobel magnitude of the CAM divided by the maximum of each map, or by `SOBEL_BOUND`.
+        cam_edge: Sobel magnitude of the CAM divided by the maximum of each map, or by `SOBEL_BOUND`; or its min-max
+            over each map, or its sigmoid, which is at least 1/2: every pixel is then an edge.
         depth_value: depth before the Sobel filter: min-max over the valid pixels of each image, the same for
             inverse depth, or unchanged. Depth of kind "inverse" is not inverted again.
-        depth_edge: Sobel magnitude of the depth divided by `SOBEL_BOUND`, or by the maximum of each image.
+        depth_edge: Sobel magnitude of the depth divided by `SOBEL_BOUND`, or by the maximum of each image; or its
+            min-max over each image, or its sigmoid, as for the CAM.
         depth_slope: "remove" subtracts the median slope of each image before the magnitude is taken: the slope of the
             largest surface. Inverse depth of a plane is linear in the image, so with `depth_value="inverse_min_max"` a
             table at any angle makes no edges.
         depth_gain: factor on the edge strength of the depth; the product is clipped at 1.
+        depth_resize: how depth gets the size at which edges are compared: bicubically with the antialiasing filter, or
+            plainly "bicubic", from 16 pixels for each cell, whatever the factor.
         depth_kind: "metric", or "inverse" for relative inverse depth of any scale, as Depth Anything estimates it.
         holes: pixels without depth: "ignore" gives weight 0 to every cell whose 3x3 neighbourhood includes one, which
             on stereo cameras are most outlines of near things; "fill" fills them with `deal_core.surfaces.fill_depth`
-            and weights each cell by the least confidence of its neighbourhood.
+            and weights each cell by the least confidence of its neighbourhood; "edges" leaves them at 0, as a camera
+            gives them: the outline of a hole is then an edge of the depth, and every cell has weight 1.
 
     Raises:
         ValueError: an option is unknown.
@@ -82,6 +89,7 @@ class DepthEdgeOptions:
     depth_edge: DepthEdge = "bound"
     depth_slope: DepthSlope = "keep"
     depth_gain: float = 1.0
+    depth_resize: DepthResize = "antialias"
     depth_kind: DepthKind = "metric"
     holes: Holes = "ignore"
 
@@ -157,16 +165,30 @@ def edge_sign(strength: Tensor, mu: float = 2.5) -> Tensor:
     return (edge - flat) / (edge + flat)
 
 
-def cam_edges(cams: Tensor, *, size: tuple[int, int], value: CamValue = "relu_max", edge: CamEdge = "max") -> Tensor:
+def cam_edges(
+    cams: Tensor,
+    *,
+    size: tuple[int, int],
+    value: CamValue = "relu_max",
+    edge: CamEdge = "max",
+    corners: bool = False,
+) -> Tensor:
     """Return the edge strength (B, K, H', W') in [0, 1] of each map in `cams` (B, K, h, w).
 
-    With `edge="max"`, a map without edges has strength 1 everywhere: it is the limit of ever weaker slopes, in which
-    every pixel is as steep as the steepest. So a CAM gains nothing by becoming flat.
+    With `edge="max"` or "min_max", a map without edges has strength 1 everywhere: it is the limit of ever weaker
+    slopes, in which every pixel is as steep as the steepest. So a CAM gains nothing by becoming flat.
+
+    Args:
+        cams: CAM logits.
+        size: (H', W') of the result.
+        value: As `DepthEdgeOptions.cam_value`.
+        edge: As `DepthEdgeOptions.cam_edge`.
+        corners: Whether the outermost cells of `cams` lie on the outermost pixels, see `CamOutput.corners`.
     """
     _check_option("cam_value", value)
     _check_option("cam_edge", edge)
     if tuple(cams.shape[-2:]) != tuple(size):
-        cams = F.interpolate(cams, size, mode="bilinear", align_corners=False)
+        cams = F.interpolate(cams, size, mode="bilinear", align_corners=corners)
     if value == "relu_max":
         cams = _divide_by_maximum(cams.relu())
     elif value == "above_mean_max":
@@ -178,6 +200,10 @@ def cam_edges(cams: Tensor, *, size: tuple[int, int], value: CamValue = "relu_ma
     magnitude = sobel_magnitude(cams)
     if edge == "bound":
         return (magnitude / SOBEL_BOUND).clamp(max=1.0)
+    if edge == "sigmoid":
+        return magnitude.sigmoid()
+    if edge == "min_max":
+        magnitude = magnitude - magnitude.amin(dim=(-2, -1), keepdim=True)
     has_edge = magnitude.amax(dim=(-2, -1), keepdim=True) > 0
     return _divide_by_maximum(magnitude).where(has_edge, 1.0)
 
@@ -191,17 +217,20 @@ def depth_edges(
     edge: DepthEdge = "bound",
     slope: DepthSlope = "keep",
     gain: float = 1.0,
+    resize: DepthResize = "antialias",
     kind: DepthKind = "metric",
     holes: Holes = "ignore",
 ) -> DepthEdges:
     """Return the edges of `depth` (B, 1, H, W) at `size`, for the options of `DepthEdgeOptions`.
 
     A cell of the smaller grid counts as known if at least half of its area was measured or, with `holes="fill"`, if its
-    mean confidence is at least 1/2. Only known cells scale the depth. An image without depth has weight 0 everywhere.
+    mean confidence is at least 1/2; with `holes="edges"`, every cell does. Only known cells scale the depth. An image
+    without depth has weight 0 everywhere.
     """
     _check_option("depth_value", value)
     _check_option("depth_edge", edge)
     _check_option("depth_slope", slope)
+    _check_option("depth_resize", resize)
     _check_option("depth_kind", kind)
     _check_option("holes", holes)
     inverted = value == "inverse_min_max" and kind == "metric"
@@ -213,8 +242,11 @@ def depth_edges(
     if holes == "ignore":
         # Resampling and the Sobel filter need numbers; what is computed from them gets weight 0.
         filled, confidence = _fill_holes(filled.where(valid, 0.0), valid), valid.to(depth.dtype)
+    elif holes == "edges":
+        has_depth = valid.amax(dim=(-2, -1), keepdim=True).to(depth.dtype)
+        filled, confidence = filled.where(valid, 0.0), has_depth.expand_as(depth)
     if tuple(depth.shape[-2:]) != tuple(size):
-        filled = F.interpolate(filled, size, mode="bicubic", align_corners=False, antialias=True)
+        filled = F.interpolate(filled, size, mode="bicubic", align_corners=False, antialias=resize == "antialias")
         confidence = F.interpolate(confidence, size, mode="area")
     known = confidence >= 0.5
     if value != "none":
@@ -224,8 +256,18 @@ def depth_edges(
     if slope == "remove":
         dx, dy = (d - _median_where(d, weight >= 0.5) for d in (dx, dy))
     magnitude = _magnitude(dx, dy)
-    strength = magnitude / SOBEL_BOUND if edge == "bound" else _divide_by_maximum(magnitude * weight)
+    strength = _edge_strength(magnitude, weight, edge)
     return DepthEdges((gain * strength).clamp(0.0, 1.0), weight)
+
+
+def _edge_strength(magnitude: Tensor, weight: Tensor, edge: DepthEdge) -> Tensor:
+    if edge == "bound":
+        return magnitude / SOBEL_BOUND
+    if edge == "sigmoid":
+        return magnitude.sigmoid()
+    if edge == "min_max":
+        return _min_max_where(magnitude, weight > 0)
+    return _divide_by_maximum(magnitude * weight)
 
 
 def sobel_magnitude(maps: Tensor) -> Tensor:
@@ -273,8 +315,13 @@ class DepthEdgeAlignmentLoss(nn.Module):
         """Return the scalar loss; shapes as in `depth_edge_alignment_loss`."""
         return self.terms(cams, depth, tags, valid).loss
 
-    def terms(self, cams: Tensor, depth: Tensor, tags: Tensor, valid: Tensor | None = None) -> AlignmentTerms:
-        """Return the loss and the loss of a flat CAM; shapes as in `depth_edge_alignment_loss`."""
+    def terms(
+        self, cams: Tensor, depth: Tensor, tags: Tensor, valid: Tensor | None = None, *, corners: bool = False
+    ) -> AlignmentTerms:
+        """Return the loss and the loss of a flat CAM; shapes as in `depth_edge_alignment_loss`.
+
+        With `corners`, the outermost cells of the CAMs lie on the outermost pixels, see `CamOutput.corners`.
+        """
         _check_shapes(cams, depth, tags, valid)
         options = self.options
         size = options.size or (max(depth.shape[-2] // 2, 1), max(depth.shape[-1] // 2, 1))
@@ -289,6 +336,7 @@ class DepthEdgeAlignmentLoss(nn.Module):
                 edge=options.depth_edge,
                 slope=options.depth_slope,
                 gain=options.depth_gain,
+                resize=options.depth_resize,
                 kind=options.depth_kind,
                 holes=options.holes,
             )
@@ -298,7 +346,7 @@ class DepthEdgeAlignmentLoss(nn.Module):
             # Classes that are absent from the whole batch have no weight, so their edges are not computed.
             used = _used_classes(present)
             cams, share = cams[:, used], share[:, used]
-            edges_of = partial(cam_edges, size=size, value=options.cam_value, edge=options.cam_edge)
+            edges_of = partial(cam_edges, size=size, value=options.cam_value, edge=options.cam_edge, corners=corners)
             agreement = (edge_sign(edges_of(cams.to(dtype)), options.mu) * target).mean(dim=(-2, -1))
             loss = nan_unless_finite(-(share * agreement).sum(1).mean(), cams)
             without_edges = edges_of(torch.zeros_like(cams[:1, :1]))

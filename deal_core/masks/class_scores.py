@@ -8,6 +8,8 @@ from typing import get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 from deal_core.errors import ConfigError
 from deal_core.masks.choices import Normalisation
@@ -43,12 +45,14 @@ class ScoreNetwork(nn.Module):
             image: (B, 3, H, W) RGB in [0, 1].
             depth: (B, 1, H, W) metres, 0 where unknown; None for a network without depth.
         """
-        output = _output(self.network, _in_whole_patches(self.network, image), depth)
+        output = _output(self.network, image, depth)
         if isinstance(output, SegmenterOutput):
             scores = output.scores
             return scores, scores.amax(dim=(-2, -1))
-        tags = _mean_logits(output).sigmoid()
-        return normalise(output.activation.float(), tags >= TAG_THRESHOLD), tags
+        tags, maps = _mean_logits(output).sigmoid(), output.activation.float()
+        if output.corners:
+            maps = _resize(_placed(maps, image.shape[-2:]), (maps.shape[-2], maps.shape[-1]))
+        return normalise(maps, tags >= TAG_THRESHOLD), tags
 
 
 def multi_scale_scores(
@@ -85,9 +89,10 @@ def multi_scale_scores(
     size = size or (images.shape[-2], images.shape[-1])
     batch, passes = len(images), len(scales) * (2 if flip else 1)
     maps: list[Tensor] = []
+    corners_of: list[torch.Size | None] = []
     logits = torch.zeros(())
     for scale in scales:
-        scaled = _in_whole_patches(network, _rescale(images, scale))
+        scaled = _rescale(images, scale)
         # By nearest neighbour: a mean of two depths would be a surface that does not exist.
         scaled_depth = None if depth is None else F.interpolate(depth, scaled.shape[-2:], mode="nearest-exact")
         if flip:
@@ -100,6 +105,7 @@ def multi_scale_scores(
             found, seen = output.activation.float(), _mean_logits(output)
         # Resampling commutes with mirroring and adding, so one resampling of the sum suffices.
         maps.append(found[:batch] + found[batch:].flip(-1) if flip else found)
+        corners_of.append(scaled.shape[-2:] if isinstance(output, CamOutput) and output.corners else None)
         if seen is not None:
             logits = logits.to(seen) + (seen[:batch] + seen[batch:] if flip else seen)
     if seen is None:
@@ -110,8 +116,8 @@ def multi_scale_scores(
     scores = maps[0].new_zeros(*present.shape, *size)
     if used.any():
         total = torch.zeros(())
-        for found in maps:
-            total = total.to(found) + _resize(found[:, used], size)
+        for found, corners in zip(maps, corners_of, strict=True):
+            total = total.to(found) + _resize(_placed(found[:, used], corners), size)
         scores[:, used] = normalise(total, present[:, used], normalisation)
     return scores
 
@@ -143,6 +149,14 @@ def _output(network: nn.Module, image: Tensor, depth: Tensor | None) -> CamOutpu
     return output
 
 
+def _placed(maps: Tensor, corners: torch.Size | None) -> Tensor:
+    """Return maps with each cell in the middle of its share of the image; `corners`: see `CamOutput.corners`.
+
+    Maps whose outermost cells lie on the outermost pixels are resized to that size (H, W), where the two kinds agree.
+    """
+    return maps if corners is None else F.interpolate(maps, corners, mode="bilinear", align_corners=True)
+
+
 def _with_mirrored(images: Tensor) -> Tensor:
     return torch.cat([images, images.flip(-1)])
 
@@ -155,20 +169,10 @@ def _mean_logits(output: CamOutput) -> Tensor:
     return torch.stack([logits.float() for logits in output.tag_logits.values()]).mean(0)
 
 
-def _in_whole_patches(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the images at the nearest size of whole patches, for a network that cuts off the rest of an image.
-
-    A map of the cut image would be stretched over the whole one, and lie beside what the network saw.
-    """
-    patch = getattr(network, "patch_size", 1)
-    size = [max(round(n / patch), 1) * patch for n in images.shape[-2:]]
-    if list(images.shape[-2:]) == size:
-        return images
-    return F.interpolate(images, size, mode="bilinear", align_corners=False)
-
-
 def _rescale(images: Tensor, scale: float) -> Tensor:
     if scale == 1.0:
         return images
-    height, width = (max(round(s * scale), 1) for s in images.shape[-2:])
-    return F.interpolate(images, (height, width), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+    size = [max(round(s * scale), 1) for s in images.shape[-2:]]
+    # In 8 bit, as PIL resizes the images of published recipes.
+    levels = (images * 255).round().to(torch.uint8)
+    return resize(levels, size, InterpolationMode.BICUBIC, antialias=True).to(images.dtype) / 255

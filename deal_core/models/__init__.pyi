@@ -1,7 +1,8 @@
 # The names that users may rely on; each is imported when it is first used.
 from .cam_net import CamNet
 from .factory import create_model
-from .model_file import LoadedModel, ModelInfo, Threshold, load_model, read_info, save_model
+from .model_file import LoadedModel, load_model, save_model
+from .model_info import ModelInfo, Threshold, read_info
 from .output import CamOutput, SegmenterOutput
 from .region_mil import RegionMil
 from .seam import Seam

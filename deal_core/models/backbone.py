@@ -9,20 +9,20 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch.nn.functional as F
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError, ModelFileError, nearest_hint
+from deal_core.models.checkpoints import plain_name, read_checkpoint
 from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from deal_core.models.resnet38 import ResNet38
 
 _log = logging.getLogger(__name__)
 
@@ -38,9 +38,16 @@ _OWN_ARGUMENTS = (
 )
 # Modules of timm whose transformers take images of any size with `dynamic_img_size`.
 _FLEXIBLE = ("vision_transformer", "deit", "eva", "vision_transformer_hybrid")
-# Names under which training scripts keep the tensors of a network in a file, and prefixes that their wrappers add.
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
-_PREFIXES = ("module.", "model.")
+_COMMON_NETWORKS = (
+    *(f"deit_{size}_patch16_224" for size in ("tiny", "small", "base")),
+    *(f"vit_{size}_patch14_dinov2" for size in ("small", "base")),
+    *("resnet18", "resnet34", "resnet50", "resnet101", "mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0"),
+    *("convnext_tiny", "regnety_008"),
+)
+"""Networks of which people have weights, for a hint."""
+_COUNTER = "num_batches_tracked"
+_LEAST_TENSORS = 20
+"""Number of tensors from which equal shapes in equal order mean the same network."""
 _HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
 _ANSWER_S = 2.0
 """Seconds in which the hub must answer before a download begins."""
@@ -135,6 +142,23 @@ def create_backbone(
     return backbone
 
 
+def to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Return the image (B, C, H, W) resized to the nearest multiples of `multiple`, at least one, along each side.
+
+    A transformer cuts off what is left beside its last whole patch. Maps of the cut image would be stretched over the
+    whole one, and lie beside what the network saw; those of a resized image do not.
+    """
+    size = [nearest_multiple(side, multiple) for side in image.shape[-2:]]
+    if list(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", align_corners=False)
+
+
+def nearest_multiple(side: float, multiple: int) -> int:
+    """Return the multiple of `multiple` nearest to `side`, at least one."""
+    return max(round(side / multiple), 1) * multiple
+
+
 def check_weights(weights: object) -> None:
     """Raise `ConfigError` if the weights are no text."""
     if not isinstance(weights, str):
@@ -226,75 +250,102 @@ def load_backbone_weights(
 ) -> InitialWeights:
     """Load the weights file of a whole network into a backbone, and return how much of it was used.
 
+    The file may be of timm, torchvision, DeiT, WeakTr, SEAM or ResNet38-d, see `deal_core.models.checkpoints`. Where
+    its names are others, tensors are taken in their order, if their shapes are, in this order, those of the backbone.
+
     Args:
         backbone: Module to load into.
-        path: Path of a .safetensors, .pth or .pt file. Pickled files are read as tensors alone, and never run code.
+        path: Path of a .safetensors, .pth, .pt, .bin or .ckpt file. Pickled files never run code.
         adapt: Function to apply to the tensors of the file first, such as resizing position embeddings.
 
     Raises:
-        ModelFileError: the file is missing or damaged, holds more than tensors, or a tensor of the backbone is missing
-            or has another shape.
+        ModelFileError: the file is missing or damaged, holds something else, or a tensor of the backbone is missing or
+            has another shape.
     """
-    tensors = read_tensors(path)
+    tensors = read_checkpoint(path).backbone()
+    adapted = tensors
     if adapt is not None:
         try:
-            tensors = adapt(tensors)
+            adapted = adapt(dict(tensors))
         except (RuntimeError, ValueError, KeyError) as error:
-            raise ModelFileError(f"{path}: weights of another network: {error}") from error
-    # In feature extractors, timm replaces '.' by '_' in some names, or puts 'model.' before them.
-    known = {_plain_name(n): t for n, t in tensors.items()}
-    wanted = backbone.state_dict()
-    found = {n: known.get(_plain_name(n)) for n in wanted}
-    fitting = {n: t for n, t in found.items() if t is not None and t.shape == wanted[n].shape}
-    lacking = [n for n in wanted if n not in fitting and not n.endswith("num_batches_tracked")]
-    if lacking:
+            raise ModelFileError(f"{path}: weights of another network: {error}{nearest_network(tensors)}") from error
+    fit = fit_tensors(backbone, adapted)
+    if fit.lacking:
         raise ModelFileError(
-            f"{path}: weights of another network: {len(lacking)} of {len(wanted)} tensors of the backbone are "
-            f"missing or have another shape, the first is '{lacking[0]}'"
+            f"{path}: weights of another network: {len(fit.lacking)} of {len(backbone.state_dict())} tensors of the "
+            f"backbone are missing or have another shape, the first is '{fit.lacking[0]}'{nearest_network(tensors)}"
         )
-    backbone.load_state_dict({**wanted, **fitting})
-    return InitialWeights(str(path), len(fitting), len(known) - len(fitting))
+    backbone.load_state_dict({**backbone.state_dict(), **fit.found})
+    return InitialWeights(str(path), len(fit.found), len(fit.unused))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors, .pth or .pt file by name, without the wrappers of training scripts.
+@dataclass(frozen=True, eq=False)
+class TensorFit:
+    """Which tensors of a file a network takes.
+
+    Args:
+        found: Tensors of the file by their names in the network.
+        lacking: Names in the network for which the file has no tensor of the right shape.
+        unused: Names in the file of tensors that the network does not have.
+    """
+
+    found: Mapping[str, Tensor]
+    lacking: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def fit_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> TensorFit:
+    """Find a network's tensors in those of a file: by name or, where no name fits, by the order of their shapes."""
+    wanted = network.state_dict()
+    # In feature extractors, timm replaces '.' by '_' in some names, or puts 'model.' before them.
+    known = {plain_name(n): n for n in tensors}
+    source = {n: known[plain_name(n)] for n in wanted if plain_name(n) in known} or _by_order(wanted, tensors)
+    found = {n: tensors[name] for n, name in source.items() if tensors[name].shape == wanted[n].shape}
+    used = {source[n] for n in found}
+    lacking = (n for n in wanted if n not in found and not n.endswith(_COUNTER))
+    return TensorFit(found, tuple(lacking), tuple(n for n in tensors if n not in used))
+
+
+def fit_whole_network(name: str, tensors: Mapping[str, Tensor]) -> TensorFit:
+    """Find the tensors of timm's network `name`, or of "resnet38", in those of a file.
+
+    The classifier of a network may be missing: it is not among the tensors that lack.
 
     Raises:
-        ModelFileError: the file is missing or damaged, or holds more than tensors.
+        ConfigError: timm has no network of this name.
     """
-    if not path.is_file():
-        raise ModelFileError(f"{path}: expected a .safetensors, .pth or .pt file with backbone weights, found no file")
-    if path.suffix in (".pth", ".pt", ".bin"):
-        return _read_pickled(path)
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path}: not a readable .safetensors file ({error})") from None
+    if name == "resnet38":
+        with torch.device("meta"):
+            return fit_tensors(ResNet38(), tensors)
+    check_timm_name("backbone", name)
+    with torch.device("meta"), explain_timm_errors(name, f"network '{name}'"):
+        network = timm.create_model(name, pretrained=False)
+    fit = fit_tensors(network, tensors)
+    heads = network.pretrained_cfg.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    lacking = tuple(n for n in fit.lacking if not any(n.startswith(f"{head}.") for head in heads))
+    return replace(fit, lacking=lacking)
 
 
-def _read_pickled(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError:
-        raise ModelFileError(
-            f"{path}: holds more than tensors, and reading that could run code; save its state_dict as .safetensors"
-        ) from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelFileError(f"{path}: not a readable file of PyTorch ({reason})") from None
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    tensors = {n: t for n, t in content.items() if isinstance(t, Tensor)} if isinstance(content, dict) else {}
-    if not tensors:
-        raise ModelFileError(f"{path}: expected the tensors of a network by name (a state_dict), found none")
-    return tensors
+def _by_order(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the name in the file of each wanted tensor, if the file begins with tensors of exactly these shapes."""
+    names, given = ([n for n in of if not n.endswith(_COUNTER)] for of in (wanted, tensors))
+    shapes = [[of[n].shape for n in some] for of, some in ((wanted, names), (tensors, given))]
+    if len(names) < _LEAST_TENSORS or shapes[1][: len(names)] != shapes[0]:
+        return {}
+    return dict(zip(names, given, strict=False))
 
 
-def _plain_name(name: str) -> str:
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return name.replace(".", "_")
+def nearest_network(tensors: Mapping[str, Tensor]) -> str:
+    """Return a hint at the network of timm that fits these tensors best; empty if none fits half of them."""
+    best, share = "", 0.5
+    for name in _COMMON_NETWORKS:
+        with torch.device("meta"), explain_timm_errors(name, f"network '{name}'"):
+            network = timm.create_model(name, pretrained=False)
+        fit = fit_tensors(network, tensors)
+        if (here := len(fit.found) / len(network.state_dict())) > share:
+            best, share = name, here
+    return f"; it has most tensors of '{best}'" if best else ""
 
 
 def _adapter(backbone: Any) -> Callable[[dict[str, Tensor]], dict[str, Tensor]] | None:

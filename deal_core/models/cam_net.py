@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
 from deal_core.losses.activation import CamActivation, check_activation
-from deal_core.models.backbone import colour_scale, create_backbone, freezes_batch_norm
+from deal_core.models.backbone import colour_scale, create_backbone, freezes_batch_norm, to_multiple
 from deal_core.models.normalisation import ColourNormalisation, freeze_batch_norm
 from deal_core.models.output import CamOutput
 
@@ -110,12 +110,6 @@ class CamNet(nn.Module):
         if self.freeze_batch_norm:
             freeze_batch_norm(self.backbone)
         return self
-
-
-def to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Return the image (B, C, H, W) resized to the nearest multiples of `multiple`, at least one, along each side."""
-    size = torch.Size(max(round(side / multiple), 1) * multiple for side in image.shape[-2:])
-    return _resize(image, size)
 
 
 def _resize(maps: Tensor, size: torch.Size) -> Tensor:

@@ -10,13 +10,12 @@ from torch import nn
 
 from deal_core.errors import ConfigError, nearest_hint
 from deal_core.models.cam_net import CamNet
+from deal_core.models.model_info import REGION_MIL
 from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from deal_core.models.region_mil import RegionMil
 from deal_core.models.seam import Seam
 from deal_core.models.segmenter import SegmenterNet
 from deal_core.models.weaktr import WeakTr
-
-REGION_MIL = "region_mil"
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     "cam_net": CamNet,
@@ -66,18 +65,3 @@ def with_older_defaults(name: str, arguments: Mapping[str, Any]) -> dict[str, An
     """Return the arguments with the values of version 0.1.0 where they leave out what is now settled by the weights."""
     takes = inspect.signature(_MODELS[name]).parameters if name in _MODELS else ()
     return {**{n: v for n, v in OLDER_ARGUMENTS.items() if n in takes}, **arguments}
-
-
-def is_segmenter(name: str) -> bool:
-    """Return whether the network called `name` predicts the background and is trained on masks."""
-    return name == "segmenter"
-
-
-def names_regions(name: str) -> bool:
-    """Return whether the network called `name` names regions from depth, and so makes training masks only."""
-    return name == REGION_MIL
-
-
-def uses_depth(name: str, arguments: Mapping[str, Any]) -> bool:
-    """Return whether the network called `name`, made with these arguments, uses depth."""
-    return is_segmenter(name) and arguments.get("inputs") == "rgbd"

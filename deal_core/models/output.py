@@ -27,6 +27,8 @@ class CamOutput:
         maps: Functions that make the maps for losses, by name.
         refined: (B, K, h, w) non-negative CAM after refinement by the network; None for a network without refinement.
         activated: How raw CAM logits become non-negative.
+        corners: Whether the outermost cells of the maps lie on the outermost pixels of the image (`align_corners=True`
+            of PyTorch), or each cell lies in the middle of its share of the image.
     """
 
     tag_logits: Mapping[str, Tensor]
@@ -36,6 +38,7 @@ class CamOutput:
     maps: Mapping[str, MapFunction]
     refined: Tensor | None = None
     activated: CamActivation = "relu"
+    corners: bool = False
 
     @property
     def activation(self) -> Tensor:

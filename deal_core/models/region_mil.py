@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
-from deal_core.models.backbone import colour_scale, create_backbone
+from deal_core.models.backbone import colour_scale, create_backbone, nearest_multiple
 from deal_core.models.normalisation import ColourNormalisation
 
 
@@ -114,7 +114,7 @@ class RegionMil(nn.Module):
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """Return the feature maps (B, C, h, w) of `image` (B, 3, H, W), RGB in [0, 1], from fine to coarse."""
-        size = [max(round(side * self.scale), 1) for side in image.shape[-2:]]
+        size = [nearest_multiple(side * self.scale, self.backbone.multiple) for side in image.shape[-2:]]
         scaled = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
         found: list[Tensor] = self.backbone(self.normalise_colours(scaled))
         return [f.permute(0, 3, 1, 2) for f in found] if self.features_are_nhwc else found

@@ -163,6 +163,7 @@ class Seam(nn.Module):
             maps={"raw": raw_map, "refined": refined_map},
             refined=refined[:, 1:],
             activated=self.activation,
+            corners=self.preset == "reference",
             refined_background=refined[:, :1],
         )
 

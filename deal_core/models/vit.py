@@ -56,8 +56,8 @@ class Tokens:
 class TokenTransformer(nn.Module):
     """The body of a timm vision transformer that also returns its attention, and takes images of any size.
 
-    Position embeddings are resized bicubically to the grid of the image; pixels beyond the last whole patch are
-    ignored. The final norm exists only so that weights fit: it is neither applied nor trained.
+    Position embeddings are resized bicubically to the grid of the image. The final norm exists only so that weights
+    fit: it is neither applied nor trained.
 
     Args:
         vit: Transformer made by `create_vit`; its modules are shared, not copied.
@@ -84,17 +84,9 @@ class TokenTransformer(nn.Module):
         """Return tokens and attention of a normalised image.
 
         Args:
-            image: (B, 3, H, W) normalised image.
+            image: (B, 3, H, W) normalised image; H and W are multiples of `patch_size`.
             prefix: (P, D) tokens before the patches, with their position embeddings.
-
-        Raises:
-            ConfigError: the image is smaller than a patch.
         """
-        if min(image.shape[-2:]) < self.patch_size:
-            raise ConfigError(
-                f"expected an image of at least one patch of {self.patch_size}x{self.patch_size} pixels, "
-                f"found {image.shape[-2]}x{image.shape[-1]} (height x width)"
-            )
         patches = self.patch_embed.proj(image)
         grid = (patches.shape[-2], patches.shape[-1])
         patches = self.patch_embed.norm(patches.flatten(2).transpose(1, 2)) + self.positions_at(grid)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deal_core.errors import ConfigError
 from deal_core.losses.activation import CamActivation, activate, check_activation
-from deal_core.models.backbone import check_weights, colour_scale
+from deal_core.models.backbone import check_weights, colour_scale, to_multiple
 from deal_core.models.normalisation import ColourNormalisation
 from deal_core.models.output import CamOutput, MapFunction
 from deal_core.models.vit import Tokens, TokenTransformer, create_vit
@@ -62,7 +62,7 @@ class WeakTr(nn.Module):
 
     >>> net = WeakTr(3, "vit_tiny_patch16_224", backbone_arguments={"depth": 2, "embed_dim": 32, "num_heads": 2})
     >>> net(torch.rand(1, 3, 120, 160)).cams.shape
-    torch.Size([1, 3, 7, 10])
+    torch.Size([1, 3, 8, 10])
     """
 
     def __init__(
@@ -99,12 +99,9 @@ class WeakTr(nn.Module):
         self.fusion = AttentionFusion(self.backbone.dim, self.backbone.heads, self.backbone.depth, pool)
 
     def forward(self, image: Tensor) -> CamOutput:
-        """Return CAMs and tag logits of `image` (B, 3, H, W), RGB in [0, 1].
-
-        Raises:
-            ConfigError: the image is smaller than a patch.
-        """
-        tokens = self.backbone(self.normalise_colours(image), self.class_tokens + self.class_positions)
+        """Return CAMs and tag logits of `image` (B, 3, H, W), RGB in [0, 1], which is resized to whole patches."""
+        whole = to_multiple(self.normalise_colours(image), self.patch_size)
+        tokens = self.backbone(whole, self.class_tokens + self.class_positions)
         cams = self.classifier(tokens.patches)
         weights = self.fusion([branch.detach() for branch in tokens.branches])
         fused, fine = self._refine(cams.detach(), [a.detach() for a in tokens.attention], weights)
@@ -153,7 +150,8 @@ class AttentionFusion(nn.Module):
     """A weight in (0, 1) for the attention of every head and layer, from pooled features (AAF of WeakTr).
 
     As published, the features of a head are every `heads`-th channel of the attention branch, starting at the index of
-    the head, and not the contiguous channels of the head before the output projection.
+    the head, and not the contiguous channels of the head before the output projection. Its layers start from the
+    default initialisation of PyTorch, too: from smaller values every weight would be 1/2, and learn very slowly.
 
     Args:
         dim: Channels D of the features.
@@ -172,11 +170,6 @@ class AttentionFusion(nn.Module):
         self.excite = nn.Sequential(
             nn.Linear(maps, units, bias=False), nn.ReLU(), nn.Linear(units, maps, bias=False), nn.Sigmoid()
         )
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
 
     def forward(self, branches: Sequence[Tensor]) -> Tensor:
         """Return the weights (B, heads, L) from the attention branches (B, T, D) of L layers."""

@@ -14,8 +14,9 @@ from deal_core.devices import resolve_device
 from deal_core.errors import ConfigError
 from deal_core.files import os_errors_as, replacing
 from deal_core.models.backbone import settle_weights
-from deal_core.models.factory import REGION_MIL, create_model
+from deal_core.models.factory import create_model
 from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_model
+from deal_core.models.model_info import REGION_MIL
 from deal_core.models.region_mil import RegionMil
 from deal_core.regions.bags import make_bags, standardise
 from deal_core.regions.cache import frame_regions

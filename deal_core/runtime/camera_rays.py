@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deal_core.errors import DealError
+from deal_core.runtime.sampling import sample_indices
 from deal_core.structures import BoolArray, CameraIntrinsics, Float32Array, valid_depth
 
 DISTORTION_MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
@@ -33,20 +34,20 @@ class CameraModelError(DealError):
 
 
 @lru_cache(maxsize=4)
-def pixel_rays(camera: CameraIntrinsics, stride: int = 1) -> Float32Array:
+def pixel_rays(camera: CameraIntrinsics, stride: float = 1) -> Float32Array:
     """Return x/z and y/z of the centre of every `stride`-th pixel in the optical frame; cached per camera.
 
     Args:
         camera: Size and lens; the centre of pixel (column, row) has these integer coordinates.
-        stride: Step between rows and between columns.
+        stride: Step between rows and between columns, at least 1; see `deal_core.runtime.sampling`.
 
     Returns:
-        (2, ceil(H / stride), ceil(W / stride)) float32, read-only.
+        (2, h, w) float32, read-only; h and w are ceil(H / stride) and ceil(W / stride) for a whole stride.
 
     Raises:
         CameraModelError: the distortion model is unknown, has another number of coefficients, or cannot be inverted.
     """
-    columns, rows = np.meshgrid(np.arange(0.0, camera.width, stride), np.arange(0.0, camera.height, stride))
+    columns, rows = np.meshgrid(*(sample_indices(n, stride).astype(float) for n in (camera.width, camera.height)))
     right, down = (columns - camera.cx) / camera.fx, (rows - camera.cy) / camera.fy
     if any(camera.distortion):
         right, down = _undistorted(columns, rows, camera)

@@ -7,8 +7,26 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from deal_core.errors import UsageError, nearest_hint
 from deal_core.runtime.segmenter import Segmentation
 from deal_core.structures import BACKGROUND, UNLABELLED, ClassList
+
+OTHER_LABELS = {"background": BACKGROUND, "unlabelled": UNLABELLED}
+"""Names of the mask ids that are no classes."""
+
+
+def label_ids(classes: ClassList, names: Sequence[str]) -> frozenset[int] | None:
+    """Return the mask ids of named labels, which are the classes, "background" and "unlabelled"; None without names.
+
+    Raises:
+        UsageError: a name is neither a class of the model nor one of the two others.
+    """
+    known = {**OTHER_LABELS, **{name: classes.id_of(name) for name in classes.names}}
+    for name in names:
+        if name not in known:
+            expected = ", ".join([*classes.names, *OTHER_LABELS])
+            raise UsageError(f"unknown class '{name}': expected one of {expected}.{nearest_hint(name, known)}")
+    return frozenset(known[name] for name in names) or None
 
 
 def kept_ids(classes: ClassList, names: Sequence[str]) -> frozenset[int]:

@@ -9,39 +9,28 @@ model contains the normalisation of colours and depth.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from deal_core.errors import BackendError, ModelFileError
+from deal_core.errors import BackendError
 from deal_core.masks.class_scores import TAG_THRESHOLD, ScoreNetwork
-from deal_core.models.model_file import (
-    LoadedModel,
-    ModelInfo,
-    info_from_metadata,
-    info_to_metadata,
-    refuse_region_model,
-)
+from deal_core.models.model_file import LoadedModel
+from deal_core.models.model_info import ModelInfo, refuse_region_model
 from deal_core.runtime.backends.choice import INSTALL_HINT
 from deal_core.runtime.backends.onnxruntime_backend import open_session
+from deal_core.runtime.onnx_file import OPSET, input_channels, onnx_metadata
 
-OPSET = 18
-FORMAT_VERSION = 1
 TOLERANCE = 1e-3
 """Largest difference of scores and tag probabilities between the ONNX model and PyTorch."""
 
-_KEY = "deal_onnx"
 _NEAR = 1e-3  # tags this close to their threshold may be on either side of it
 
 
@@ -58,23 +47,6 @@ class Exported:
     data: bytes
     info: ModelInfo
     difference: float
-
-
-@dataclass(frozen=True, eq=False)
-class OnnxModel:
-    """The content of an .onnx file.
-
-    Args:
-        data: Content of the file as bytes.
-        info: Description of the model.
-        model_sha256: SHA-256 of the .safetensors file from which it was exported.
-        precision: "float32" or "int8".
-    """
-
-    data: bytes
-    info: ModelInfo
-    model_sha256: str
-    precision: str
 
 
 def export_onnx(model: LoadedModel, input_size: tuple[int, int] | None = None) -> Exported:
@@ -119,11 +91,6 @@ def export_onnx(model: LoadedModel, input_size: tuple[int, int] | None = None) -
     return Exported(data, info, check_against_torch(data, network, info))
 
 
-def input_channels(info: ModelInfo) -> dict[str, int]:
-    """Return the channels of each input of the ONNX model, by name."""
-    return {"image": 3, "depth": 1} if info.uses_depth else {"image": 3}
-
-
 def check_against_torch(data: bytes, network: ScoreNetwork, info: ModelInfo) -> float:
     """Return the largest difference of scores and tags between an ONNX model and the network, on random images.
 
@@ -150,54 +117,10 @@ def check_against_torch(data: bytes, network: ScoreNetwork, info: ModelInfo) -> 
     return largest
 
 
-def read_onnx(path: Path) -> OnnxModel:
-    """Read an .onnx file by `deal export`, without running it.
-
-    Raises:
-        ModelFileError: the file is missing, damaged, not made by `deal export`, or of another format.
-        BackendError: the package onnx is missing.
-    """
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise ModelFileError(f"{path}: expected a model file (.onnx), found {found}")
-    data = path.read_bytes()
-    again = "make it again with `deal export`"
-    onnx = import_onnx()
-    try:
-        graph = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf raises errors of many classes
-        raise ModelFileError(f"{path}: damaged or truncated, or not an .onnx file ({error}); {again}") from None
-    metadata = {entry.key: entry.value for entry in graph.metadata_props}
-    if _KEY not in metadata:
-        raise ModelFileError(f"{path}: an .onnx file that is not by `deal export`; {again}")
-    info = info_from_metadata(path, metadata)
-    try:
-        header = _Header.model_validate_json(metadata[_KEY])
-    except ValidationError as error:
-        raise ModelFileError(f"{path}: its header is damaged ({error.errors()[0]['msg']}); {again}") from None
-    if header.format_version > FORMAT_VERSION:
-        raise ModelFileError(
-            f"{path}: format {header.format_version} is newer than this software reads (up to {FORMAT_VERSION}); "
-            "update deal_ros"
-        )
-    opsets = [entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")]
-    if opsets != [OPSET]:
-        raise ModelFileError(f"{path}: expected ONNX opset {OPSET}, found {opsets}; {again}")
-    if header.graph_sha256 not in ("", _graph_sha256(graph)):  # older files have no hash
-        raise ModelFileError(f"{path}: damaged: the network is not the exported one; copy it again, or {again}")
-    _check_shapes(path, graph, info)
-    return OnnxModel(data, info, header.model_sha256, header.precision)
-
-
 def describe(graph: Any, info: ModelInfo, model_sha256: str, precision: str) -> None:
     """Write the description of the model, and a hash of the network against damage, into an ONNX graph."""
-    header = {
-        "format_version": FORMAT_VERSION,
-        "model_sha256": model_sha256,
-        "precision": precision,
-        "graph_sha256": _graph_sha256(graph),
-    }
-    import_onnx().helper.set_model_props(graph, {**info_to_metadata(info), _KEY: json.dumps(header)})
+    serialised = graph.graph.SerializeToString(deterministic=True)
+    import_onnx().helper.set_model_props(graph, onnx_metadata(info, model_sha256, precision, serialised))
     graph.producer_name = "deal export"
 
 
@@ -209,35 +132,6 @@ def import_onnx() -> Any:
         return onnx
     except (ImportError, OSError) as error:
         raise BackendError(f"ONNX models need the package onnx ({error}): {INSTALL_HINT}") from None
-
-
-class _Header(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    format_version: int
-    model_sha256: str
-    precision: str
-    graph_sha256: str = ""
-
-
-def _graph_sha256(graph: Any) -> str:
-    return hashlib.sha256(graph.graph.SerializeToString(deterministic=True)).hexdigest()
-
-
-def _check_shapes(path: Path, graph: Any, info: ModelInfo) -> None:
-    inputs = {name: (channels, *info.input_size) for name, channels in input_channels(info).items()}
-    expected = {**inputs, "scores": (len(info.classes),), "tags": (len(info.classes),)}
-    found = {
-        value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)[1:]
-        for value in (*graph.graph.input, *graph.graph.output)
-    }
-    for name, shape in expected.items():
-        if found.get(name, ())[: len(shape)] != shape:
-            raise ModelFileError(
-                f"{path}: its header, with {len(info.classes)} classes at {info.input_size[0]}x{info.input_size[1]}, "
-                f"contradicts its network, where '{name}' has the shape {found.get(name)}; make it again with "
-                "`deal export`"
-            )
 
 
 def _random_inputs(info: ModelInfo) -> Iterator[dict[str, Tensor]]:

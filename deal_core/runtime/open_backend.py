@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor
-
+from deal_core.devices import resolve_device
 from deal_core.errors import BackendError, UsageError
-from deal_core.models.model_file import ModelInfo, load_model, read_info, refuse_region_model
+from deal_core.models.model_info import ModelInfo, read_info, refuse_region_model
 from deal_core.runtime.backends.cache import cached, default_cache_dir
-from deal_core.runtime.backends.choice import BackendCandidate, Wanted, candidates, look_here
+from deal_core.runtime.backends.choice import TORCH_HINT, BackendCandidate, Wanted, candidates, look_here
+from deal_core.runtime.onnx_file import FORMAT_VERSION, OPSET, read_onnx
 from deal_core.structures import Float32Array
 
 _log = logging.getLogger(__name__)
@@ -28,12 +30,12 @@ class ScoreBackend(Protocol):
     device: str
     precision: str
 
-    def __call__(self, image: Tensor, depth: Tensor | None = None) -> Float32Array:
+    def __call__(self, image: Float32Array, depth: Float32Array | None = None) -> Float32Array:
         """Return class scores (K, h, w) in [0, 1].
 
         Args:
-            image: (1, 3, H, W) float32 RGB in [0, 1], on the CPU.
-            depth: (1, 1, H, W) float32 metres, 0 where unknown, on the CPU; None for a model without depth.
+            image: (1, 3, H, W) float32 RGB in [0, 1].
+            depth: (1, 1, H, W) float32 metres, 0 where unknown; None for a model without depth.
         """
 
 
@@ -112,12 +114,14 @@ def scaled_size(input_size: tuple[int, int], shorter_side: int) -> tuple[int, in
 
 def _create(choice: BackendCandidate, source: _ModelFile | _OnnxFile, wanted: Wanted) -> ScoreBackend:
     if choice.name == "torch":
-        from deal_core.runtime.backends.torch_backend import TorchBackend
+        with _torch_at_hand(source.path):
+            from deal_core.models.model_file import load_model
+            from deal_core.runtime.backends.torch_backend import TorchBackend
 
         network = load_model(source.path).network
-        return TorchBackend(
-            network, choice.device, wanted.precision, compile_for=source.input_size if wanted.compile else None
-        )
+        compile_for = source.input_size if wanted.compile else None
+        # The driver may have a GPU that this build of PyTorch cannot use.
+        return TorchBackend(network, resolve_device(wanted.device), wanted.precision, compile_for=compile_for)
     data, precision = source.onnx()
     if choice.name == "onnxruntime":
         from deal_core.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -135,35 +139,50 @@ def _create(choice: BackendCandidate, source: _ModelFile | _OnnxFile, wanted: Wa
     return TensorRtBackend(data, choice.device, wanted.precision, source.input_size, source.cache_dir)
 
 
+@contextmanager
+def _torch_at_hand(path: Path) -> Iterator[None]:
+    """Raise `BackendError` where PyTorch, or a library of the networks, cannot be imported within the block."""
+    try:
+        yield
+    except (ImportError, OSError) as error:
+        raise BackendError(
+            f"{path}: a .safetensors file needs PyTorch ({error}): {TORCH_HINT}; or make an .onnx file with `deal "
+            "export` where PyTorch is installed, which runs without it"
+        ) from None
+
+
 class _ModelFile:
     """A .safetensors file; `onnx` returns the model as ONNX, and its precision."""
 
     def __init__(self, path: Path, shorter_side: int, cache_dir: Path) -> None:
         self.path, self.cache_dir = path, cache_dir
-        self.info = read_info(path)
+        with _torch_at_hand(path):
+            self.info = read_info(path)
         refuse_region_model(path, self.info)
         self.model_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         self.input_size = scaled_size(self.info.input_size, shorter_side)
 
     def onnx(self) -> tuple[bytes, str]:
-        from deal_core.runtime.onnx_export import FORMAT_VERSION, OPSET, export_onnx
-
         key = {
             "model": self.model_sha256,
             "size": "x".join(map(str, self.input_size)),
             "opset": str(OPSET),
             "format": str(FORMAT_VERSION),
         }
-        data = cached(self.cache_dir, "onnx", key, lambda: export_onnx(load_model(self.path), self.input_size).data)
-        return data, "float32"
+        return cached(self.cache_dir, "onnx", key, self._export), "float32"
+
+    def _export(self) -> bytes:
+        with _torch_at_hand(self.path):
+            from deal_core.models.model_file import load_model
+            from deal_core.runtime.onnx_export import export_onnx
+
+        return export_onnx(load_model(self.path), self.input_size).data
 
 
 class _OnnxFile:
     """An .onnx file, with the same members as `_ModelFile`."""
 
     def __init__(self, path: Path, shorter_side: int, cache_dir: Path) -> None:
-        from deal_core.runtime.onnx_export import read_onnx
-
         self.path, self.cache_dir = path, cache_dir
         self._model = read_onnx(path)
         self.info, self.model_sha256 = self._model.info, self._model.model_sha256

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from deal_core.dataset.dataset import Dataset
-from deal_core.dataset.transforms import depth_to_input, image_to_tensor, resize_image
+from deal_core.dataset.network_input import depth_to_input, image_to_input, resize_image
 from deal_core.errors import BackendError, DatasetError
 from deal_core.masks.fast_mask import decide_mask
-from deal_core.models.model_file import ModelInfo
+from deal_core.models.model_info import ModelInfo
 from deal_core.runtime.backends.choice import INSTALL_HINT
 from deal_core.runtime.backends.onnxruntime_backend import open_session
 from deal_core.runtime.onnx_export import Exported, describe, import_onnx, quiet
@@ -105,10 +104,10 @@ class _Frames:
         """Yield each frame and the model's inputs for it, by name."""
         for index in range(len(self._dataset)):
             sample = self._dataset.load(index)
-            image: Tensor = image_to_tensor(resize_image(sample.image, self._info.input_size))
-            inputs = {"image": image[None].numpy()}
+            image = image_to_input(resize_image(sample.image, self._info.input_size))
+            inputs = {"image": image[None]}
             if self._info.uses_depth:
-                inputs["depth"] = depth_to_input(sample.depth, self._info.input_size)[None].numpy()
+                inputs["depth"] = depth_to_input(sample.depth, self._info.input_size)[None]
             yield sample, inputs
             self._done += 1
             self._advance(self._done)

@@ -10,8 +10,8 @@ from typing import get_args
 
 import numpy as np
 
-from deal_core.dataset.transforms import depth_to_input, image_to_tensor, resize_image
-from deal_core.devices import resolve_device
+from deal_core.dataset.network_input import depth_to_input, image_to_input, resize_image
+from deal_core.devices import check_device
 from deal_core.errors import ModelFileError, UsageError
 from deal_core.masks.decide import decide
 from deal_core.masks.fast_mask import decide_mask
@@ -95,10 +95,11 @@ class Segmenter:
         """
         if precision not in get_args(Precision):
             raise UsageError(f"unknown precision '{precision}': expected {', '.join(get_args(Precision))}")
+        check_device(device)
         path = Path(path)
         wanted = Wanted(
             backend=backend,
-            device=device if device == "auto" else resolve_device(device),
+            device=device,
             precision=precision,
             is_onnx=path.suffix == ".onnx",
             compile=compile,
@@ -140,7 +141,7 @@ class Segmenter:
             ModelFileError: the scores of the network are not finite.
         """
         _check_input(rgb, depth)
-        image = image_to_tensor(resize_image(rgb, self.input_size))[None]
+        image = image_to_input(resize_image(rgb, self.input_size))[None]
         seen_depth = depth_to_input(depth, self.input_size)[None] if self.uses_depth else None
         begun = time.perf_counter()
         scores = self._backend(image, seen_depth)

@@ -21,8 +21,8 @@ from deal_core.losses.tags import tag_loss
 from deal_core.masks.score_dataset import CamSettings, choose_threshold
 from deal_core.masks.threshold_rules import FixedRule, create_rule, need_depth_for_rule
 from deal_core.models.backbone import InitialWeights
-from deal_core.models.factory import is_segmenter, names_regions
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
+from deal_core.models.model_info import is_segmenter, names_regions
 from deal_core.models.output import CamOutput
 from deal_core.structures import DepthKind
 from deal_core.trainer.figures import (

@@ -26,8 +26,8 @@ from deal_core.masks.mask_folder import check_masks, read_mask
 from deal_core.masks.refine.background import ARGMAX_THRESHOLD
 from deal_core.masks.score_dataset import CamSettings, ScoredFrame, score_frames
 from deal_core.models.backbone import InitialWeights
-from deal_core.models.factory import is_segmenter, uses_depth
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
+from deal_core.models.model_info import is_segmenter, uses_depth
 from deal_core.models.output import SegmenterOutput
 from deal_core.structures import UNLABELLED, DepthKind, Sample
 from deal_core.trainer.loop import Progress, begin_step, end_step, evaluating

@@ -71,7 +71,7 @@ class Objective(nn.Module):
             loss = loss + weights.fsl * parts["loss_fsl"]
         with torch.set_grad_enabled(torch.is_grad_enabled() and weights.deal > 0):
             cams = first.map(self.settings.deal.map, self.settings.deal.through_backbone)
-            terms = self.alignment.terms(cams, batch.depth, batch.tags, batch.valid)
+            terms = self.alignment.terms(cams, batch.depth, batch.tags, batch.valid, corners=first.corners)
         if weights.deal > 0:
             loss = loss + weights.deal * terms.loss
         return {"loss": loss, "loss_tags": tags, "loss_deal": terms.loss, "deal_flat": terms.flat, **parts}

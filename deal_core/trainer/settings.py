@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from deal_core.dataset.settings import DataSettings
-from deal_core.losses.depth_edge import CamEdge, CamValue, DepthEdge, DepthSlope, DepthValue, Holes
+from deal_core.losses.depth_edge import CamEdge, CamValue, DepthEdge, DepthResize, DepthSlope, DepthValue, Holes
 from deal_core.settings_file import EdgeSize, Fraction, NotNegative, Number, Positive, PositiveWhole, Settings, Whole
 
 Sampling = Literal["plain", "balanced"]
@@ -67,6 +67,8 @@ class DealSettings(MapLossSettings):
     """Whether the slope of the largest surface counts as an edge."""
     depth_gain: Positive = 3.0
     """Factor on the strength of depth edges."""
+    depth_resize: DepthResize = "antialias"
+    """How depth gets the size at which edges are compared."""
     holes: Holes = "fill"
     """Whether cells beside pixels without depth count, as far as the depth filled in there can be trusted."""
 

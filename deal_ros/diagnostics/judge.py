@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from deal_ros.diagnostics.snapshots import LifecycleSnapshot, Limits, ModelSnapshot, NodeSnapshot, WorkSnapshot
 from deal_ros.diagnostics.statistics import Percentiles
 from deal_ros.diagnostics.status import Level, Status
+from deal_ros.input.conversions import CPU
 from deal_ros.input.image_input import InputSnapshot
+from deal_ros.input.middleware import discovery_advice, loss_advice
+from deal_ros.input.nearest_topics import describe_nearest
 from deal_ros.input.qos import SHARED_MEMORY_LIMIT_BYTES
 from deal_ros.input.synchronizer import SyncCounts
-from deal_ros.node.transport import profile_variable
 from deal_ros.node.worker import WorkerCounts
 
 NO_PUBLISHER = "no publisher"
@@ -50,14 +52,18 @@ def assess_input(found: InputSnapshot, before: InputSnapshot | None, elapsed_s: 
         "encoding": found.encoding or "none yet",
         "size": _size(found),
         "changes": str(found.changes),
+        "memory": found.memory if found.memory == CPU else f"{found.memory}, copied to main memory",
+        "lost": str(found.lost),
         "stamps_zero": str(found.stamps.zero),
         "stamps_backwards": str(found.stamps.backwards),
         "stamps_in_the_future": str(found.stamps.future),
     }
     values = {f"{found.stream}_{key}": value for key, value in facts.items()}
+    earlier = before or InputSnapshot(found.stream, found.topic, 0, 0.0)
     judgement = (
         _judge_subscription(found, limits)
-        or _judge_stamps(found, before or InputSnapshot(found.stream, found.topic, 0, 0.0))
+        or _judge_losses(found, earlier)
+        or _judge_stamps(found, earlier)
         or (Level.OK, "receiving" if found.received else "waiting for the first image")
     )
     return Status(f"{found.stream} input", *judgement, values)
@@ -80,6 +86,7 @@ def _assess_lifecycle(now: LifecycleSnapshot, before: LifecycleSnapshot | None) 
     values = {
         "state": now.state,
         "enabled": str(now.is_enabled).lower(),
+        "rmw": now.rmw,
         "last_failure": now.failure or "none",
         "reload": now.reload,
         "clock_jumps": str(now.clock_jumps),
@@ -117,22 +124,34 @@ def _judge_subscription(found: InputSnapshot, limits: Limits) -> Judgement | Non
             f"set {found.stream}_qos to auto or best_effort"
         )
     is_lossy = found.best_effort_is_lossy and found.requests == "best_effort"
-    advice = (
-        "best-effort images over 0.5 MB do not fit Fast DDS' default shared memory: set "
-        f"{profile_variable(os.environ)} to share/deal_ros/config/fastdds_shm.xml for camera and node"
-    )
+    advice = _loss_advice(found)
     if found.silent_s > limits.input_timeout_s:
         level = Level.ERROR if found.silent_s > limits.input_error_s else Level.WARN
         text = f"no input on {found.topic} for {found.silent_s:.0f} s"
         if found.publisher_left:
             return level, f"{text}: its publisher is gone; images resume when the camera is back"
         if not offers:
-            return level, f"no input on {found.topic}: it has no publisher; check the topic name and the camera"
+            text = f"no input on {found.topic}: it has no publisher; check the topic name and the camera"
+            more = discovery_advice(found.rmw)
+            text += f"; {describe_nearest(found.nearest)}"
+            return level, f"{text}; {more}" if more else text
         text += f", publisher offers {offers}, we request {found.requests}"
         return level, f"{text}; {advice}" if is_lossy else text
     if is_lossy and found.size_bytes > SHARED_MEMORY_LIMIT_BYTES:
         return Level.WARN, f"images on {found.topic} may be lost: {advice}"
     return None
+
+
+def _judge_losses(found: InputSnapshot, before: InputSnapshot) -> Judgement | None:
+    """Return the problem of messages that the middleware lost since the last report; None if there is none."""
+    if lost := found.lost - before.lost:
+        text = f"{lost} messages on {found.topic} were lost on the way to the node since the last report"
+        return Level.WARN, f"{text}; {_loss_advice(found)}"
+    return None
+
+
+def _loss_advice(found: InputSnapshot) -> str:
+    return loss_advice(found.rmw, os.environ, is_lossy=found.best_effort_is_lossy)
 
 
 def _judge_stamps(found: InputSnapshot, before: InputSnapshot) -> Judgement | None:

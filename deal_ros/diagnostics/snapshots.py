@@ -26,6 +26,7 @@ class LifecycleSnapshot:
         is_enabled: last value of `~/enable`.
         clock_jumps: number of times that the node's clock was set or simulated time restarted.
         last_clock_jump: the last jump, for example "back by 9.0 s".
+        rmw: middleware of the process.
     """
 
     state: str
@@ -36,6 +37,7 @@ class LifecycleSnapshot:
     is_enabled: bool = True
     clock_jumps: int = 0
     last_clock_jump: str = ""
+    rmw: str = "unknown"
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header
 
 from deal_core.recording.depth_values import DepthReading, DepthValues
 from deal_core.recording.image_encodings import RawImage, any_to_rgb, decode_image
 from deal_core.recording.image_messages import EncodedImage, camera_of, compressed_to_rgb, decompress_depth
 from deal_core.runtime.camera_rays import CameraModelError
+from deal_core.runtime.sampling import sample_count
 from deal_core.structures import (
     BoolArray,
     CameraIntrinsics,
@@ -27,8 +28,17 @@ from deal_ros.input.cv_bridge_converter import rare_converters
 ImageMessage: TypeAlias = Image | CompressedImage
 """Message of an image topic; the transport (raw or compressed) determines the type."""
 
+CPU = "cpu"
+"""Name of main memory among the buffer backends of ROS 2."""
+
 _NS_PER_S = 1_000_000_000
-_ENCODINGS = {("uint8", 2): "mono8", ("uint8", 3): "rgb8", ("uint16", 2): "16UC1", ("float32", 2): "32FC1"}
+_ENCODINGS = {
+    ("uint8", 2): "mono8",
+    ("uint8", 3): "rgb8",
+    ("uint16", 2): "16UC1",
+    ("int16", 2): "16SC1",
+    ("float32", 2): "32FC1",
+}
 _POINT_TYPES = {"float32": PointField.FLOAT32, "uint16": PointField.UINT16}
 
 
@@ -42,6 +52,11 @@ def stamp_from_ns(stamp_ns: int) -> Time:
     return Time(sec=stamp_ns // _NS_PER_S, nanosec=stamp_ns % _NS_PER_S)
 
 
+def memory_of(message: ImageMessage) -> str:
+    """Return the memory of a message's data: `CPU`, or another buffer backend of Lyrical and later, such as "cuda"."""
+    return str(getattr(message.data, "backend_type", CPU))
+
+
 def color_to_rgb(message: ImageMessage) -> UInt8Array:
     """Convert a colour image to (H, W, 3) uint8 RGB; for `rgb8` the result is a view of the message.
 
@@ -50,7 +65,7 @@ def color_to_rgb(message: ImageMessage) -> UInt8Array:
             be decoded.
     """
     if isinstance(message, CompressedImage):
-        return compressed_to_rgb(message.format, memoryview(message.data))
+        return compressed_to_rgb(message.format, _bytes_of(message))
     return any_to_rgb(_pixels(message), message.encoding, rare_converters())
 
 
@@ -107,7 +122,7 @@ def image_to_raw(message: ImageMessage, *, is_depth: bool = False) -> RawImage |
     """
     if isinstance(message, CompressedImage):
         stamp_ns, frame_id = stamp_to_ns(message.header.stamp), message.header.frame_id
-        return EncodedImage(stamp_ns, frame_id, message.format, memoryview(message.data), is_depth)
+        return EncodedImage(stamp_ns, frame_id, message.format, _bytes_of(message), is_depth)
     return RawImage(
         stamp_ns=stamp_to_ns(message.header.stamp),
         frame_id=message.header.frame_id,
@@ -115,7 +130,7 @@ def image_to_raw(message: ImageMessage, *, is_depth: bool = False) -> RawImage |
         width=message.width,
         encoding=message.encoding,
         step=message.step,
-        data=memoryview(message.data),
+        data=_bytes_of(message),
         is_bigendian=bool(message.is_bigendian),
     )
 
@@ -123,7 +138,7 @@ def image_to_raw(message: ImageMessage, *, is_depth: bool = False) -> RawImage |
 def array_to_image(array: npt.NDArray[Any], header: Header, encoding: str | None = None) -> Image:
     """Convert an array to an image message.
 
-    By default (H, W) uint8 becomes mono8, (H, W, 3) uint8 rgb8, (H, W) uint16 16UC1, and (H, W) float32 32FC1.
+    By default (H, W) uint8 becomes mono8, (H, W, 3) uint8 rgb8, (H, W) uint16 16UC1, int16 16SC1, and float32 32FC1.
 
     Args:
         array: the pixels.
@@ -181,6 +196,36 @@ def info_to_camera(info: CameraInfo, width: int, height: int, *, is_rectified: b
     return camera
 
 
+def scaled_info(info: CameraInfo, header: Header, scale: float) -> CameraInfo:
+    """Return the CameraInfo of an image that `deal_core.runtime.sampling` samples with a step of 1 / scale.
+
+    Args:
+        info: camera of the full image.
+        header: header of the new message.
+        scale: size of the image as a fraction of the full one, in (0, 1].
+    """
+    height, width = (sample_count(length, 1 / scale) for length in (info.height, info.width))
+    k, p = ([float(value) for value in matrix] for matrix in (info.k, info.p))
+    # The first two rows are in pixels: focal lengths, principal point, and in P focal length times baseline.
+    k[:6], p[:8] = [value * scale for value in k[:6]], [value * scale for value in p[:8]]
+    region = (info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height)
+    x, y, roi_width, roi_height = (round(value * scale) for value in region)
+    roi = RegionOfInterest(x_offset=x, y_offset=y, width=roi_width, height=roi_height, do_rectify=info.roi.do_rectify)
+    return CameraInfo(
+        header=header,
+        height=height,
+        width=width,
+        distortion_model=info.distortion_model,
+        d=info.d,
+        k=k,
+        r=info.r,
+        p=p,
+        binning_x=info.binning_x,
+        binning_y=info.binning_y,
+        roi=roi,
+    )
+
+
 def rgb_to_jpeg(rgb: UInt8Array, header: Header, quality: int) -> CompressedImage:
     """Convert (H, W, 3) uint8 RGB to a JPEG message as image_transport does; quality is 1 (smallest file) to 100."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -190,15 +235,21 @@ def rgb_to_jpeg(rgb: UInt8Array, header: Header, quality: int) -> CompressedImag
 
 
 def points_to_cloud(points: npt.NDArray[Any], header: Header) -> PointCloud2:
-    """Convert (N,) points of a structured dtype to an unorganised point cloud with one field for each dtype field."""
+    """Convert points of a structured dtype to a point cloud with one field for each dtype field.
+
+    Args:
+        points: (N,) for a cloud in one row, (H, W) for an organised one, which may have points of nan.
+        header: header of the message.
+    """
     layout = points.dtype
+    height, width = (1, *points.shape)[-2:]
     places = {name: layout.fields[name][:2] for name in layout.names or ()} if layout.fields else {}
-    message = PointCloud2(header=header, height=1, width=len(points), is_bigendian=False, is_dense=True)
+    message = PointCloud2(header=header, height=height, width=width, is_bigendian=False, is_dense=points.ndim == 1)
     message.fields = [
         PointField(name=name, offset=offset, datatype=_POINT_TYPES[kind.name], count=1)
         for name, (kind, offset) in places.items()
     ]
-    message.point_step, message.row_step = layout.itemsize, points.nbytes
+    message.point_step, message.row_step = layout.itemsize, width * layout.itemsize
     message.data.frombytes(np.ascontiguousarray(points).view(np.uint8))
     return message
 
@@ -212,11 +263,17 @@ def _usual_encoding(array: npt.NDArray[Any]) -> str:
 
 def _depth_pixels(message: ImageMessage) -> tuple[npt.NDArray[Any], str]:
     if isinstance(message, CompressedImage):
-        return decompress_depth(message.format, memoryview(message.data))
+        return decompress_depth(message.format, _bytes_of(message))
     return _pixels(message), message.encoding
 
 
 def _pixels(message: Image) -> npt.NDArray[Any]:
     return decode_image(
-        message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data
+        message.height, message.width, message.encoding, message.is_bigendian, message.step, _bytes_of(message)
     )
+
+
+def _bytes_of(message: ImageMessage) -> memoryview:
+    """Return the data of a message, as a view; a `rosidl_buffer.Buffer`, which may live on a GPU, is copied."""
+    data: Any = message.data
+    return memoryview(data.to_bytes() if hasattr(data, "backend_type") else data)

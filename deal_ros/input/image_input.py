@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
@@ -12,7 +13,8 @@ from rclpy.subscription import Subscription
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CompressedImage, Image
 
-from deal_ros.input.conversions import ImageMessage, stamp_to_ns
+from deal_ros.input.conversions import CPU, ImageMessage, memory_of, stamp_to_ns
+from deal_ros.input.nearest_topics import nearest_topics, published_image_topics
 from deal_ros.input.qos import (
     INPUT_DEPTH,
     choose_reliability,
@@ -25,6 +27,7 @@ from deal_ros.input.stamps import StampCounts, StampWatch
 
 COLOR_TOPIC, DEPTH_TOPIC, CAMERA_INFO_TOPIC = "color/image_raw", "depth/image_raw", "color/camera_info"
 """Relative topic names of a camera; launch files remap them."""
+_UNKNOWN_LOSS = 2**31 - 1  # Fast DDS reports it beside the events of the lost messages
 FOLLOW_PERIOD_S = 0.5
 """Period at which a node checks its publishers."""
 
@@ -62,7 +65,8 @@ class ImageInput:
         self._node, self._stream, self._wanted, self._on_image = node, stream, wanted, on_image
         self.topic = node.resolve_topic_name(topic)
         self._relative = topic
-        self._received = self._changes = 0
+        self._received = self._changes = self._lost = 0
+        self._memory = CPU
         self._last: tuple[str, int, int, int] = ("", 0, 0, 0)
         self._last_change = ""
         self._stamps = StampWatch()
@@ -115,20 +119,40 @@ class ImageInput:
             offers=tuple(reliability_name(offer) for offer in offers),
             requests=reliability_name(self._reliability),
             incompatible=is_incompatible(self._reliability, offers),
+            nearest=() if offers else self._nearest(),
             publisher_left=self._had_publisher and not offers,
             changes=self._changes,
             last_change=self._last_change,
             stamps=self._stamps.counts,
             best_effort_is_lossy=loses_large_best_effort(get_rmw_implementation_identifier()),
+            lost=self._lost,
+            memory=self._memory,
+            rmw=get_rmw_implementation_identifier(),
         )
 
     def _subscribe(self) -> Subscription:
-        return self._node.create_subscription(
-            self._message_type, self._relative, self._take, image_qos(self._reliability, self._depth)
-        )
+        events = subscription_events()
+        qos = image_qos(self._reliability, self._depth)
+        try:
+            callbacks = events.SubscriptionEventCallbacks(message_lost=self._count_lost)
+            return self._node.create_subscription(
+                self._message_type, self._relative, self._take, qos, event_callbacks=callbacks
+            )
+        except events.UnsupportedEventTypeError:  # not every middleware tells of lost messages
+            return self._node.create_subscription(self._message_type, self._relative, self._take, qos)
+
+    def _count_lost(self, event: Any) -> None:
+        if 0 < event.total_count_change < _UNKNOWN_LOSS:
+            self._lost += event.total_count_change
 
     def _take(self, message: ImageMessage) -> None:
         self._received += 1
+        if (memory := memory_of(message)) != self._memory:
+            self._memory = memory
+            if memory != CPU:
+                self._node.get_logger().info(
+                    f"{self.topic}: images are in '{memory}' memory; each is copied to main memory before it is used"
+                )
         self._heard = time.monotonic()
         self._stamps.see(stamp_to_ns(message.header.stamp), self._node.get_clock().now().nanoseconds)
         if isinstance(message, CompressedImage):
@@ -144,6 +168,9 @@ class ImageInput:
             self._last_change = " to ".join(
                 f"{width}x{height} {encoding}" if width else encoding for encoding, width, height, _ in (before, form)
             )
+
+    def _nearest(self) -> tuple[str, ...]:
+        return nearest_topics(self.topic, published_image_topics(self._node, self._message_type))
 
     def _offers(self) -> list[ReliabilityPolicy]:
         offers = [info.qos_profile.reliability for info in self._node.get_publishers_info_by_topic(self.topic)]
@@ -166,6 +193,7 @@ class InputSnapshot:
         size_bytes: size of the last image.
         offers: reliability that each known publisher offers.
         requests: reliability that the subscription requests.
+        nearest: if there is no publisher, the names most like this topic on which somebody publishes images.
         incompatible: whether the QoS of every publisher is incompatible with the request.
         best_effort_is_lossy: whether the transport of this process loses best-effort images over 0.5 MB.
         is_subscribed: False while `~/enable` has disabled the node.
@@ -173,6 +201,9 @@ class InputSnapshot:
         changes: number of changes of encoding or size.
         last_change: the last change, for example "640x480 rgb8 to 640x480 bgr8".
         stamps: counts of invalid header stamps.
+        lost: number of messages that the middleware lost on the way, as far as it tells.
+        memory: memory of the last image, "cpu" or the name of a buffer backend such as "cuda".
+        rmw: middleware of this process.
     """
 
     stream: str
@@ -185,6 +216,7 @@ class InputSnapshot:
     size_bytes: int = 0
     offers: tuple[str, ...] = ()
     requests: str = "reliable"
+    nearest: tuple[str, ...] = ()
     incompatible: bool = False
     best_effort_is_lossy: bool = False
     is_subscribed: bool = True
@@ -192,3 +224,15 @@ class InputSnapshot:
     changes: int = 0
     last_change: str = ""
     stamps: StampCounts = field(default_factory=StampCounts)
+    lost: int = 0
+    memory: str = CPU
+    rmw: str = "rmw_fastrtps_cpp"
+
+
+def subscription_events() -> Any:
+    """Return the module of rclpy with the events of a subscription."""
+    try:
+        from rclpy import event_handler
+    except ImportError:  # Humble
+        from rclpy import qos_event as event_handler
+    return event_handler

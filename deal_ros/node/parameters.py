@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -89,6 +89,7 @@ class LiveParameters(Generic[P]):
         for sentence in _unknown(node._parameter_overrides, self._fields):
             node.get_logger().warning(sentence)
         self.current: P = kind(**{name: _declare(node, field) for name, field in self._fields.items()})
+        _describe(node, {name: _descriptor(field) for name, field in self._fields.items()})
         node.add_on_set_parameters_callback(self._set)
 
     def _set(self, wanted: Sequence[Parameter]) -> SetParametersResult:
@@ -129,12 +130,41 @@ def expectation(field: dataclasses.Field[Any]) -> str:
 
 def _declare(node: Node, field: dataclasses.Field[Any]) -> Any:
     # `_checked` checks types: rclpy would refuse the integer 250 for a float, with a message of its own.
-    descriptor = ParameterDescriptor(
-        description=field.metadata["description"], additional_constraints=expectation(field), dynamic_typing=True
-    )
+    descriptor = ParameterDescriptor(dynamic_typing=True)
     # rclpy cannot infer the type of an empty list.
     default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
     return node.declare_parameter(field.name, default, descriptor).value
+
+
+def _descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
+    """Return the description of a parameter; a number has a range, which gives it a slider in rqt_reconfigure."""
+    limits = field.metadata
+    low, high = limits["minimum"], limits["maximum"]
+    found = ParameterDescriptor(
+        name=field.name,
+        description=limits["description"],
+        additional_constraints=expectation(field),
+        dynamic_typing=True,
+    )
+    if type(field.default) is float and math.isfinite(low):
+        found.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)]
+    elif type(field.default) is int and math.isfinite(low) and math.isfinite(high):
+        found.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=0)]
+    return found
+
+
+def _describe(node: Node, descriptors: Mapping[str, ParameterDescriptor]) -> None:
+    """Let a node describe its parameters with their ranges.
+
+    The ranges are not given to rclpy, which would check them before `LiveParameters` does and refuse a value without
+    saying what is expected.
+    """
+    of_rclpy = node.describe_parameter
+
+    def describe(name: str) -> ParameterDescriptor:
+        return descriptors[name] if name in descriptors else of_rclpy(name)
+
+    node.describe_parameter = describe
 
 
 def _unknown(given: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from deal_ros.node.launch_parameters import as_yaml
 from deal_ros.node.transport import shared_memory_environment
 
 _STOP_TIMEOUT_S = 20.0
@@ -67,7 +68,7 @@ def node_process(
     """
     command = [sys.executable, "-m", module, "--ros-args"]
     for name, value in (parameters or {}).items():
-        command += ["-p", f"{name}:={value}"]
+        command += ["-p", f"{name}:={as_yaml(value)}"]
     for name, topic in (remappings or {}).items():
         command += ["-r", f"{name}:={topic}"]
     with output.open("wb") as sink:

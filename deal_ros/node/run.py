@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from deal_core.errors import DealError, UsageError
+from deal_ros.node.torch_libraries import reserve_for_torch
 
 _SIGNAL_POLL_S = 0.1
 
@@ -41,8 +42,7 @@ def run(module: str, name: str, args: Sequence[str] | None = None) -> int:
     """Run a node until it is finished, or until SIGINT or SIGTERM.
 
     Args:
-        module: the node's module. It is imported before rclpy, because on ARM torch must be imported first: later
-            there is no thread-local storage left for it.
+        module: the node's module.
         name: the node's class in it, a `RunnableNode`.
         args: command line, starting with the program's name; None for `sys.argv`.
 
@@ -51,10 +51,10 @@ def run(module: str, name: str, args: Sequence[str] | None = None) -> int:
     """
     # Before the imports, which take seconds: a signal during them must stop the node too.
     with stop_on_signal() as stopped:
-        create = getattr(importlib.import_module(module), name)
-
-        # isort: split
+        reserve_for_torch()
         import rclpy
+
+        create = getattr(importlib.import_module(module), name)
 
         node = None
         try:

@@ -10,15 +10,17 @@ from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 
+from deal_ros.node.distributions import distribution_in_use
+
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-"""Fast DDS 3 (Kilted and later) reads the first and warns about the second; Fast DDS 2 reads the second."""
+"""Fast DDS 3 (Kilted and later) reads the first only; the Fast DDS 2 of the distributions before, the second only."""
 
 _FAST_DDS_2 = ("humble", "iron", "jazzy")
 _PROFILE = Path("config") / "fastdds_shm.xml"
 
 
 def shared_memory_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that set the shipped profile; empty if the environment already names a profile.
+    """Return the variables that set the shipped profile; empty if the environment already names one that is read.
 
     A process reads them when it creates its first ROS context.
     """
@@ -42,12 +44,12 @@ def shared_memory() -> Iterator[None]:
 
 def profile_variable(environment: Mapping[str, str]) -> str:
     """Return the name of the variable that the ROS distribution of an environment reads."""
-    return PROFILE_VARIABLES[environment.get("ROS_DISTRO", "") in _FAST_DDS_2]
+    return PROFILE_VARIABLES[distribution_in_use(environment) in _FAST_DDS_2]
 
 
 def has_profile(environment: Mapping[str, str]) -> bool:
-    """Return whether an environment names a profile."""
-    return any(environment.get(name) for name in PROFILE_VARIABLES)
+    """Return whether an environment names a profile, in the variable that its ROS distribution reads."""
+    return bool(environment.get(profile_variable(environment)))
 
 
 def _find_profile() -> Path | None:

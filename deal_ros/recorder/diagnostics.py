@@ -50,6 +50,7 @@ def _assess_recording(now: RecorderSnapshot, before: RecorderSnapshot | None) ->
     state, counts = now.recorder, now.recorder.counts
     values = {
         "recording": state.path or "none",
+        "rmw": next((found.rmw for found in now.inputs), "unknown"),
         "tags": ", ".join(state.tags.present) or "none",
         "marker": state.tags.marker.value,
         "camera_info": "received" if now.has_camera else "none yet",

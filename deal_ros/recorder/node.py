@@ -46,6 +46,7 @@ from deal_ros.input.image_input import (
     ImageInput,
     transported,
 )
+from deal_ros.input.nearest_topics import describe_nearest
 from deal_ros.input.qos import camera_info_qos
 from deal_ros.node.executor_calls import ExecutorCalls
 from deal_ros.node.parameters import LiveParameters
@@ -368,7 +369,10 @@ class RecorderNode(Node):
 
     def _waits(self) -> str:
         silent = [found.snapshot for found in self._inputs if not found.snapshot.received]
-        missing = ", ".join(f"{found.stream} on {found.topic}" for found in silent)
+        missing = ", ".join(
+            f"{found.stream} on {found.topic}{'' if found.offers else f' ({describe_nearest(found.nearest)})'}"
+            for found in silent
+        )
         return f"no images received yet: {missing}" if missing else "recording has not started yet"
 
     def _follow_publishers(self) -> None:

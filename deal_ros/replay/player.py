@@ -367,7 +367,7 @@ class _Player:
         if mask.shape != sent.shape or message.header.frame_id != sent.frame_id:
             raise ReplayError(
                 f"{self._options.mask_topic}: expected a mask of {sent.shape} in frame '{sent.frame_id}', "
-                f"found {mask.shape} in '{message.header.frame_id}'"
+                f"found {mask.shape} in '{message.header.frame_id}'; masks must have the full size (output_scale:=1)"
             )
         self._heard.latency_ms.append((time.monotonic() - sent.time_s) * 1000)
         self._heard.answered.append(sent.recorded_ns)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, Image
 
 from deal_core.runtime.segmenter import Segmenter
 from deal_core.structures import Float32Array
@@ -46,8 +46,8 @@ class SegmentationSession:
         node: the node that subscribes.
         segmenter: segments an image.
         parameters: parameters of the node.
-        outputs: publishes all outputs except the mask.
-        publish: called with each result, in the worker's thread; publishes the mask.
+        outputs: makes the message of the mask, and publishes all other outputs.
+        publish: called with the mask of each frame, in the worker's thread; publishes it.
     """
 
     def __init__(
@@ -56,16 +56,17 @@ class SegmentationSession:
         segmenter: Segmenter,
         parameters: SegmentationParameters,
         outputs: Outputs,
-        publish: Callable[[SegmentedFrame], None],
+        publish: Callable[[Image], None],
     ) -> None:
         self._node, self._segmenter, self._parameters, self._outputs = node, segmenter, parameters, outputs
         self._camera_info: CameraInfo | None = None
         self._steady = SteadyScores(node, parameters) if parameters.temporal_weight > 0 else None
+        self._publish, self._of_frame = publish, parameters
         self.pipeline = SegmentationPipeline(
             segmenter,
             parameters,
             self._wanted_depth(),
-            publish=publish,
+            publish=self._publish_mask,
             publish_more=self._publish_more,
             now_ns=lambda: node.get_clock().now().nanoseconds,
             on_error=lambda message: node.get_logger().warning(message, throttle_duration_sec=_LOG_PERIOD_S),
@@ -146,8 +147,13 @@ class SegmentationSession:
         assert self._steady is not None  # otherwise the pipeline refines nothing
         return self._steady(inputs, scores, self._camera_info)
 
+    def _publish_mask(self, result: SegmentedFrame) -> None:
+        # The executor's thread may change the parameters; all outputs of a frame must have one size.
+        self._of_frame = self._parameters
+        self._publish(self._outputs.mask(result.mask, result.inputs, result.segmentation, self._of_frame))
+
     def _publish_more(self, result: SegmentedFrame) -> None:
-        self._outputs.publish(result.inputs, result.segmentation, self._camera_info, self._parameters)
+        self._outputs.publish(result.inputs, result.segmentation, self._camera_info, self._of_frame)
 
     def _take_depth(self, message: ImageMessage) -> None:
         self.pipeline.notice_restart("depth", message)
@@ -174,7 +180,7 @@ class SegmentationSession:
             return
         self.pipeline.pair_by(self._wanted_depth())
         self._follow_depth(self.pipeline.depth_mode is not DepthMode.OFF)
-        self._follow_camera_info(self._outputs.needs_depth or self._steady is not None)
+        self._follow_camera_info(self._outputs.needs_camera_info or self._steady is not None)
         for found in self.inputs:
             found.follow_publisher()
 

@@ -7,11 +7,8 @@ messages; the pipeline's thread segments the newest frame and publishes; other l
 
 from __future__ import annotations
 
-# Before rclpy: on ARM, torch must be imported first, because later there is no thread-local storage left for it.
-import torch  # noqa: F401  # isort: skip
-
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -22,14 +19,16 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.task import Future
+from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
 from deal_core.devices import gpu_memory, release_gpu_memory
 from deal_core.errors import DealError, UsageError
 from deal_core.recording.image_messages import is_rectified_topic
-from deal_core.runtime.class_filter import kept_ids
+from deal_core.runtime.class_filter import kept_ids, label_ids
 from deal_core.runtime.segmenter import BackendName, Precision, Segmenter
+from deal_core.structures import ClassList
 from deal_ros.diagnostics.judge import assess, final_counts
 from deal_ros.diagnostics.snapshots import NEVER_RELOADED, LifecycleSnapshot, Limits, ModelSnapshot, NodeSnapshot
 from deal_ros.diagnostics.status import to_message
@@ -208,7 +207,7 @@ class SegmentationNode(LifecycleNode):
         )
         _check_classes(model, wanted)
         self.get_logger().info(f"{optional_libraries.message_filters()}, {optional_libraries.cv_bridge()}")
-        self._labels = LabelPublisher(self)
+        self._labels = LabelPublisher(self, wanted.mask_encoding)
         self._outputs = Outputs(
             self,
             model.classes,
@@ -217,6 +216,7 @@ class SegmentationNode(LifecycleNode):
             is_rectified=is_rectified_topic(
                 self.resolve_topic_name(transported(COLOR_TOPIC, wanted.color_transport)[0])
             ),
+            mask_encoding=wanted.mask_encoding,
         )
         self._replace_model(_LoadedModel(model, wanted.model))
         self._publish_labels()
@@ -230,7 +230,7 @@ class SegmentationNode(LifecycleNode):
             model.segmenter,
             self.parameters,
             outputs,
-            publish=lambda result: self._mask_publisher.publish(result.mask),
+            publish=self._mask_publisher.publish,
         )
         self._session = session
         found = self._model_snapshot(model)
@@ -293,7 +293,7 @@ class SegmentationNode(LifecycleNode):
             self.get_logger().error(f"~/reload_model: {response.message}")
             return response
         response.success = True
-        response.message = f"{loaded.path} ({segmenter.model_hash[:12]}) replaces {before.segmenter.model_hash[:12]}"
+        response.message = f"{loaded.version} replaces {before.version}"
         self._reload = _Reload(f"loaded {response.message}")
         self.get_logger().info(f"~/reload_model: {response.message}")
         return response
@@ -362,6 +362,7 @@ class SegmentationNode(LifecycleNode):
                 is_enabled=session is None or session.pipeline.is_enabled,
                 clock_jumps=self._clock_watch.jumps,
                 last_clock_jump=self._clock_watch.last_jump,
+                rmw=get_rmw_implementation_identifier(),
             ),
             model=self._model_snapshot(self._model) if self._model else None,
             active=session.snapshot(self._mask_publisher.get_subscription_count()) if session else None,
@@ -406,6 +407,12 @@ class _LoadedModel:
     segmenter: Segmenter
     path: str
 
+    @property
+    def version(self) -> str:
+        """What tells two files apart: an int8 model has the hash of the model that it was made from."""
+        found = self.segmenter
+        return f"{self.path} ({found.model_hash[:12]}, {found.precision} with {found.backend})"
+
 
 @dataclass(frozen=True)
 class _Reload:
@@ -421,10 +428,13 @@ def _check_classes(segmenter: Segmenter, parameters: SegmentationParameters) -> 
     Raises:
         UsageError: a class is missing.
     """
-    try:
-        kept_ids(segmenter.classes, parameters.classes)
-    except UsageError as error:
-        raise UsageError(f"parameter 'classes': {error}") from None
+    checks: dict[str, Callable[[ClassList, Sequence[str]], object]]
+    checks = {"classes": kept_ids, "points_classes": label_ids, "object_classes": kept_ids}
+    for name, check in checks.items():
+        try:
+            check(segmenter.classes, getattr(parameters, name))
+        except UsageError as error:
+            raise UsageError(f"parameter '{name}': {error}") from None
 
 
 def _describe(error: Exception) -> str:

@@ -32,11 +32,41 @@ class OutputOptions:
     )
     depth_min_m: float = live_parameter(0.1, "Minimum depth of points and objects, m.", minimum=0.0, maximum=100.0)
     depth_max_m: float = live_parameter(5.0, "Maximum depth of points and objects, m.", minimum=0.0, maximum=100.0)
+    output_scale: float = live_parameter(
+        1.0,
+        "Size of mask, confidence, ~/camera_info and points as a fraction of the colour image; each pixel is that of "
+        "the nearest one, so ids stay ids. Overlays and objects keep the full size.",
+        minimum=0.05,
+        maximum=1.0,
+    )
+    points_layout: str = live_parameter(
+        "unorganized",
+        "unorganized: one row of the points that have depth. organized: the rows and columns of the mask, with nan "
+        "where there is no depth.",
+        choices=("unorganized", "organized"),
+    )
     points_stride: int = live_parameter(
-        2, "Stride of the point cloud: it contains every n-th pixel of every n-th row.", minimum=1, maximum=64
+        2,
+        "Stride of an unorganized point cloud: it contains every n-th pixel of every n-th row of the mask. An "
+        "organized cloud has the size of the mask.",
+        minimum=1,
+        maximum=64,
+    )
+    points_classes: tuple[str, ...] = live_parameter(
+        (),
+        "Classes whose pixels become points; background and unlabelled are names, too. Empty is all pixels.",
+    )
+    object_classes: tuple[str, ...] = live_parameter(
+        (), "Classes whose pieces become objects and markers. Empty is all classes."
     )
     object_min_points: int = live_parameter(
         50, "Minimum number of pixels with valid depth in an object.", minimum=10, maximum=1_000_000
+    )
+    marker_lifetime_s: float = live_parameter(
+        2.0,
+        "Time after which RViz removes markers that are not replaced, s; 0 keeps them.",
+        minimum=0.0,
+        maximum=3600.0,
     )
     jpeg_quality: int = live_parameter(80, "JPEG quality of the compressed overlay.", minimum=1, maximum=100)
 
@@ -93,6 +123,12 @@ class SegmentationParameters(OutputOptions, InputParameters):
     )
     classes: tuple[str, ...] = live_parameter(
         (), "Classes that masks contain; all other classes become background. Empty is all classes of the model."
+    )
+    mask_encoding: str = parameter(
+        "mono8",
+        "mono8: masks contain class ids, 255 is unlabelled. 16SC1: masks contain an id for each object, 0 is none; the "
+        "labels name the class of each id.",
+        choices=("mono8", "16SC1"),
     )
     min_confidence: float = live_parameter(
         0.0, "Pixels with a confidence below this value become unlabelled (255).", minimum=0.0, maximum=1.0

@@ -25,7 +25,7 @@ from deal_core.errors import DealError
 from deal_core.files import replacing_folder
 from deal_core.recording.image_encodings import ImageFormatError
 from deal_ros.diagnostics.status import Status
-from deal_ros.input.conversions import color_to_rgb, image_to_depth_mm, image_to_mask
+from deal_ros.input.conversions import color_to_rgb, image_to_depth_mm
 from deal_ros.segmentation.parameters import SegmentationParameters
 from deal_ros.segmentation.pipeline import LastFrame
 
@@ -87,7 +87,7 @@ def _pictures(last: LastFrame, parameters: SegmentationParameters) -> dict[str, 
     except ImageFormatError:
         pass
     if last.result is not None:
-        pictures["mask"] = image_to_mask(last.result.mask)
+        pictures["mask"] = last.result.segmentation.mask
     return pictures
 
 

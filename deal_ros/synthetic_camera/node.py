@@ -161,7 +161,8 @@ class SyntheticCameraNode(Node):
             f"rendered in {time.monotonic() - begun:.1f} s; sending {width}x{height} at "
             f"{wanted.rate_hz} Hz on {self.resolve_topic_name(COLOR_TOPIC)} and {self.resolve_topic_name(DEPTH_TOPIC)}"
         )
-        return CameraViews(tuple(pairs), config.camera)
+        frame_id = f"{self.get_name()}_color_optical_frame"  # named after the camera, as by realsense-ros
+        return CameraViews(tuple(pairs), dataclasses.replace(config.camera, frame_id=frame_id))
 
     def _send_all(self, views: CameraViews) -> None:
         rate_hz = self._live.current.rate_hz

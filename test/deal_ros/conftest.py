@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.interface_packages import CannotBuildError, InterfacePackages, are_installed, built_packages, forget
+from helpers.paths import PROJECT
 from helpers.ros_client import Client
 
 COLOR_TOPIC, DEPTH_TOPIC = "/camera/camera/color/image_raw", "/camera/camera/aligned_depth_to_color/image_raw"
@@ -202,21 +204,32 @@ class RunningNode:
 def start_node(
     new_domain: Callable[[], int], model_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., RunningNode]]:
-    """Start segmentation nodes in domains of their own; those that still run at the end are stopped."""
-    from deal_ros.node.process import segmentation_process
+    """Start segmentation nodes in domains of their own; those that still run at the end are stopped.
+
+    With `robot_only`, nothing is installed for a node but what a robot needs.
+    """
+    from deal_ros.node.process import node_process
 
     with ExitStack() as stack:
 
-        def start(model: Path = model_file, **parameters: Any) -> RunningNode:
+        def start(model: Path = model_file, *, robot_only: bool = False, **parameters: Any) -> RunningNode:
             domain = new_domain()
+            # torch is at hand at once; what onnxruntime reads has to be exported first.
+            backend = "auto" if robot_only else "torch"
+            helpers = str(PROJECT / "test" / "helpers") if robot_only else ""
+            python_path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), helpers)))
             node = stack.enter_context(
-                segmentation_process(
-                    model,
+                node_process(
+                    "robot_only" if robot_only else "deal_ros.segmentation.main",
                     tmp_path_factory.mktemp("node") / "output.txt",
-                    # torch is at hand at once; what onnxruntime reads has to be exported first.
-                    parameters={"diagnostics_period_s": PERIOD_S, "backend": "torch", **parameters},
+                    parameters={
+                        "model": str(model),
+                        "diagnostics_period_s": PERIOD_S,
+                        "backend": backend,
+                        **parameters,
+                    },
                     remappings=REMAPPINGS,
-                    environment={"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"},
+                    environment={"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path},
                 )
             )
             return RunningNode(node, domain)
@@ -228,3 +241,26 @@ def start_node(
 def pair_node(start_node: Callable[..., RunningNode]) -> RunningNode:
     """A node that requires depth, shared by the tests that leave it alive."""
     return start_node(depth_mode="required", max_age_ms=30_000)
+
+
+@pytest.fixture(scope="session")
+def _built_interfaces() -> InterfacePackages | None:
+    """None where the real packages are installed."""
+    if are_installed():
+        return None
+    try:
+        return built_packages()
+    except CannotBuildError as error:
+        pytest.skip(f"vision_msgs and tf2_msgs are neither installed nor can they be built: {error}")
+
+
+@pytest.fixture
+def interface_packages(_built_interfaces: InterfacePackages | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """vision_msgs, tf2_msgs and realsense2_camera_msgs can be imported, here and in processes that the test starts."""
+    if _built_interfaces is None:
+        yield
+        return
+    forget()
+    _built_interfaces.use(monkeypatch)
+    yield
+    forget()

@@ -20,6 +20,11 @@ class cuda:
 class version:
     cuda = "13.0"
 __version__ = "2.13.0"
+class zeros:
+    def __init__(self, *shape):
+        pass
+    def numpy(self):
+        return [0.0]
 """
 GOOD_ROS = 'def get_rmw_implementation_identifier():\n    return "rmw_fastrtps_cpp"\n'
 GOOD_CAMERA = """
@@ -84,7 +89,8 @@ class MadeUpMachine:
         done = self.doctor("--json")
         assert done.stderr == ""
         value = json.loads(done.stdout)
-        return Report(done.returncode, value["lacks"], {f["name"]: f for f in value["findings"]})
+        findings = {f["name"]: f for f in value["findings"]}
+        return Report(done.returncode, value["lacks"], findings, value["profile"], value["profiles_lack"])
 
 
 @dataclass
@@ -94,6 +100,8 @@ class Report:
     code: int
     lacks: dict[str, list[str]]
     findings: dict[str, dict[str, Any]]
+    profile: str
+    profiles_lack: dict[str, list[str]]
 
     def state(self, name: str) -> str:
         return str(self.findings[name]["state"])

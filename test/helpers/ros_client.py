@@ -15,11 +15,12 @@ class Client:
     Args:
         domain: of ROS.
         name: of the node.
+        target: full name of the node it talks to.
     """
 
     wait_s = 400.0  # a node imports for long where several processes share few cores
 
-    def __init__(self, domain: int, name: str) -> None:
+    def __init__(self, domain: int, name: str, target: str = NODE) -> None:
         import rclpy
         from diagnostic_msgs.msg import DiagnosticArray
         from rclpy.context import Context
@@ -27,6 +28,7 @@ class Client:
 
         from deal_ros.segmentation.labels import subscribe_labels
 
+        self.target = target
         self.context = Context()
         rclpy.init(args=[], context=self.context, domain_id=domain)
         self.node = rclpy.create_node(name, context=self.context)
@@ -38,7 +40,7 @@ class Client:
         self.said: list[str] = []
         self._stamp_ns = 0
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._take_diagnostics, 20)
-        subscribe_labels(self.node, NODE, self._take_labels)
+        subscribe_labels(self.node, target, self._take_labels)
 
     def close(self) -> None:
         self.executor.shutdown()
@@ -51,16 +53,16 @@ class Client:
             assert time.monotonic() < end, f"waited in vain for: {what}; diagnostics: {self.statuses} {self.values}"
             self.executor.spin_once(timeout_sec=0.05)
 
-    def call(self, kind: Any, service: str, request: Any = None, node: str = NODE) -> Any:
+    def call(self, kind: Any, service: str, request: Any = None, node: str = "") -> Any:
         """Return the answer of a service."""
-        client = self.node.create_client(kind, f"{node}/{service}")
+        client = self.node.create_client(kind, f"{node or self.target}/{service}")
         self.wait(client.service_is_ready, service)
         answer = client.call_async(request or kind.Request())
         self.wait(answer.done, f"an answer of {service}")
         self.node.destroy_client(client)
         return answer.result()
 
-    def set(self, node: str = NODE, **parameters: Any) -> str:
+    def set(self, node: str = "", **parameters: Any) -> str:
         """Set parameters and return why that was refused; empty where it was not."""
         from rcl_interfaces.srv import SetParameters
         from rclpy.parameter import Parameter
@@ -95,7 +97,7 @@ class Client:
         self.said.clear()
 
     def _take_diagnostics(self, message: Any) -> None:
-        mine = [s for s in message.status if s.name.startswith(f"{NODE[1:]}: ")]
+        mine = [s for s in message.status if s.name.startswith(f"{self.target[1:]}: ")]
         if not mine:
             return
         self._stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec

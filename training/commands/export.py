@@ -49,7 +49,8 @@ def export(
     from deal_core.errors import UsageError
     from deal_core.files import refuse_output_on_input, replacing
     from deal_core.models.model_file import load_model
-    from deal_core.runtime.onnx_export import OPSET, export_onnx
+    from deal_core.runtime.onnx_export import export_onnx
+    from deal_core.runtime.onnx_file import OPSET
     from deal_core.runtime.open_backend import scaled_size
     from training.support.console import console
 

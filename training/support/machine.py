@@ -7,7 +7,6 @@ interpreter.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from deal_core.isolated_python import Trial, try_python
+from deal_core.isolated_python import Trial, is_installed, try_python
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -35,6 +34,9 @@ _LOW_DISK_GB = 10
 Job = Literal["record", "tag", "depth", "train", "export", "run", "demo", "view"]
 """What the project is used for."""
 JOBS: tuple[Job, ...] = get_args(Job)
+Profile = Literal["robot", "desk"]
+"""What a machine is for. robot: records, and runs exported models, without PyTorch. desk: every job."""
+PROFILES: dict[Profile, tuple[Job, ...]] = {"robot": ("record", "run"), "desk": JOBS}
 State = Literal["ok", "note", "warning", "missing"]
 """Result of looking for one thing. note: missing, but not needed. warning: works, but slowly or unreliably."""
 
@@ -60,13 +62,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Machine:
-    """All findings about a machine."""
+    """All findings about a machine, and its profile: a robot if PyTorch is not installed."""
 
     findings: tuple[Finding, ...]
+    profile: Profile = "desk"
 
-    def lacks(self, job: Job) -> list[str]:
-        """Return the names of everything that a job needs and this machine lacks."""
-        return [f.name for f in self.findings if f.state == "missing" and job in f.jobs]
+    def lacks(self, *jobs: Job) -> list[str]:
+        """Return the names of everything that one of the jobs needs and this machine lacks."""
+        return [f.name for f in self.findings if f.state == "missing" and set(jobs) & set(f.jobs)]
 
 
 def examine(environment: Mapping[str, str] = os.environ, folder: Path = Path()) -> Machine:
@@ -86,19 +89,23 @@ def examine(environment: Mapping[str, str] = os.environ, folder: Path = Path()) 
             _python(),
             *_libraries(),
             _torch(torch),
+            *_back_ends(),
             _ros(ros, environment),
             *_transport(ros, environment),
             *_optional_ros(ros, [library.result() for library in optional]),
             _camera(camera, has_ros=not ros.error),
             _disk(folder),
-        )
+        ),
+        "desk" if is_installed("torch") else "robot",
     )
 
 
 # --- Python and its libraries
 
-_JOBS_OF_EXTRA: dict[str, tuple[Job, ...]] = {  # of ros and realsense, `examine` tries the import instead
+_TORCH_JOBS: tuple[Job, ...] = ("depth", "train", "export", "demo")
+_JOBS_OF_EXTRA: dict[str, tuple[Job, ...]] = {  # of the other extras, `examine` looks for what they are for
     "": JOBS,
+    "torch": _TORCH_JOBS,
     "tag": ("tag",),
     "depth": ("depth",),
     "train": ("train", "demo"),
@@ -124,7 +131,12 @@ def _libraries() -> list[Finding]:
     except importlib.metadata.PackageNotFoundError:
         return [Finding(PROJECT, "missing", f"not installed for {sys.executable}", _install("."), JOBS)]
     extras = [(_extra(requirement), requirement) for requirement in requirements]
-    return [_library(r, extra, _JOBS_OF_EXTRA[extra]) for extra, r in extras if extra in _JOBS_OF_EXTRA]
+    of_torch = {requirement.name for extra, requirement in extras if extra == "torch"}  # in several extras
+    return [
+        _library(requirement, extra, _JOBS_OF_EXTRA[extra])
+        for extra, requirement in extras
+        if extra in _JOBS_OF_EXTRA and (extra == "torch" or requirement.name not in of_torch)
+    ]
 
 
 def _extra(requirement: Requirement) -> str:
@@ -140,21 +152,26 @@ def _library(requirement: Requirement, extra: str, jobs: tuple[Job, ...]) -> Fin
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        if name in _SAME_MODULE and importlib.util.find_spec(_SAME_MODULE[name]):
+        if name in _SAME_MODULE and is_installed(_SAME_MODULE[name]):
             return Finding(name, "ok", f"{_SAME_MODULE[name]} from another package")
-        return Finding(name, "missing", "not installed", _install(name), jobs)
+        return Finding(name, "missing", "not installed", _install(name, for_desk="run" not in jobs), jobs)
     if requirement.specifier.contains(version, prereleases=True):
         return Finding(name, "ok", version)
     found = f"{version}, expected {requirement.specifier}"
     return Finding(name, "missing", found, _install(str(requirement)), jobs)
 
 
-def _install(what: str) -> str:
+def _install(what: str, *, for_desk: bool = False) -> str:
     """Return the command that installs it: `make setup` in the environment of a checkout, pip elsewhere."""
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "Makefile").is_file() and Path(sys.prefix).is_relative_to(checkout):
-        return "make setup"
+        return "PROFILE=desk make setup" if for_desk and _is_set_up_for_robot() else "make setup"
     return f"{sys.executable} -m pip install '{what.partition(';')[0].strip()}'"
+
+
+def _is_set_up_for_robot() -> bool:
+    made_for = Path(sys.prefix) / "made-for"  # by requirements/install.sh
+    return made_for.is_file() and made_for.read_text(encoding="utf-8").split()[-1:] == ["robot"]
 
 
 # --- PyTorch
@@ -165,16 +182,26 @@ try:
     import torchvision
 except (ImportError, OSError, RuntimeError) as error:
     raise SystemExit(f"torchvision does not import beside torch {torch.__version__}: {error}")
+try:
+    torch.zeros(1).numpy()
+    numpy_error = ""
+except Exception as error:  # "Numpy is not available"
+    numpy_error = str(error)
 count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-print(json.dumps({"cuda": torch.version.cuda, "gpus": [torch.cuda.get_device_name(i) for i in range(count)]}))
+gpus = [torch.cuda.get_device_name(i) for i in range(count)]
+print(json.dumps({"cuda": torch.version.cuda, "gpus": gpus, "numpy_error": numpy_error}))
 """
 _GPU_FILES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu/igpu0/power")  # PC and Jetson
 
 
 def _torch(trial: Trial) -> Finding:
     if trial.error:
-        return Finding("device", "missing", trial.error, _install("torch torchvision"), JOBS)
+        jobs = JOBS if is_installed("torch") else _TORCH_JOBS
+        return Finding("device", "missing", trial.error, _install(f"{PROJECT}[torch]", for_desk=True), jobs)
     facts = json.loads(trial.output)
+    if "Numpy is not available" in facts["numpy_error"]:
+        found = f"this torch was built for numpy 1, and numpy {_version('numpy')} is installed"
+        return Finding("device", "missing", found, f"{sys.executable} -m pip install 'numpy<2'", _TORCH_JOBS)
     if facts["gpus"]:
         return Finding("device", "ok", f"{', '.join(facts['gpus'])}, CUDA {facts['cuda']}")
     if not any(Path(file).exists() for file in _GPU_FILES):
@@ -184,6 +211,20 @@ def _torch(trial: Trial) -> Finding:
         return Finding("device", "warning", "CPU: this torch is built without CUDA", fix)
     fix = f"update the GPU driver to one with CUDA {facts['cuda']}, or install a torch for the driver's CUDA version"
     return Finding("device", "warning", f"CPU: this torch needs a driver with CUDA {facts['cuda']}", fix)
+
+
+def _back_ends() -> list[Finding]:
+    """Return what can run a model; a robot needs one of them."""
+    files = {"torch": ".safetensors", "onnxruntime": ".onnx", "tensorrt": ".onnx on a GPU"}
+    found = [name for name in files if is_installed(name)]
+    said = ", ".join(f"{name} ({files[name]})" for name in found)
+    if not found:
+        nothing = "neither onnxruntime, tensorrt nor torch is installed"
+        return [Finding("back ends", "missing", nothing, _install(f"{PROJECT}[robot]"), ("run",))]
+    if "tensorrt" in found and not is_installed("cuda.bindings"):
+        fix = _install(f"{PROJECT}[tensorrt]")
+        return [Finding("back ends", "warning", f"{said}; tensorrt lacks cuda-bindings", fix)]
+    return [Finding("back ends", "ok", said)]
 
 
 # --- ROS
@@ -196,14 +237,21 @@ _ROS_JOBS: tuple[Job, ...] = ("run", "demo")
 
 
 def _ros(trial: Trial, environment: Mapping[str, str]) -> Finding:
+    from deal_ros.node.distributions import DISTRIBUTIONS, distribution_in_use
+
     distribution = environment.get("ROS_DISTRO", "")
     if trial.error:
         return Finding("rclpy", "missing", trial.error, _ros_fix(distribution), _ROS_JOBS)
     place = Path(json.loads(trial.output)["rclpy"]).parent
     if not _has_package("ros-rclpy"):
-        return Finding("rclpy", "ok", f"ROS {distribution} in {place}")
+        found = f"ROS {distribution} in {place}"
+        names = [known.name for known in DISTRIBUTIONS]
+        if distribution in names:
+            return Finding("rclpy", "ok", found)
+        return Finding("rclpy", "note", f"{found}; the nodes are written for {', '.join(names)}")
     if not distribution and place.is_relative_to(sys.prefix):
-        return Finding("rclpy", "ok", f"wheel {importlib.metadata.version('ros-rclpy')} from PyPI")
+        wheel = f"wheel {importlib.metadata.version('ros-rclpy')} from PyPI"
+        return Finding("rclpy", "ok", f"{wheel} ({distribution_in_use(environment) or 'of an unknown distribution'})")
     found = f"ROS wheels from PyPI and the sourced ROS {distribution} are mixed (rclpy is {place})"
     return Finding("rclpy", "warning", found, "in this shell: rm -rf .venv && make setup")
 
@@ -217,7 +265,19 @@ def _ros_fix(distribution: str) -> str:
             return f"source {installed} && make setup"
     if (sys.platform, platform.machine()) == ("linux", "x86_64"):
         return _install(f"{PROJECT}[ros]")
-    return "install ROS 2 (its PyPI wheels are for Linux on x86-64 only), source it, and run make setup"
+    ros = next((f"ros-{name}-ros-base" for name in _distributions_of_this_ubuntu()), "ROS 2")
+    return f"install {ros} with apt (its PyPI wheels are for Linux on x86-64 only), source it, and run make setup"
+
+
+def _distributions_of_this_ubuntu() -> list[str]:
+    from deal_ros.node.distributions import DISTRIBUTIONS
+
+    try:
+        system = platform.freedesktop_os_release()
+    except OSError:
+        return []
+    release = system.get("VERSION_ID", "") if system.get("ID") == "ubuntu" else ""
+    return [distribution.name for distribution in DISTRIBUTIONS if distribution.ubuntu == release]
 
 
 def _transport(ros: Trial, environment: Mapping[str, str]) -> list[Finding]:
@@ -230,16 +290,15 @@ def _transport(ros: Trial, environment: Mapping[str, str]) -> list[Finding]:
 
 
 def _profile(environment: Mapping[str, str]) -> Finding:
-    from deal_ros.node.transport import PROFILE_VARIABLES, shared_memory_environment
+    from deal_ros.node.transport import profile_variable, shared_memory_environment
 
-    name = "Fast DDS profile"
-    for variable in PROFILE_VARIABLES:
-        file = environment.get(variable)
-        if file and Path(file).is_file():
-            return Finding(name, "ok", f"{variable}={file}")
-        if file:
-            found = f"{variable}={file}: the file does not exist, so images may be lost"
-            return Finding(name, "warning", found, f"unset {variable}, or set it to a file that exists")
+    name, variable = "Fast DDS profile", profile_variable(environment)
+    file = environment.get(variable)
+    if file and Path(file).is_file():
+        return Finding(name, "ok", f"{variable}={file}")
+    if file:
+        found = f"{variable}={file}: the file does not exist, so images may be lost"
+        return Finding(name, "warning", found, f"unset {variable}, or set it to a file that exists")
     found = "not set in this shell; the launch files and `deal demo` set it for the nodes they start"
     exports = [f"export {k}={v}" for k, v in shared_memory_environment(environment).items()]
     return Finding(name, "note", found, f"before starting a camera by hand: {' '.join(exports)}" if exports else "")
@@ -250,11 +309,16 @@ def _optional_ros(ros: Trial, libraries: list[OptionalLibrary]) -> list[Finding]
     if ros.error:
         return []
     labels = "not installed; label names are published as JSON"
-    has_labels = importlib.util.find_spec("vision_msgs") is not None
+    has_labels = is_installed("vision_msgs")
     return [
         *(Finding(found.name, "ok" if found.is_usable else "note", str(found)) for found in libraries),
         Finding("vision_msgs", "ok", "installed") if has_labels else Finding("vision_msgs", "note", labels),
     ]
+
+
+def _version(package: str) -> str:
+    """Return the version of an installed package; "?" if it has none."""
+    return next((found.version for found in importlib.metadata.distributions(name=package)), "?")
 
 
 def _has_package(name: str) -> bool:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from deal_core.devices import gpu_count
 from deal_core.errors import UsageError
+from deal_core.isolated_python import is_installed
 
 BackendName = Literal["auto", "torch", "onnxruntime", "tensorrt"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 INSTALL_HINT = "pip install 'deal_ros[export]'"
+RUN_HINT = "pip install 'deal_ros[robot]'"
+TORCH_HINT = "pip install 'deal_ros[torch]'"
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,17 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Here:
-    """The abilities of this machine: a GPU that PyTorch can use, and the installed modules of back ends."""
+    """The abilities of this machine.
+
+    Args:
+        gpu: Whether there is an NVIDIA GPU.
+        installed: Those of the modules onnxruntime and tensorrt that are installed.
+        torch: Whether PyTorch is installed.
+    """
 
     gpu: bool
     installed: Collection[str]
+    torch: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,8 @@ class BackendCandidate:
 
 def look_here() -> Here:
     """Return the abilities of this machine, without importing the back ends."""
-    import torch
-
-    modules = [name for name in ("onnxruntime", "tensorrt") if importlib.util.find_spec(name)]
-    return Here(torch.cuda.is_available(), frozenset(modules))
+    modules = {name for name in ("onnxruntime", "tensorrt", "torch") if is_installed(name)}
+    return Here(gpu_count() > 0, frozenset(modules - {"torch"}), torch="torch" in modules)
 
 
 def candidates(wanted: Wanted, here: Here) -> list[BackendCandidate]:
@@ -93,11 +101,13 @@ def candidates(wanted: Wanted, here: Here) -> list[BackendCandidate]:
 def refuse(name: str, wanted: Wanted, here: Here) -> str:
     """Return the reason why a back end cannot satisfy the options, or an empty string."""
     if name == "torch":
-        return "it reads the .safetensors file, not an .onnx file" if wanted.is_onnx else ""
+        if wanted.is_onnx:
+            return "it reads the .safetensors file, not an .onnx file"
+        return "" if here.torch else f"the package torch is not installed ({TORCH_HINT})"
     if wanted.compile:
         return "compile is an option of torch alone"
     if name not in here.installed:
-        hint = INSTALL_HINT if name == "onnxruntime" else f"pip install {name}"
+        hint = (RUN_HINT if wanted.is_onnx else INSTALL_HINT) if name == "onnxruntime" else f"pip install {name}"
         return f"the package {name} is not installed ({hint})"
     if name == "onnxruntime":
         if wanted.device not in ("auto", "cpu"):

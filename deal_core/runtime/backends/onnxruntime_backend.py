@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from deal_core.devices import cpu_threads
 from deal_core.errors import BackendError
-from deal_core.runtime.backends.choice import INSTALL_HINT
+from deal_core.runtime.backends.choice import RUN_HINT
 from deal_core.structures import Float32Array
 
 
@@ -27,11 +27,13 @@ class OnnxRuntimeBackend:
 
     def __init__(self, data: bytes, precision: str = "float32") -> None:
         self.precision = precision
-        self._session = open_session(data, threads=torch.get_num_threads())
+        self._session = open_session(data, threads=cpu_threads())
 
-    def __call__(self, image: Tensor, depth: Tensor | None = None) -> Float32Array:
+    def __call__(self, image: Float32Array, depth: Float32Array | None = None) -> Float32Array:
         """Return class scores (K, h, w) in [0, 1], as described in `ScoreBackend`."""
-        inputs = {"image": image.numpy()} if depth is None else {"image": image.numpy(), "depth": depth.numpy()}
+        inputs = {"image": np.asarray(image)}
+        if depth is not None:
+            inputs["depth"] = np.asarray(depth)
         (scores,) = self._session.run(["scores"], inputs)
         return scores[0]
 
@@ -41,7 +43,7 @@ def open_session(data: bytes, threads: int = 1) -> Any:
     try:
         import onnxruntime
     except (ImportError, OSError) as error:
-        raise BackendError(f"onnxruntime cannot be imported ({error}): {INSTALL_HINT}") from None
+        raise BackendError(f"onnxruntime cannot be imported ({error}): {RUN_HINT}") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Spinning threads would block cores that a robot needs for other work.

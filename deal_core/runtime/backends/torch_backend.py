@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deal_core.errors import BackendError
 from deal_core.masks.class_scores import ScoreNetwork
@@ -40,21 +41,21 @@ class TorchBackend:
         self._network: nn.Module = scores.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compile_for is not None:
             self._network = torch.compile(self._network)  # type: ignore[assignment]
-            depth = torch.zeros(1, 1, *compile_for) if getattr(network, "uses_depth", False) else None
+            depth = np.zeros((1, 1, *compile_for), np.float32) if getattr(network, "uses_depth", False) else None
             try:
-                self(torch.zeros(1, 3, *compile_for), depth)
+                self(np.zeros((1, 3, *compile_for), np.float32), depth)
             except Exception as error:  # errors of many classes
                 reason = str(error).strip().splitlines()[0]
                 raise BackendError(f"torch cannot compile the network ({reason}); leave compile out") from error
 
-    def __call__(self, image: Tensor, depth: Tensor | None = None) -> Float32Array:
+    def __call__(self, image: Float32Array, depth: Float32Array | None = None) -> Float32Array:
         """Return class scores (K, h, w) in [0, 1], as described in `ScoreBackend`."""
         dtype = DTYPES[self.precision]
         # The default of `enabled` is False, which would turn cuDNN off.
         is_exact = dtype is torch.float32
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=not is_exact):
-            image = image.to(self.device, memory_format=torch.channels_last)
-            depth = None if depth is None else depth.to(self.device)
+            images = torch.as_tensor(image).to(self.device, memory_format=torch.channels_last)
+            depths = None if depth is None else torch.as_tensor(depth).to(self.device)
             with torch.autocast(torch.device(self.device).type, dtype=dtype, enabled=not is_exact):
-                scores, _ = self._network(image, depth)
+                scores, _ = self._network(images, depths)
             return scores[0].cpu().numpy()

@@ -41,7 +41,7 @@ def by_timm(name: str, level: float) -> list[np.ndarray]:
             TIMM.get(name, name),
             prob=1.0,
             magnitude=level,
-            hparams={"img_mean": FILL, "interpolation": Image.Resampling.BILINEAR, "magnitude_std": 0},
+            hparams={"img_mean": FILL, "interpolation": Image.Resampling.BICUBIC, "magnitude_std": 0},
         )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("random.random", lambda direction=direction: direction)

@@ -12,12 +12,15 @@ import pytest
 from helpers.masks_by_hand import copy_of, iou_by_hand, masks_by_hand
 
 from deal_core.dataset.dataset import Dataset
-from deal_core.errors import DatasetError
+from deal_core.errors import DatasetError, EvaluationError
 from deal_core.evaluation.evaluate import add_up, count_mask, evaluate_masks, evaluate_model
 from deal_core.evaluation.metrics import MaskEvaluator
 from deal_core.evaluation.picture_folder import read_pictures
+from deal_core.evaluation.result import EvaluationResult
+from deal_core.experiments.table import Figures, Row
 from deal_core.masks.mask_folder import write_cams
 from deal_core.masks.score_dataset import CamSettings, score_frames
+from deal_core.masks.threshold_rules import OtsuRule
 from deal_core.models.model_file import LoadedModel
 from deal_core.structures import ClassList
 
@@ -69,6 +72,27 @@ def test_evaluation_equals_the_figures_counted_by_hand(model: LoadedModel, datas
     pictures = json.loads((tmp_path / "pictures" / "pictures.json").read_text())
     shown = [picture["key"] for picture in pictures["pictures"]]
     assert len(shown) == 3 and min(per_frame, key=lambda key: per_frame[key]) in shown
+
+
+def test_a_rule_that_finds_no_threshold_leaves_the_swept_one(
+    model: LoadedModel, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Finds(OtsuRule):
+        def threshold(self) -> float:
+            raise EvaluationError("no agreement of outlines and depth")
+
+    monkeypatch.setattr("deal_core.evaluation.evaluate.create_rule", lambda rule, kind: Finds())
+    options = {"name": "tiny", "threshold_rule": "otsu"}
+    found = evaluate_model(model, dataset, GIVEN, **options, pictures=tmp_path, num_pictures=2)
+    plain = evaluate_model(model, dataset, GIVEN, name="tiny")
+    assert found.auto is None and found.oracle is not None and plain.oracle is not None
+    assert (found.oracle.miou, found.oracle.threshold) == (plain.oracle.miou, plain.oracle.threshold)
+    assert found.details["auto"] == "no threshold: no agreement of outlines and depth"
+    assert len(found.per_frame) == 12 and len(read_pictures(tmp_path)) == 2
+    found.write(tmp_path)
+    figures = Figures.of(EvaluationResult.read(tmp_path))
+    assert figures.oracle == plain.oracle.miou and np.isnan(figures.auto)
+    assert "–" in Row("seam", "deal", "val", (11,), (figures,)).cells()
 
 
 def test_the_frames_of_another_run_are_drawn_in_its_order(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def blobs(seed, shape=(24, 30)):
     return prediction, truth
 
 
-@pytest.mark.parametrize("tolerance", [0.008, 0.06])
+@pytest.mark.parametrize("tolerance", [0.008, 0.06, 0.6])
 def test_boundary_score_equals_all_pairs_of_contour_pixels(tolerance):
     pairs = [blobs(seed) for seed in range(8)]
     score = BoundaryScore(3, tolerance=tolerance)

@@ -152,6 +152,8 @@ def test_each_step_is_made_once_and_kept(lab: Laboratory) -> None:
         ("val", SEEDS, (0.5, 0.6)),
     ]
     assert rows[0].published == pytest.approx(0.5838) and rows[0].gains == ()
+    few = Plan(lab.plan.benchmark, lab.plan.out, lab.plan.runs[1:])
+    assert [row.seeds for row in collect_rows(few)] == [(42, 11)] * 2, "those of an earlier call stay"
 
 
 def test_what_is_damaged_or_of_other_settings_is_made_again(lab: Laboratory) -> None:

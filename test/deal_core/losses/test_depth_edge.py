@@ -108,6 +108,72 @@ def test_equals_the_definition(seed: int) -> None:
     assert single.item() == pytest.approx(expected, abs=1e-6)
 
 
+def slow_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cubic convolution with a = -3/4 from the 4x4 pixels around each point, edges repeated, without any filter."""
+
+    def weight(x: float) -> float:
+        x, a = abs(x), -0.75
+        if x <= 1:
+            return (a + 2) * x**3 - (a + 3) * x**2 + 1
+        return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
+
+    out = np.zeros(size)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            y, x = ((n + 0.5) * s / t - 0.5 for n, s, t in zip((i, j), image.shape, size, strict=True))
+            for p in range(math.floor(y) - 1, math.floor(y) + 3):
+                for q in range(math.floor(x) - 1, math.floor(x) + 3):
+                    row, column = min(max(p, 0), image.shape[0] - 1), min(max(q, 0), image.shape[1] - 1)
+                    out[i, j] += weight(y - p) * weight(x - q) * image[row, column]
+    return out
+
+
+@pytest.mark.parametrize("has_depth", [True, False])
+@pytest.mark.parametrize("after", ["min_max", "sigmoid"])
+def test_the_plain_reading_of_the_paper(after: str, has_depth: bool) -> None:
+    """Depth as the camera gives it, resampled plainly, and Sobel magnitudes brought to [0, 1] at the end."""
+    rng = np.random.default_rng(5)
+    cams, depth = rng.normal(size=(7, 9)), rng.uniform(0.5, 1.5, (24, 30))
+    depth[6:12, 5:15] = 0
+    if not has_depth:
+        depth[:] = 0
+
+    def strength(values: np.ndarray) -> np.ndarray:
+        magnitude = slow_sobel(values)
+        if after == "sigmoid":
+            return 1 / (1 + np.exp(-magnitude))
+        return (magnitude - magnitude.min()) / (magnitude.max() - magnitude.min())
+
+    cam = cams if after == "sigmoid" else np.maximum(cams, 0) / cams.max()
+    expected = 0.0
+    if has_depth:
+        signs = [np.vectorize(slow_g)(strength(v)) for v in (cam, slow_bicubic(depth, (7, 9)))]
+        expected = -float((signs[0] * signs[1]).mean())
+    found = depth_edge_alignment_loss(
+        torch.from_numpy(cams)[None, None],
+        torch.from_numpy(depth)[None, None],
+        torch.ones(1, 1),
+        size=(7, 9),
+        cam_value="none" if after == "sigmoid" else "relu_max",
+        cam_edge=after,
+        depth_value="none",
+        depth_edge=after,
+        depth_resize="bicubic",
+        holes="edges",
+    )
+    assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_cams_whose_outermost_cells_lie_on_the_outermost_pixels() -> None:
+    cams = torch.rand(1, 1, 3, 3, dtype=torch.float64)
+    places = np.linspace(0, 2, 9)
+    lines = np.stack([np.interp(places, range(3), line) for line in cams[0, 0].numpy()])
+    large = np.stack([np.interp(places, range(3), line) for line in lines.T]).T
+    assert torch.allclose(
+        cam_edges(cams, size=(9, 9), corners=True), cam_edges(torch.from_numpy(large)[None, None], size=(9, 9))
+    )
+
+
 def test_resampling_is_bicubic_for_depth_and_bilinear_for_cams() -> None:
     rng = np.random.default_rng(3)
     depth = rng.uniform(0.5, 1.5, (24, 32)).astype(np.float32)
@@ -294,7 +360,7 @@ def test_gradcheck() -> None:
     depth = torch.rand(1, 1, 10, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + 0.4
     tags = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
     for cam_value in ("relu_max", "min_max", "sigmoid", "none"):
-        for cam_edge in ("max", "bound"):
+        for cam_edge in ("max", "bound", "min_max", "sigmoid"):
             assert torch.autograd.gradcheck(
                 lambda c, v=cam_value, e=cam_edge: depth_edge_alignment_loss(
                     c, depth, tags, size=(8, 8), cam_value=v, cam_edge=e
@@ -372,7 +438,13 @@ def test_every_option_changes_the_result_and_unknown_ones_are_refused() -> None:
         {"cam_edge": "bound"},
         {"depth_value": "none"},
         {"depth_value": "inverse_min_max"},
+        {"cam_edge": "min_max"},
+        {"cam_edge": "sigmoid"},
         {"depth_edge": "max"},
+        {"depth_edge": "min_max"},
+        {"depth_edge": "sigmoid"},
+        {"depth_resize": "bicubic", "size": (5, 5)},
+        {"holes": "edges"},
         {"depth_slope": "remove"},
         {"depth_gain": 2.0},
         {"holes": "fill"},
@@ -380,9 +452,11 @@ def test_every_option_changes_the_result_and_unknown_ones_are_refused() -> None:
         {"size": (6, 6)},
     ):
         assert depth_edge_alignment_loss(**{**arguments, **option}) != default
-    with pytest.raises(ValueError, match="expected depth_edge to be one of bound, max, got 'maximum'"):
+    with pytest.raises(
+        ValueError, match="expected depth_edge to be one of bound, max, min_max, sigmoid, got 'maximum'"
+    ):
         depth_edge_alignment_loss(**arguments, depth_edge="maximum")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="expected holes to be one of ignore, fill, got 'keep'"):
+    with pytest.raises(ValueError, match="expected holes to be one of ignore, fill, edges, got 'keep'"):
         depth_edge_alignment_loss(**arguments, holes="keep")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected depth_kind to be one of metric, inverse, got 'disparity'"):
         depth_edge_alignment_loss(**arguments, depth_kind="disparity")  # type: ignore[arg-type]

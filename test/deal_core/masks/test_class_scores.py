@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from deal_core.errors import ConfigError
 from deal_core.masks.class_scores import ScoreNetwork, multi_scale_scores, normalise
 from deal_core.models.cam_net import CamNet
 from deal_core.models.output import CamOutput
+from deal_core.models.seam import Seam
 
 SIZE = (30, 44)
 
@@ -35,7 +36,8 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    return torch.rand(3, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    coarse = torch.rand(3, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+    return (F.interpolate(coarse, (48, 64), mode="bilinear") * 255).round() / 255
 
 
 def bilinear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -55,6 +57,11 @@ def bilinear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return result
 
 
+def resized_by_pil(image: Tensor, size: list[int]) -> Tensor:
+    """An image (3, H, W) at another size, in 8 bit."""
+    return TF.to_tensor(TF.to_pil_image(image).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
 def slow_scores(
     network: nn.Module, image: Tensor, tags: list[float] | None, scales: tuple[float, ...], flip: bool
 ) -> np.ndarray:
@@ -62,7 +69,7 @@ def slow_scores(
     passes = []
     for scale in scales:
         size = [round(image.shape[1] * scale), round(image.shape[2] * scale)]
-        scaled = TF.resize(image, size, InterpolationMode.BICUBIC, antialias=True).clamp(0, 1) if scale != 1 else image
+        scaled = resized_by_pil(image, size) if scale != 1 else image
         passes += [(scaled, False)] + ([(torch.from_numpy(scaled.numpy()[:, :, ::-1].copy()), True)] if flip else [])
     total = np.zeros((4, *SIZE))
     logits = np.zeros(4)
@@ -95,8 +102,51 @@ def test_scores_equal_the_slow_formulation(
     assert found.shape == (3, 4, *SIZE) and found.dtype == torch.float32
     for i in range(3):
         expected = slow_scores(network, images[i], None if tags is None else tags[i], scales, flip)
-        np.testing.assert_allclose(found[i].numpy(), expected, atol=1e-4)
+        # PyTorch and PIL round some pixels to neighbouring levels, and this network is steep.
+        np.testing.assert_allclose(found[i].numpy(), expected, atol=1e-4 if scales == (1.0,) else 1e-2)
     assert found.any(), "the comparison must have something to compare"
+
+
+def slow_bilinear_of_corners(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear interpolation with the outermost cells on the outermost pixels."""
+    height, width = values.shape
+    rows = np.arange(size[0]) * (height - 1) / (size[0] - 1)
+    columns = np.arange(size[1]) * (width - 1) / (size[1] - 1)
+    lines = np.stack([np.interp(columns, np.arange(width), line) for line in values])
+    return np.stack([np.interp(rows, np.arange(height), line) for line in lines.T]).T
+
+
+def test_maps_of_the_published_seam_are_upsampled_at_each_scale_before_they_are_added() -> None:
+    """As its code: each map to the size of its image by its corners, then to the size of the first image."""
+
+    class Cells(nn.Module):
+        def forward(self, image: Tensor) -> CamOutput:
+            cams = F.avg_pool2d(image[:, :2], 8)
+            return CamOutput({"tag": torch.ones(len(image), 2)}, "tag", cams, 8, {}, corners=True)
+
+    net, image = Cells(), torch.randint(0, 256, (1, 3, 64, 80), generator=torch.Generator().manual_seed(4)) / 255
+    total = np.zeros((2, 64, 80))
+    with torch.inference_mode():
+        for scale in (0.5, 1.0, 1.5):
+            size = [round(64 * scale), round(80 * scale)]
+            scaled = resized_by_pil(image[0], size)[None] if scale != 1 else image
+            for mirrored in (False, True):
+                output = net(scaled.flip(-1) if mirrored else scaled)
+                for k in range(2):
+                    own = slow_bilinear_of_corners(output.activation[0, k].double().numpy(), (size[0], size[1]))
+                    placed = bilinear(own, (64, 80))
+                    total[k] += placed[:, ::-1] if mirrored else placed
+        found = multi_scale_scores(net, image, tags=torch.ones(1, 2), scales=(0.5, 1.0, 1.5))[0].numpy()
+        once = multi_scale_scores(net, image, tags=torch.ones(1, 2), flip=False)[0]
+        scores, _ = ScoreNetwork(net)(image)
+    assert found.std() > 0.01
+    np.testing.assert_allclose(found, total / total.max(axis=(1, 2), keepdims=True), atol=1e-3)
+    at_cells = F.interpolate(once[None], scores.shape[-2:], mode="bilinear")[0]
+    for k in range(2):  # as a robot sees it: the same places at the stride of the network
+        np.testing.assert_allclose(scores[0, k].numpy(), (at_cells[k] / at_cells[k].max()).numpy(), atol=1e-4)
+    for preset, corners in (("reference", True), ("fixed", False)):
+        seam = Seam(2, backbone="test_resnet", preset=preset).eval()
+        assert seam(image).corners == corners
 
 
 def test_maps_stretched_from_minimum_to_maximum(network: nn.Module, images: Tensor) -> None:
@@ -155,7 +205,9 @@ def test_what_one_image_scores_does_not_depend_on_its_batch(network: nn.Module, 
 
 
 @given(
-    activation=npst.arrays(np.float32, (2, 3, 4, 5), elements=st.floats(0, 1e6, width=32)),
+    activation=npst.arrays(
+        np.float32, (2, 3, 4, 5), elements=st.one_of(st.just(0.0), st.floats(2**-100, 2**20, width=32))
+    ),
     present=npst.arrays(np.bool_, (2, 3)),
     factor=st.floats(0.125, 8, width=32),
 )
@@ -205,23 +257,3 @@ def test_the_refined_map_is_used_where_there_is_one() -> None:
         [[[0.0, 1.0], [0.5, 0.25]]]
     ]
     assert not scores_of(CamOutput({"cam": torch.ones(1, 1)}, "cam", raw, 8, {}))[0].any()
-
-
-@pytest.mark.parametrize("size", [(40, 56), (45, 61), (35, 50)])
-def test_what_a_patch_sees_lies_where_the_patch_is(size: tuple[int, int]) -> None:
-    """A network of patches of 8 pixels that sees only brightness, as WeakTr does; a column of patches is bright."""
-
-    class Brightness(nn.Module):
-        patch_size = 8
-
-        def forward(self, image: Tensor) -> CamOutput:
-            cams = F.avg_pool2d(image.mean(1, keepdim=True), 8)
-            return CamOutput({"tag": torch.ones(len(image), 1)}, "tag", cams, 8, {})
-
-    image = torch.zeros(1, 3, *size)
-    left = 8 * (size[1] // 8 - 2)
-    image[..., left : left + 8] = 1
-    for flip in (False, True):
-        found = multi_scale_scores(Brightness(), image, tags=torch.ones(1, 1), flip=flip)[0, 0].sum(0)
-        centre = float((found * (torch.arange(size[1]) + 0.5)).sum() / found.sum())
-        assert centre == pytest.approx(left + 4, abs=1)

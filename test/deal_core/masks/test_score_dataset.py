@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.masks_by_hand import copy_of, iou_by_hand, masks_by_hand
+from PIL import Image
 
 from deal_core.dataset.dataset import Dataset, evenly_spread
 from deal_core.errors import ConfigError, ModelFileError, UsageError
@@ -123,7 +124,9 @@ def test_images_at_their_own_size_equal_the_passes_made_by_hand(model: LoadedMod
         sample = mixed.load(index)
         size = sample.image.shape[:2]
         image = torch.from_numpy(sample.image.transpose(2, 0, 1)[None].astype(np.float32) / 255)
-        larger = F.interpolate(image, [round(n * 1.5) for n in size], mode="bicubic", antialias=True).clamp(0, 1)
+        columns_first = (round(size[1] * 1.5), round(size[0] * 1.5))
+        resized = np.asarray(Image.fromarray(sample.image).resize(columns_first, Image.Resampling.BICUBIC))
+        larger = torch.from_numpy(resized.transpose(2, 0, 1)[None].astype(np.float32) / 255)
         total = np.zeros((3, *size))
         with torch.no_grad():
             for picture in (image, larger):
@@ -134,7 +137,7 @@ def test_images_at_their_own_size_equal_the_passes_made_by_hand(model: LoadedMod
         for k in range(3):
             span = total[k].max() - total[k].min()
             expected = (total[k] - total[k].min()) / span if sample.tags[k] == 1 and span else 0 * total[k]
-            np.testing.assert_allclose(frame.scores[k], expected, atol=2e-4)
+            np.testing.assert_allclose(frame.scores[k], expected, atol=2e-3)
         assert frame.sample.key == mixed.frames[index].key
         sizes.add(size)
     assert sizes == {(48, 64), (45, 61)}

@@ -45,7 +45,9 @@ def slow_forward(net: WeakTr, picture: Tensor) -> dict[str, Tensor]:
     """One image (3, H, W) in float64, from the equations, with every map and every head spelled out."""
     p = {n: t.detach().double() for n, t in net.state_dict().items()}
     patch, heads, depth, k = 8, 2, 3, net.num_classes
-    x = (picture.double() - net.normalise_colours.mean[0].double()) / net.normalise_colours.std[0].double()
+    size = [max(round(side / patch), 1) * patch for side in picture.shape[1:]]
+    picture = F.interpolate(picture[None].double(), size, mode="bilinear")[0]
+    x = (picture - net.normalise_colours.mean[0].double()) / net.normalise_colours.std[0].double()
     h, w = x.shape[1] // patch, x.shape[2] // patch
     patches = []
     for i in range(h):
@@ -93,7 +95,7 @@ def slow_forward(net: WeakTr, picture: Tensor) -> dict[str, Tensor]:
             scores.append(linear("fusion.squeeze.1", linear("fusion.squeeze.0", pooled[None]))[0, 0])
     hidden = (p["fusion.excite.0.weight"] @ torch.stack(scores)).clamp(min=0)
     weights = 1 / (1 + (-(p["fusion.excite.2.weight"] @ hidden)).exp())
-    assert float(weights.std()) > 0.01
+    assert float(weights.detach().std()) > 0.01
 
     stack = [weights[head * depth + layer] * maps[head, layer] for head in range(heads) for layer in range(depth)]
     mean = torch.stack(stack).mean(0)
@@ -147,6 +149,22 @@ def test_sizes_of_the_published_models() -> None:
         voc, coco = WeakTr(20), WeakTr(90)
     count = [sum(p.numel() for p in m.parameters()) for m in (voc, coco, voc.fusion, voc.classifier, coco.classifier)]
     assert count == [21_751_221, 22_046_971, 1_825, 69_140, 311_130]
+
+
+def test_the_weights_of_the_fusion_start_apart_and_can_learn() -> None:
+    """As published: 0.50 with a standard deviation of 0.014 over the heads, and gradients of 1e-6."""
+    spread, gradients = [], []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        fusion = WeakTr(3, backbone_arguments={"depth": 12}).fusion
+        branches = [torch.randn(2, 30, 384) for _ in range(12)]
+        weights = fusion(branches)
+        weights.square().mean().backward()
+        spread.append(float(weights.detach().std()))
+        gradients.append(float(fusion.squeeze[0].weight.grad.abs().mean()))
+        assert float(weights.detach().mean()) == pytest.approx(0.5, abs=0.05)
+    assert 0.005 < sum(spread) / 5 < 0.05
+    assert min(gradients) > 1e-8
 
 
 GROUPS = ("backbone", "class", "classifier", "fusion")
@@ -220,21 +238,22 @@ def test_fused_attention_and_its_gradients_are_those_of_the_stack() -> None:
 
 @pytest.mark.parametrize(
     ("size", "patch", "grid"),
-    [((120, 160), 8, (15, 20)), ((120, 160), 16, (7, 10)), ((37, 21), 8, (4, 2)), ((8, 8), 8, (1, 1))],
+    [
+        ((120, 160), 8, (15, 20)),
+        ((120, 160), 16, (8, 10)),
+        ((37, 21), 8, (5, 3)),
+        ((8, 8), 8, (1, 1)),
+        ((32, 3), 8, (4, 1)),
+    ],
 )
-def test_any_size_of_at_least_a_patch(size: tuple[int, int], patch: int, grid: tuple[int, int]) -> None:
+def test_any_size(size: tuple[int, int], patch: int, grid: tuple[int, int]) -> None:
     net = tiny_net(backbone_arguments={"patch_size": patch}).eval()
     pictures = image(size)
     output = net(pictures)
     assert output.cams.shape == (2, 3, *grid) and output.activation.shape == (2, 3, *grid)
     assert output.stride == net.stride == patch
-    whole = net(pictures[:, :, : grid[0] * patch, : grid[1] * patch])
-    assert torch.allclose(output.activation, whole.activation)
-
-
-def test_images_smaller_than_a_patch_are_told() -> None:
-    with pytest.raises(ConfigError, match=r"at least one patch of 8x8 pixels, found 32x7"):
-        tiny_net()(image((32, 7)))
+    whole = net(F.interpolate(pictures, (grid[0] * patch, grid[1] * patch), mode="bilinear"))
+    assert torch.allclose(output.activation, whole.activation, rtol=1e-3)
 
 
 def test_position_embeddings_follow_the_grid() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deal_core.errors import UsageError
-from deal_core.runtime.class_filter import kept_ids, restrict
+from deal_core.runtime.class_filter import kept_ids, label_ids, restrict
 from deal_core.runtime.segmenter import Segmentation
 from deal_core.structures import ClassList
 
@@ -20,6 +20,15 @@ def test_names_are_checked_against_the_model() -> None:
     assert kept_ids(CLASSES, ["box", "mug", "box"]) == {1, 3}
     with pytest.raises(UsageError, match=r"unknown class 'dril'.*Did you mean 'drill'"):
         kept_ids(CLASSES, ["mug", "dril"])
+
+
+def test_labels_are_the_classes_and_the_two_others() -> None:
+    assert label_ids(CLASSES, []) is None
+    assert label_ids(CLASSES, ["box", "background"]) == {0, 3} and label_ids(CLASSES, ["unlabelled"]) == {255}
+    assert label_ids(ClassList(("background",)), ["background"]) == {1}, "a class of this name is meant"
+    expected = r"unknown class 'backgroud': expected one of mug, drill, box, background, unlabelled.* mean 'background'"
+    with pytest.raises(UsageError, match=expected):
+        label_ids(CLASSES, ["mug", "backgroud"])
 
 
 @given(st.integers(0, 2**32 - 1), st.sets(st.sampled_from(CLASSES.names)), st.sampled_from([0.0, 0.25, 0.6, 1.0]))

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deal_core.runtime.labelled_points import POINT, labelled_points
+from deal_core.runtime.sampling import sample_indices
 from deal_core.runtime.segmenter import Segmentation
 from deal_core.structures import CameraIntrinsics
 
@@ -43,6 +44,35 @@ def test_points_are_those_of_a_loop_over_pixels(seed: int, stride: int) -> None:
             assert point["label"] == result.mask[row, column]
             assert point["conf"] == result.confidence[row, column]
     assert next(points, None) is None
+
+
+@given(seeds, st.floats(1.0, 6.0), st.sets(st.sampled_from([0, 1, 7, 255])))
+def test_an_organized_cloud_has_the_same_points_at_their_pixels(seed: int, stride: float, ids: set[int]) -> None:
+    rgb, depth, result = view(seed)
+    options = {"stride": stride, "near_m": 0.3, "far_m": 3.0, "ids": ids}
+    cloud = labelled_points(rgb, depth, result, CAMERA, **options, organized=True)
+    rows, columns = sample_indices(10, stride), sample_indices(14, stride)
+    assert cloud.shape == (len(rows), len(columns))
+    for found, row in zip(cloud, rows, strict=True):
+        for point, column in zip(found, columns, strict=True):
+            z = float(depth[row, column])
+            if z in (0.5, 1.25, 3.0) and result.mask[row, column] in ids:
+                place = (column - 6.25) / 12 * z, (row - 4.5) / 13 * z, z
+                assert (point["x"], point["y"], point["z"]) == pytest.approx(place, abs=1e-6)
+            else:
+                assert np.isnan([point["x"], point["y"], point["z"]]).all()
+            assert (point["label"], point["conf"]) == (result.mask[row, column], result.confidence[row, column])
+    points = labelled_points(rgb, depth, result, CAMERA, **options)
+    np.testing.assert_array_equal(points, cloud[np.isfinite(cloud["z"])])
+
+
+@given(seeds, st.sets(st.sampled_from([0, 1, 7, 255])))
+def test_only_wanted_ids_become_points(seed: int, ids: set[int]) -> None:
+    rgb, depth, result = view(seed)
+    every = labelled_points(rgb, depth, result, CAMERA)
+    np.testing.assert_array_equal(
+        labelled_points(rgb, depth, result, CAMERA, ids=ids), every[np.isin(every["label"], list(ids))]
+    )
 
 
 @given(seeds, st.floats(-0.6, 0.6), st.floats(-0.6, 0.6), st.floats(0.3, 4.0))

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deal_core.runtime.objects import PixelBox, SceneObject, find_objects
+from deal_core.runtime.objects import (
+    OBJECTS_PER_CLASS,
+    PixelBox,
+    SceneObject,
+    find_objects,
+    object_id,
+    object_mask,
+)
 from deal_core.runtime.segmenter import Segmentation
 from deal_core.structures import CameraIntrinsics, depth_to_metres
 
@@ -198,3 +205,92 @@ def test_real_objects_are_found_once_also_with_masks_that_spill(real_frames: Any
                 seen = max(columns / camera.fx, rows / camera.fy) * thing.center[2]
                 assert near - 0.01 < thing.center[2] < far + 0.01
                 assert 0.7 * seen < max(thing.size) < 1.1 * seen + far - near
+
+
+def test_only_wanted_classes_give_objects() -> None:
+    scene = Scene().add(1, 10, 10, 30, 30, 1.0).add(2, 60, 10, 30, 30, 1.0).add(3, 110, 10, 30, 30, 1.0)
+    every = scene.objects()
+    assert scene.objects(ids={1, 3}) == (every[0], every[2])
+    assert scene.objects(ids=set()) == ()
+
+
+def test_the_variance_covers_the_unseen_side() -> None:
+    """A flat front may belong to a box as deep as it is wide; its centre must not read as certain."""
+    (found,) = Scene().add(1, 40, 30, 60, 30, 1.0).objects()
+    assert found.size[2] == pytest.approx(0.0, abs=1e-6)
+    width, height, _ = found.size
+    x, y, z = found.center_variance
+    assert (x, y, z) == pytest.approx((width**2 / 12 + 1e-4, height**2 / 12 + 1e-4, width**2 / 12 + 1e-4))
+    (far,) = Scene().add(1, 40, 30, 60, 30, 1.9).objects()
+    assert min(far.center_variance) > min(found.center_variance)
+
+
+def numbered(scene: Scene, **options: Any) -> np.ndarray:
+    return object_mask(scene.mask, scene.depth, **options)
+
+
+def test_an_object_mask_numbers_the_objects_of_each_class() -> None:
+    scene = Scene().add(1, 10, 10, 20, 20, 1.0).add(1, 60, 10, 30, 30, 1.2).add(2, 110, 60, 30, 30, 1.0)
+    scene.mask[100:, :20] = 255
+    ids = numbered(scene)
+    assert ids.dtype == np.int16
+    assert set(np.unique(ids).tolist()) == {0, object_id(1, 1), object_id(1, 2), object_id(2, 1)}
+    for found, number in zip(scene.objects(), (1, 2, 1), strict=True):
+        box = found.box
+        inside = ids[box.top : box.top + box.height, box.left : box.left + box.width]
+        assert (inside == object_id(found.label, number)).all()
+    np.testing.assert_array_equal(ids > 0, (scene.mask > 0) & (scene.mask < 255))
+
+
+def test_an_object_in_front_of_another_of_its_class_is_another_object() -> None:
+    scene = Scene().add(1, 40, 30, 60, 60, 1.5).add(1, 60, 50, 20, 20, 1.0)
+    ids = numbered(scene)
+    assert ids[35, 45] == object_id(1, 1) and ids[60, 70] == object_id(1, 2)
+    assert (ids[scene.mask == 1] > 0).all(), "the rim along the jump belongs to one of the two"
+    flat = object_mask(scene.mask)
+    assert set(np.unique(flat).tolist()) == {0, object_id(1, 1)}, "without depth, they are one piece"
+
+
+def test_without_depth_pieces_of_the_image_are_objects() -> None:
+    scene = Scene().add(1, 10, 10, 20, 20, 0.0).add(1, 60, 10, 30, 30, 0.0).add(1, 100, 100, 6, 6, 0.0)
+    ids = object_mask(scene.mask)
+    assert (ids[10:30, 10:30] == object_id(1, 2)).all() and (ids[10:40, 60:90] == object_id(1, 1)).all()
+    assert (ids[95:] == 0).all(), "36 pixels are no object"
+    assert set(np.unique(object_mask(scene.mask, min_points=36)).tolist()) == {0, *(object_id(1, n) for n in (1, 2, 3))}
+
+
+def test_small_pieces_and_far_pixels_are_no_objects() -> None:
+    scene = Scene().add(1, 10, 10, 30, 30, 1.0).add(1, 100, 100, 4, 4, 1.0)
+    ids = numbered(scene)
+    assert (ids[10:40, 10:40] == object_id(1, 1)).all() and np.count_nonzero(ids) == 900
+
+
+def test_ids_fit_sixteen_bits_and_objects_beyond_the_last_number_have_none() -> None:
+    assert object_id(254, OBJECTS_PER_CLASS) <= np.iinfo(np.int16).max
+    mask = np.zeros((120, 160), np.uint8)
+    for row in range(12):
+        for column in range(16):
+            mask[row * 10 : row * 10 + 6, column * 10 : column * 10 + 6] = 254
+    ids = object_mask(mask, min_points=1)
+    assert set(np.unique(ids).tolist()) == {0, *(object_id(254, n) for n in range(1, OBJECTS_PER_CLASS + 1))}
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_every_id_is_one_object_of_its_class(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scene = Scene()
+    for _ in range(8):
+        scene.add(
+            int(rng.integers(1, 4)), int(rng.integers(0, 120)), int(rng.integers(0, 80)), int(rng.integers(5, 40)),
+            int(rng.integers(5, 40)), float(rng.uniform(0.5, 1.9)),
+        )  # fmt: skip
+    scene.depth[rng.random(scene.depth.shape) < 0.1] = 0
+    ids, objects = numbered(scene), scene.objects()
+    assert (ids[ids > 0] // (OBJECTS_PER_CLASS + 1) == scene.mask[ids > 0]).all()
+    counts: dict[int, int] = {}
+    expected = set()
+    for found in objects:
+        counts[found.label] = counts.get(found.label, 0) + 1
+        expected.add(object_id(found.label, counts[found.label]))
+    assert set(np.unique(ids).tolist()) - {0} == expected

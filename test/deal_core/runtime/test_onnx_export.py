@@ -18,7 +18,8 @@ from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.models.segmenter import DECODERS
 from deal_core.runtime.backends.choice import Wanted
 from deal_core.runtime.backends.onnxruntime_backend import open_session
-from deal_core.runtime.onnx_export import OPSET, Exported, check_against_torch, describe, export_onnx, read_onnx
+from deal_core.runtime.onnx_export import Exported, check_against_torch, describe, export_onnx
+from deal_core.runtime.onnx_file import OPSET, read_onnx
 from deal_core.runtime.open_backend import open_backend
 from deal_core.runtime.segmenter import Segmenter
 from deal_core.structures import ClassList

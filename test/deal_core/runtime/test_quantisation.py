@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from deal_core.dataset.dataset import Dataset
-from deal_core.dataset.transforms import depth_to_input, image_to_tensor, resize_image
+from deal_core.dataset.network_input import depth_to_input, image_to_input, resize_image
 from deal_core.errors import BackendError, DatasetError
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.runtime import quantisation
 from deal_core.runtime.backends.choice import Wanted
 from deal_core.runtime.backends.onnxruntime_backend import open_session
-from deal_core.runtime.onnx_export import OPSET, Exported, export_onnx, read_onnx
+from deal_core.runtime.onnx_export import Exported, export_onnx
+from deal_core.runtime.onnx_file import OPSET, read_onnx
 from deal_core.runtime.open_backend import open_backend
 from deal_core.runtime.quantisation import Quantised, quantise
 from deal_core.runtime.segmenter import Segmenter
@@ -146,9 +147,9 @@ def test_a_model_that_sees_depth_learns_the_ranges_of_depth_too(dataset: Dataset
     made = quantise(export_onnx(LoadedModel(network, info, sha256="s")), "s", dataset)
     session = open_session(made.data)
     sample = dataset.load(0)
-    image = image_to_tensor(resize_image(sample.image, (32, 64)))[None].numpy()
+    image = image_to_input(resize_image(sample.image, (32, 64)))[None]
     with_depth, without = (
-        session.run(["scores"], {"image": image, "depth": depth_to_input(depth, (32, 64))[None].numpy()})[0]
+        session.run(["scores"], {"image": image, "depth": depth_to_input(depth, (32, 64))[None]})[0]
         for depth in (sample.depth, None)
     )
     assert not np.array_equal(with_depth, without)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deal_core.dataset.transforms import resize_image
+from deal_core.dataset.network_input import resize_image
 from deal_core.devices import resolve_device
 from deal_core.errors import ModelFileError, UsageError
 from deal_core.models.factory import create_model

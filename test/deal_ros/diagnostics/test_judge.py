@@ -64,6 +64,8 @@ def test_the_size_of_the_last_image_is_told(changes: dict[str, object], size: st
         ({}, Level.OK, "waiting for the first image"),
         ({"silent_s": 5.0, "offers": ()}, Level.WARN, "no input on /c: it has no publisher"),
         ({"silent_s": 11.0, "offers": ()}, Level.ERROR, "no input on /c: it has no publisher"),
+        ({"silent_s": 5.0, "offers": (), "nearest": ("/a", "/b")}, Level.WARN, "image topics with one: /a, /b"),
+        ({"silent_s": 5.0, "offers": ()}, Level.WARN, "no image topic has one"),
         ({"silent_s": 5.0, "offers": (), "publisher_left": True}, Level.WARN, "its publisher is gone"),
         ({"silent_s": 5.0, "offers": (), "is_subscribed": False}, Level.OK, "disabled by ~/enable"),
         ({"received": 3, "stamps": StampCounts(zero=3)}, Level.WARN, "3 images on /c have stamp 0"),
@@ -90,6 +92,10 @@ def test_the_size_of_the_last_image_is_told(changes: dict[str, object], size: st
             Level.WARN,
             "images on /c may be lost",
         ),
+        ({"received": 3, "lost": 2}, Level.WARN, "2 messages on /c were lost on the way to the node since the last"),
+        ({"received": 3, "lost": 2, "rmw": "rmw_cyclonedds_cpp"}, Level.WARN, "raise net.core.rmem_max"),
+        ({"received": 3, "lost": 2, "rmw": "rmw_zenoh_cpp"}, Level.WARN, "transport/shared_memory/enabled=true"),
+        ({"silent_s": 5.0, "offers": (), "rmw": "rmw_zenoh_cpp"}, Level.WARN, "ros2 run rmw_zenoh_cpp rmw_zenohd"),
         (
             {"received": 1, "requests": "best_effort", "best_effort_is_lossy": True, "size_bytes": 640 * 480},
             Level.OK,
@@ -101,6 +107,21 @@ def test_an_input_is_judged_with_its_cause(changes: dict[str, object], level: Le
     found = status("color input", color_input(**changes))
     assert found.level is level and said in found.message
     assert status("depth input", color_input(**changes)).level is Level.OK
+
+
+def test_lost_messages_are_news_once_and_counted_in_all() -> None:
+    before, now = color_input(received=3, lost=2), color_input(received=9, lost=5)
+    assert "3 messages on /c were lost" in status("color input", now, before).message
+    assert status("color input", now, now).level is Level.OK
+    assert status("color input", now, now).values["color_lost"] == "5"
+
+
+def test_the_memory_of_images_and_the_middleware_are_told() -> None:
+    assert status("color input", color_input(received=1)).values["color_memory"] == "cpu"
+    on_gpu = status("color input", color_input(received=1, memory="cuda"))
+    assert on_gpu.level is Level.OK and on_gpu.values["color_memory"] == "cuda, copied to main memory"
+    lifecycle = LifecycleSnapshot("active", rmw="rmw_zenoh_cpp")
+    assert status("state", replace(QUIET, lifecycle=lifecycle)).values["rmw"] == "rmw_zenoh_cpp"
 
 
 def test_rates_are_since_the_last_report() -> None:

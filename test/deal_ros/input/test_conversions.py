@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
-from sensor_msgs.msg import CompressedImage, Image, PointField
+from sensor_msgs.msg import CompressedImage, Image, PointField, RegionOfInterest
 from std_msgs.msg import Header
 
 from deal_core.recording.image_encodings import ImageFormatError
@@ -31,6 +31,7 @@ from deal_ros.input.conversions import (
     info_to_camera,
     points_to_cloud,
     rgb_to_jpeg,
+    scaled_info,
     stamp_from_ns,
     stamp_to_ns,
 )
@@ -213,6 +214,44 @@ def test_a_camera_of_another_image_is_refused() -> None:
     info.k, info.p = [0.0] * 9, [0.0] * 12
     with pytest.raises(CameraModelError, match="expected a calibrated camera, found k = "):
         info_to_camera(info, 640, 480)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.3])
+def test_a_camera_is_scaled_with_its_image(scale: float) -> None:
+    """A direction is seen at the pixel of before, times the scale; lens and rotation stay."""
+    camera = CameraIntrinsics(640, 480, 600.0, 610.0, 320.5, 241.5, (0.1, -0.2, 0.0, 0.0, 0.05))
+    info = camera_to_info(camera, Header())
+    info.p[3], info.binning_x = -30.0, 2
+    info.roi = RegionOfInterest(x_offset=100, y_offset=50, width=200, height=100, do_rectify=True)
+    found = scaled_info(info, HEADER, scale)
+    assert found.header == HEADER and (found.width, found.height) == (640 * scale, 480 * scale)
+    for before, after in ((info.k, found.k), (info.p, found.p)):
+        matrix, small = (np.reshape(values, (3, -1)) for values in (before, after))
+        point = np.array([0.2, -0.1, 2.0, 1.0])[: matrix.shape[1]]
+        full, seen = matrix @ point, small @ point
+        np.testing.assert_allclose(seen[:2] / seen[2], scale * full[:2] / full[2])
+    assert list(found.d) == list(info.d) and list(found.r) == list(info.r) and found.binning_x == 2
+    assert (found.roi.x_offset, found.roi.width, found.roi.do_rectify) == (100 * scale, 200 * scale, True)
+    if scale == 1.0:
+        found.header = info.header
+        assert found == info
+
+
+def test_ids_of_objects_are_signed() -> None:
+    ids = np.array([[0, 129], [32639, 1]], np.int16)
+    message = array_to_image(ids, HEADER)
+    assert (message.encoding, message.step) == ("16SC1", 4)
+    np.testing.assert_array_equal(np.frombuffer(message.data, "<i2").reshape(2, 2), ids)
+
+
+def test_an_organised_cloud_has_rows_and_may_have_holes() -> None:
+    points = np.zeros((3, 5), POINT)
+    points["z"], points["label"] = np.nan, np.arange(15).reshape(3, 5)
+    for source in (points, points.repeat(2, axis=1)[:, ::2]):
+        cloud = points_to_cloud(source, HEADER)
+        assert (cloud.height, cloud.width, cloud.point_step, cloud.row_step) == (3, 5, 24, 24 * 5)
+        assert not cloud.is_dense
+        np.testing.assert_array_equal(np.frombuffer(cloud.data, POINT)["label"], np.arange(15))
 
 
 def test_jpeg_holds_the_picture() -> None:

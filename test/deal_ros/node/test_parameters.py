@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from deal_core.errors import UsageError
 from deal_ros.node.parameters import LiveParameters, check_values, parameter
+from deal_ros.recorder.parameters import RecorderParameters
+from deal_ros.segmentation.parameters import SegmentationParameters
+from deal_ros.synthetic_camera.parameters import SyntheticCameraParameters
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,48 @@ def test_defaults_and_given_values_are_checked_and_typed(new_node: Callable[...,
     found = LiveParameters(node, Wanted, is_configured=lambda: True).current
     assert found == Wanted("kitchen", 2.0, ("mug", "drill"), True) and isinstance(found.rate_hz, float)
     assert node.describe_parameter("rate_hz").additional_constraints == "a number from 0 to 30"
+
+
+NUMBERS = [
+    pytest.param(field, id=f"{kind.__name__}.{field.name}")
+    for kind in (SegmentationParameters, RecorderParameters, SyntheticCameraParameters)
+    for field in fields(kind)
+    if type(field.default) in (int, float) and math.isfinite(field.metadata["minimum"])
+]
+
+
+def alone(field: Any) -> Any:
+    """Return a dataclass with one parameter, since others may forbid a value."""
+    own = parameter(
+        field.default, "What.", minimum=field.metadata["minimum"], maximum=field.metadata["maximum"], live=True
+    )
+    return make_dataclass(
+        "One", [(field.name, type(field.default), own)], namespace={"__post_init__": check_values}, frozen=True
+    )
+
+
+@pytest.mark.parametrize("field", NUMBERS)
+def test_every_legal_number_is_accepted_and_others_are_refused_with_a_reason(
+    new_node: Callable[..., Any], field: Any
+) -> None:
+    """The ranges in the descriptors, which give rqt its sliders, must not forbid a value that the node allows."""
+    node, kind = new_node(), type(field.default)
+    low, high = field.metadata["minimum"], field.metadata["maximum"]
+    live = LiveParameters(node, alone(field), is_configured=lambda: True)
+    found = node.describe_parameter(field.name)
+    ranges = found.floating_point_range if kind is float else found.integer_range
+    if math.isfinite(high) or kind is float:
+        (limits,) = ranges
+        assert (limits.from_value, limits.to_value, limits.step) == (low, high, 0)
+    top = high if math.isfinite(high) else 1e6
+    legal = [low, top, field.default, *(low + share * (top - low) for share in (1e-9, 0.123456789, 1 / 3, 0.999))]
+    legal += [] if kind is int or math.isfinite(high) else [math.inf]
+    for value in [kind(value) for value in legal] + [math.ceil(low), math.floor(top)]:
+        assert set_one(node, field.name, value).successful, value
+        assert getattr(live.current, field.name) == value
+    for value in (low - 1, *([high + 1] if math.isfinite(high) else [])):
+        refused = set_one(node, field.name, kind(value))
+        assert not refused.successful and refused.reason.startswith(f"parameter '{field.name}': expected a"), value
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_masks_carry_the_recorded_stamps_and_the_nodes_account_follows(pair_node
     stamps = tuple(pair.stamp_ns for pair in sent)
     assert result.sent == result.answered == tuple(masks) == stamps and result.lost == ()
     assert len(result.latency_ms) == 3 and min(result.latency_ms) > 0
-    assert result.labels == {0: "background", 1: "mug", 2: "drill", 3: "box"}
+    assert result.labels == {0: "background", 1: "mug", 2: "drill", 3: "box", 255: "unlabelled"}
     assert result.diagnostics is not None and set(result.diagnostics.messages) == {
         "state",
         "color input",

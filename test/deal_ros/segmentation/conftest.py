@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,6 +30,20 @@ def new_stand(new_domain: Callable[[], int]) -> Iterator[Callable[..., Stand]]:
     yield make
     for stand in stands:
         stand.close()
+
+
+@pytest.fixture
+def vision(interface_packages: None, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """`vision_msgs.msg`, which the modules of the node found when they were imported."""
+    from vision_msgs import msg
+
+    from deal_ros.segmentation import labels, object_messages, outputs
+
+    monkeypatch.setattr(object_messages, "vision", msg)
+    monkeypatch.setattr(outputs, "DETECTIONS", msg.Detection3DArray)
+    monkeypatch.setattr(labels, "LabelInfo", msg.LabelInfo)
+    monkeypatch.setattr(labels, "VisionClass", msg.VisionClass)
+    return msg
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_ten_pairs_give_ten_masks(camera: Any, segmenter: Any) -> None:
 def test_labels_reach_a_late_subscriber(pair_node: Any, camera: Any, new_camera: Callable[..., Any]) -> None:
     late = new_camera(pair_node.domain)
     late.wait(lambda: bool(late.labels), "labels")
-    assert late.labels == {0: "background", 1: "mug", 2: "drill", 3: "box"}
+    assert late.labels == {0: "background", 1: "mug", 2: "drill", 3: "box", 255: "unlabelled"}
 
 
 def test_diagnostics_say_what_runs_and_how(camera: Any, pair_node: Any, model_file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 from helpers.node_stand import BEST_EFFORT, COLOR, DEPTH, INFO, PERIOD_S, SIZE, RedModel, Stand
 from helpers.ros_client import NODE
 from helpers.rvl import encode
+from rcl_interfaces.srv import DescribeParameters
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
@@ -51,7 +53,7 @@ def test_each_transition_does_its_part_and_can_be_gone_through_again(new_stand: 
     for _ in range(2):
         stand.labels = {}
         assert stand.change_state("configure") == "inactive"
-        stand.wait(lambda: stand.labels == {0: "background", 1: "mug", 2: "drill"}, "labels")
+        stand.wait(lambda: stand.labels == {0: "background", 1: "mug", 2: "drill", 255: "unlabelled"}, "labels")
         assert stand.node.count_subscribers(COLOR) == 0
         assert stand.change_state("activate") == "active"
         stand.wait(lambda: stand.color.get_subscription_count() == 1, "a subscription")
@@ -129,7 +131,10 @@ def test_another_model_is_taken_while_the_node_works_or_waits(new_stand: Callabl
     assert not stand.call(Trigger, "reload_model").success
     stand.activate()
     stand.segment()
-    for name, classes in (("other", {0: "background", 1: "cup"}), ("red", {0: "background", 1: "mug", 2: "drill"})):
+    for name, classes in (
+        ("other", {0: "background", 1: "cup", 255: "unlabelled"}),
+        ("red", {0: "background", 1: "mug", 2: "drill", 255: "unlabelled"}),
+    ):
         assert stand.set(model=name) == ""
         answer = stand.call(Trigger, "reload_model")
         assert answer.success, answer.message
@@ -138,9 +143,65 @@ def test_another_model_is_taken_while_the_node_works_or_waits(new_stand: Callabl
     assert len(stand.models["other"].depths) == 1 and len(stand.models["red"].depths) == 2  # type: ignore[union-attr]
     assert stand.change_state("deactivate") == "inactive"
     assert stand.set(model="other") == "" and stand.call(Trigger, "reload_model").success
-    stand.wait(lambda: stand.labels == {0: "background", 1: "cup"}, "labels")
+    stand.wait(lambda: stand.labels == {0: "background", 1: "cup", 255: "unlabelled"}, "labels")
     stand.fresh_values()
     assert stand.values["model_sha256"] == "cd" * 32 and stand.values["reload"].startswith("loaded other")
+
+
+def test_a_reload_names_precision_and_back_end(new_stand: Callable[..., Stand]) -> None:
+    """An int8 model has the hash of the model that it was made from: without them, nothing seems to have changed."""
+    stand = new_stand()
+    stand.models["int8"] = RedModel(precision="int8", backend="onnxruntime")
+    stand.activate()
+    assert stand.set(model="int8") == ""
+    answer = stand.call(Trigger, "reload_model")
+    assert (
+        answer.message == "int8 (abababababab, int8 with onnxruntime) replaces red (abababababab, float32 with torch)"
+    )
+    stand.wait(lambda: "int8 with onnxruntime" in stand.values["reload"], "diagnostics")
+    assert stand.values["precision"] == "int8"
+
+
+def test_classes_of_points_and_objects_must_be_those_of_the_model(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand(points_classes=["background", "mug"])
+    stand.activate()
+    assert "parameter 'points_classes': unknown class 'cup'" in stand.set(points_classes="mug,cup")
+    assert "parameter 'object_classes': unknown class 'background'" in stand.set(object_classes=["background"])
+    assert stand.set(points_classes="unlabelled,drill", object_classes="mug") == ""
+    stand.models["other"] = RedModel(ClassList(("cup",)), model_hash="cd" * 32)
+    assert stand.set(model="other") == ""
+    answer = stand.call(Trigger, "reload_model")
+    assert not answer.success and "parameter 'points_classes': unknown class 'drill'" in answer.message
+
+
+def test_numbers_are_described_with_ranges(new_stand: Callable[..., Stand]) -> None:
+    """rqt_reconfigure makes sliders of them."""
+    names = ["output_scale", "points_stride", "max_rate_hz", "model"]
+    answer = new_stand().call(DescribeParameters, "describe_parameters", DescribeParameters.Request(names=names))
+    scale, stride, rate, model = answer.descriptors
+    (of_scale,), (of_stride,), (of_rate,) = scale.floating_point_range, stride.integer_range, rate.floating_point_range
+    assert (of_scale.from_value, of_scale.to_value, of_scale.step) == (0.05, 1.0, 0.0)
+    assert (of_stride.from_value, of_stride.to_value, of_stride.step) == (1, 64, 0)
+    assert (of_rate.from_value, of_rate.to_value) == (0.0, math.inf)
+    assert not model.floating_point_range and model.description.startswith("Path of the model file")
+
+
+def test_a_mask_of_another_size_or_of_objects_is_published_on_request(new_stand: Callable[..., Stand]) -> None:
+    stand = new_stand(output_scale=0.5, mask_encoding="16SC1", depth_mode="optional", object_min_points=10)
+    stand.activate()
+    stand.wait(lambda: stand.depth.get_subscription_count() > 0, "a subscription to depth, which splits objects")
+    color, depth = stand.pair()
+    stand.color.publish(color)
+    stand.depth.publish(depth)
+    mask = stand.mask_of(color)
+    assert (mask.encoding, mask.height, mask.width) == ("16SC1", SIZE[0] // 2, SIZE[1] // 2)
+    assert set(np.frombuffer(mask.data, np.int16).tolist()) <= set(stand.labels)
+    assert stand.set(output_scale=1.0) == ""
+    color, depth = stand.pair()
+    stand.color.publish(color)
+    stand.depth.publish(depth)
+    assert (stand.mask_of(color).height, stand.mask_of(color).width) == SIZE
+    assert "cannot change now" in stand.set(mask_encoding="mono8")
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def wait_masks(client: Client, count: int = 3) -> None:
 def test_a_manager_takes_the_node_through_its_states(client: Client, running: Any) -> None:
     assert client.state() == "unconfigured"
     assert client.change_state("configure") == "inactive"
-    client.wait(lambda: client.labels == {0: "background", 1: "mug", 2: "drill", 3: "box"}, "labels")
+    client.wait(lambda: client.labels == {0: "background", 1: "mug", 2: "drill", 3: "box", 255: "unlabelled"}, "labels")
     assert client.change_state("activate") == "active"
     wait_masks(client)
     assert client.change_state("deactivate") == "inactive"

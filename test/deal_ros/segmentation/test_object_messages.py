@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
-from helpers import vision_stand_ins
+from helpers.interface_packages import BUILD_S
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker
 
-from deal_core.runtime.objects import PixelBox, SceneObject
+from deal_core.runtime.objects import PixelBox, SceneObject, object_id
 from deal_core.structures import ClassList
 from deal_ros.input.conversions import stamp_from_ns
 from deal_ros.segmentation import object_messages
@@ -46,10 +51,8 @@ def test_each_object_is_a_box_in_its_colour_and_a_name_above_it() -> None:
     assert [name.text for name in shown[1::2]] == ["mug 0.88", "drill 0.50"]
 
 
-def test_detections_name_class_place_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the real messages where vision_msgs is installed, else with classes of the same fields."""
-    if object_messages.vision is None:
-        monkeypatch.setattr(object_messages, "vision", vision_stand_ins)
+@pytest.mark.timeout(BUILD_S)
+def test_detections_name_class_place_and_size(vision: ModuleType) -> None:
     message = object_messages.detections(OBJECTS, CLASSES, HEADER)
     assert message.header == HEADER
     for found, detection in zip(OBJECTS, message.detections, strict=True):
@@ -61,4 +64,23 @@ def test_detections_name_class_place_and_size(monkeypatch: pytest.MonkeyPatch) -
         for pose in (result.pose.pose, detection.bbox.center):
             assert (pose.position.x, pose.position.y, pose.position.z) == found.center
             assert pose.orientation.w == 1
-        assert detection.header == HEADER
+        assert detection.header == HEADER and detection.id == ""
+        covariance = np.reshape(result.pose.covariance, (6, 6))
+        assert np.diag(covariance)[:3] == pytest.approx(found.center_variance)
+        assert (np.diag(covariance) > 0).all(), "a variance of 0 reads as certain"
+        assert np.diag(covariance)[3:] == pytest.approx([math.pi**2 / 3] * 3), "the orientation is not measured"
+        assert np.count_nonzero(covariance) == 6
+
+
+@pytest.mark.timeout(BUILD_S)
+def test_detections_have_the_ids_of_the_object_mask(vision: ModuleType) -> None:
+    many = [replace(OBJECTS[0], points=900 - number) for number in range(129)]
+    message = object_messages.detections([*many, OBJECTS[1]], CLASSES, HEADER, has_ids=True)
+    ids = [detection.id for detection in message.detections]
+    assert ids == [*(str(object_id(1, number)) for number in range(1, 128)), "", "", str(object_id(2, 1))]
+
+
+@pytest.mark.parametrize("lifetime_s", [0.0, 2.0, 0.25])
+def test_markers_leave_by_themselves(lifetime_s: float) -> None:
+    _, *shown = object_messages.markers(OBJECTS, CLASSES, HEADER, lifetime_s).markers
+    assert {marker.lifetime.sec + marker.lifetime.nanosec / 1e9 for marker in shown} == {lifetime_s}

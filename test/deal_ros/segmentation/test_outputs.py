@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -12,18 +13,18 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
-from helpers import vision_stand_ins
+from helpers.interface_packages import BUILD_S
 from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
-from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from deal_core.drawing import color_overlay
+from deal_core.drawing import color_overlay, confidence_image
 from deal_core.runtime.labelled_points import POINT, labelled_points
 from deal_core.runtime.segmenter import Segmentation
 from deal_core.structures import CameraIntrinsics, ClassList
-from deal_ros.input.conversions import camera_to_info, color_to_rgb, image_to_mask, stamp_from_ns
-from deal_ros.segmentation import object_messages, outputs
+from deal_ros.input.conversions import array_to_image, camera_to_info, color_to_rgb, image_to_mask, stamp_from_ns
+from deal_ros.segmentation import outputs
 from deal_ros.segmentation.outputs import FrameInputs, Outputs
 from deal_ros.segmentation.parameters import OutputOptions
 
@@ -32,6 +33,7 @@ CAMERA = CameraIntrinsics(64, 48, 60.0, 60.0, 31.5, 23.5)
 MAKERS = ("confidence_image", "color_overlay", "rgb_to_jpeg", "labelled_points", "find_objects")
 TOPICS = {
     "confidence": Image,
+    "camera_info": CameraInfo,
     "overlay": Image,
     "overlay/compressed": CompressedImage,
     "points": PointCloud2,
@@ -203,6 +205,92 @@ def test_nothing_is_made_for_nobody(made: list[str]) -> None:
         made.clear()
 
 
+def test_all_outputs_of_a_frame_have_the_wanted_size_and_one_geometry() -> None:
+    """Mask, confidence, camera_info and an organized cloud describe the same pixels."""
+    node = FakeNode()
+    published = Outputs(node, CLASSES)
+    for topic in ("confidence", "camera_info", "points", "overlay"):
+        node[topic].listeners = 1
+    inputs, result = frame()
+    full = array_to_image(result.mask, inputs.header)
+    assert published.mask(full, inputs, result, OutputOptions()) is full
+    for scale, height, width in ((0.5, 24, 32), (0.3, 15, 19), (1.0, 48, 64)):
+        options = OutputOptions(output_scale=scale, points_layout="organized", overlay_max_hz=0.0)
+        mask = image_to_mask(published.mask(full, inputs, result, options))
+        published.publish(inputs, result, info(), options)
+        confidence, camera, cloud, overlay = (
+            node[topic].messages[-1] for topic in ("confidence", "camera_info", "points", "overlay")
+        )
+        assert mask.shape == (height, width) == image_to_mask(confidence).shape == (camera.height, camera.width)
+        assert (cloud.height, cloud.width, cloud.is_dense) == (height, width, False)
+        assert cloud.row_step == width * cloud.point_step and len(cloud.data) == height * cloud.row_step
+        assert camera.header == confidence.header == cloud.header == inputs.header
+        assert (overlay.height, overlay.width) == (48, 64), "the overlay keeps the size of the image"
+        points = np.frombuffer(cloud.data, POINT).reshape(height, width)
+        np.testing.assert_array_equal(points["label"], mask)
+        np.testing.assert_array_equal(confidence_image(points["conf"]), image_to_mask(confidence))
+        seen = np.isfinite(points["z"])
+        assert 0.9 < seen.mean() < 1
+        rows, columns = np.nonzero(seen)
+        x, y, z = (points[axis][seen] for axis in "xyz")
+        # Within half a pixel of the full image; exactly where the step is whole.
+        error = 0.5 * scale + 1e-3 if scale == 0.3 else 1e-3
+        np.testing.assert_allclose(camera.k[0] * x / z + camera.k[2], columns, atol=error)
+        np.testing.assert_allclose(camera.k[4] * y / z + camera.k[5], rows, atol=error)
+
+
+@pytest.mark.timeout(BUILD_S)
+def test_a_mask_of_objects_names_the_objects_of_the_detections(vision: ModuleType) -> None:
+    node = FakeNode()
+    published = Outputs(node, CLASSES, mask_encoding="16SC1")
+    assert published.needs_depth and not published.needs_camera_info
+    node["objects"].listeners = 1
+    inputs, result = frame()
+    message = published.mask(array_to_image(result.mask, inputs.header), inputs, result, OutputOptions())
+    published.publish(inputs, result, info(), OutputOptions())
+    assert message.encoding == "16SC1" and message.step == 2 * message.width and message.header == inputs.header
+    ids = np.frombuffer(message.data, np.int16).reshape(48, 64)
+    (detection,) = node["objects"].messages[0].detections
+    assert set(np.unique(ids).tolist()) == {0, int(detection.id)}
+    np.testing.assert_array_equal(ids > 0, result.mask == 1)
+    half = published.mask(message, inputs, result, OutputOptions(output_scale=0.5))
+    np.testing.assert_array_equal(np.frombuffer(half.data, np.int16).reshape(24, 32), ids[::2, ::2])
+
+
+def test_only_chosen_classes_become_points_and_objects() -> None:
+    node = FakeNode()
+    published = Outputs(node, CLASSES)
+    node["points"].listeners = node["object_markers"].listeners = 1
+    inputs, result = frame()
+    result.mask[32:38, 5:60] = 2
+    for names, ids in (
+        (("drill",), {2}),
+        (("background", "mug"), {0, 1}),
+        (("unlabelled",), {255}),
+        ((), {0, 1, 2, 255}),
+    ):
+        published.publish(inputs, result, info(), OutputOptions(points_classes=names, points_stride=1))
+        points = np.frombuffer(node["points"].messages[-1].data, POINT)
+        assert set(points["label"].tolist()) == ids
+        assert len(points) == np.count_nonzero(np.isin(result.mask, list(ids)) & (inputs.depth > 0))
+    for names, shown in (((), ["mug", "drill"]), (("drill",), ["drill"])):
+        published.publish(inputs, result, info(), OutputOptions(object_classes=names))
+        texts = [marker.text.split()[0] for marker in node["object_markers"].messages[-1].markers if marker.text]
+        assert texts == shown
+
+
+def test_camera_info_needs_no_depth() -> None:
+    node = FakeNode()
+    published = Outputs(node, CLASSES, camera_info_topic="/cam/info")
+    node["camera_info"].listeners = 1
+    assert published.needs_camera_info and not published.needs_depth
+    inputs, result = frame()
+    published.publish(FrameInputs(inputs.header, inputs.rgb), result, info(), OutputOptions())
+    assert len(node["camera_info"].messages) == 1 and published.missing == ()
+    published.publish(FrameInputs(inputs.header, inputs.rgb), result, None, OutputOptions())
+    assert published.missing == ("camera_info: no camera_info on /cam/info",)
+
+
 def test_overlays_are_no_more_often_than_wanted() -> None:
     now = [100.0]
     node = FakeNode()
@@ -252,10 +340,8 @@ def test_options_reach_points_and_objects() -> None:
         assert len(node["object_markers"].messages[-1].markers) == 1 + 2 * objects
 
 
-def test_detections_are_published_where_vision_msgs_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    if object_messages.vision is None:
-        monkeypatch.setattr(object_messages, "vision", vision_stand_ins)
-        monkeypatch.setattr(outputs, "DETECTIONS", vision_stand_ins.Detection3DArray)
+@pytest.mark.timeout(BUILD_S)
+def test_detections_are_published_where_vision_msgs_is(vision: ModuleType) -> None:
     node = FakeNode()
     published = Outputs(node, CLASSES)
     node["objects"].listeners = 1

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.made_up_machine import GOOD_BRIDGE, GOOD_FILTERS, MISSING, MadeUpMachine, sound_machine
+from helpers.made_up_machine import GOOD_BRIDGE, GOOD_FILTERS, GOOD_TORCH, MISSING, MadeUpMachine, sound_machine
+
+from deal_core.isolated_python import Trial
+from training.support import machine as machine_module
+from training.support.machine import Finding
 
 
 @pytest.fixture
@@ -88,6 +92,38 @@ def test_a_sourced_ros_without_rclpy_names_the_package_to_install(machine):
     assert "ros-jazzy-ros-base" in machine.report().findings["rclpy"]["fix"]
 
 
+def the_rclpy(environment: dict[str, str]) -> Finding:
+    (finding,) = [found for found in machine_module.examine(environment).findings if found.name == "rclpy"]
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("distribution", "state", "says"),
+    [("lyrical", "ok", "ROS lyrical in"), ("foxy", "note", "written for humble, jazzy, kilted, lyrical")],
+)
+def test_a_distribution_is_known_or_noted(monkeypatch, distribution, state, says):
+    ros = Trial('{"rclpy": "/opt/ros/rclpy/__init__.py", "rmw": "rmw_fastrtps_cpp"}', "")
+    monkeypatch.setattr(machine_module, "try_python", lambda code: ros if "rclpy" in code else Trial("", "none"))
+    monkeypatch.setattr(machine_module, "_has_package", lambda _: False)
+    finding = the_rclpy({"ROS_DISTRO": distribution})
+    assert finding.state == state and says in finding.found
+
+
+@pytest.mark.parametrize(
+    ("release", "package"),
+    [
+        ({"ID": "ubuntu", "VERSION_ID": "26.04"}, "ros-lyrical-ros-base"),
+        ({"ID": "debian", "VERSION_ID": "13"}, "ROS 2"),
+    ],
+)
+def test_an_arm_without_ros_is_told_the_ros_of_its_ubuntu(monkeypatch, release, package):
+    monkeypatch.setattr(machine_module.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(machine_module.platform, "freedesktop_os_release", lambda: release)
+    monkeypatch.setattr(machine_module, "try_python", lambda _: Trial("", "No module named 'rclpy'"))
+    finding = the_rclpy({})
+    assert finding.state == "missing" and finding.fix.startswith(f"install {package} with apt")
+
+
 def test_wheels_beside_an_apt_ros_are_warned_of(machine):
     machine.package("ros_rclpy", "9.1.2")
     finding = machine.report().findings["rclpy"]
@@ -148,3 +184,62 @@ def test_without_a_profile_the_command_to_set_it_is_given(machine):
     assert name == "FASTDDS_DEFAULT_PROFILES_FILE"
     assert Path(file).name == "fastdds_shm.xml"
     assert Path(file).is_file()
+
+
+HIDE = """
+import importlib.abc, sys
+
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {names}:
+            raise ModuleNotFoundError(f"No module named '{{name}}'", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""
+
+
+def hide(machine: MadeUpMachine, *names: str) -> None:
+    """Make modules impossible to import, and their packages not installed, in every Python of the machine."""
+    (machine.folder / "sitecustomize.py").write_text(HIDE.format(names=set(names)))
+
+
+TORCH = ("torch", "torchvision", "timm", "segmentation_models_pytorch")
+
+
+def test_without_torch_a_machine_is_a_robot_that_lacks_nothing(machine):
+    hide(machine, *TORCH)
+    report = machine.report()
+    assert report.profile == "robot" and report.code == 0
+    assert report.profiles_lack["robot"] == report.lacks["run"] == report.lacks["record"] == []
+    assert "device" in report.profiles_lack["desk"]
+    for job in ("train", "depth", "export", "demo"):
+        assert "device" in report.lacks[job]
+    assert report.findings["device"]["fix"] == "make setup"
+    assert report.findings["back ends"]["found"].startswith("onnxruntime (.onnx)")
+    text = machine.doctor().stdout
+    assert any(line.split() == ["robot", "ready", "(this", "machine)"] for line in text.splitlines())
+
+
+def test_a_robot_needs_something_that_runs_exported_models(machine):
+    hide(machine, *TORCH, "onnxruntime", "tensorrt")
+    report = machine.report()
+    assert report.code == 1 and report.lacks["run"] == ["back ends"] == report.profiles_lack["robot"]
+    assert "neither onnxruntime, tensorrt nor torch" in report.findings["back ends"]["found"]
+    hide(machine, *TORCH, "onnxruntime")
+    machine.module("tensorrt")
+    assert machine.report().lacks["run"] == []
+
+
+def test_tensorrt_without_memory_is_warned_of(machine):
+    machine.module("tensorrt")
+    assert machine.report().state("back ends") == "ok"
+    hide(machine, "cuda")
+    report = machine.report()
+    assert report.state("back ends") == "warning" and "cuda-bindings" in report.findings["back ends"]["found"]
+
+
+def test_a_torch_for_numpy_1_beside_numpy_2_is_told(machine):
+    machine.module("torch", GOOD_TORCH.replace("return [0.0]", "raise RuntimeError('Numpy is not available')"))
+    report = machine.report()
+    assert report.code == 1 and "built for numpy 1" in report.findings["device"]["found"]
+    assert "'numpy<2'" in report.findings["device"]["fix"]
