@@ -44,7 +44,7 @@ class EvaluationResult:
         curve: mIoU by threshold; None for a model without threshold.
         per_frame: mIoU of every image, at the auto threshold if there is one, else at the oracle threshold.
         flicker: Share of the pixels that change their predicted class between successive frames of a recording although
-            their true class stays, at the auto threshold; None without successive frames. See `Flicker`.
+            their true class stays, at the threshold of `per_frame`; None without successive frames. See `Flicker`.
         details: Further facts for the report (seed, backbone, model hash, ...).
     """
 
