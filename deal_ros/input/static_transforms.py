@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from deal_core.runtime.pose_track import pose_matrix
 from deal_core.structures import Float64Array
 
 
@@ -51,17 +52,7 @@ def _name(frame: str) -> str:
 
 def _matrix(transform: Any) -> Float64Array | None:
     turn, shift = transform.rotation, transform.translation
-    x, y, z, w = quaternion = np.array([turn.x, turn.y, turn.z, turn.w])
+    quaternion, place = np.array([turn.x, turn.y, turn.z, turn.w]), np.array([shift.x, shift.y, shift.z])
     length = float(quaternion @ quaternion)
-    matrix = np.eye(4)
-    matrix[:3, 3] = shift.x, shift.y, shift.z
-    if not (np.isfinite(matrix).all() and np.isfinite(length) and length > 0):
-        return None
-    matrix[:3, :3] += (2 / length) * np.array(
-        [
-            [-y * y - z * z, x * y - z * w, x * z + y * w],
-            [x * y + z * w, -x * x - z * z, y * z - x * w],
-            [x * z - y * w, y * z + x * w, -x * x - y * y],
-        ]
-    )
-    return matrix
+    is_known = bool(np.isfinite(place).all()) and np.isfinite(length) and length > 0
+    return pose_matrix(place.tolist(), quaternion.tolist()) if is_known else None
