@@ -65,10 +65,17 @@ def client(
 
 
 def tell_cameras(client: Client) -> None:
-    for topic, camera in (("color/camera_info", COLOR), ("depth/camera_info", DEPTH)):
-        publisher = client.node.create_publisher(CameraInfo, topic, LATCHED)
-        client.wait(publisher.get_subscription_count, f"a subscription to {topic}")
-        publisher.publish(camera_to_info(camera, Header(frame_id=camera.frame_id)))
+    """Publish both camera_info again and again while the client waits, as a camera does beside its images."""
+    infos = [
+        (client.node.create_publisher(CameraInfo, topic, 10), camera_to_info(camera, Header(frame_id=camera.frame_id)))
+        for topic, camera in (("color/camera_info", COLOR), ("depth/camera_info", DEPTH))
+    ]
+
+    def tell() -> None:
+        for publisher, info in infos:
+            publisher.publish(info)
+
+    client.node.create_timer(0.1, tell)
 
 
 def tell_transform(client: Client) -> None:
