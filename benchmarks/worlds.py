@@ -396,7 +396,6 @@ class Unit:
             f"masks={masks or 'drawn'}",
             "model.arguments.encoder=mobilenetv2_100",
             "model.arguments.encoder_arguments={pad_type: same}",
-            *(() if masks else ("clip.below=0",)),
             *overrides,
         )
         model = load_model(distill(settings).model)

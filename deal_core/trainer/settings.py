@@ -160,8 +160,8 @@ class TrainSettings(RunSettings):
 class ClipSettings(Settings):
     """Clipping of large losses, which occur at errors of pseudo masks; see `deal_core.losses.clipping`."""
 
-    below: NotNegative = 1.2
-    """Mean loss of a batch below which clipping applies; 0 turns clipping off."""
+    below: NotNegative = 0.0
+    """Mean loss of a batch below which clipping applies; 0, the default, turns clipping off; published: 1.2."""
     start: Fraction = 0.5
     """Share of the training without clipping. At first, rare classes have losses as large as wrong masks later."""
     cells: Annotated[Whole, Field(ge=1, le=16)] = 4

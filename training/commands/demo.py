@@ -71,7 +71,7 @@ def demo(
     masks = folder / "masks"
     small = str(student or config_folder() / "demo_distill.yaml")
     # The bound needs no pseudo masks: it is trained on the core that making them leaves idle.
-    with made.started({FULL: ["distill", small, "masks=drawn", "clip.below=0"]}) as bound:  # drawn masks are right
+    with made.started({FULL: ["distill", small, "masks=drawn"]}) as bound:
         _make_masks(deal, dataset, masks)
         say("5/7 distil: a network for the robot from pseudo masks, and the same one from drawn masks, as a bound")
         with made.started({DISTILLED: ["distill", small, f"masks={masks}"]}) as distilled:
