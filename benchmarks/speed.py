@@ -208,9 +208,16 @@ def weaktr_training(sizes: Sizes) -> Work:
 
 def weaktr_cams(sizes: Sizes) -> Work:
     network, photo = make_weaktr(sizes).eval(), torch.rand(1, 3, *sizes.photo)
+    whole = _whole_patches(network, photo)
     return Work(
-        torch.no_grad()(lambda: [network(photo).refined]), torch.no_grad()(lambda: [plain_weaktr(network, photo)[2]])
+        torch.no_grad()(lambda: [network(photo).refined]), torch.no_grad()(lambda: [plain_weaktr(network, whole)[2]])
     )
+
+
+def _whole_patches(network: WeakTr, image: Tensor) -> Tensor:
+    """Return the image at the nearest size of whole patches, as the network sees it."""
+    size = [max(round(side / network.patch_size), 1) * network.patch_size for side in image.shape[2:]]
+    return image if size == list(image.shape[2:]) else F.interpolate(image, size, mode="bilinear")
 
 
 def weaktr_recipe(sizes: Sizes) -> Work:
@@ -227,9 +234,7 @@ def weaktr_recipe(sizes: Sizes) -> Work:
         for scale in scales:
             size = [round(side * scale) for side in sizes.photo]
             scaled = F.interpolate(photo, size, mode="bicubic", antialias=True).clamp(0, 1) if scale != 1 else photo
-            whole = [max(round(side / network.patch_size), 1) * network.patch_size for side in size]
-            if whole != size:
-                scaled = F.interpolate(scaled, whole, mode="bilinear")
+            scaled = _whole_patches(network, scaled)
             for mirrored in (False, True):
                 fine = plain_weaktr(network, scaled.flip(3) if mirrored else scaled)[2]
                 fine = F.interpolate(fine, sizes.photo, mode="bilinear") * tags[:, :, None, None]

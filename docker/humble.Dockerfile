@@ -14,7 +14,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends \
         build-essential git python3-pip python3-venv \
-        ros-humble-cv-bridge ros-humble-message-filters ros-humble-vision-msgs ros-humble-realsense2-camera \
+        ros-humble-cv-bridge ros-humble-message-filters ros-humble-vision-msgs ros-humble-nav-msgs ros-humble-tf2-ros-py ros-humble-realsense2-camera \
         ros-humble-rviz2 \
     && rm -rf /var/lib/apt/lists/*
 

@@ -14,7 +14,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends \
         build-essential git python3-pip python3-venv \
-        ros-jazzy-cv-bridge ros-jazzy-message-filters ros-jazzy-vision-msgs ros-jazzy-realsense2-camera \
+        ros-jazzy-cv-bridge ros-jazzy-message-filters ros-jazzy-vision-msgs ros-jazzy-nav-msgs ros-jazzy-tf2-ros-py ros-jazzy-realsense2-camera \
         ros-jazzy-rviz2 \
     && rm -rf /var/lib/apt/lists/*
 

@@ -14,7 +14,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends \
         build-essential git python3-pip python3-venv \
-        ros-lyrical-cv-bridge ros-lyrical-message-filters ros-lyrical-vision-msgs ros-lyrical-realsense2-camera \
+        ros-lyrical-cv-bridge ros-lyrical-message-filters ros-lyrical-vision-msgs ros-lyrical-nav-msgs ros-lyrical-tf2-ros-py ros-lyrical-realsense2-camera \
         ros-lyrical-rviz2 \
     && rm -rf /var/lib/apt/lists/*
 

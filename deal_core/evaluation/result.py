@@ -43,9 +43,9 @@ class EvaluationResult:
         auto: Score at the threshold of a rule without masks, or of `argmax`; None if it was not measured.
         curve: mIoU by threshold; None for a model without threshold.
         per_frame: mIoU of every image, at the auto threshold if there is one, else at the oracle threshold.
+        details: Further facts for the report (seed, backbone, model hash, ...).
         flicker: Share of the pixels that change their predicted class between successive frames of a recording although
             their true class stays, at the threshold of `per_frame`; None without successive frames. See `Flicker`.
-        details: Further facts for the report (seed, backbone, model hash, ...).
     """
 
     name: str
@@ -56,8 +56,8 @@ class EvaluationResult:
     auto: MaskScore | None = None
     curve: SweepCurve | None = None
     per_frame: tuple[FrameScore, ...] = ()
-    flicker: float | None = None
     details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    flicker: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form; undefined figures become null."""

@@ -29,7 +29,9 @@ _MAY_CHANGE = ("device", "threshold_rule", "checkpoint_every", "log_every", "dat
 """Settings that do not affect the weights and may change when a run resumes."""
 _FORMAT_LINE = "# Settings of a run, format 2. A run of version 0.1.0 has no such line.\n"
 _OLDER: Mapping[str, Any] = {
-    "deal": {"holes": "ignore", "cam_value": "relu_max"},
+    "data": {"crop_resample": "bilinear"},
+    "deal": {"holes": "ignore", "cam_value": "relu_max", "depth_resize": "antialias"},
+    "clip": {"below": 1.2},
     "optimizer": {"backbone_factor": 1.0},
     "bias_from_tags": False,
     "sampling": "plain",

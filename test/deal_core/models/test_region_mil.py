@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from deal_core.errors import ConfigError
-from deal_core.models.factory import create_model, names_regions
+from deal_core.models.factory import create_model
+from deal_core.models.model_info import names_regions
 from deal_core.models.region_mil import RegionMil
 
 
