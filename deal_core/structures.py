@@ -24,6 +24,9 @@ UNLABELLED = 255
 """Mask value of unlabelled pixels; ignored wherever masks are compared."""
 MAX_CLASSES = 254
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of the RGB colours of ImageNet, in [0, 1]."""
+
 UInt8Array = npt.NDArray[np.uint8]
 UInt16Array = npt.NDArray[np.uint16]
 Float32Array = npt.NDArray[np.float32]

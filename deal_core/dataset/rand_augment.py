@@ -15,7 +15,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-FILL = (124, 116, 104)
+from deal_core.structures import IMAGENET_MEAN
+
+FILL = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 """RGB of pixels from outside the image: ImageNet's mean, which networks normalise to about zero."""
 LARGEST_LEVEL = 10.0
 

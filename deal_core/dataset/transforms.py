@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from deal_core.dataset.network_input import image_to_input, resize_image, resize_nearest
 from deal_core.dataset.rand_augment import FILL, rand_augment
 from deal_core.dataset.settings import DataSettings
-from deal_core.structures import UNLABELLED, Float32Array, Sample, UInt8Array
+from deal_core.structures import IMAGENET_STD, UNLABELLED, Float32Array, Sample, UInt8Array
 
 
 @dataclass(eq=False)  # not frozen: Fabric moves a batch to its device field by field
@@ -169,10 +169,6 @@ def _overlap(length: int, window: int) -> tuple[slice, slice]:
     return (outer, inner) if length > window else (inner, outer)
 
 
-_COLOUR_STD = (0.229, 0.224, 0.225)
-"""Deviation of the colours of ImageNet, in [0, 1]."""
-
-
 def _erase_box(image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
     """Replace a random box by noise, and its depth by 0; sizes as in Random Erasing (Zhong et al. 2020).
 
@@ -186,7 +182,7 @@ def _erase_box(image: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
     top, left = (int(torch.randint(0, s - n + 1, ())) for s, n in zip(sides, lengths, strict=True))
     box = (..., slice(top, top + lengths[0]), slice(left, left + lengths[1]))
     image, depth = image.clone(), depth.clone()
-    mean, std = (torch.tensor(values)[:, None, None] for values in (FILL, _COLOUR_STD))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (FILL, IMAGENET_STD))
     image[box] = (mean / 255 + std * torch.randn(image[box].shape)).clamp(0, 1)
     depth[box] = 0.0
     return image, depth

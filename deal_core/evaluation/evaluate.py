@@ -132,19 +132,16 @@ def evaluate_model(
     check_use(model.info, dataset, settings)
     dataset = with_masks(dataset)
     classes = dataset.classes
-    own = decision_threshold(model, settings)
-    rule = create_rule(threshold_rule, dataset.depth_kind) if threshold_rule else FixedRule(own.value)
-    fixed = [rule.threshold()] if isinstance(rule, FixedRule) else []
-    decided = DecidedFrames(np.union1d(threshold_grid(), fixed))
-    sweep, threshold, lack = _choose_thresholds(model, dataset, settings, threshold_rule, decided, advance)
-    best = sweep.best()
+    chosen = _choose_thresholds(model, dataset, settings, threshold_rule, advance)
+    threshold, best = chosen.threshold, chosen.sweep.best()
     thresholds = [best.threshold] if threshold is None else [best.threshold, threshold.value]
-    places = [decided.place(value) for value in thresholds]
+    places = [chosen.decided.place(value) for value in thresholds]
     flicker, records = Flicker(dataset.frames), {record.key: record for record in dataset.frames}
 
     def count(frame: DecidedFrame) -> tuple[MaskEvaluator, ...]:
         masks = [frame.mask(place) for place in places]
-        flicker.update(dataset.load(records[frame.key]).image, masks[-1], frame.truth, frame.key)
+        if flicker.is_possible:  # images alone need to be read again
+            flicker.update(dataset.load(records[frame.key]).image, masks[-1], frame.truth, frame.key)
         return tuple(count_mask(found, frame.truth, frame.key, len(classes), frame.tags) for found in masks)
 
     def predict(few: Dataset) -> Iterable[PredictedFrame]:
@@ -152,7 +149,7 @@ def evaluate_model(
 
     totals = add_up(
         tuple(MaskEvaluator(len(classes)) for _ in thresholds),
-        map(count, decided.frames()),
+        map(count, chosen.decided.frames()),
         lambda done: advance(len(dataset) + done),
     )
     oracle, shown_at = totals[0], totals[-1]
@@ -166,10 +163,10 @@ def evaluate_model(
         num_frames=len(dataset),
         oracle=oracle.score(classes, rule="oracle", threshold=best.threshold),
         auto=shown_at.score(classes, rule=threshold.rule, threshold=threshold.value) if threshold else None,
-        curve=sweep.curve(),
+        curve=chosen.sweep.curve(),
         per_frame=tuple(shown_at.frames),
         flicker=flicker.share(),
-        details={**_details(model, settings), **lack, "model": model.sha256[:12], **_plain(model.info.training)},
+        details={**_details(model, settings), **chosen.lack, "model": model.sha256[:12], **_plain(model.info.training)},
     )
 
 
@@ -288,18 +285,26 @@ def mask_of(sample: Sample) -> UInt8Array:
     return sample.mask
 
 
-def _choose_thresholds(
-    model: LoadedModel,
-    dataset: Dataset,
-    settings: CamSettings,
-    threshold_rule: str | None,
-    decided: DecidedFrames,
-    advance: Advance,
-) -> tuple[ThresholdSweep, Threshold | None, dict[str, str]]:
-    """Return the sweep over all thresholds, the automatic threshold, which uses no masks, and why there is none.
+@dataclass(frozen=True, eq=False)
+class _Thresholds:
+    """What one pass of the network over the frames finds.
 
-    The decision of each frame is added to `decided`.
+    Args:
+        sweep: Counts at all thresholds.
+        threshold: The automatic threshold, which uses no masks; None if its rule finds none.
+        lack: Why there is none, for the details of the result.
+        decided: The decision of each frame at all thresholds.
     """
+
+    sweep: ThresholdSweep
+    threshold: Threshold | None
+    lack: Mapping[str, str]
+    decided: DecidedFrames
+
+
+def _choose_thresholds(
+    model: LoadedModel, dataset: Dataset, settings: CamSettings, threshold_rule: str | None, advance: Advance
+) -> _Thresholds:
     own = decision_threshold(model, settings)
 
     def new_rule() -> ThresholdRule:
@@ -314,6 +319,8 @@ def _choose_thresholds(
         return sweep, rule
 
     totals = ThresholdSweep(len(dataset.classes)), new_rule()
+    fixed = [totals[1].threshold()] if isinstance(totals[1], FixedRule) else []
+    decided = DecidedFrames(np.union1d(threshold_grid(), fixed))
     if threshold_rule:
         need_depth_for_rule(threshold_rule, dataset)
     sweep, rule = add_up(totals, map(count, score_frames(model, dataset, settings)), advance)
@@ -321,10 +328,10 @@ def _choose_thresholds(
         raise DatasetError(f"{dataset.path}: the masks have no labelled pixel, only {UNLABELLED} (ignored)")
     _require_drawn_classes(sweep.counts, dataset)
     try:
-        return sweep, Threshold(rule.threshold(), threshold_rule or own.rule), {}
+        return _Thresholds(sweep, Threshold(rule.threshold(), threshold_rule or own.rule), {}, decided)
     except EvaluationError as error:
         _log.warning("no automatic threshold: %s", error)
-        return sweep, None, {"auto": f"no threshold: {error}"}
+        return _Thresholds(sweep, None, {"auto": f"no threshold: {error}"}, decided)
 
 
 def _require_drawn_classes(counts: Int64Array, dataset: Dataset) -> None:

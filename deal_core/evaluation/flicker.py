@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -38,11 +39,15 @@ class Flicker:
     depends on the rate of the frames: compare it over the same frames only.
 
     Args:
-        frames: The frames that are compared, in any order.
+        frames: The frames that are compared, in the order of the updates.
+
+    Attributes:
+        is_possible: Whether any two of the frames may be successive; without, updates need not be made.
     """
 
     def __init__(self, frames: Iterable[FrameRecord]) -> None:
         self._records = {frame.key: frame for frame in frames}
+        self.is_possible = any(_follows(one, other) for one, other in pairwise(self._records.values()))
         self._last: _Frame | None = None
         self._pixels = self._changed = 0
 
@@ -72,9 +77,12 @@ class Flicker:
 
 
 def _are_successive(one: _Frame, other: _Frame) -> bool:
+    return one.truth.shape == other.truth.shape and _follows(one.record, other.record)
+
+
+def _follows(before: FrameRecord, after: FrameRecord) -> bool:
     least, largest = _SUCCESSIVE_NS
-    before, after = one.record, other.record
-    same = (before.recording, before.segment, one.truth.shape) == (after.recording, after.segment, other.truth.shape)
+    same = (before.recording, before.segment) == (after.recording, after.segment)
     return same and least <= after.stamp_ns - before.stamp_ns <= largest
 
 

@@ -144,16 +144,9 @@ def is_evaluated(run: PlannedRun, evaluation: Evaluation) -> bool:
 
 
 def evaluated_folders(out: Path) -> list[Path]:
-    """Return the folders of all complete evaluations of runs in the folder of an experiment, in order."""
+    """Return the folders of all finished evaluations of runs in the folder of an experiment, in order."""
     found = (file.parent for file in out.glob(f"*/*/seed-*/*/{MADE_FILE}"))
-    return sorted(folder for folder in found if folder.parent.name[5:].isdecimal() and _has_scores(folder))
-
-
-def _has_scores(folder: Path) -> bool:
-    try:
-        return EvaluationResult.read(folder).oracle is not None
-    except DealError:
-        return False
+    return sorted(folder for folder in found if folder.parent.name[5:].isdecimal())
 
 
 class _Job:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deal_core.errors import DealError
 from deal_core.evaluation.metrics import MaskScore
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.evaluation.seeds import SeedSummary, summarise_seeds
@@ -137,10 +138,9 @@ def collect_rows(plan: Plan) -> list[Row]:
             if is_evaluated(run, evaluation):
                 results[run.settings.seed] = Figures.of(EvaluationResult.read(folder))
     for folder in evaluated_folders(plan.out):
-        model, variant, seed, part = folder.relative_to(plan.out).parts
-        if folder.resolve() not in planned:
-            results = found.setdefault((model, variant, part), {})
-            results[int(seed.removeprefix("seed-"))] = Figures.of(EvaluationResult.read(folder))
+        if folder.resolve() not in planned and (result := _read_scores(folder)) is not None:
+            model, variant, seed, part = folder.relative_to(plan.out).parts
+            found.setdefault((model, variant, part), {})[int(seed.removeprefix("seed-"))] = Figures.of(result)
     return list(_rows(plan.benchmark.name, found))
 
 
@@ -169,6 +169,15 @@ def write_table(rows: Sequence[Row], title: str, benchmark: str, folder: Path) -
     with replacing(folder / TABLE_FILE) as temporary:
         temporary.write_text(rows_as_markdown(rows, title), encoding="utf-8")
     return folder / TABLE_FILE
+
+
+def _read_scores(folder: Path) -> EvaluationResult | None:
+    """Return the evaluation in a folder; None if it cannot be read or has no swept threshold."""
+    try:
+        result = EvaluationResult.read(folder)
+    except DealError:
+        return None
+    return result if result.oracle is not None else None
 
 
 def _rows(benchmark: str, found: Mapping[tuple[str, str, str], Mapping[int, Figures]]) -> Iterator[Row]:

@@ -88,8 +88,7 @@ def multi_scale_scores(
     """
     size = size or (images.shape[-2], images.shape[-1])
     batch, passes = len(images), len(scales) * (2 if flip else 1)
-    maps: list[Tensor] = []
-    corners_of: list[torch.Size | None] = []
+    maps: list[tuple[Tensor, torch.Size | None]] = []
     logits = torch.zeros(())
     for scale in scales:
         scaled = _rescale(images, scale)
@@ -100,23 +99,23 @@ def multi_scale_scores(
             scaled_depth = None if scaled_depth is None else _with_mirrored(scaled_depth)
         output = _output(network, scaled, scaled_depth)
         if isinstance(output, SegmenterOutput):
-            found, seen = output.scores / passes, None
+            found, seen, corners = output.scores / passes, None, None
         else:
             found, seen = output.activation.float(), _mean_logits(output)
+            corners = scaled.shape[-2:] if output.corners else None
         # Resampling commutes with mirroring and adding, so one resampling of the sum suffices.
-        maps.append(found[:batch] + found[batch:].flip(-1) if flip else found)
-        corners_of.append(scaled.shape[-2:] if isinstance(output, CamOutput) and output.corners else None)
+        maps.append((found[:batch] + found[batch:].flip(-1) if flip else found, corners))
         if seen is not None:
             logits = logits.to(seen) + (seen[:batch] + seen[batch:] if flip else seen)
     if seen is None:
-        return torch.stack([_resize(found, size) for found in maps]).sum(0)
+        return torch.stack([_resize(found, size) for found, _ in maps]).sum(0)
     # Negated, so that classes with a probability of nan stay present and their nan is noticed.
     present = ~((logits / passes).sigmoid() < TAG_THRESHOLD) if tags is None else (tags == 1)
     used = present.any(0)
-    scores = maps[0].new_zeros(*present.shape, *size)
+    scores = maps[0][0].new_zeros(*present.shape, *size)
     if used.any():
         total = torch.zeros(())
-        for found, corners in zip(maps, corners_of, strict=True):
+        for found, corners in maps:
             total = total.to(found) + _resize(_placed(found[:, used], corners), size)
         scores[:, used] = normalise(total, present[:, used], normalisation)
     return scores

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from deal_core.errors import ConfigError, ModelFileError, nearest_hint
 from deal_core.models.checkpoints import plain_name, read_checkpoint
-from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from deal_core.models.resnet38 import ResNet38
+from deal_core.structures import IMAGENET_MEAN, IMAGENET_STD
 
 _log = logging.getLogger(__name__)
 

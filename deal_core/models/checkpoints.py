@@ -83,7 +83,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path}: not a readable .safetensors file ({error})") from None
-    return Checkpoint(path, _format_of(tensors), tensors)
+    return _checkpoint(path, tensors)
 
 
 def resnet38_name(name: str) -> str:
@@ -140,10 +140,14 @@ def _read_pickled(path: Path) -> Checkpoint:
     tensors = {n: t for n, t in content.items() if isinstance(t, Tensor)} if isinstance(content, dict) else {}
     if not tensors:
         raise ModelFileError(f"{path}: expected the tensors of a network by name (a state_dict), found none")
+    return _checkpoint(path, tensors, vars(options) if isinstance(options, _Options) else {})
+
+
+def _checkpoint(path: Path, tensors: dict[str, Tensor], options: Mapping[str, Any] | None = None) -> Checkpoint:
     form = _format_of(tensors)
     if form != "timm":
         tensors = {_without_prefix(name): tensor for name, tensor in tensors.items()}
-    return Checkpoint(path, form, tensors, vars(options) if isinstance(options, _Options) else {})
+    return Checkpoint(path, form, tensors, options or {})
 
 
 class _Options:

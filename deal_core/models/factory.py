@@ -11,11 +11,11 @@ from torch import nn
 from deal_core.errors import ConfigError, nearest_hint
 from deal_core.models.cam_net import CamNet
 from deal_core.models.model_info import REGION_MIL
-from deal_core.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from deal_core.models.region_mil import RegionMil
 from deal_core.models.seam import Seam
 from deal_core.models.segmenter import SegmenterNet
 from deal_core.models.weaktr import WeakTr
+from deal_core.structures import IMAGENET_MEAN, IMAGENET_STD
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     "cam_net": CamNet,

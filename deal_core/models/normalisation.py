@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from deal_core.errors import ConfigError
 from deal_core.structures import valid_depth
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 _NEAREST_M = 0.1
 """Smallest depth; nearer values, which no common camera measures, are set to it."""
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from deal_core.errors import ConfigError, ModelFileError
 from deal_core.models.backbone import ColourScale, colour_scale, load_backbone_weights, settle_weights
 from deal_core.models.factory import create_model, settled_arguments
-from deal_core.models.normalisation import IMAGENET_MEAN
+from deal_core.structures import IMAGENET_MEAN
 
 
 def test_hub_without_a_connection_is_an_error_of_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
