@@ -22,6 +22,7 @@ from typing import Any
 
 from _processes import cpu_seconds, resident_mib
 
+from deal_ros.node.domains import unused_domains
 from deal_ros.node.process import NodeProcess, node_process
 
 CASES = {"every pair": 0.0, "keyframes": 5.0}
@@ -85,7 +86,8 @@ def measure(case: str, rate_hz: float, seconds: float, out: Path) -> Measurement
     """Record for a while and return what became of the images."""
     recording = out / "recording"
     shutil.rmtree(recording, ignore_errors=True)
-    environment = {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    domain = next(unused_domains(os.getpid()))
+    environment = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     parameters: dict[str, str | int | float] = {
         "output": str(recording),
         "classes": "mug",

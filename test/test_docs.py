@@ -17,6 +17,7 @@ import pytest
 import typer
 from helpers.paths import CONFIG, PROJECT
 
+from deal_ros.node.domains import unused_domains
 from training.cli import app
 
 DOCS = PROJECT / "docs"
@@ -132,7 +133,7 @@ def test_the_commands_of_the_tutorial_run_in_order(
 ) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(next(unused_domains(os.getpid()))))
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     Path("config").symlink_to(CONFIG)
     page = DOCS / "tutorial.md"

@@ -9,6 +9,8 @@ import pytest
 from helpers.paths import PROJECT
 from helpers.scripts import load_script
 
+from deal_ros.node.domains import unused_domains
+
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 pytestmark = pytest.mark.ros
@@ -22,7 +24,7 @@ def test_the_parts_make_up_the_overhead_and_every_pair_is_accounted_for(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(next(unused_domains(os.getpid()))))
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["node.py", "--quick", "--cases", "overhead_640x480_2", "--out", str(tmp_path)])
@@ -57,7 +59,7 @@ def test_the_start_is_measured_in_turn_with_another_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra export)")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(next(unused_domains(os.getpid()))))
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path))
     words = ["--quick", "--cases", "start", "--before", str(PROJECT), "--out", str(tmp_path)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 import zlib
@@ -49,14 +48,13 @@ COUNTS = (
 
 
 def _domain_ids() -> Iterator[int]:
-    """Yield ROS domains from 1 to 88 that other pytest-xdist workers do not use.
+    """Yield ROS domains that nobody uses, from 1 to 88 (`test/conftest.py` uses 90 and up), each worker its own."""
+    from deal_ros.node.domains import unused_domains
 
-    Ports of domains up to 101 are below the ephemeral ports of Linux. `test/conftest.py` uses 90 and up.
-    """
     run, workers = os.environ.get("PYTEST_XDIST_TESTRUNUID"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     start = zlib.crc32(run.encode()) if run else os.getpid() * 7  # runs at the same time begin at different domains
-    return (1 + (start + number) % 88 for number in itertools.count(worker, workers))
+    return unused_domains(workers * (start % 88) + worker, workers, largest=88 // workers * workers)
 
 
 @pytest.fixture(scope="session")

@@ -269,13 +269,13 @@ def _run_node(model: Path, recording: Path, dataset: Path, folder: Path) -> Node
     if importlib.util.find_spec("rclpy") is None:
         return NodeResult(reason="rclpy is not installed here; `deal doctor` tells how to get it")
     from deal_core.dataset.dataset import Dataset
+    from deal_ros.node.domains import unused_domains
     from deal_ros.node.process import segmentation_process
     from deal_ros.replay.main import replay_recording
 
     folder.mkdir(parents=True)
-    # A domain of its own: the demo neither hears a robot on this network nor is heard by it. From 102 on, domains use
-    # ports that Linux hands out to others.
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    # A domain of its own: the demo neither hears a robot on this network nor is heard by it.
+    os.environ.setdefault("ROS_DOMAIN_ID", str(next(unused_domains(os.getpid()))))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     remappings = {
         "color/image_raw": "/camera/camera/color/image_raw",
