@@ -23,6 +23,7 @@ from deal_core.dataset.depth_maps import DepthMaps
 from deal_core.dataset.image_files import GroundTruth, first_few
 from deal_core.dataset.open import open_dataset
 from deal_core.dataset.settings import SourceSettings
+from deal_core.dataset.tag_notes import tag_notes
 from deal_core.errors import DatasetError, RecordingError, UsageError
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import open_recording
@@ -223,7 +224,7 @@ def _check_loaded(
         recordings=recordings,
         tags=balance,
         notes=[
-            *_balance_notes(balance),
+            *tag_notes(dataset),
             *([f"{untagged} images have no tag: no class is visible in them"] if untagged else []),
             *([] if dataset.has_depth or not len(dataset) else [_NO_DEPTH]),
             *notes,
@@ -305,19 +306,6 @@ def _check_frames(
         valid_depth=sum(valid) / max(len(valid), 1),
         has_camera=camera is not None,
     )
-
-
-def _balance_notes(balance: dict[str, TagBalance]) -> list[str]:
-    never = [name for name, counts in balance.items() if not counts.present]
-    always = [name for name, counts in balance.items() if counts.present and not counts.absent]
-    notes = []
-    if never:
-        notes.append(f"classes that are never tagged present, and so cannot be learnt: {', '.join(never)}")
-    if always:
-        notes.append(
-            f"classes that are never tagged absent, and so cannot be told from the background: {', '.join(always)}"
-        )
-    return notes
 
 
 def _unlisted(path: Path, listed: dict[str, list[FrameRecord]]) -> list[str]:

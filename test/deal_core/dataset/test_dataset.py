@@ -325,7 +325,11 @@ def test_check_reports_balance_and_what_cannot_be_learnt(folder: Path) -> None:
     assert report.errors == []
     assert (report.tags["mug"].present, report.tags["mug"].absent, report.tags["mug"].unknown) == (1, 3, 0)
     assert (report.tags["drill"].present, report.tags["drill"].absent, report.tags["drill"].unknown) == (0, 3, 1)
-    assert report.notes == ["classes that are never tagged present, and so cannot be learnt: drill"]
+    assert report.notes == [
+        "classes that are never tagged present, and so cannot be learnt: drill",
+        "classes in fewer than 4 segments; record them in more scenes: mug",
+        "classes absent in fewer than 4 segments; record the same places without them: mug",
+    ]
     assert [(r.name, r.frames, r.segments, r.masks, r.has_camera) for r in report.recordings] == [
         ("a", 3, 2, 1, True),
         ("b", 1, 1, 0, False),
