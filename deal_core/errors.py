@@ -27,6 +27,10 @@ class ConfigError(UsageError):
     """A configuration with an unknown, misspelt or out-of-range key."""
 
 
+class InUseError(DealError):
+    """An output that another process is writing."""
+
+
 class RecordingError(DealError):
     """A bag that cannot be read, or does not contain what is needed."""
 

@@ -25,6 +25,7 @@ from deal_core.dataset.open import open_dataset
 from deal_core.dataset.settings import SourceSettings
 from deal_core.dataset.tag_notes import tag_notes
 from deal_core.errors import DatasetError, RecordingError, UsageError
+from deal_core.ownership import leftovers_of
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import open_recording
 from deal_core.recording.report import NO_CAMERA, Gaps, RecordingReport, TagBalance, make_report, tag_balance
@@ -34,6 +35,7 @@ from deal_core.recording.topics import find_topics
 from deal_core.recording.writer import GROUND_TRUTH, TAGS_TOPIC
 from deal_core.structures import ClassList, DepthKind, TagState
 
+_DEPTH = 2
 _NO_DEPTH = "no image has depth, which the loss DEAL needs: estimate depth with `deal depth`, and check it with --depth"
 
 
@@ -118,7 +120,8 @@ def check_recording(
     try:
         recording = open_recording(path)
     except RecordingError as error:
-        return RecordingReport(str(path), errors=[str(error)])
+        notes = leftovers_of(path, _DEPTH)  # it may be what a killed process left of a dataset or a training
+        return RecordingReport(str(path), notes=notes, errors=[str(error)])
     with recording:
         try:
             session = read_session(recording, MessageDecoder())
@@ -134,7 +137,7 @@ def check_recording(
         if recording.problems:
             note = f"`deal check {path} --repair` writes everything that is readable as a new, whole recording"
             report = replace(report, notes=[*report.notes, note])
-        return report
+        return replace(report, notes=[*report.notes, *leftovers_of(path, _DEPTH)])
 
 
 def check_dataset(
@@ -157,7 +160,7 @@ def check_dataset(
     try:
         classes = read_classes(path)
     except DatasetError as error:
-        return DatasetReport(str(path), errors=[str(error)])
+        return DatasetReport(str(path), notes=leftovers_of(path), errors=[str(error)])
     errors: list[str] = []
     listed: dict[str, list[FrameRecord]] = {}
     for name in recording_names(path):
@@ -174,7 +177,8 @@ def check_dataset(
             dataset = dataset.with_depth(DepthMaps.open(depth))
         except DatasetError as error:
             errors.append(str(error))
-    return _check_loaded(dataset, listed, errors, _unlisted(path, listed), on_start, on_frame, has_time=True)
+    notes = [*_unlisted(path, listed), *leftovers_of(path)]
+    return _check_loaded(dataset, listed, errors, notes, on_start, on_frame, has_time=True)
 
 
 def check_source(

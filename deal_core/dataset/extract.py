@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from deal_core.dataset.choices import ColorFormat
 from deal_core.dataset.dataset import RECORDINGS, SOURCE_FILE
 from deal_core.dataset.image_files import GroundTruth
 from deal_core.dataset.writer import DatasetWriter, RecordingFolder, check_recording_name
-from deal_core.errors import RecordingError, UsageError
+from deal_core.errors import DatasetError, RecordingError, UsageError
+from deal_core.files import owning
+from deal_core.ownership import remove_leftovers
 from deal_core.recording.depth_values import DepthValues
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import Recording, open_recording
@@ -80,6 +83,7 @@ def extract_recording(
     options: ExtractOptions,
     *,
     name: str | None = None,
+    is_owned: bool = False,
     on_start: Callable[[int], object] = lambda total: None,
     on_pair: Callable[[], object] = lambda: None,
 ) -> Extraction:
@@ -87,22 +91,24 @@ def extract_recording(
 
     Frames that the operator marked to be ignored and unreadable pairs are left out and counted. A drawn mask beside the
     recording (`ground_truth/<stamp_ns>.png`) is copied for evaluation. An extraction that was done before, from the
-    same files with the same options, is not repeated.
+    same files with the same options, is not repeated. What an extraction left that was killed is removed.
 
     Args:
         path: recording to extract.
         dataset: folder of the dataset.
         options: how to extract.
         name: name of the folder in the dataset; the recording's name if None.
+        is_owned: whether the caller is within `deal_core.files.owning` of the dataset, to extract several recordings.
         on_start: called with the number of colour images before the first is read.
         on_pair: called after each written frame.
 
     Raises:
         RecordingError: the recording gives no frame.
         DatasetError: the dataset already contains another extraction of it, or has other classes.
+        InUseError: another process adds recordings to the dataset.
         UsageError: classes or tags are missing, unknown, or given twice.
     """
-    with open_recording(path) as recording:
+    with open_recording(path) as recording, nullcontext() if is_owned else owning(dataset, DatasetError):
         name = name or recording.name
         check_recording_name(name)
         session = read_session(recording, MessageDecoder())
@@ -110,6 +116,7 @@ def extract_recording(
         decoder = MessageDecoder(depth)
         classes = _classes(recording, session, options)
         writer = DatasetWriter(dataset, classes)
+        remove_leftovers(dataset)
         fingerprint = _fingerprint(recording, classes, options)
         if not options.overwrite and (report := _done_before(dataset, name, fingerprint)):
             return Extraction(name, report, was_there=True)

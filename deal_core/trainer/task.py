@@ -7,6 +7,7 @@ resume, exactly on the same machine) and, when the training is complete, `model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -20,7 +21,7 @@ from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.open import open_dataset
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError, EvaluationError
-from deal_core.files import refuse_output_on_input
+from deal_core.files import owning, refuse_output_on_input
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_model
 from deal_core.structures import DepthKind
@@ -125,10 +126,17 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
         ConfigError: the run folder holds another run, or the settings do not fit the data, network or machine.
         ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
         EvaluationError: the training is complete, but its threshold rule finds no threshold; the model is kept.
+        InUseError: another process trains in the folder.
         DealError: a method of the task raises it.
     """
     settings = task.settings
     fabric = create_fabric(settings)
+    with owning(settings.output, ConfigError) if fabric.is_global_zero else nullcontext():
+        return _run(task, fabric, report)
+
+
+def _run(task: Task[F], fabric: Fabric, report: Callable[[Progress], None]) -> Trained[F]:
+    settings = task.settings
     dataset = open_dataset(settings.data)
     frames, held_out = task.split(dataset)
     check_batch_size(settings, len(frames), fabric.world_size)

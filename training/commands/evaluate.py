@@ -119,10 +119,12 @@ class Evaluation:
             folder: the run folder.
             passes: how often the evaluator goes through the frames.
         """
+        from deal_core.errors import EvaluationError
+        from deal_core.files import owning
         from training.support.console import counting
 
         total = passes * len(self.frames)
-        with counting("evaluating", total, quiet=self.quiet) as advance:
+        with owning(folder, EvaluationError), counting("evaluating", total, quiet=self.quiet) as advance:
             result = evaluator(
                 self.frames,
                 name=self.name or folder.resolve().name,
@@ -131,8 +133,8 @@ class Evaluation:
                 show=_keys_of(self.pictured.as_in),
                 advance=advance,
             )
+            result.write(folder)
             advance(total)
-        result.write(folder)
         return result
 
 

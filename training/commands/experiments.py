@@ -74,7 +74,9 @@ def experiments(
 
     Example: deal experiments synthetic --models seam --seeds 11,42 --jobs 2
     """
+    from deal_core.errors import UsageError
     from deal_core.experiments.plan import ExperimentOptions, make_plan
+    from deal_core.files import owning
     from training.support.config_folder import config_folder
 
     folder = out or Path("runs") / benchmark
@@ -94,12 +96,13 @@ def experiments(
         overrides=[*(overrides or []), *([f"epochs={epochs}"] if epochs else [])],
     )
     plan = make_plan(options)
-    if data is None:
-        _render_scenes(folder, scenes, test_scenes, quiet=as_json)
-    else:
-        _claim_folder_for_data(plan, options)
-    failures = _run(plan, _machine(jobs, options), quiet=as_json)
-    _report(plan, folder, failures, as_json=as_json)
+    with owning(folder, UsageError):
+        if data is None:
+            _render_scenes(folder, scenes, test_scenes, quiet=as_json)
+        else:
+            _claim_folder_for_data(plan, options)
+        failures = _run(plan, _machine(jobs, options), quiet=as_json)
+        _report(plan, folder, failures, as_json=as_json)
 
 
 def _render_scenes(folder: Path, scenes: int | None, test_scenes: int | None, *, quiet: bool) -> None:
