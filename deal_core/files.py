@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from deal_core.limits import read_bytes
+
 
 @contextmanager
 def os_errors_as(kind: Callable[[str], Exception], problem: str) -> Iterator[None]:
@@ -20,14 +22,26 @@ def os_errors_as(kind: Callable[[str], Exception], problem: str) -> Iterator[Non
         raise kind(f"{problem}: {error.strerror or error}") from error
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file from any editor: UTF-8, or UTF-16 with a byte order mark; lines end with one newline.
+def read_text(path: Path, name: str = "text_bytes") -> str:
+    """Return the text of a file from any editor, see `decoded`.
+
+    Args:
+        path: the file.
+        name: limit of its length.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, is no regular file, or exceeds the limit.
         UnicodeDecodeError: it is in another encoding.
     """
-    data = path.read_bytes()
+    return decoded(read_bytes(path, name))
+
+
+def decoded(data: bytes) -> str:
+    """Return a text: UTF-8, or UTF-16 with a byte order mark; lines end with one newline.
+
+    Raises:
+        UnicodeDecodeError: it is in another encoding.
+    """
     is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = data.decode("utf-16" if is_wide else "utf-8-sig")
     return text.replace("\r\n", "\n").replace("\r", "\n")
