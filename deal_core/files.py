@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from deal_core.limits import read_bytes
 from deal_core.ownership import NEW, OLD, OWNER_FILE, Owner, made, work_folder
 
 _FULL = {
@@ -40,14 +41,26 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file from any editor: UTF-8, or UTF-16 with a byte order mark; lines end with one newline.
+def read_text(path: Path, name: str = "text_bytes") -> str:
+    """Return the text of a file from any editor, see `decoded`.
+
+    Args:
+        path: the file.
+        name: limit of its length.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, is no regular file, or exceeds the limit.
         UnicodeDecodeError: it is in another encoding.
     """
-    data = path.read_bytes()
+    return decoded(read_bytes(path, name))
+
+
+def decoded(data: bytes) -> str:
+    """Return a text: UTF-8, or UTF-16 with a byte order mark; lines end with one newline.
+
+    Raises:
+        UnicodeDecodeError: it is in another encoding.
+    """
     is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = data.decode("utf-16" if is_wide else "utf-8-sig")
     return text.replace("\r\n", "\n").replace("\r", "\n")

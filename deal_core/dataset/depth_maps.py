@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from deal_core.dataset.image_files import DEPTH_PNG_FLAGS, check_image, inside, read_image
 from deal_core.errors import DatasetError, UsageError, explain_invalid
 from deal_core.files import os_errors_as, replacing
+from deal_core.limits import read_bytes
 from deal_core.ownership import is_empty, remove_leftovers
 from deal_core.structures import DepthKind, Float32Array, UInt16Array, metres_to_depth
 
@@ -59,7 +60,7 @@ class DepthMaps:
         folder = Path(folder)
         file = folder / DEPTH_FILE
         try:
-            found = _Description.model_validate_json(file.read_bytes())
+            found = _Description.model_validate_json(read_bytes(file))
         except (FileNotFoundError, NotADirectoryError):
             raise DatasetError(
                 f"{folder} contains no depth maps: expected {DEPTH_FILE} in it; make them with `deal depth`"

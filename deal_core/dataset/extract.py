@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from deal_core.dataset.image_files import GroundTruth
 from deal_core.dataset.writer import DatasetWriter, RecordingFolder, check_recording_name
 from deal_core.errors import DatasetError, RecordingError, UsageError
 from deal_core.files import owning
+from deal_core.limits import read_bytes
 from deal_core.ownership import remove_leftovers
 from deal_core.recording.depth_values import DepthValues
 from deal_core.recording.image_messages import MessageDecoder
@@ -206,7 +207,8 @@ def _fingerprint(recording: Recording, classes: ClassList, options: ExtractOptio
                 digest.update(f"{part.name} {part.stat().st_size} ".encode() + _ends(part))
     masks = recording.folder / GROUND_TRUTH
     for mask in sorted(masks.iterdir()) if masks.is_dir() else []:
-        digest.update(f"{mask.name} ".encode() + mask.read_bytes())
+        with suppress(OSError):  # what is no mask is counted when it is read
+            digest.update(f"{mask.name} ".encode() + read_bytes(mask, "message_bytes"))
     return digest.hexdigest()
 
 
@@ -226,7 +228,7 @@ class _Source(BaseModel):
 
 def _done_before(dataset: Path, name: str, fingerprint: str) -> RecordingReport | None:
     try:
-        source = _Source.model_validate_json((dataset / RECORDINGS / name / SOURCE_FILE).read_bytes())
+        source = _Source.model_validate_json(read_bytes(dataset / RECORDINGS / name / SOURCE_FILE))
     except (OSError, ValidationError):
         return None  # missing, or written by another tool: then the folder must not exist
     return source.report if source.fingerprint == fingerprint else None

@@ -24,7 +24,7 @@ from deal_core.dataset.dataset import (
     DatasetHeader,
     read_classes,
 )
-from deal_core.dataset.image_files import DEPTH_PNG_FLAGS, PNG_FLAGS, check_image
+from deal_core.dataset.image_files import DEPTH_PNG_FLAGS, PNG_FLAGS, check_image, refuse_outside
 from deal_core.errors import DatasetError, UsageError
 from deal_core.files import os_errors_as, replacing, replacing_folder
 from deal_core.ownership import is_empty
@@ -84,6 +84,7 @@ class DatasetWriter:
                 f"expected colour as png, or jpeg with a quality of 1 to 100, found {color_format} {jpeg_quality}"
             )
         final = self.path / RECORDINGS / name
+        refuse_outside(self.path, final)
         if final.exists() and not overwrite:
             raise DatasetError(f"{final} exists already: replace it with --overwrite, or choose another --name")
         return RecordingFolder(self, final, None if color_format == "png" else jpeg_quality, overwrite=overwrite)

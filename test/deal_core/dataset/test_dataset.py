@@ -94,9 +94,14 @@ def test_a_recording_is_added_and_removed_as_a_folder(folder: Path) -> None:
     assert Dataset.open(folder).recordings == ["a", "c"]
 
 
-def test_a_linked_recording_is_read(folder: Path, tmp_path: Path) -> None:
+def test_a_linked_recording_is_read_where_links_may_leave_the_dataset(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.move(folder / "recordings" / "a", tmp_path / "elsewhere")
     (folder / "recordings" / "a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match=r"a link to a place outside .*outside_links=1"):
+        Dataset.open(folder)
+    monkeypatch.setenv("DEAL_LIMITS", "outside_links=1")
     dataset = Dataset.open(folder)
     assert len(dataset) == 4 and dataset.load(0).key == "a/9"
 
