@@ -115,6 +115,19 @@ def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
             _sync(path.parent)
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read; see `replacing`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.unlink(missing_ok=True)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
 @contextmanager
 def replacing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes `path` if the block ends well, else it is removed.

@@ -220,6 +220,8 @@ def _show_window(stream: rerun.RecordingStream, blueprint: rerun.blueprint.Bluep
 
     # Rerun searches PATH for the viewer; the environment of this Python is on it only where it is activated.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    # The viewer sends no statistics to its makers, and no identifier is written: rerun has no other variable for it.
+    os.environ["CI"] = "true"
     try:
         stream.spawn(default_blueprint=blueprint)
     except RuntimeError as error:
