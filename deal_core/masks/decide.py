@@ -7,8 +7,8 @@
 - `strongest_channel` is for the training of a segmenter: its logits, background included, stay on their device.
 
 All functions break ties alike: among equal scores the lowest class id wins, and a score equal to the threshold is
-background. The threshold is rounded to the type of the scores before, as the published evaluations of WeakTr and SEAM do:
-the float32 score 51 / 255 of an 8-bit map is the threshold 0.2, although it is larger than this number.
+background. The threshold is first rounded to the type of the scores, as the published evaluations of WeakTr and SEAM
+do: the float32 score 51 / 255 of an 8-bit map equals the threshold 0.2, although it is a little larger than 1 / 5.
 """
 
 from __future__ import annotations

@@ -85,9 +85,7 @@ def by_definition(scores: np.ndarray, present: np.ndarray | None, threshold: flo
 
 
 @given(scores=full_scores, present=tags, threshold=thresholds)
-def test_predicted_masks_are_the_definition(
-    scores: np.ndarray, present: np.ndarray | None, threshold: float
-) -> None:
+def test_predicted_masks_are_the_definition(scores: np.ndarray, present: np.ndarray | None, threshold: float) -> None:
     np.testing.assert_array_equal(predict_mask(scores, present, threshold), by_definition(scores, present, threshold))
 
 
