@@ -191,7 +191,7 @@ class _Bounded(yaml.SafeLoader):
 class _Loader(_Bounded):
     """Refuse a key that is twice in a mapping, of which YAML takes the last, and numbers that nothing can use."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode | None:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode | None:
         node = super().compose_mapping_node(anchor)
         keys = set()
         for key, _ in node.value if node else ():

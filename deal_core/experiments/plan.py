@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ class PlannedRun:
         overrides: Overrides of the settings file.
         settings: Complete settings.
         evaluations: Evaluations of the trained model.
+        recipe: Settings of the evaluated CAMs.
     """
 
     model: str
@@ -101,6 +102,7 @@ class PlannedRun:
     overrides: tuple[str, ...]
     settings: TrainSettings
     evaluations: tuple[Evaluation, ...]
+    recipe: CamRecipe = field(default_factory=CamRecipe)
 
     @property
     def key(self) -> str:
@@ -172,7 +174,7 @@ def make_plan(options: ExperimentOptions) -> Plan:
         if options.scales:
             recipe = replace(recipe, scales=options.scales)
         evaluations = [_evaluation(name, part, settings, recipe) for name, part in parts.items()]
-        return PlannedRun(model, variant, preset, overrides, settings, tuple(evaluations))
+        return PlannedRun(model, variant, preset, overrides, settings, tuple(evaluations), recipe)
 
     runs = [run(model, variant, seed) for seed in seeds for model in models for variant in variants]
     return Plan(benchmark, out, tuple(runs))
