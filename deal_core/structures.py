@@ -88,6 +88,18 @@ class ClassList:
                 f"unknown class '{name}': expected one of {', '.join(self.names)}.{nearest_hint(name, self.names)}"
             ) from None
 
+    def ids_in(self, other: ClassList) -> UInt8Array:
+        """Return (256,) the id in masks of `other` of each mask value: by name, 0 for a class that it does not have.
+
+        >>> ClassList(("mug", "drill")).ids_in(ClassList(("drill",)))[[0, 1, 2, 255]].tolist()
+        [0, 0, 1, 255]
+        """
+        ids = np.zeros(256, np.uint8)
+        ids[UNLABELLED] = UNLABELLED
+        for number, name in enumerate(self.names, 1):
+            ids[number] = other.id_of(name) if name in other.names else BACKGROUND
+        return ids
+
     def palette(self) -> UInt8Array:
         """Return the (256, 3) RGB colour of every mask value; background black, unlabelled grey."""
         table = np.zeros((256, 3), np.uint8)
@@ -183,6 +195,17 @@ class TagState:
         tags[absent] = 0.0
         tags[present] = 1.0
         return tags
+
+    def for_classes(self, classes: ClassList, others: ClassList) -> TagState:
+        """Return what these tags for `classes` say about `others`; a class that is not among `classes` is unknown."""
+        if self.marker is TagMarker.IGNORE:
+            return TagState(marker=TagMarker.IGNORE)
+        known = zip(classes.names, self.vector(classes), strict=True)
+        shared = [(name, value) for name, value in known if name in others.names]
+        return TagState(
+            present=tuple(name for name, value in shared if value == 1),
+            absent=tuple(name for name, value in shared if value == 0),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form that frames.jsonl and the tags topic contain."""

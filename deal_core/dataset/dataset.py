@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -270,6 +270,18 @@ class Dataset:
             )
         return Dataset(self.path, self.classes, self.frames, self._loader, notes=self.notes, depth_maps=maps)
 
+    def with_classes(self, classes: ClassList) -> Dataset:
+        """Return the same frames with the tags and masks of other classes, which are mapped by name.
+
+        A class that the dataset does not have is unknown in every frame and has no pixel; one that only the dataset has
+        is left out, and its pixels become background.
+        """
+        if classes.names == self.classes.names:
+            return self
+        frames = [replace(frame, tags=frame.tags.for_classes(self.classes, classes)) for frame in self.frames]
+        loader = _MappedLoader(self._loader, self.classes, classes)
+        return Dataset(self.path, classes, frames, loader, notes=self.notes, depth_maps=self._depth_maps)
+
     def camera(self, recording: str) -> CameraIntrinsics | None:
         """Return the intrinsics of a recording's colour camera, or None without camera.json.
 
@@ -379,6 +391,27 @@ class FolderLoader(FrameLoader):
         if not file.resolve().is_relative_to(folder.resolve()):
             raise DatasetError(f"{file} is a link to a file outside {folder}: put the image itself there")
         return file
+
+
+@dataclass(frozen=True)
+class _MappedLoader(FrameLoader):
+    """Reads the images of another loader, and gives their masks the ids of other classes."""
+
+    loader: FrameLoader
+    classes: ClassList
+    wanted: ClassList
+
+    def image(self, frame: FrameRecord) -> UInt8Array:
+        return self.loader.image(frame)
+
+    def depth(self, frame: FrameRecord, size: tuple[int, int]) -> Float32Array | None:
+        return self.loader.depth(frame, size)
+
+    def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
+        mask = self.loader.mask(frame, size)
+        if mask is not None and frame.mask is not None:
+            check_ids(frame.mask, mask, self.classes)
+        return None if mask is None else self.classes.ids_in(self.wanted)[mask]
 
 
 class DatasetHeader(BaseModel):

@@ -79,7 +79,7 @@ def fit(
     # A checkpoint holds the plain module and optimiser: it does not depend on how the run was launched.
     plain_optimizer = create_optimizer(network, settings.optimizer)
     wrapped, optimizer = fabric.setup(objective, plain_optimizer)
-    steps_per_epoch = len(views) // settings.batch_size
+    steps_per_epoch = views.epoch // settings.batch_size
     state = TrainState(total_steps=steps_per_epoch * settings.epochs)
     checkpoint = settings.output / CHECKPOINT_FILE
     resumed_from = state.load(checkpoint, network, plain_optimizer, fabric.strategy.precision)
@@ -159,6 +159,7 @@ def batch_loader(views: Views, settings: RunSettings, fabric: Fabric, state: Tra
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         weights=views.frame_weights,
+        epoch=views.epoch,
     )
     return DataLoader(
         views,

@@ -20,7 +20,9 @@ from torch.optim import Optimizer
 from deal_core.errors import ConfigError, ModelFileError
 from deal_core.files import os_errors_as, replacing
 from deal_core.models.backbone import settle_weights
+from deal_core.models.earlier_model import arguments_from
 from deal_core.models.factory import OLDER_ARGUMENTS, with_older_defaults
+from deal_core.models.model_info import read_info
 from deal_core.ownership import remove_leftovers
 from deal_core.settings_file import Settings, dump_settings
 from deal_core.trainer.settings import RunSettings
@@ -28,14 +30,14 @@ from deal_core.trainer.settings import RunSettings
 SETTINGS_FILE = "settings.yaml"
 HISTORY_FILE = "history.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
-_MAY_CHANGE = ("device", "threshold_rule", "checkpoint_every", "log_every", "data.workers")
+_MAY_CHANGE = ("device", "threshold_rule", "checkpoint_every", "log_every", "data.workers", "max_loss_on_old")
 """Settings that do not affect the weights and may change when a run resumes."""
 _FORMAT_LINE = "# Settings of a run, format 2. A run of version 0.1.0 has no such line.\n"
 _OLDER: Mapping[str, Any] = {
     "data": {"crop_resample": "bilinear"},
     "deal": {"holes": "ignore", "cam_value": "relu_max", "depth_resize": "antialias"},
     "clip": {"below": 1.2},
-    "optimizer": {"backbone_factor": 1.0},
+    "optimizer": {"backbone_factor": 1.0, "layer_decay": 1.0},
     "bias_from_tags": False,
     "sampling": "plain",
 }
@@ -134,10 +136,13 @@ class RunLog:
 def as_begun(settings: R) -> R:
     """Return the settings with which a run begins, or with which the one in the output folder continues.
 
+    With `init_from`, the network is that of the file, see `deal_core.models.earlier_model.arguments_from`. Otherwise,
     `weights: auto` becomes what it means for this run, see `deal_core.models.backbone.settle_weights`. Where a run of
     version 0.1.0 began before a setting existed, or with another default, the setting keeps that value unless it is
     given now.
     """
+    if settings.init_from is not None:
+        return _of_earlier(settings, settings.init_from)
     path = settings.output / SETTINGS_FILE
     has_begun = (settings.output / CHECKPOINT_FILE).exists() and path.exists()
     if not has_begun or _is_new(_read(path)):
@@ -148,6 +153,18 @@ def as_begun(settings: R) -> R:
         return _with_arguments(settings, settle_weights(settings.model.arguments, weights))
     begun = _unless_given(settings, _OLDER)
     return _with_arguments(begun, with_older_defaults(settings.model.name, settings.model.arguments))
+
+
+def _of_earlier(settings: R, path: Path) -> R:
+    info = read_info(path)
+    if "name" in settings.model.model_fields_set and settings.model.name != info.architecture:
+        raise ConfigError(
+            f"{path} is a {info.architecture}, and model.name is {settings.model.name}: set model=null, which takes "
+            "the network of the file"
+        )
+    model = settings.model.model_copy(update={"name": info.architecture})
+    named = settings.model_copy(update={"model": model})
+    return _with_arguments(named, arguments_from(path, info, settings.model.arguments))
 
 
 def _with_arguments(settings: R, arguments: Mapping[str, Any]) -> R:
