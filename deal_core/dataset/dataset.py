@@ -3,7 +3,7 @@
 The project's own layout is a folder of plain files, with a subfolder for each recording:
 
     dataset.yaml                    classes with colours, depth unit, provenance
-    recordings/<name>/frames.jsonl  a line for each frame: stamp, files, tags, segment
+    recordings/<name>/frames.jsonl  a line for each frame: stamp, files, tags, segment, taps and boxes
     recordings/<name>/color|depth|masks/<stamp_ns>.png
     recordings/<name>/camera.json   intrinsics, if known
     recordings/<name>/source.json   the origin, and what was left out
@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from deal_core.dataset.depth_maps import DepthMaps
 from deal_core.dataset.image_files import check_ids, check_image, first_few, inside, read_color, read_ids, read_image
+from deal_core.dataset.taps import BoxLine, Mark, TapLine, check_marks
 from deal_core.errors import DatasetError, DealError, UsageError, explain_invalid, nearest_hint
 from deal_core.files import read_lines, read_text, refuse_output_on_input
 from deal_core.structures import (
@@ -61,6 +62,7 @@ class FrameRecord:
         tags: tags of the image.
         segment: number of its scene in the recording.
         name: unique name in the recording; the stamp if empty.
+        marks: taps and boxes that a person drew in the image, in any order.
     """
 
     recording: str
@@ -71,6 +73,7 @@ class FrameRecord:
     tags: TagState
     segment: int
     name: str = ""
+    marks: tuple[Mark, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or str(self.stamp_ns))
@@ -425,6 +428,7 @@ def read_frames(path: Path, recording: str, classes: ClassList) -> Iterator[Fram
         try:
             frame = _parse_frame(folder, recording, line)
             frame.tags.vector(classes)
+            check_marks(frame.marks, classes)
             if frame.stamp_ns in stamps:
                 raise DatasetError(f"stamp {frame.stamp_ns} appears in an earlier line")
         except DealError as error:
@@ -480,6 +484,8 @@ class _FrameLine(BaseModel):
     tags: dict[str, Any]
     segment: int
     mask: str | None = None
+    points: list[TapLine] = []
+    boxes: list[BoxLine] = []
 
 
 def _parse_frame(folder: Path, recording: str, line: str) -> FrameRecord:
@@ -495,6 +501,7 @@ def _parse_frame(folder: Path, recording: str, line: str) -> FrameRecord:
         mask=None if values.mask is None else inside(folder, values.mask),
         tags=TagState.from_json(values.tags),
         segment=values.segment,
+        marks=(*(point.tap() for point in values.points), *(box.box() for box in values.boxes)),
     )
 
 
