@@ -125,7 +125,8 @@ def classes_from_json(value: Any) -> ClassList:
         return ClassList(names, colors)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
-            f'expected classes like [{{"name": "mug", "color": [255, 0, 0]}}], found {short(value)} ({str(error)[:200]})'
+            f'expected classes like [{{"name": "mug", "color": [255, 0, 0]}}], found {short(value)} '
+            f"({str(error)[:200]})"
         ) from None
 
 

@@ -191,10 +191,10 @@ class _Bounded(yaml.SafeLoader):
 class _Loader(_Bounded):
     """Refuse a key that is twice in a mapping, of which YAML takes the last, and numbers that nothing can use."""
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode | None:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         keys = set()
-        for key, _ in node.value if node else ():
+        for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in keys:
                     raise yaml.composer.ComposerError(None, None, f"{short(key.value)} appears twice", key.start_mark)

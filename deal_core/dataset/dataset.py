@@ -3,7 +3,7 @@
 The project's own layout is a folder of plain files, with a subfolder for each recording:
 
     dataset.yaml                    classes with colours, depth unit, provenance
-    recordings/<name>/frames.jsonl  a line for each frame: stamp, files, tags, segment
+    recordings/<name>/frames.jsonl  a line for each frame: stamp, files, tags, segment, taps and boxes
     recordings/<name>/color|depth|masks/<stamp_ns>.png
     recordings/<name>/camera.json   intrinsics, if known
     recordings/<name>/source.json   the origin, and what was left out
@@ -34,6 +34,7 @@ from deal_core.dataset.image_files import (
     read_image,
     refuse_outside,
 )
+from deal_core.dataset.taps import BoxLine, Mark, TapLine, check_marks
 from deal_core.errors import DatasetError, DealError, UsageError, explain_invalid, nearest_hint
 from deal_core.files import read_lines, refuse_output_on_input
 from deal_core.limits import read_bytes
@@ -71,6 +72,7 @@ class FrameRecord:
         tags: tags of the image.
         segment: number of its scene in the recording.
         name: unique name in the recording; the stamp if empty.
+        marks: taps and boxes that a person drew in the image, in any order.
     """
 
     recording: str
@@ -81,6 +83,7 @@ class FrameRecord:
     tags: TagState
     segment: int
     name: str = ""
+    marks: tuple[Mark, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or str(self.stamp_ns))
@@ -480,6 +483,7 @@ def read_frames(path: Path, recording: str, classes: ClassList) -> Iterator[Fram
         try:
             frame = _parse_frame(folder, recording, line)
             frame.tags.vector(classes)
+            check_marks(frame.marks, classes)
             if frame.stamp_ns in stamps:
                 raise DatasetError(f"stamp {frame.stamp_ns} appears in an earlier line")
         except DealError as error:
@@ -538,6 +542,8 @@ class _FrameLine(BaseModel):
     tags: dict[str, Any]
     segment: _Int64
     mask: str | None = None
+    points: list[TapLine] = []
+    boxes: list[BoxLine] = []
 
 
 def _parse_frame(folder: Path, recording: str, line: str) -> FrameRecord:
@@ -553,6 +559,7 @@ def _parse_frame(folder: Path, recording: str, line: str) -> FrameRecord:
         mask=None if values.mask is None else inside(folder, values.mask),
         tags=TagState.from_json(values.tags),
         segment=values.segment,
+        marks=(*(point.tap() for point in values.points), *(box.box() for box in values.boxes)),
     )
 
 
