@@ -171,7 +171,7 @@ def owning(folder: Path, kind: Callable[[str], Exception]) -> Iterator[None]:
         InUseError: another process owns the folder.
     """
     with ExitStack() as stack:
-        with os_errors_as(kind, f"{folder} cannot be written"):
+        with os_errors_as(kind, f"{folder} cannot be written (choose another output)"):
             stack.enter_context(made(folder))
             owner = Owner(folder / OWNER_FILE, folder)
         stack.callback(owner.release)

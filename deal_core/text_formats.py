@@ -152,12 +152,12 @@ def _whole(text: str) -> int:
 
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise FormatError(f"a number that is not finite, {text[:40]}")
+        raise FormatError(f"expected a finite number, found {text[:40]}")
     return value
 
 
 def _refuse_constant(name: str) -> float:
-    raise FormatError(f"a number that is not finite, {name}")
+    raise FormatError(f"expected a finite number, found {name}")
 
 
 class _Bounded(yaml.SafeLoader):
@@ -211,7 +211,7 @@ class _Loader(_Bounded):
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
         if not math.isfinite(value := float(super().construct_yaml_float(node))):
-            raise FormatError(f"a number that is not finite, {node.value[:40]}")
+            raise FormatError(f"expected a finite number, found {node.value[:40]}")
         return value
 
 
