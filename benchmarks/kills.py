@@ -39,6 +39,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "test")]
 
+from deal_core.files import owning  # noqa: E402 (found by the line above)
 from deal_core.ownership import leftovers  # noqa: E402 (found by the line above)
 
 LIMIT_S = 300.0
@@ -159,8 +160,8 @@ def make_inputs(inputs: Path) -> None:
     shutil.rmtree(inputs, ignore_errors=True)
     inputs.mkdir(parents=True)
     for name, seed in (("a", "11"), ("b", "12")):
-        words = ("synth", name, "--scenes", "3", "--frames-per-scene", "4", "--size", "96x72", "--seed", seed)
-        _must(inputs, words)
+        size = ("--scenes", "3", "--frames-per-scene", "4", "--size", "96x72")
+        _must(inputs, ("synth", name, *size, "--seed", seed))
     _must(inputs, ("extract", "a", "b", "--out", "dataset"))
     shutil.copytree(inputs / "a", inputs / "damaged")
     file = next((inputs / "damaged").glob("*.mcap"))
@@ -210,7 +211,7 @@ def _undisturbed(case: Case, work: Path) -> tuple[dict[str, str], float]:
     seconds = time.monotonic() - begin
     if code:
         raise RuntimeError(f"{case.name} ends with {code}: {_log(work)[-2000:]}")
-    return {**_digests(work), "": str(_size(work) - size)}, seconds
+    return {**digests(work), "": str(_size(work) - size)}, seconds
 
 
 def _kill(case: Case, work: Path, expected: dict[str, str], result: Result, chance: random.Random) -> None:
@@ -224,9 +225,9 @@ def _kill(case: Case, work: Path, expected: dict[str, str], result: Result, chan
     os.waitpid(pid, 0)
     result.kills += 1
     left = [str(path.relative_to(work)) for path in sorted(work.rglob("*")) if path.name.startswith(".")]
-    whole = _digests(work).items() >= {name: value for name, value in expected.items() if name}.items()
+    whole = digests(work).items() >= {name: value for name, value in expected.items() if name}.items()
     code = _wait(_run(case, work), LIMIT_S)
-    if _is_as_expected(
+    if is_as_expected(
         case, work, expected, result, f"kill {result.kills} (left {left[:3]})", 0 if case.kept and whole else code
     ):
         result.survived += 1
@@ -257,7 +258,7 @@ def _fill(case: Case, work: Path, expected: dict[str, str], result: Result) -> N
                 result.faults.append(f"{what}: exit code {code}, and it says {said[-300:]!r}")
             elif left := leftovers(work):
                 result.faults.append(f"{what}: {left[:3]} is left")
-            elif _is_as_expected(case, work, expected, result, what, _wait(_run(case, work), LIMIT_S)):
+            elif is_as_expected(case, work, expected, result, what, _wait(_run(case, work), LIMIT_S)):
                 result.refilled += 1
         finally:
             subprocess.run(["umount", work], check=False)
@@ -268,10 +269,10 @@ def _mount(folder: Path, size: int, *, remount: bool = False) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
 
 
-def _is_as_expected(
+def is_as_expected(
     case: Case, work: Path, expected: dict[str, str], result: Result, what: str, code: int | None
 ) -> bool:
-    found = {**_digests(work), "": expected[""]}
+    found = {**digests(work), "": expected[""]}
     hidden = [path for path in work.rglob(".*") if path.name != ".lock"]
     if code:
         result.faults.append(f"{what}: the same command ends with {code}: {_log(work)[-600:]!r}")
@@ -347,7 +348,7 @@ def _must(folder: Path, arguments: Sequence[str]) -> None:
         raise RuntimeError(f"deal {' '.join(arguments)} ends with {code}: {log.read_text()[-2000:]}")
 
 
-def _digests(work: Path) -> dict[str, str]:
+def digests(work: Path) -> dict[str, str]:
     """Return the digest of each file that two runs of a command have in common."""
     found = {}
     for file in sorted(work.rglob("*")):
@@ -418,15 +419,22 @@ def main() -> None:
         print("no disk is filled: this user cannot mount a small one", file=sys.stderr)
         disks = False
     out: Path = given.out.resolve()
+    with owning(out, RuntimeError):
+        failed = _measure_all(out, given.only.split(",") if given.only else [], given.kills, disks, given.seed)
+    sys.exit(1 if failed else 0)
+
+
+def _measure_all(out: Path, names: Sequence[str], kills: int, disks: bool, seed: int) -> bool:
+    """Print a line for each command, keep the results in kills.json, and return whether something went wrong."""
     import_everything()
     make_inputs(out / "inputs")
-    chosen = [case for case in cases(out / "inputs") if not given.only or case.name in given.only.split(",")]
+    chosen = [case for case in cases(out / "inputs") if not names or case.name in names]
     file = out / "kills.json"
     results = {entry["command"]: entry for entry in json.loads(file.read_text())} if file.exists() else {}
     failed = False
     print(f"{'command':22}{'seconds':>8}{'kills':>7}{'survived':>10}{'disks full':>12}{'as ever after':>15}")
     for case in chosen:
-        made = measure(case, out / "trial", given.kills, disks, random.Random(f"{given.seed} {case.name}"))
+        made = measure(case, out / "trial", kills, disks, random.Random(f"{seed} {case.name}"))
         print(
             f"{case.name:22}{made.seconds:8.2f}{made.kills:7}{made.survived:10}{made.full:12}{made.refilled:15}",
             flush=True,
@@ -436,7 +444,7 @@ def main() -> None:
         failed = failed or bool(made.faults)
         results[case.name] = asdict(made)
         file.write_text(json.dumps(list(results.values()), indent=1) + "\n")
-    sys.exit(1 if failed else 0)
+    return failed
 
 
 if __name__ == "__main__":
