@@ -1,7 +1,7 @@
 """Parallel execution of runs, with one process per step; only missing steps are made.
 
-A run is locked while a process works on it, even after the end of the command that started the process. So two commands
-on one folder share the work, and an interrupted command can be started again.
+A run is locked while a process works on it, even after the end of the command that started the process. So a command
+that was killed can be started again: it waits for what still trains.
 """
 
 from __future__ import annotations

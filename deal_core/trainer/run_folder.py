@@ -68,7 +68,10 @@ class TrainState:
             replacing(path) as temporary,
             temporary.open("wb") as file,
         ):
-            torch.save(content, file)
+            try:
+                torch.save(content, file)
+            except RuntimeError as error:  # torch's own, behind that of the system
+                raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
 
     def load(self, path: Path, network: nn.Module, optimizer: Optimizer, precision: Precision) -> int:
         """Resume from a checkpoint and return its step; return 0 if the file does not exist.
