@@ -78,7 +78,7 @@ def refuse_falling(bounds: tuple[float, float]) -> tuple[float, float]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(read_text(path), _UniqueKeyLoader)
+        values = yaml.load(read_text(path), _UniqueKeyLoader)  # a SafeLoader  # nosec B506
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read this settings file ({error})") from None
     except yaml.YAMLError as error:
@@ -114,7 +114,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override '{override}': '{parent}' is a value, not a group of settings")
         values = child
     try:
-        values[last] = yaml.load(text, _UniqueKeyLoader)
+        values[last] = yaml.load(text, _UniqueKeyLoader)  # a SafeLoader  # nosec B506
     except yaml.YAMLError as error:
         raise ConfigError(f"override '{override}': the value is not valid YAML ({error})") from None
 

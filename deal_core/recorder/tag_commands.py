@@ -29,7 +29,8 @@ def parse_tags(command: str, state: TagState, classes: ClassList) -> TagState:
         classes: classes of the recording.
 
     Raises:
-        UsageError: the command is empty or too long, or a name is not in the class list; the message suggests the nearest one.
+        UsageError: the command is empty or too long, or a name is not in the class list; the message suggests the
+            nearest one.
     """
     if len(command) > _LONGEST:
         raise UsageError(f"the tag command is too long: expected {_LONGEST} characters at most, found {len(command)}")
