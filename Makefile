@@ -8,7 +8,7 @@ BIN := .venv$(patsubst %,-%,$(filter-out kilted,$(ROS)))/bin
 # Every node and command would compile torch anew, which takes longer than their work.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cases lint docs bench params pins clean distclean
+.PHONY: help setup demo test cases lint docs bench params pins audit sbom clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,10 +55,13 @@ params: setup ## write the nodes' parameter schemas and tables anew
 
 JETSON_EXTRAS := --extra robot --extra tensorrt --extra train --extra realsense --extra depth --extra export --extra tag --extra dev
 EXTRAS := $(JETSON_EXTRAS) --extra view --extra docs
-PIN_ANY := compile --no-emit-index-url --custom-compile-command "make pins"
+PIN_ANY := compile --no-emit-index-url --custom-compile-command "make pins" --generate-hashes
 PIN := $(PIN_ANY) --universal --python-version 3.10
 # The viewer of `deal view` takes no numpy 1, which NVIDIA's torch for JetPack 6 needs.
 PIN_JETSON := $(PIN_ANY) --override requirements/jetson.in
+PINS := $(addprefix requirements/,apt-ros.txt pypi-ros.txt jazzy.txt jetpack6.txt jetpack7.txt)
+# PyTorch and CUDA have builds of the same version for other GPUs, which people install from elsewhere: no hashes.
+OTHER_BUILDS := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-(toolkit|bindings|pathfinder))==
 pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the newest)
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/apt-ros.txt \
 	    $(EXTRAS)
@@ -70,6 +73,17 @@ pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the ne
 	    --python-version 3.10 --python-platform aarch64-manylinux_2_35 --output-file requirements/jetpack6.txt $(JETSON_EXTRAS)
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN_JETSON) $(ARGS) --quiet setup.py --constraint requirements/jetpack7.in \
 	    --python-version 3.12 --python-platform aarch64-manylinux_2_39 --output-file requirements/jetpack7.txt $(JETSON_EXTRAS)
+	@for file in $(PINS); do \
+	    awk '/^[^ #]/ {other = /$(OTHER_BUILDS)/} other {sub(/ \\$$/, "")} !(other && /^ +--hash=/)' $$file >$$file.tmp && \
+	    mv $$file.tmp $$file || exit; done
+	@for name in uv audit; do \
+	    PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet requirements/$$name.in --output-file requirements/$$name.txt || exit; done
+
+audit: setup ## look for risky code, and for known vulnerabilities of the pinned packages
+	@requirements/audit.sh audit
+
+sbom: setup ## list what is installed in sbom.json (CycloneDX)
+	@requirements/audit.sh sbom
 
 clean: ## remove caches and what builds and demos leave
 	@rm -rf build install log site demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

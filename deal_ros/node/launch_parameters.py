@@ -174,7 +174,7 @@ def _list(text: str) -> Value:
     if not (text.startswith("[") and text.endswith("]")):
         return text
     try:
-        found = yaml.load(text, Loader=yaml.BaseLoader)  # it reads each entry as text, and nothing else
+        found = yaml.load(text, Loader=yaml.BaseLoader)  # it reads each entry as text  # nosec B506
     except yaml.YAMLError:
         return text
     is_list_of_text = isinstance(found, list) and all(isinstance(entry, str) for entry in found)
