@@ -91,7 +91,7 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
     device = resolve_device(settings.device)
     network = model.network.to(device)
     if settings.precision != "32":  # in bfloat16, convolutions over images stored channels last take half the time
-        network = network.to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if isinstance(network, RegionMil):
         for index in range(len(dataset)):
             sample = dataset.load(index)
