@@ -220,6 +220,7 @@ class _Description(BaseModel):
     size: str | None = None
     normalise: str | None = None
     refine: dict[str, Any] | None = None
+    precision: str | None = None
 
 
 def _describe(
@@ -240,6 +241,7 @@ def _describe(
         size=settings.size,
         normalise=settings.normalise,
         refine=refine,
+        precision=None if settings.precision == "32" else settings.precision,
     )
 
 
