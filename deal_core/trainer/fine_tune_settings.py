@@ -12,6 +12,7 @@ from deal_core.dataset.open import open_dataset
 from deal_core.errors import UsageError
 from deal_core.models.model_info import read_info
 from deal_core.settings_file import load_settings
+from deal_core.trainer.frozen_views import PIXEL_CHANGES
 from deal_core.trainer.run_folder import SETTINGS_FILE
 from deal_core.trainer.settings import DistillSettings, RunSettings, TrainSettings
 
@@ -35,6 +36,7 @@ class FineTuneRequest:
         share: Share of the training that its frames make up.
         masks: For a segmenter: folder of pseudo masks of the new dataset, or "drawn".
         max_loss: Largest fall of the figure on the earlier dataset.
+        features: Folder of feature maps, for a frozen backbone.
         steps: Number of optimiser steps, about.
         overrides: Further settings as `key=value`, which win.
     """
@@ -46,6 +48,7 @@ class FineTuneRequest:
     share: float = 0.3
     masks: str | None = None
     max_loss: float | None = None
+    features: Path | None = None
     steps: int = 400
     overrides: Sequence[str] = ()
 
@@ -72,7 +75,7 @@ def fine_tune_settings(request: FineTuneRequest) -> TrainSettings | DistillSetti
         return _with_length(DistillSettings, request, [f"masks={_text(request.masks)}"])
     if request.masks is not None:
         raise UsageError(f"{request.model} is a {info.architecture}, which learns from tags: leave out --masks")
-    return _with_length(TrainSettings, request, [])
+    return _with_length(TrainSettings, request, ["fsl.weight=0"] if request.features else [])
 
 
 def _with_length(kind: type[R], request: FineTuneRequest, own: Sequence[str]) -> R:
@@ -100,10 +103,22 @@ def _load(kind: type[R], request: FineTuneRequest, own: Sequence[str]) -> R:
         *_DEFAULTS,
         f"data.rehearse={json.dumps([str(request.rehearse), request.share]) if request.rehearse else 'null'}",
         f"max_loss_on_old={json.dumps(request.max_loss)}",
+        *(_frozen(request.features) if request.features else ()),
         *own,
         *request.overrides,
     ]
     return load_settings(kind, beside if beside.is_file() else None, overrides)
+
+
+def _frozen(features: Path) -> list[str]:
+    """Return the settings for a frozen backbone with kept maps: views differ by flips alone."""
+    return [
+        f"data.features={_text(features)}",
+        "data.crop=grid",
+        "data.crop_scale=[1, 1]",
+        *(f"data.{name}=0" for name in PIXEL_CHANGES),
+        "optimizer.backbone_factor=0",
+    ]
 
 
 def _text(value: Path | str) -> str:

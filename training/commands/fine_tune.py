@@ -42,6 +42,10 @@ def fine_tune(
         float | None,
         typer.Option(min=0, max=1, help="Largest fall of the figure on the earlier dataset; a larger one is an error."),
     ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(help="Folder of feature maps (deal features): freeze the backbone, and train in minutes."),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Number of steps, about.")] = 400,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -63,7 +67,7 @@ def fine_tune(
 
     if max_loss is not None and rehearse is None:
         raise UsageError("--max-loss needs --rehearse, the dataset on which the loss is measured")
-    request = FineTuneRequest(dataset, model, out, rehearse, share, masks, max_loss, steps, overrides or ())
+    request = FineTuneRequest(dataset, model, out, rehearse, share, masks, max_loss, features, steps, overrides or ())
     settings = fine_tune_settings(request)
     verdict = None
     result: DistillResult | TrainResult
