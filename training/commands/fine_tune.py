@@ -15,6 +15,7 @@ from training.support.options import DatasetArgument
 
 if TYPE_CHECKING:
     from deal_core.models.domain_change import DomainChange, FineTuneReport
+    from deal_core.regions.training import RegionResult
     from deal_core.trainer.cam_training import TrainResult
     from deal_core.trainer.distillation import DistillResult
 
@@ -46,10 +47,12 @@ def fine_tune(
         Path | None,
         typer.Option(help="Folder of feature maps (deal features): freeze the backbone, and train in minutes."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Number of steps, about.")] = 400,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Number of steps, about. Default: 400.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train an earlier model on a new dataset: a CAM network from tags, a segmenter from masks.
+    """Train an earlier model on a new dataset: a CAM network or region model from tags, a segmenter from masks.
 
     Classes are mapped by name; those that the model does not know start fresh, and those that the dataset does not have
     are dropped. Settings are those beside the model, in settings.yaml. At the end, fine_tune.json in the run folder
@@ -58,9 +61,11 @@ def fine_tune(
     Example: deal fine-tune new_kitchen --from runs/kitchen/model.safetensors --out runs/new_kitchen --rehearse kitchen
     """
     from deal_core.errors import UsageError
+    from deal_core.regions.settings import RegionTrainSettings
     from deal_core.trainer.fine_tune_settings import FineTuneRequest, fine_tune_settings
     from deal_core.trainer.settings import DistillSettings
     from training.commands.distill import run_distillation
+    from training.commands.regions import run_region_training
     from training.commands.train import judge_training, run_training
     from training.support.console import console, is_first_process, print_json
     from training.support.quality import print_warnings
@@ -70,9 +75,11 @@ def fine_tune(
     request = FineTuneRequest(dataset, model, out, rehearse, share, masks, max_loss, features, steps, overrides or ())
     settings = fine_tune_settings(request)
     verdict = None
-    result: DistillResult | TrainResult
+    result: DistillResult | TrainResult | RegionResult
     if isinstance(settings, DistillSettings):
         result = run_distillation(settings, quiet=as_json)
+    elif isinstance(settings, RegionTrainSettings):
+        result = run_region_training(settings, quiet=as_json)
     else:
         result = run_training(settings, quiet=as_json)
         verdict = judge_training(result)
@@ -82,7 +89,7 @@ def fine_tune(
         verdict.write(out)
     if as_json:
         changes = result.report.to_json() if result.report else None
-        print_json({"model": result.model, "steps": result.steps, "fine_tune": changes})
+        print_json({"model": result.model, "fine_tune": changes})
         return
     console().print(f"model: {result.model}", markup=False)
     if result.report:

@@ -37,7 +37,8 @@ def regions(
 
     result = run_region_training(load_settings(RegionTrainSettings, config, overrides or []), quiet=as_json)
     if as_json:
-        print_json({"model": result.model, **result.figures.to_json(), "warnings": result.figures.warnings})
+        changes = {"fine_tune": result.report.to_json()} if result.report else {}
+        print_json({"model": result.model, **result.figures.to_json(), "warnings": result.figures.warnings, **changes})
         return
     for warning in result.figures.warnings:
         console().print(f"warning: {warning}", style="yellow", markup=False)
