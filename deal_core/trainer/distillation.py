@@ -92,6 +92,7 @@ class DistillResult:
             "agreement": None,
             "drawn": None,
             **{name: score_to_json(score) for name, score in self.scores().items()},
+            **({"fine_tune": self.report.to_json()} if self.report else {}),
         }
 
 

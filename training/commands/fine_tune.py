@@ -14,7 +14,6 @@ import typer
 from training.support.options import DatasetArgument
 
 if TYPE_CHECKING:
-    from deal_core.models.domain_change import DomainChange, FineTuneReport
     from deal_core.regions.training import RegionResult
     from deal_core.trainer.cam_training import TrainResult
     from deal_core.trainer.distillation import DistillResult
@@ -68,6 +67,7 @@ def fine_tune(
     from training.commands.regions import run_region_training
     from training.commands.train import judge_training, run_training
     from training.support.console import console, is_first_process, print_json
+    from training.support.fine_tuning import print_report
     from training.support.quality import print_warnings
 
     if max_loss is not None and rehearse is None:
@@ -93,41 +93,6 @@ def fine_tune(
         return
     console().print(f"model: {result.model}", markup=False)
     if result.report:
-        _print_report(result.report)
+        print_report(result.report)
     if verdict:
         print_warnings(verdict)
-
-
-def _print_report(report: FineTuneReport) -> None:
-    """Print a row for each class, before and after, on the new and on the earlier data."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    domains = {"new": report.new, **({"old": report.old} if report.old else {})}
-    table = Table(title=f"{report.figure}, %", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("class", overflow="fold")
-    for name in domains:
-        table.add_column(f"{name}, before", justify="right")
-        table.add_column(f"{name}, after", justify="right")
-    for name in (*report.classes.kept, *report.classes.new):
-        cells = [_percent(of.get(name)) for domain in domains.values() for of in (domain.before, domain.after)]
-        table.add_row(escape(name), *cells)
-    table.add_section()
-    means = [_percent(mean) for domain in domains.values() for mean in (domain.mean_before, domain.mean_after)]
-    table.add_row("mean of kept classes", *means, style="bold")
-    Console().print(table)
-    for name, domain in domains.items():
-        print(_frames(name, domain))
-    if report.classes.dropped:
-        print(f"dropped classes: {', '.join(report.classes.dropped)}")
-
-
-def _frames(name: str, domain: DomainChange) -> str:
-    kind = "held-out frames" if domain.held_out else "training frames (none is held out)"
-    return f"{name}: {domain.frames} {kind} of {domain.dataset}"
-
-
-def _percent(figure: float | None) -> str:
-    return "-" if figure is None else f"{100 * figure:.1f}"
