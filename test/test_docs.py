@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -152,6 +153,34 @@ def test_the_commands_of_the_tutorial_run_in_order(
         running.terminate()
         running.wait(30)
     assert len(list(Path("node_masks").glob("*.png"))) == 3 * 5
+
+
+# --- fine-tuning
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_commands_of_the_page_on_fine_tuning_run_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deal: Callable[..., Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config").symlink_to(CONFIG)
+    short = {
+        "train": ["epochs=1", "batch_size=4", "data.image_size=[48, 64]"],
+        "distill": ["epochs=1", "batch_size=4", "data.image_size=[48, 64]"],
+        "fine-tune": ["--steps", "2", "--max-loss", "1", "batch_size=4"],
+    }
+    page = "\n".join(blocks(DOCS / "how_to" / "fine_tune.md", "bash"))
+    lines = [line for line in page.splitlines() if line.startswith("deal ")]
+    assert {line.split()[1] for line in lines} >= {"features", "fine-tune", "cams", "segment"}
+    for line in lines:
+        small = re.sub(r"--size \d+x\d+", "--size 64x48", re.sub(r"--scenes \d+", "--scenes 3", line))
+        arguments = shlex.split(small, comments=True)[1:]
+        done = deal(*arguments, *short.get(arguments[0], []))
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    for run in ("new_cam", "new_robot"):
+        report = json.loads((Path("runs") / run / "fine_tune.json").read_text())
+        assert report["classes"]["kept"] and report["old"]["frames"] and report["new"]["frames"]
 
 
 # --- the site

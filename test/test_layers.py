@@ -29,6 +29,7 @@ FLOORS = (
     ("deal_core.runtime", "deal_core.recorder", "deal_core.tagging"),
     ("deal_core.masks", "deal_core.web"),
     ("deal_core.regions",),
+    ("deal_core.features",),
     ("deal_core.models", "deal_core.dataset", "deal_core.synthetic", "deal_core.drawing"),
     ("deal_core.losses", "deal_core.recording"),
     ("deal_core.surfaces",),
@@ -43,7 +44,7 @@ FLAT = {"structures", "settings_file", "devices", "errors", "files", "isolated_p
     "ownership",
     "text_formats",
 }
-NEVER_IN_DEAL_ROS = ("trainer", "evaluation", "quality", "report", "experiments", "masks", "regions")
+NEVER_IN_DEAL_ROS = ("trainer", "evaluation", "quality", "report", "experiments", "masks", "regions", "features")
 
 
 def modules() -> dict[str, Path]:

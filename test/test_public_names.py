@@ -18,13 +18,14 @@ PUBLIC = {
     ),
     "deal_core.surfaces": ("FilledDepth Planes connected_parts fill_depth fill_depth_image find_planes"),
     "deal_core.models": (
-        "CamNet CamOutput LoadedModel ModelInfo RegionMil Seam SegmenterNet SegmenterOutput Threshold WeakTr "
-        "create_model load_model read_info save_model"
+        "CamNet CamOutput ClassChanges DomainChange FineTuneReport LoadedModel ModelInfo RegionMil Seam SegmenterNet "
+        "SegmenterOutput Threshold WeakTr create_model load_model read_info save_model start_from"
     ),
     "deal_core.runtime": (
         "Exported PixelBox Quantised SceneObject Segmentation Segmenter export_onnx find_objects object_id object_mask "
         "quantise"
     ),
+    "deal_core.features": "KeptMaps keep_maps",
     "deal_core.regions": (
         "ClassFigures Proposals RegionFigures RegionResult RegionTrainSettings propose_regions region_scores "
         "train_regions"
@@ -66,8 +67,8 @@ PUBLIC = {
     ),
     "deal_core.report": ("read_run render_report write_report"),
     "deal_core.trainer": (
-        "ClassFigures DistillResult DistillSettings Progress TrainResult TrainSettings TrainingFigures distill fit "
-        "train"
+        "ClassFigures DistillResult DistillSettings FineTuneRequest Progress TrainResult TrainSettings TrainingFigures "
+        "distill fine_tune_settings fit train"
     ),
     "deal_core.experiments": ("ExperimentOptions collect_rows make_plan run_plan write_table"),
     "deal_core.tagging": ("TagStore create_app"),

@@ -23,6 +23,7 @@ from training.commands.evaluate import evaluate
 from training.commands.experiments import experiments
 from training.commands.export import export
 from training.commands.extract import extract
+from training.commands.features import features
 from training.commands.fine_tune import fine_tune
 from training.commands.import_weights import import_weights
 from training.commands.regions import regions
@@ -35,8 +36,8 @@ from training.commands.view import view
 from training.support.options import spread_options
 
 _COMMANDS = (
-    *(cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, fine_tune),
-    *(import_weights, regions, report, segment, synth, tag, train, view),
+    *(cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, features),
+    *(fine_tune, import_weights, regions, report, segment, synth, tag, train, view),
 )
 _INTERRUPTED = 130
 

@@ -28,6 +28,10 @@ class TensorSample:
         valid: (1, H, W) bool.
         tags: (K,) float32 in {1, 0, nan}.
         mask: (H, W) uint8 ids, 255 where unlabelled; None if masks were not requested.
+        maps: Feature maps (C, h, w) of the view, from fine to coarse, in the place of the image, which is empty; None
+            for views with an image.
+        box: (6,) int64 crop of the feature maps of the image, in cells of the coarsest one: top, left, rows, columns,
+            and the rows and columns of the whole map; depth, validity and mask are those of the crop. None without one.
     """
 
     image: Tensor
@@ -35,12 +39,16 @@ class TensorSample:
     valid: Tensor
     tags: Tensor
     mask: Tensor | None = None
+    maps: tuple[Tensor, ...] | None = None
+    box: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> TensorSample:
         """Return the sample with a function applied to each of its tensors."""
         mask = None if self.mask is None else function(self.mask)
+        maps = None if self.maps is None else tuple(function(level) for level in self.maps)
+        box = None if self.box is None else function(self.box)
         moved = [function(tensor) for tensor in (self.image, self.depth, self.valid, self.tags)]
-        return TensorSample(moved[0], moved[1], moved[2], moved[3], mask)
+        return TensorSample(moved[0], moved[1], moved[2], moved[3], mask, maps, box)
 
     def pin_memory(self) -> TensorSample:
         """Return the sample in page-locked memory, for faster copies to a GPU; DataLoader calls it."""

@@ -1,5 +1,7 @@
 # The names that users may rely on; each is imported when it is first used.
 from .cam_net import CamNet
+from .domain_change import DomainChange, FineTuneReport
+from .earlier_model import ClassChanges, start_from
 from .factory import create_model
 from .model_file import LoadedModel, load_model, save_model
 from .model_info import ModelInfo, Threshold, read_info
@@ -12,6 +14,9 @@ from .weaktr import WeakTr
 __all__ = [
     "CamNet",
     "CamOutput",
+    "ClassChanges",
+    "DomainChange",
+    "FineTuneReport",
     "LoadedModel",
     "ModelInfo",
     "RegionMil",
@@ -24,4 +29,5 @@ __all__ = [
     "load_model",
     "read_info",
     "save_model",
+    "start_from",
 ]

@@ -69,7 +69,9 @@ class CamNet(nn.Module):
         self.normalise_colours = ColourNormalisation(scale.mean, scale.std)
         info = self.backbone.feature_info.info
         # The backbone returns its levels from fine to coarse, independent of the order of `levels`.
-        used = [info[i] for i in sorted({level % len(info) for level in levels})]
+        self.levels = tuple(sorted({level % len(info) for level in levels}))
+        """Indices of the feature levels, from 0 for the finest of the backbone."""
+        used = [info[i] for i in self.levels]
         self.stride = int(min(level["reduction"] for level in used))
         output_format = getattr(self.backbone, "output_fmt", None)
         self.features_are_nhwc = output_format is not None and output_format.value == "NHWC"
@@ -90,12 +92,18 @@ class CamNet(nn.Module):
 
     def forward(self, image: Tensor) -> CamOutput:
         """Return CAMs and tag logits of `image` (B, 3, H, W), RGB in [0, 1]."""
-        features = self.backbone(to_multiple(self.normalise_colours(image), self.backbone.multiple))
-        if self.features_are_nhwc:
-            features = [f.permute(0, 3, 1, 2) for f in features]
-        maps = [project(f) for project, f in zip(self.project, features, strict=True)]
-        size = max((m.shape[-2:] for m in maps), key=lambda s: s[0] * s[1])
-        fused = self.dropout(torch.stack([_resize(m, size) for m in maps]).sum(0).relu())
+        return self.of_maps(self.maps(image))
+
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """Return the feature maps (B, C, h, w) of `image` (B, 3, H, W), RGB in [0, 1], from fine to coarse."""
+        features: list[Tensor] = self.backbone(to_multiple(self.normalise_colours(image), self.backbone.multiple))
+        return [f.permute(0, 3, 1, 2) for f in features] if self.features_are_nhwc else features
+
+    def of_maps(self, maps: Sequence[Tensor]) -> CamOutput:
+        """Return CAMs and tag logits for feature maps, which may be kept ones of float16."""
+        projected = [project(m.to(self.classifier.weight.dtype)) for project, m in zip(self.project, maps, strict=True)]
+        size = max((m.shape[-2:] for m in projected), key=lambda s: s[0] * s[1])
+        fused = self.dropout(torch.stack([_resize(m, size) for m in projected]).sum(0).relu())
         cams = self.classifier(fused)
 
         def cam(through_backbone: bool) -> Tensor:

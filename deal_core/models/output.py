@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -107,4 +107,20 @@ class ConsistentNetwork(Protocol):
             tags: (B, K) in {1, 0, nan}.
             first: Output for the first view.
         """
+        ...
+
+
+@runtime_checkable
+class MappedNetwork(Protocol):
+    """A network whose layers after the backbone see nothing of the image but its feature maps."""
+
+    levels: tuple[int, ...]
+    """Indices of the feature levels."""
+
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """Return the feature maps (B, C, h, w) of `image` (B, 3, H, W), RGB in [0, 1], from fine to coarse."""
+        ...
+
+    def of_maps(self, maps: Sequence[Tensor]) -> Any:
+        """Return the output for feature maps, which may be crops along the cells of the coarsest one."""
         ...

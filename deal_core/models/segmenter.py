@@ -90,6 +90,8 @@ class SegmenterNet(nn.Module):
         if not 0 <= depth_dropout <= 1:
             raise ConfigError(f"expected depth_dropout in [0, 1], found {depth_dropout!r}")
         self.uses_depth = inputs == "rgbd"
+        self.levels = tuple(range(1, 6))
+        """Indices of the feature levels of the encoder, of which 0 is the image."""
         self.depth_dropout = depth_dropout
         check_timm_name("encoder", encoder)
         check_weights(weights)
@@ -132,12 +134,34 @@ class SegmenterNet(nn.Module):
         elif depth is not None:
             raise ValueError("this network sees colour alone (inputs: rgb), found depth")
         padded = F.pad(channels, (0, -width % _MULTIPLE, 0, -height % _MULTIPLE), mode="replicate")
-        logits: Tensor = self.network(padded)
+        logits = self._decoded(self.network.encoder(padded))
         stride = padded.shape[-2] // logits.shape[-2]
         if height % stride or width % stride:  # the image border cuts a cell
             logits = F.interpolate(logits, padded.shape[-2:], mode="bilinear", align_corners=False)
             stride = 1
         return SegmenterOutput(logits[..., : height // stride, : width // stride])
+
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """Return the feature maps (B, C, h, w) of `image` (B, 3, H, W), RGB in [0, 1], from fine to coarse.
+
+        Raises:
+            ValueError: a side of the image is no multiple of 32, where the maps would show what is beside it.
+        """
+        if any(side % _MULTIPLE for side in image.shape[-2:]):
+            raise ValueError(f"expected sides of a multiple of {_MULTIPLE} pixels, found {tuple(image.shape[-2:])}")
+        found: list[Tensor] = self.network.encoder(self.normalise_colours(image))
+        return found[1:]  # the first is the image, of which decoders read the size alone
+
+    def of_maps(self, maps: Sequence[Tensor]) -> SegmenterOutput:
+        """Return the logits at the stride of the decoder for feature maps, which may be kept ones of float16."""
+        whole = [m.to(next(self.network.decoder.parameters()).dtype) for m in maps]
+        batch, _, height, width = whole[0].shape  # at stride 2; some decoders ask for the size of the image
+        return SegmenterOutput(self._decoded([whole[0].new_zeros(batch, 1, 2 * height, 2 * width), *whole]))
+
+    def _decoded(self, features: Sequence[Tensor]) -> Tensor:
+        """Return the logits of the features of the encoder; of the first one, the image, only the size is read."""
+        logits: Tensor = self.network.segmentation_head(self.network.decoder(features))
+        return logits
 
     def _depth_of(self, image: Tensor, depth: Tensor | None) -> Tensor:
         """Return the depth for the network: 0 for missing depth and, in training, for some whole samples."""

@@ -58,9 +58,13 @@ class Standardised(NamedTuple):
     std: Tensor
 
 
-def standardise(bags: RegionBags) -> Standardised:
-    """Standardise each feature over all regions; a feature that hardly varies becomes small."""
-    mean, std = bags.features.mean(0), bags.features.std(0, correction=0).clamp(min=_LEAST_STD)
+def standardise(bags: RegionBags, mean: Tensor | None = None, std: Tensor | None = None) -> Standardised:
+    """Standardise each feature over all regions, or by a given (D,) mean and std.
+
+    A feature that hardly varies becomes small.
+    """
+    if mean is None or std is None:
+        mean, std = bags.features.mean(0), bags.features.std(0, correction=0).clamp(min=_LEAST_STD)
     return Standardised(replace(bags, features=(bags.features - mean) / std), mean, std)
 
 
@@ -76,6 +80,19 @@ def make_bags(frames: Sequence[FrameRegions], dataset: Dataset) -> RegionBags:
         tags=torch.from_numpy(dataset.tags),
         segments=torch.tensor(segments),
         links=torch.from_numpy(_links(frames, segments, counts)),
+    )
+
+
+def join_bags(one: RegionBags, two: RegionBags) -> RegionBags:
+    """Return the regions of both, those of `two` last."""
+    frames, regions = len(one.tags), len(one.frame)
+    return RegionBags(
+        features=torch.cat([one.features, two.features]),
+        frame=torch.cat([one.frame, two.frame + frames]),
+        votes=torch.cat([one.votes, two.votes]),
+        tags=torch.cat([one.tags, two.tags]),
+        segments=torch.cat([one.segments, two.segments + int(one.segments.max()) + 1]),
+        links=torch.cat([one.links, two.links + regions]),
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import numpy.typing as npt
 
 from deal_core.dataset.dataset import Dataset
 from deal_core.errors import ConfigError
+from deal_core.features.digest import folder_name, pixels_name, weights_digest
 from deal_core.files import os_errors_as, replacing
 from deal_core.models.region_mil import RegionMil
 from deal_core.regions.features import region_features
@@ -70,7 +69,8 @@ def frame_regions(
         DatasetError: a file of the dataset is missing or damaged.
         ConfigError: the folder cannot be written.
     """
-    folder = folder / _name(_VERSION, dict(arguments), list(size), dataset.depth_kind, _weights(network))
+    weights = weights_digest(network.backbone)
+    folder = folder / folder_name(_VERSION, dict(arguments), list(size), dataset.depth_kind, weights)
     found = []
     for done, frame in enumerate(dataset.frames, 1):
         found.append(_frame(network, dataset.load(frame), dataset.depth_kind, size, folder))
@@ -79,8 +79,7 @@ def frame_regions(
 
 
 def _frame(network: RegionMil, sample: Sample, kind: DepthKind, size: tuple[int, int], folder: Path) -> FrameRegions:
-    pixels = hashlib.sha256(sample.image.tobytes() + sample.depth.tobytes() + sample.depth_valid.tobytes())
-    file = folder / f"{sample.key}.{pixels.hexdigest()[:12]}.npz"
+    file = folder / f"{pixels_name(sample.key, sample.image, sample.depth, sample.depth_valid)}.npz"
     known = _read(file)
     if known is not None:
         return known
@@ -110,14 +109,3 @@ def _write(file: Path, made: FrameRegions) -> None:
     np.savez(content, features=made.features, votes=made.votes, shape=made.masks.shape, masks=bits)
     with os_errors_as(ConfigError, f"{file} cannot be written"), replacing(file, synced=False) as temporary:
         temporary.write_bytes(content.getvalue())
-
-
-def _weights(network: RegionMil) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.backbone.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _name(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:12]

@@ -37,20 +37,22 @@ class Heads:
         return logits.softmax(-1).transpose(0, 1)
 
 
-def train_heads(bags: RegionBags, settings: HeadSettings, seed: int) -> Heads:
+def train_heads(bags: RegionBags, settings: HeadSettings, seed: int, start: Heads | None = None) -> Heads:
     """Train all heads at once; each learns from the tags of a random share of the segments.
 
     The loss is the binary cross entropy of the image scores, the weight decay and, with `settings.links`, the squared
     difference of the probabilities of linked regions. Each step of Adam sees all regions. The result depends on the
-    arguments alone.
+    arguments alone. The heads begin as those of `start`, or else at random.
     """
     generator = torch.Generator().manual_seed(seed)
     frames, classes = bags.tags.shape
     tags = torch.stack([_of_some_segments(bags, settings.share, generator) for _ in range(settings.members)])
     size = (settings.members, classes + 1, bags.features.shape[1])
-    weight = (1e-3 * torch.randn(size, generator=generator)).requires_grad_()
-    bias = torch.zeros(size[:2])
+    weight, bias = 1e-3 * torch.randn(size, generator=generator), torch.zeros(size[:2])
     bias[:, 0] = settings.none_bias
+    if start is not None:
+        weight, bias = start.weight.clone(), start.bias.clone()
+    weight.requires_grad_()
     bias.requires_grad_()
     optimizer = torch.optim.Adam([weight, bias], settings.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from deal_core.dataset.settings import SourceSettings
-from deal_core.settings_file import NotNegative, Number, Positive, PositiveWhole, Settings, Size, Whole
+from deal_core.dataset.settings import Rehearsal, SourceSettings
+from deal_core.settings_file import Fraction, NotNegative, Number, Positive, PositiveWhole, Settings, Size, Whole
 
 LevelSet = Annotated[tuple[Whole, ...], Field(min_length=1)]
 
@@ -41,10 +41,18 @@ class HeadSettings(Settings):
     """Factor on the difference of the probabilities of overlapping regions in neighbouring frames."""
 
 
+class RegionDataSettings(SourceSettings):
+    """The dataset to train on."""
+
+    rehearse: Rehearsal | None = None
+    """[dataset, share]: an earlier dataset, frames of which make up this share of the training; share 0 only measures
+    what was lost. It needs `init_from`."""
+
+
 class RegionTrainSettings(Settings):
     """Settings of `deal regions`."""
 
-    data: SourceSettings
+    data: RegionDataSettings
     output: Path
     """Run folder; it keeps the features of all frames, so the next run with the same backbone takes seconds."""
     image_size: Size | None = None
@@ -54,3 +62,9 @@ class RegionTrainSettings(Settings):
     seed: Annotated[Whole, Field(ge=0)] = 11
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
+    init_from: Path | None = None
+    """Model file of an earlier training, from which this one starts: its backbone and feature level, and its heads, in
+    which classes are mapped by name, and new ones start fresh."""
+    max_loss_on_old: Fraction | None = None
+    """Largest fall, on the dataset of `data.rehearse`, of the figure of `fine_tune.json`; a larger one fails the run,
+    whose model is kept."""

@@ -14,19 +14,30 @@ from deal_core.devices import resolve_device
 from deal_core.errors import ConfigError
 from deal_core.files import os_errors_as, owning, replacing
 from deal_core.models.backbone import settle_weights
+from deal_core.models.domain_change import FineTuneReport
+from deal_core.models.earlier_model import start_from
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_model
 from deal_core.models.model_info import REGION_MIL
 from deal_core.models.region_mil import RegionMil
 from deal_core.ownership import remove_leftovers
-from deal_core.regions.bags import make_bags, standardise
+from deal_core.regions.bags import RegionBags, join_bags, make_bags, standardise
 from deal_core.regions.cache import frame_regions
-from deal_core.regions.choice import choose_levels
+from deal_core.regions.choice import LevelChoice, choose_levels
 from deal_core.regions.figures import RegionFigures, class_figures
-from deal_core.regions.head import train_heads
+from deal_core.regions.fine_tuning import (
+    FIGURE,
+    check_settings,
+    domain_change,
+    old_frames,
+    open_earlier,
+    settings_from,
+)
+from deal_core.regions.head import Heads, train_heads
 from deal_core.regions.scores import SCORE_THRESHOLD
 from deal_core.regions.settings import RegionTrainSettings
 from deal_core.settings_file import dump_settings
+from deal_core.structures import ClassList
 
 SETTINGS_FILE = "settings.yaml"
 FEATURES = "features"
@@ -35,10 +46,14 @@ FEATURES = "features"
 
 @dataclass(frozen=True)
 class RegionResult:
-    """The result of a training: the path of the model file, and what the model says about itself without masks."""
+    """The result of a training: the path of the model file, and what the model says about itself without masks.
+
+    `report` says what was gained and lost since the model of `init_from`; None without one.
+    """
 
     model: Path
     figures: RegionFigures
+    report: FineTuneReport | None = None
 
 
 def train_regions(
@@ -60,54 +75,98 @@ def train_regions(
         ModelFileError: initial weights cannot be read, or the model cannot be written.
         InUseError: another process trains in the folder.
         UsageError: the device is not available.
+        EvaluationError: more was lost on the dataset of `data.rehearse` than is accepted; the model is kept.
     """
     with owning(settings.output, ConfigError):
         return _train(settings, advance)
 
 
 def _train(settings: RegionTrainSettings, advance: Callable[[int, int], None]) -> RegionResult:
+    check_settings(settings)
+    earlier = open_earlier(settings)
+    if earlier:
+        settings = settings_from(settings, earlier)
     arguments = settle_weights(settings.network.arguments)
     settings = settings.model_copy(update={"network": settings.network.model_copy(update={"arguments": arguments})})
     dataset = open_dataset(settings.data)
     check_learnable(dataset)
+    old = old_frames(settings, len(dataset))
     device = resolve_device(settings.device)
     size = _image_size(settings, dataset)
     sets = settings.network.levels
     torch.manual_seed(settings.seed)
     network = _create(settings, len(dataset.classes), sorted({level for levels in sets for level in levels}))
+    changes = start_from(network, dataset.classes, earlier.model, earlier.path) if earlier else None
     _write_settings(settings)
-    found = frame_regions(
-        network.to(device),
-        dataset,
-        size,
-        settings.output / FEATURES,
-        arguments=settings.network.arguments,
-        advance=lambda done: advance(done, len(dataset)),
-    )
-    if not any(len(regions) for regions in found):
+    total = len(dataset) + (len(old.rehearsed) + len(old.watched) if old else 0)
+    done = 0
+
+    def bags_of(frames: Dataset) -> RegionBags:
+        nonlocal done
+        before, done = done, done + len(frames)
+        found = frame_regions(
+            network.to(device),
+            frames,
+            size,
+            settings.output / FEATURES,
+            arguments=settings.network.arguments,
+            advance=lambda count: advance(before + count, total),
+        )
+        network.cpu()
+        return make_bags(found, frames)
+
+    bags = bags_of(dataset)
+    if not len(bags.frame):
         raise ConfigError(f"{dataset.path}: no frame has a region; look at its depth with `deal check`")
-    bags = make_bags(found, dataset)
-    choice = choose_levels(bags, network, settings)
-    chosen, mean, std = standardise(bags.with_features(network.columns(choice.levels)))
-    heads = train_heads(chosen, settings.head, settings.seed)
+    learnt = bags
+    if old and len(old.rehearsed):
+        learnt = join_bags(bags, bags_of(old.rehearsed.with_classes(dataset.classes)))
+    choice = choose_levels(learnt, network, settings)
+    columns = network.columns(choice.levels)
+    scale = (network.feature_mean, network.feature_std) if earlier else (None, None)
+    chosen, mean, std = standardise(learnt.with_features(columns), *scale)
+    start = Heads(network.weight.detach(), network.bias.detach()) if earlier else None
+    heads = train_heads(chosen, settings.head, settings.seed, start)
     trained = _create(settings, len(dataset.classes), choice.levels)
     trained.take(network, mean, std, heads.weight, heads.bias)
-    counts = [len(regions) for regions in found]
-    figures = RegionFigures(
+    own = standardise(bags.with_features(columns), mean, std).bags
+    figures = _figures(own, heads, choice, dataset.classes)
+    arguments = {**arguments, **trained.settled, "levels": choice.levels, "members": heads.members}
+    facts = {
+        "frames": figures.frames,
+        "segments": figures.segments,
+        "seed": settings.seed,
+        "regions": figures.to_json(),
+    }
+    if earlier and changes:
+        facts["init_from"] = {"sha256": earlier.model.sha256, **changes.to_json()}
+    threshold = Threshold(SCORE_THRESHOLD, "argmax")
+    info = ModelInfo(REGION_MIL, arguments, dataset.classes, size, threshold, facts)
+    model = settings.output / MODEL_FILE
+    save_model(model, trained, info)
+    if not earlier or not changes:
+        return RegionResult(model, figures)
+    sides = (earlier.heads, earlier.model.info.classes), (heads, dataset.classes)
+    watched = standardise(bags_of(old.watched), mean, std).bags if old else None
+    lost = domain_change(old.watched, watched, old.held_out, *sides) if old and watched else None
+    gained = domain_change(dataset, own, False, *sides)
+    report = FineTuneReport(str(earlier.path), FIGURE, changes, gained, lost, settings.max_loss_on_old)
+    report.write(settings.output)
+    report.check(model)
+    return RegionResult(model, figures, report)
+
+
+def _figures(bags: RegionBags, heads: Heads, choice: LevelChoice, classes: ClassList) -> RegionFigures:
+    counts = torch.bincount(bags.frame, minlength=len(bags.tags)).tolist()
+    return RegionFigures(
         frames=len(counts),
         segments=len(bags.segments.unique()),
         frames_without_regions=counts.count(0),
         regions_per_frame=sum(counts) / len(counts),
         levels=choice.levels,
         compared=choice.compared,
-        classes=class_figures(chosen, heads, choice.ranking, dataset.classes),
+        classes=class_figures(bags, heads, choice.ranking, classes),
     )
-    arguments = {**arguments, **trained.settled, "levels": choice.levels, "members": heads.members}
-    facts = {"frames": len(counts), "segments": figures.segments, "seed": settings.seed, "regions": figures.to_json()}
-    threshold = Threshold(SCORE_THRESHOLD, "argmax")
-    info = ModelInfo(REGION_MIL, arguments, dataset.classes, size, threshold, facts)
-    save_model(settings.output / MODEL_FILE, trained, info)
-    return RegionResult(settings.output / MODEL_FILE, figures)
 
 
 def check_learnable(dataset: Dataset) -> None:

@@ -2,6 +2,7 @@
 from .cam_training import TrainResult, train
 from .distillation import DistillResult, distill
 from .figures import ClassFigures, TrainingFigures
+from .fine_tune_settings import FineTuneRequest, fine_tune_settings
 from .loop import Progress, fit
 from .settings import DistillSettings, TrainSettings
 
@@ -9,11 +10,13 @@ __all__ = [
     "ClassFigures",
     "DistillResult",
     "DistillSettings",
+    "FineTuneRequest",
     "Progress",
     "TrainResult",
     "TrainSettings",
     "TrainingFigures",
     "distill",
+    "fine_tune_settings",
     "fit",
     "train",
 ]

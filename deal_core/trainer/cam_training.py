@@ -41,7 +41,7 @@ from deal_core.trainer.run_folder import TrainState, as_begun
 from deal_core.trainer.schedule import weight_at
 from deal_core.trainer.settings import TrainSettings
 from deal_core.trainer.task import ThresholdError, run_task
-from deal_core.trainer.views import plain_batches
+from deal_core.trainer.views import output_of, plain_batches
 
 _log = logging.getLogger(__name__)
 
@@ -154,8 +154,8 @@ class CamTraining:
         alignment = alignment_loss(settings.deal, settings.data.image_size, held_out.depth_kind)
         losses, deal, sizes, right, known = [], [], [], 0, 0
         with evaluating(network):
-            for batch in plain_batches(held_out, settings, device):
-                output: CamOutput = network(batch.image)
+            for batch in plain_batches(held_out, settings, device, network=network):
+                output: CamOutput = output_of(network, batch)
                 logits = torch.stack(list(output.tag_logits.values())).mean(0)
                 losses.append(float(tag_loss(logits, batch.tags)))
                 cams = output.map(settings.deal.map, settings.deal.through_backbone)

@@ -37,7 +37,7 @@ from deal_core.trainer.loop import Progress, begin_step, end_step, evaluating
 from deal_core.trainer.run_folder import TrainState, as_begun, write_whole
 from deal_core.trainer.settings import ClipSettings, DistillSettings
 from deal_core.trainer.task import run_task
-from deal_core.trainer.views import plain_batches
+from deal_core.trainer.views import output_of, plain_batches
 
 REHEARSAL_MASKS = "rehearsal_masks"
 """In the run folder: masks of the frames of `data.rehearse` by the model of `init_from`."""
@@ -92,6 +92,7 @@ class DistillResult:
             "agreement": None,
             "drawn": None,
             **{name: score_to_json(score) for name, score in self.scores().items()},
+            **({"fine_tune": self.report.to_json()} if self.report else {}),
         }
 
 
@@ -175,7 +176,7 @@ class Distillation:
         """Return the loss on the held-out frames and the share of labelled pixels that agree with their masks."""
         losses, right, known = 0.0, 0, 0
         with evaluating(network):
-            for batch in plain_batches(held_out, self.settings, device, with_mask=True):
+            for batch in plain_batches(held_out, self.settings, device, with_mask=True, network=network):
                 logits, mask = _logits_and_mask(network, batch)
                 is_known = mask != UNLABELLED
                 losses += float(F.cross_entropy(logits.float(), mask.long(), ignore_index=UNLABELLED, reduction="sum"))
@@ -324,8 +325,11 @@ def _number(value: float) -> float | None:
 def _logits_and_mask(network: nn.Module, batch: TensorSample) -> tuple[Tensor, Tensor]:
     """Return the logits (B, K + 1, H, W) at the size of the masks (B, H, W)."""
     assert batch.mask is not None  # the views were made with masks
-    image = batch.image.contiguous(memory_format=torch.channels_last)
-    output: SegmenterOutput = network(image, batch.depth if network.uses_depth else None)
+    output: SegmenterOutput
+    if network.uses_depth:
+        output = network(batch.image.contiguous(memory_format=torch.channels_last), batch.depth)
+    else:
+        output = output_of(network, batch)
     return F.interpolate(output.logits, batch.mask.shape[1:], mode="bilinear", align_corners=False), batch.mask
 
 

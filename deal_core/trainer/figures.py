@@ -19,7 +19,7 @@ from deal_core.structures import Float64Array
 from deal_core.trainer.loop import evaluating
 from deal_core.trainer.objective import alignment_loss
 from deal_core.trainer.settings import TrainSettings
-from deal_core.trainer.views import plain_batches
+from deal_core.trainer.views import output_of, plain_batches
 
 FIGURES_KEY = "figures"
 """Key of the figures in the training facts of a model file."""
@@ -107,8 +107,8 @@ def measure_figures(
     alignment = alignment_loss(settings.deal, settings.data.image_size, watched.depth_kind)
     tags, logits, flat, terms = [], [], [], []
     with evaluating(network):
-        for batch in plain_batches(watched, settings, device):
-            output: CamOutput = network(batch.image)
+        for batch in plain_batches(watched, settings, device, network=network):
+            output: CamOutput = output_of(network, batch)
             tags.append(batch.tags.cpu())
             logits.append(torch.stack(list(output.tag_logits.values())).mean(0).cpu())
             flat.append(is_flat(output.activation).cpu())

@@ -15,6 +15,7 @@ from deal_core.losses.tags import tag_loss
 from deal_core.models.output import CamOutput, ConsistentNetwork
 from deal_core.structures import DepthKind
 from deal_core.trainer.settings import DealSettings, TrainSettings
+from deal_core.trainer.views import output_of
 
 _DEAL_OPTIONS = [field.name for field in fields(DepthEdgeOptions) if field.name in DealSettings.model_fields]
 
@@ -56,11 +57,11 @@ class Objective(nn.Module):
             tag_share: Number of known tags in this batch relative to the mean over all processes. Gradients are
                 averaged over processes, so this factor makes every image count the same.
         """
-        image = batch.image.contiguous(memory_format=torch.channels_last)
-        first: CamOutput = self.network(image)
+        first: CamOutput = output_of(self.network, batch)
         tags = self._tag_losses(first, batch.tags, weights.isl)
         parts: dict[str, Tensor] = {}
         if isinstance(self.network, ConsistentNetwork):
+            image = batch.image.contiguous(memory_format=torch.channels_last)
             agreement = self.network.consistency(image, batch.tags, first)
             tags = 0.5 * (tags + self._tag_losses(agreement.second, batch.tags))
             parts.update({f"loss_{name}": value for name, value in agreement.losses.items()})

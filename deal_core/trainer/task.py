@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -28,6 +28,7 @@ from deal_core.models.earlier_model import ClassChanges, start_from
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import MODEL_FILE, LoadedModel, ModelInfo, Threshold, load_model, save_model
 from deal_core.structures import ClassList, DepthKind
+from deal_core.trainer.frozen_views import freeze
 from deal_core.trainer.loop import Progress, check_batch_size, create_fabric, evaluating, fit, leave_unused_alone
 from deal_core.trainer.rehearsal import RehearsedFrames
 from deal_core.trainer.run_folder import TrainState
@@ -181,18 +182,27 @@ def _run(task: Task[F], fabric: Fabric, report: Callable[[Progress], None]) -> T
     if weights is not None and Path(weights).is_file():
         refuse_output_on_input([settings.output / MODEL_FILE], [Path(weights)], ConfigError)
     earlier = _open_earlier(task)
-    views = _create_views(task, frames, earlier)
-    check_batch_size(settings, views.epoch, fabric.world_size)
+    shown = _shown(task, frames, earlier)
+    check_batch_size(settings, shown.epoch, fabric.world_size)
     torch.manual_seed(settings.seed)
     network = create_model(settings.model.name, len(dataset.classes), **settings.model.arguments)
     task.prepare(network, frames)
     changes = start_from(network, dataset.classes, earlier.model, earlier.path) if earlier else None
     try_out(network, task)
+    frozen = freeze(network, shown.frames, settings, fabric.device)
     objective = task.objective(network, dataset.depth_kind)
 
     def held_out_figures() -> Mapping[str, float]:
         return task.held_out_figures(network, held_out, fabric.device) if len(held_out) else {}
 
+    views = Views(
+        shown.frames,
+        settings,
+        with_mask=task.with_mask,
+        frame_weights=shown.weights,
+        epoch=shown.epoch,
+        frozen=frozen,
+    )
     done = fit(fabric, network, objective, views, settings, task.step, held_out_figures, report)
 
     facts = {"steps": done.steps, "frames": len(frames), "seed": settings.seed, **task.facts()}
@@ -247,14 +257,21 @@ def _open_earlier(task: Task[F]) -> _Earlier[F] | None:
     return _Earlier(model, settings.init_from, *task.old_frames(dataset, model))
 
 
-def _create_views(task: Task[F], frames: F, earlier: _Earlier[F] | None) -> Views:
-    """Return the views of the training frames and of those that are rehearsed."""
-    settings, weights = task.settings, task.frame_weights(frames)
-    share = settings.data.rehearse[1] if settings.data.rehearse else 0.0
-    if not earlier or earlier.frames is None or share == 0:
-        return Views(frames, settings, with_mask=task.with_mask, frame_weights=weights)
-    both = RehearsedFrames(frames, earlier.frames.with_classes(frames.classes), share)
-    return Views(both, settings, with_mask=task.with_mask, frame_weights=both.weights(weights), epoch=both.epoch)
+class _Shown(NamedTuple):
+    """The frames of a training, how often to show each, and how many an epoch shows."""
+
+    frames: Frames
+    weights: Sequence[float] | None
+    epoch: int
+
+
+def _shown(task: Task[F], frames: F, earlier: _Earlier[F] | None) -> _Shown:
+    """Return the training frames, with those that are rehearsed."""
+    weights, rehearse = task.frame_weights(frames), task.settings.data.rehearse
+    if not earlier or earlier.frames is None or rehearse is None or rehearse[1] == 0:
+        return _Shown(frames, weights, len(frames))
+    both = RehearsedFrames(frames, earlier.frames.with_classes(frames.classes), rehearse[1])
+    return _Shown(both, both.weights(weights), both.epoch)
 
 
 def _report(

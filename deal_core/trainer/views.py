@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import default_collate
 
 from deal_core.dataset.settings import DataSettings
 from deal_core.dataset.transforms import TensorSample, TrainTransform, resize_sample, to_tensors
 from deal_core.errors import DealError
+from deal_core.features.grid import crop_maps
+from deal_core.features.kept_maps import keep_maps, require_mapped
 from deal_core.structures import Int64Array, Sample
+from deal_core.trainer.frozen_views import FrozenViews
 from deal_core.trainer.settings import RunSettings
 
 
@@ -31,7 +35,7 @@ class Views(TorchDataset["TensorSample | DealError"]):
     """Random views of frames; the index of an item is (frame, seed of the view).
 
     `frame_weights` say how often an epoch shows each frame, relative to the others; None: each once. `epoch` is the
-    number of views of an epoch; None: one for each frame.
+    number of views of an epoch; None: one for each frame. With `frozen`, views differ by flips and grid crops alone.
 
     The item of an unreadable frame is the error itself: an error raised in a worker would carry the worker's traceback
     in its message.
@@ -45,13 +49,15 @@ class Views(TorchDataset["TensorSample | DealError"]):
         with_mask: bool = False,
         frame_weights: Sequence[float] | None = None,
         epoch: int | None = None,
+        frozen: FrozenViews | None = None,
     ) -> None:
         self._frames = frames
         self.epoch = len(frames) if epoch is None else epoch
         self.frame_weights = None if frame_weights is None else tuple(frame_weights)
         self._settings = settings.data
         self._transform = TrainTransform(settings.data, with_mask=with_mask)
-        self._cache: dict[int, Sample] | None = {} if settings.data.cache else None
+        self._frozen, self._with_mask = frozen, with_mask
+        self._cache: dict[int, Sample] | None = {} if settings.data.cache or (frozen and frozen.maps) else None
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -59,6 +65,8 @@ class Views(TorchDataset["TensorSample | DealError"]):
     def __getitem__(self, item: tuple[int, int]) -> TensorSample | DealError:
         frame, seed = item
         try:
+            if self._frozen is not None:
+                return self._frozen.view(self._load(frame), frame, seed, self._settings.flip, with_mask=self._with_mask)
             return self._transform(self._load(frame), seed)
         except DealError as error:
             return error
@@ -68,8 +76,11 @@ class Views(TorchDataset["TensorSample | DealError"]):
             return self._frames.load(frame)
         if frame not in self._cache:
             sample = self._frames.load(frame)
-            size = cached_size(sample.image.shape[:2], self._settings)
-            self._cache[frame] = sample if size is None else resize_sample(sample, size)
+            if self._frozen is not None:
+                self._cache[frame] = self._frozen.prepare(sample)
+            else:
+                size = cached_size(sample.image.shape[:2], self._settings)
+                self._cache[frame] = sample if size is None else resize_sample(sample, size)
         return self._cache[frame]
 
 
@@ -136,13 +147,42 @@ class BatchOrder:
 
 
 def plain_batches(
-    frames: Frames, settings: RunSettings, device: torch.device, *, with_mask: bool = False
+    frames: Frames,
+    settings: RunSettings,
+    device: torch.device,
+    *,
+    with_mask: bool = False,
+    network: nn.Module | None = None,
 ) -> Iterator[TensorSample]:
-    """Yield batches of the frames at the size of the network, without augmentation."""
+    """Yield batches of the frames at the size of the network, without augmentation.
+
+    With a `network`, they have its kept feature maps beside the images, if `data.features` is set.
+    """
+    data = settings.data
+    maps = keep_maps(network, frames, data.image_size, data.features, flip=False) if network and data.features else None
     for start in range(0, len(frames), settings.batch_size):
-        samples = [frames.load(i) for i in range(start, min(start + settings.batch_size, len(frames)))]
-        sized = [resize_sample(sample, settings.data.image_size) for sample in samples]
-        yield _collate([to_tensors(sample, with_mask=with_mask) for sample in sized]).map(lambda t: t.to(device))
+        indices = range(start, min(start + settings.batch_size, len(frames)))
+        sized = [resize_sample(frames.load(index), data.image_size) for index in indices]
+        views = [to_tensors(sample, with_mask=with_mask) for sample in sized]
+        if maps is not None:
+            views = [replace(view, maps=maps.read(index)) for view, index in zip(views, indices, strict=True)]
+        yield _collate(views).map(lambda tensor: tensor.to(device))
+
+
+def output_of(network: nn.Module, batch: TensorSample) -> Any:
+    """Return the output of a network for a batch: from its feature maps, if it has them, or else from its images.
+
+    Args:
+        network: Network without depth; a `MappedNetwork` for maps and crops.
+        batch: Batch of views.
+    """
+    if batch.maps is not None:
+        return require_mapped(network).of_maps(batch.maps)
+    image = batch.image.contiguous(memory_format=torch.channels_last)
+    if batch.box is None:
+        return network(image)
+    mapped = require_mapped(network)
+    return mapped.of_maps(crop_maps(mapped.maps(image), batch.box))
 
 
 def collate_or_error(samples: list[TensorSample | DealError]) -> TensorSample | DealError:
@@ -155,5 +195,15 @@ def collate_or_error(samples: list[TensorSample | DealError]) -> TensorSample | 
 def _collate(samples: list[TensorSample]) -> TensorSample:
     tensors = [default_collate([getattr(s, name) for s in samples]) for name in ("image", "depth", "valid", "tags")]
     masks = [sample.mask for sample in samples if sample.mask is not None]
+    maps = [sample.maps for sample in samples if sample.maps is not None]
+    boxes = [sample.box for sample in samples if sample.box is not None]
     image, depth, valid, tags = tensors
-    return TensorSample(image, depth, valid, tags, default_collate(masks) if masks else None)
+    return TensorSample(
+        image,
+        depth,
+        valid,
+        tags,
+        default_collate(masks) if masks else None,
+        tuple(torch.stack(level) for level in zip(*maps, strict=True)) if maps else None,
+        torch.stack(boxes) if boxes else None,
+    )

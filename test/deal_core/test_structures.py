@@ -21,7 +21,15 @@ from deal_core.recording.image_encodings import to_depth_m, to_depth_mm
 from deal_core.runtime.camera_rays import measured
 from deal_core.runtime.labelled_points import labelled_points
 from deal_core.runtime.segmenter import Segmentation
-from deal_core.structures import CameraIntrinsics, Float32Array, metres_to_depth, valid_depth
+from deal_core.structures import (
+    CameraIntrinsics,
+    ClassList,
+    Float32Array,
+    TagMarker,
+    TagState,
+    metres_to_depth,
+    valid_depth,
+)
 from deal_core.surfaces.planes import find_planes
 
 SHAPE = (12, 16)
@@ -84,3 +92,12 @@ def test_what_is_given_as_invalid_stays_so() -> None:
     depth, given_valid = np.array([0.5, 1.0, np.nan]), np.array([True, False, True])
     assert valid_depth(depth, given_valid).tolist() == [True, False, False]
     assert valid_depth(torch.from_numpy(depth), torch.from_numpy(given_valid)).tolist() == [True, False, False]
+
+
+def test_tags_for_other_classes_say_nothing_about_what_was_not_asked() -> None:
+    ours, others = ClassList(("mug", "drill")), ClassList(("kettle", "drill"))
+    complete = TagState(("mug",), marker=TagMarker.COMPLETE).for_classes(ours, others)
+    assert np.isnan(complete.vector(others)[0]) and complete.vector(others)[1] == 0
+    partial = TagState(("drill",), ("mug",)).for_classes(ours, others)
+    assert np.isnan(partial.vector(others)[0]) and partial.vector(others)[1] == 1
+    assert np.isnan(TagState(("drill",), marker=TagMarker.IGNORE).for_classes(ours, others).vector(others)).all()

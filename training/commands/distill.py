@@ -43,6 +43,7 @@ def distill(
     from deal_core.settings_file import load_settings
     from deal_core.trainer.settings import DistillSettings
     from training.support.console import console, is_first_process, print_json
+    from training.support.fine_tuning import print_report
 
     settings = load_settings(DistillSettings, config, overrides or [])
     if is_first_process() and settings.masks != "drawn":
@@ -54,6 +55,8 @@ def distill(
         print_json(result.to_json())
         return
     console().print(f"model: {result.model} (each pixel takes its strongest class or background)", markup=False)
+    if result.report:
+        print_report(result.report)
     _print_scores(result)
 
 

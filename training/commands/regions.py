@@ -34,16 +34,20 @@ def regions(
     from deal_core.regions.settings import RegionTrainSettings
     from deal_core.settings_file import load_settings
     from training.support.console import console, print_json
+    from training.support.fine_tuning import print_report
 
     result = run_region_training(load_settings(RegionTrainSettings, config, overrides or []), quiet=as_json)
     if as_json:
-        print_json({"model": result.model, **result.figures.to_json(), "warnings": result.figures.warnings})
+        changes = {"fine_tune": result.report.to_json()} if result.report else {}
+        print_json({"model": result.model, **result.figures.to_json(), "warnings": result.figures.warnings, **changes})
         return
     for warning in result.figures.warnings:
         console().print(f"warning: {warning}", style="yellow", markup=False)
     levels = ", ".join(map(str, result.figures.levels))
     console().print(f"model: {result.model} (feature levels {levels})", markup=False)
     _print_figures(result.figures)
+    if result.report:
+        print_report(result.report)
 
 
 def run_region_training(settings: RegionTrainSettings, *, quiet: bool = False) -> RegionResult:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from training.support.options import parse_pair
+
 if TYPE_CHECKING:
     from deal_core.synthetic.world import World
 
@@ -74,7 +76,7 @@ def synth(
     from deal_core.synthetic.tag_faults import parse_tag_faults
     from training.support.console import console, print_json, track
 
-    width, height = _pair(size, "x", "--size", "320x240")
+    width, height = parse_pair(size, "x", "--size", "320x240")
     config: World
     if world == "rooms":
         _refuse("tabletops", objects=objects, prints=prints)
@@ -98,8 +100,8 @@ def synth(
             width=width,
             height=height,
             num_classes=classes,
-            objects_per_scene=_pair(objects or "2-4", "-", "--objects", "2-4"),
-            prints_per_scene=_pair(prints or "1-3", "-", "--prints", "1-3"),
+            objects_per_scene=parse_pair(objects or "2-4", "-", "--objects", "2-4"),
+            prints_per_scene=parse_pair(prints or "1-3", "-", "--prints", "1-3"),
         )
     frames = track(render_scenes(config), "rendering", config.frames, quiet=json_)
     write_recording(output, config, frames, overwrite=overwrite)
@@ -118,12 +120,3 @@ def _refuse(world: str, **options: str | None) -> None:
         if value is not None:
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{option} is only for --world {world}: leave it out, or choose that world")
-
-
-def _pair(text: str, separator: str, option: str, example: str) -> tuple[int, int]:
-    from deal_core.errors import UsageError
-
-    first, found, second = text.strip().lower().partition(separator)
-    if not (found and first.strip().isdecimal() and second.strip().isdecimal()):
-        raise UsageError(f"{option}: expected two whole numbers like {example}, found '{text}'")
-    return int(first), int(second)

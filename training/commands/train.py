@@ -37,6 +37,7 @@ def train(
     from deal_core.settings_file import load_settings
     from deal_core.trainer.settings import TrainSettings
     from training.support.console import console, is_first_process, print_json
+    from training.support.fine_tuning import print_report
     from training.support.quality import print_warnings
 
     result = run_training(load_settings(TrainSettings, config, overrides or []), quiet=as_json)
@@ -54,12 +55,15 @@ def train(
                 "steps": result.steps,
                 "resumed_from": result.resumed_from,
                 "quality": verdict.to_json(),
+                **({"fine_tune": result.report.to_json()} if result.report else {}),
             }
         )
     else:
         console().print(
             f"model: {result.model} (background threshold {threshold.value:.2f}, {threshold.rule})", markup=False
         )
+        if result.report:
+            print_report(result.report)
         print_warnings(verdict)
 
 

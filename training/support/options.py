@@ -251,6 +251,20 @@ def parse_numbers(text: str) -> tuple[float, ...]:
         return ()
 
 
+def parse_pair(text: str, separator: str, option: str, example: str) -> tuple[int, int]:
+    """Return two whole numbers, such as a size.
+
+    Raises:
+        UsageError: the text is something else; `option` names it, and `example` shows what is expected.
+    """
+    from deal_core.errors import UsageError
+
+    first, found, second = text.strip().lower().partition(separator)
+    if not (found and first.strip().isdecimal() and second.strip().isdecimal()):
+        raise UsageError(f"{option}: expected two whole numbers like {example}, found '{text}'")
+    return int(first), int(second)
+
+
 def split_list(text: str) -> tuple[str, ...]:
     """Return the entries of a comma-separated list without surrounding space; empty entries are dropped."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,7 +140,8 @@ def test_a_segmenter_rehearses_masks_of_the_model_or_drawn_ones(
     new_dataset: Path, tiny_dataset: Path, old_robot: Path, tmp_path: Path, masks: str
 ) -> None:
     overrides = ["device=cpu", f"rehearse_masks={masks}", "log_every=1"]
-    request = FineTuneRequest(new_dataset, old_robot, tmp_path / "run", tiny_dataset, 0.5, "drawn", 1.0, 4, overrides)
+    start = FineTuneRequest(new_dataset, old_robot, tmp_path / "run", tiny_dataset, 0.5, masks="drawn", max_loss=1.0)
+    request = replace(start, steps=4, overrides=overrides)
     settings = fine_tune_settings(request)
     assert isinstance(settings, DistillSettings)
     result = distill(settings)

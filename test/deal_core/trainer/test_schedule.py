@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from deal_core.dataset.settings import DataSettings
 from deal_core.models.backbone import InitialWeights
 from deal_core.trainer.run_folder import TrainState
-from deal_core.trainer.schedule import create_optimizer, learning_rate_factor, schedule_position, weight_at
+from deal_core.trainer.schedule import (
+    create_optimizer,
+    layers_from_the_end,
+    learning_rate_factor,
+    schedule_position,
+    weight_at,
+)
 from deal_core.trainer.settings import DealSettings, OptimizerSettings, TrainSettings
 
 
@@ -181,3 +187,36 @@ def test_a_checkpoint_keeps_its_implementation() -> None:
     resumed = create_optimizer(net, OptimizerSettings(), on_cpu=True)
     resumed.load_state_dict(older.state_dict())
     assert {group["fused"] for group in resumed.param_groups} == {None}
+
+
+@pytest.mark.parametrize(
+    ("names", "layers"),
+    [
+        (["stem.conv.weight", "s1.b1.conv1.weight", "s1.b2.conv1.weight", "s2.b1.bn.bias"], [3, 2, 1, 0]),
+        (
+            ["model.pos_embed", "model.blocks.0.norm1.weight", "model.blocks.1.mlp.weight", "norm.bias"],
+            [2, 1, 0, 0],
+        ),
+        (
+            ["conv1.0.weight", "layer1.0.conv1.weight", "layer1.0.bn2.weight", "layer2.0.downsample.weight"],
+            [2, 1, 1, 0],
+        ),
+        (["weight"], [0]),
+        ([], []),
+    ],
+)
+def test_layers_are_the_numbered_blocks_counted_from_the_end(names: list[str], layers: list[int]) -> None:
+    assert layers_from_the_end(names) == layers
+
+
+def test_each_layer_of_the_backbone_learns_more_slowly_than_the_next() -> None:
+    net = tiny_net()
+    optimizer = create_optimizer(net, OptimizerSettings(backbone_factor=0.5, layer_decay=0.8))
+    factor = {id(p): group["factor"] for group in optimizer.param_groups for p in group["params"]}
+    names = [name for name, _ in net.backbone.named_parameters()]
+    for (name, parameter), layer in zip(net.backbone.named_parameters(), layers_from_the_end(names), strict=True):
+        assert factor[id(parameter)] == pytest.approx(0.5 * 0.8**layer), name
+    assert len({factor[id(p)] for p in net.backbone.parameters()}) > 3
+    assert {factor[id(p)] for p in net.classifier.parameters()} == {1.0}
+    flat = create_optimizer(tiny_net(), OptimizerSettings(backbone_factor=0.5))
+    assert {group["factor"] for group in flat.param_groups} == {0.5, 1.0}
