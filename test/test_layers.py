@@ -26,7 +26,9 @@ FLOORS = (
     ("deal_core.report",),
     ("deal_core.trainer",),
     ("deal_core.evaluation", "deal_core.quality"),
-    ("deal_core.runtime", "deal_core.recorder", "deal_core.tagging"),
+    ("deal_core.tagging",),
+    ("deal_core.taps",),
+    ("deal_core.runtime", "deal_core.recorder"),
     ("deal_core.masks", "deal_core.web"),
     ("deal_core.regions",),
     ("deal_core.models", "deal_core.dataset", "deal_core.synthetic", "deal_core.drawing"),
@@ -37,7 +39,7 @@ FLOORS = (
     ("deal_core",),
 )
 FLAT = {"structures", "settings_file", "devices", "errors", "files", "isolated_python", "drawing"}
-NEVER_IN_DEAL_ROS = ("trainer", "evaluation", "quality", "report", "experiments", "masks", "regions")
+NEVER_IN_DEAL_ROS = ("trainer", "evaluation", "quality", "report", "experiments", "masks", "regions", "taps")
 
 
 def modules() -> dict[str, Path]:

@@ -24,6 +24,7 @@ from training.commands.experiments import experiments
 from training.commands.export import export
 from training.commands.extract import extract
 from training.commands.import_weights import import_weights
+from training.commands.poses import poses
 from training.commands.regions import regions
 from training.commands.report import report
 from training.commands.segment import segment
@@ -35,7 +36,7 @@ from training.support.options import spread_options
 
 _COMMANDS = (
     *(cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, import_weights),
-    *(regions, report, segment, synth, tag, train, view),
+    *(poses, regions, report, segment, synth, tag, train, view),
 )
 _INTERRUPTED = 130
 
