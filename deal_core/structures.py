@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from deal_core.errors import DatasetError, UsageError, nearest_hint
+from deal_core.errors import DatasetError, UsageError, nearest_hint, short
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,9 @@ class ClassList:
         if not 1 <= len(names) <= MAX_CLASSES:
             raise DatasetError(f"expected 1 to {MAX_CLASSES} classes, found {len(names)}")
         if any(not isinstance(n, str) or not n.strip() or n != n.strip() for n in names):
-            raise DatasetError(f"class names must be non-empty and without outer spaces, found {list(names)}")
+            raise DatasetError(
+                f"class names must be non-empty and without outer spaces, found {short(list(names), 300)}"
+            )
         if len(set(names)) != len(names):
             repeated = sorted({n for n in names if names.count(n) > 1})
             raise DatasetError(f"class names must be unique, found {repeated} more than once")
@@ -86,6 +88,18 @@ class ClassList:
                 f"unknown class '{name}': expected one of {', '.join(self.names)}.{nearest_hint(name, self.names)}"
             ) from None
 
+    def ids_in(self, other: ClassList) -> UInt8Array:
+        """Return (256,) the id in masks of `other` of each mask value: by name, 0 for a class that it does not have.
+
+        >>> ClassList(("mug", "drill")).ids_in(ClassList(("drill",)))[[0, 1, 2, 255]].tolist()
+        [0, 0, 1, 255]
+        """
+        ids = np.zeros(256, np.uint8)
+        ids[UNLABELLED] = UNLABELLED
+        for number, name in enumerate(self.names, 1):
+            ids[number] = other.id_of(name) if name in other.names else BACKGROUND
+        return ids
+
     def palette(self) -> UInt8Array:
         """Return the (256, 3) RGB colour of every mask value; background black, unlabelled grey."""
         table = np.zeros((256, 3), np.uint8)
@@ -111,7 +125,8 @@ def classes_from_json(value: Any) -> ClassList:
         return ClassList(names, colors)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
-            f'expected classes like [{{"name": "mug", "color": [255, 0, 0]}}], found {value!r} ({error})'
+            f'expected classes like [{{"name": "mug", "color": [255, 0, 0]}}], found {short(value)} '
+            f"({str(error)[:200]})"
         ) from None
 
 
@@ -182,6 +197,17 @@ class TagState:
         tags[present] = 1.0
         return tags
 
+    def for_classes(self, classes: ClassList, others: ClassList) -> TagState:
+        """Return what these tags for `classes` say about `others`; a class that is not among `classes` is unknown."""
+        if self.marker is TagMarker.IGNORE:
+            return TagState(marker=TagMarker.IGNORE)
+        known = zip(classes.names, self.vector(classes), strict=True)
+        shared = [(name, value) for name, value in known if name in others.names]
+        return TagState(
+            present=tuple(name for name, value in shared if value == 1),
+            absent=tuple(name for name, value in shared if value == 0),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form that frames.jsonl and the tags topic contain."""
         return {"present": list(self.present), "absent": list(self.absent), "marker": self.marker.value}
@@ -201,7 +227,7 @@ class TagState:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DatasetError(
                 'expected tags like {"present": ["mug"], "absent": [], "marker": "complete"}, '
-                f"found {value!r} ({error})"
+                f"found {short(value)} ({str(error)[:200]})"
             ) from None
 
 
@@ -218,8 +244,8 @@ class CameraIntrinsics:
     distortion: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
     distortion_model: str = "plumb_bob"
     frame_id: str = "camera_color_optical_frame"
-    # When pydantic reads a camera from a file, an unknown key is an error.
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    # When pydantic reads a camera from a file, an unknown key is an error, and so is nan.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     def resized(self, width: int, height: int) -> CameraIntrinsics:
         """Return the intrinsics after resizing the image to (height, width); the centre of pixel (0, 0) is (0, 0)."""

@@ -23,6 +23,7 @@ from training.commands.evaluate import evaluate
 from training.commands.experiments import experiments
 from training.commands.export import export
 from training.commands.extract import extract
+from training.commands.fine_tune import fine_tune
 from training.commands.import_weights import import_weights
 from training.commands.poses import poses
 from training.commands.regions import regions
@@ -35,8 +36,8 @@ from training.commands.view import view
 from training.support.options import spread_options
 
 _COMMANDS = (
-    *(cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, import_weights),
-    *(poses, regions, report, segment, synth, tag, train, view),
+    *(cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, fine_tune),
+    *(import_weights, poses, regions, report, segment, synth, tag, train, view),
 )
 _INTERRUPTED = 130
 
@@ -74,6 +75,12 @@ def main() -> None:
         _fail(error, 2)
     except DealError as error:
         _fail(error, 1)
+    except OSError as error:
+        from deal_core.files import is_full, why_not
+
+        if not is_full(error):
+            raise
+        _fail(DealError(f"{error.filename or 'a file'} cannot be written: {why_not(error)}"), 1)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "deal_core", "deal_ros", "training"):

@@ -16,19 +16,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from deal_core.dataset.depth_maps import DepthMaps
-from deal_core.dataset.image_files import check_ids, check_image, first_few, inside, read_color, read_ids, read_image
+from deal_core.dataset.image_files import (
+    check_ids,
+    check_image,
+    first_few,
+    inside,
+    read_color,
+    read_ids,
+    read_image,
+    refuse_outside,
+)
 from deal_core.dataset.taps import BoxLine, Mark, TapLine, check_marks
 from deal_core.errors import DatasetError, DealError, UsageError, explain_invalid, nearest_hint
-from deal_core.files import read_lines, read_text, refuse_output_on_input
+from deal_core.files import read_lines, refuse_output_on_input
+from deal_core.limits import read_bytes
 from deal_core.structures import (
     BACKGROUND,
     UNLABELLED,
@@ -43,6 +52,7 @@ from deal_core.structures import (
     depth_to_metres,
     valid_depth,
 )
+from deal_core.text_formats import read_yaml
 
 DATASET_FILE, FRAMES_FILE, CAMERA_FILE, SOURCE_FILE = "dataset.yaml", "frames.jsonl", "camera.json", "source.json"
 RECORDINGS = "recordings"
@@ -202,6 +212,7 @@ class Dataset:
             DatasetError: a file is missing or damaged, or its type or size differs from what the colour image needs.
         """
         record = frame if isinstance(frame, FrameRecord) else self.frames[frame]
+        self._refuse_outside(record)
         image = self._loader.image(record)
         size = (image.shape[0], image.shape[1])
         maps = self._depth_maps
@@ -223,7 +234,9 @@ class Dataset:
         Raises:
             DatasetError: the file is missing or damaged.
         """
-        return self._loader.image(frame if isinstance(frame, FrameRecord) else self.frames[frame])
+        record = frame if isinstance(frame, FrameRecord) else self.frames[frame]
+        refuse_outside(self.path, record.color)
+        return self._loader.image(record)
 
     def files(self) -> Iterator[Path]:
         """Yield the files and folders from which the frames are read."""
@@ -260,6 +273,18 @@ class Dataset:
             )
         return Dataset(self.path, self.classes, self.frames, self._loader, notes=self.notes, depth_maps=maps)
 
+    def with_classes(self, classes: ClassList) -> Dataset:
+        """Return the same frames with the tags and masks of other classes, which are mapped by name.
+
+        A class that the dataset does not have is unknown in every frame and has no pixel; one that only the dataset has
+        is left out, and its pixels become background.
+        """
+        if classes.names == self.classes.names:
+            return self
+        frames = [replace(frame, tags=frame.tags.for_classes(self.classes, classes)) for frame in self.frames]
+        loader = _MappedLoader(self._loader, self.classes, classes)
+        return Dataset(self.path, classes, frames, loader, notes=self.notes, depth_maps=self._depth_maps)
+
     def camera(self, recording: str) -> CameraIntrinsics | None:
         """Return the intrinsics of a recording's colour camera, or None without camera.json.
 
@@ -269,13 +294,14 @@ class Dataset:
         file = self.path / RECORDINGS / recording / CAMERA_FILE
         if not file.exists():
             return None
+        refuse_outside(self.path, file)
         try:
-            found = TypeAdapter(_CameraFile).validate_json(file.read_bytes())
+            found = TypeAdapter(_CameraFile).validate_json(read_bytes(file))
             return CameraIntrinsics(**{each.name: getattr(found, each.name) for each in fields(CameraIntrinsics)})
-        except OSError as error:
-            raise DatasetError(f"{file} cannot be read ({error}): extract the recording again") from None
         except ValidationError as error:
             raise DatasetError(f"{file}: {explain_invalid(error)}; extract the recording again") from None
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{file} cannot be read ({error}): extract the recording again") from None
 
     def subset(
         self, recordings: Collection[str] | None = None, predicate: Callable[[FrameRecord], bool] | None = None
@@ -323,6 +349,12 @@ class Dataset:
             self.subset(predicate=lambda f: (f.recording, f.segment) in held),
         )
 
+    def _refuse_outside(self, record: FrameRecord) -> None:
+        depth = None if self._depth_maps else record.depth
+        refuse_outside(self.path, *(file for file in (record.color, depth, record.mask) if file))
+        if self._depth_maps:
+            refuse_outside(self._depth_maps.folder, self._depth_maps.path(record.key))
+
     def _mask(self, record: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
         mask = self._loader.mask(record, size)
         if mask is not None and record.mask is not None:
@@ -364,6 +396,27 @@ class FolderLoader(FrameLoader):
         return file
 
 
+@dataclass(frozen=True)
+class _MappedLoader(FrameLoader):
+    """Reads the images of another loader, and gives their masks the ids of other classes."""
+
+    loader: FrameLoader
+    classes: ClassList
+    wanted: ClassList
+
+    def image(self, frame: FrameRecord) -> UInt8Array:
+        return self.loader.image(frame)
+
+    def depth(self, frame: FrameRecord, size: tuple[int, int]) -> Float32Array | None:
+        return self.loader.depth(frame, size)
+
+    def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
+        mask = self.loader.mask(frame, size)
+        if mask is not None and frame.mask is not None:
+            check_ids(frame.mask, mask, self.classes)
+        return None if mask is None else self.classes.ids_in(self.wanted)[mask]
+
+
 class DatasetHeader(BaseModel):
     """The content of dataset.yaml."""
 
@@ -383,13 +436,14 @@ def read_classes(path: Path) -> ClassList:
         DatasetError: dataset.yaml is missing, wrong, or has another version.
     """
     file = path / DATASET_FILE
+    refuse_outside(path, file)
     try:
-        content = yaml.safe_load(read_text(file))
-    except FileNotFoundError:
+        content = read_yaml(file)
+    except (FileNotFoundError, NotADirectoryError):
         raise DatasetError(
             f"{path} is not a dataset: expected {DATASET_FILE} in it; make one with `deal extract`"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise DatasetError(f"{file} cannot be read: {error}") from None
     try:
         return classes_from_json(DatasetHeader.model_validate(content).classes)
@@ -415,6 +469,7 @@ def read_frames(path: Path, recording: str, classes: ClassList) -> Iterator[Fram
     """
     folder = path / RECORDINGS / recording
     file = folder / FRAMES_FILE
+    refuse_outside(path, file)
     stamps: set[int] = set()
     try:
         lines = read_lines(file)
@@ -473,16 +528,19 @@ def masks_without_class(place: Path | str, classes: ClassList) -> DatasetError:
     )
 
 
+_Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
 class _FrameLine(BaseModel):
     """A line of frames.jsonl."""
 
     model_config = ConfigDict(strict=True)
 
-    stamp_ns: int
+    stamp_ns: _Int64
     color: str
     depth: str
     tags: dict[str, Any]
-    segment: int
+    segment: _Int64
     mask: str | None = None
     points: list[TapLine] = []
     boxes: list[BoxLine] = []

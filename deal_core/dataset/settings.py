@@ -39,6 +39,10 @@ class SourceSettings(Settings):
     """Classes of COCO: 80 classes without gaps, or one for each category id 1 to 90."""
 
 
+Rehearsal = tuple[Path, Annotated[Number, Field(ge=0, lt=1)]]
+"""An earlier dataset (of `deal extract`), and the share of the training that its frames make up."""
+
+
 class DataSettings(SourceSettings):
     """The dataset to train on, and its augmentation."""
 
@@ -46,9 +50,10 @@ class DataSettings(SourceSettings):
     """Share of the segments held out to monitor the tag loss; training never reads masks."""
     image_size: Size = (240, 320)
     """(height, width) of the network's input."""
-    crop: Literal["resized", "canvas"] = "resized"
+    crop: Literal["resized", "canvas", "grid"] = "resized"
     """resized: a random part of the image, resized to `image_size`. canvas: a window of `image_size` in the image at a
-    random `long_side`, padded with ImageNet's mean colour, as in SEAM."""
+    random `long_side`, padded with ImageNet's mean colour, as in SEAM. grid: the backbone sees the whole image, and its
+    feature maps are cropped along their cells."""
     crop_scale: Annotated[tuple[PositiveFraction, PositiveFraction], AfterValidator(refuse_falling)] = (0.5, 1.0)
     """Smallest and largest share of the image's area in a resized crop; (1, 1) switches cropping off."""
     crop_shape: Literal["image", "network"] = "image"
@@ -77,3 +82,9 @@ class DataSettings(SourceSettings):
     """Number of processes that load images beside the training process."""
     cache: bool = False
     """Keep decoded images in memory, at most as large as the random views need."""
+    rehearse: Rehearsal | None = None
+    """[dataset, share]: an earlier dataset, frames of which make up this share of the training, so that what was learnt
+    from it is not lost. Share 0 only measures what was lost. It needs `init_from`."""
+    features: Path | None = None
+    """Folder of feature maps (`deal features`) for a frozen backbone; maps that it lacks are made and kept. Views then
+    differ by flips and grid crops alone."""

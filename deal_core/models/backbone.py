@@ -77,6 +77,8 @@ class InitialWeights:
         if self.source == "hub":
             return "pretrained weights of timm"
         total = self.used + self.unused
+        if not self.unused:
+            return f"pretrained weights of {self.source}: all {total} tensors of the backbone"
         return (
             f"pretrained weights of {self.source}: {self.used} of its {total} tensors "
             f"({100 * self.used / max(total, 1):.0f} %) are used, the others belong to later layers"

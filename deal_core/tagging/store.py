@@ -1,13 +1,12 @@
 """Edit the tags, taps and boxes of a dataset; each edit is on disk before it is acknowledged.
 
 An edit writes a recording's frames.jsonl under a temporary name and renames it, so that a crash leaves the tags from
-before or after the edit. One process edits a dataset at a time (the system releases the lock on the folder when the
-process ends); it may serve any number of pages, whose edits are merged: class by class, and mark by mark.
+before or after the edit. One process edits a dataset at a time; it may serve any number of pages, whose edits are
+merged: class by class, and mark by mark.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import threading
@@ -24,7 +23,10 @@ from deal_core.dataset.dataset import FRAMES_FILE, RECORDINGS, FrameRecord, read
 from deal_core.dataset.taps import Mark, Tap, check_marks, marks_to_json
 from deal_core.errors import DatasetError, UsageError
 from deal_core.files import os_errors_as, read_lines, replacing
+from deal_core.ownership import OWNER_FILE, Owner, remove_leftovers
 from deal_core.structures import ClassList, TagMarker, TagState
+
+_OWNER_FILE = f"{OWNER_FILE}.tags"
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 """The states of a class in a frame."""
@@ -72,8 +74,8 @@ class TagStore(AbstractContextManager["TagStore"]):
         path: the dataset folder.
 
     Raises:
-        DatasetError: `path` is not a dataset, a line of frames.jsonl is wrong, a folder is not writable, or another
-            process is tagging the dataset.
+        DatasetError: `path` is not a dataset, a line of frames.jsonl is wrong, a folder is not writable.
+        InUseError: another process is tagging the dataset.
 
     Example:
         >>> with TagStore(Path("kitchen")) as store:  # doctest: +SKIP
@@ -84,11 +86,12 @@ class TagStore(AbstractContextManager["TagStore"]):
         self.path = Path(path)
         self.classes = read_classes(self.path)
         self._mutex = threading.Lock()
-        self._lock = _lock(self.path)
+        self._owner = _own(self.path)
         try:
+            remove_leftovers(self.path)
             self._files = [_RecordingFile.read(self.path, n, self.classes) for n in recording_names(self.path)]
         except BaseException:
-            os.close(self._lock)
+            self._owner.release()
             raise
         self.frames: list[FrameRecord] = []
         self._places: list[tuple[_RecordingFile, int]] = []
@@ -97,7 +100,7 @@ class TagStore(AbstractContextManager["TagStore"]):
                 self.frames.append(file.frames[line])
                 self._places.append((file, line))
         if not self.frames:
-            os.close(self._lock)
+            self._owner.release()
             raise DatasetError(f"{self.path} contains no frames: add a recording with `deal extract BAG --out {path}`")
         self._states = states_of([frame.tags for frame in self.frames], self.classes)
         self._changed = np.zeros(self._states.shape, np.int64)
@@ -109,9 +112,7 @@ class TagStore(AbstractContextManager["TagStore"]):
     def __exit__(self, *error: object) -> None:
         """Let other processes tag the dataset."""
         with self._mutex:
-            if self._lock >= 0:
-                os.close(self._lock)
-                self._lock = -1
+            self._owner.release()
 
     @property
     def revision(self) -> int:
@@ -164,7 +165,7 @@ class TagStore(AbstractContextManager["TagStore"]):
             DatasetError: the tags cannot be written, or another program changed the file; nothing is changed.
         """
         with self._mutex:
-            if self._lock < 0:
+            if not self._owner.is_held:
                 raise DatasetError(f"the tags of {self.path} are closed: open them again")
             wanted, refused = self._sort_out(changes, self._revision if seen is None else seen, tagger)
             drawn = self._drawn(marks)
@@ -301,11 +302,9 @@ class _RecordingFile:
                 raise DatasetError(
                     f"{self._path} was changed by another program, so nothing was written: start `deal tag` again"
                 )
-            # The dataset is locked, so one name serves all processes, and a killed one's file is overwritten.
-            with replacing(self._path, per_process=False) as temporary, temporary.open("w", encoding="utf-8") as file:
+            with replacing(self._path) as temporary, temporary.open("w", encoding="utf-8") as file:
                 file.write("\n".join(lines) + "\n")
                 file.flush()
-                os.fsync(file.fileno())
                 signature = _signature(os.fstat(file.fileno()))
         self._lines, self._signature = lines, signature
 
@@ -314,15 +313,8 @@ def _signature(status: os.stat_result) -> tuple[int, ...]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _lock(folder: Path) -> int:
-    """Lock a folder until the returned file descriptor is closed."""
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise DatasetError(
-            f"{folder} is being tagged by another `deal tag`: open the page that it printed (in any number of "
-            "browsers), or end it first"
-        ) from None
-    return lock
+def _own(dataset: Path) -> Owner:
+    """Own the tags of a dataset; recordings may be added to it at the same time."""
+    advice = "open the page that it printed (in any number of browsers), or end it first"
+    with os_errors_as(DatasetError, f"{dataset} is not writable, but it keeps the tags"):
+        return Owner(dataset / _OWNER_FILE, dataset, "tagged", advice)

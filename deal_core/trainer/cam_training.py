@@ -14,19 +14,22 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deal_core.dataset.dataset import Dataset
+from deal_core.dataset.dataset import Dataset, evenly_spread
+from deal_core.dataset.tag_notes import tag_notes
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError, DatasetError, EvaluationError
 from deal_core.losses.tags import tag_loss
 from deal_core.masks.score_dataset import CamSettings, choose_threshold
 from deal_core.masks.threshold_rules import FixedRule, create_rule, need_depth_for_rule
 from deal_core.models.backbone import InitialWeights
+from deal_core.models.domain_change import FineTuneReport, balanced_tag_accuracy
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.models.model_info import is_segmenter, names_regions
 from deal_core.models.output import CamOutput
 from deal_core.structures import DepthKind
 from deal_core.trainer.figures import (
     FIGURES_KEY,
+    MAX_FRAMES,
     TrainingFigures,
     measure_figures,
     rare_tag_weights,
@@ -56,6 +59,8 @@ class TrainResult:
     """What can be said of the result without masks; the model file holds them too."""
     initial_weights: InitialWeights
     """Where the first weights of the backbone came from."""
+    report: FineTuneReport | None = None
+    """What was gained and lost since the model of `init_from`; None without one."""
 
 
 def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda progress: None) -> TrainResult:
@@ -67,18 +72,17 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
             or the dataset has no depth for the edge loss.
         ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
         UsageError: the threshold rule reads depth, and the dataset has none.
-        EvaluationError: the training is complete, but the rule finds no threshold; the model is kept with that of
-            another rule.
+        EvaluationError: the training is complete, but the rule finds no threshold, and the model is kept with that of
+            another rule; or more was lost on the dataset of `data.rehearse` than is accepted.
     """
     create_rule(settings.threshold_rule)  # refuse an unknown rule now, not after the last step
-    if is_segmenter(settings.model.name):
-        raise ConfigError(f"model.name={settings.model.name} needs masks for training: use `deal distill`")
-    if names_regions(settings.model.name):
-        raise ConfigError(f"model.name={settings.model.name} learns from regions: use `deal regions`")
-    done = run_task(CamTraining(as_begun(settings)), report)
+    _refuse_other_networks(settings.model.name)
+    settings = as_begun(settings)
+    _refuse_other_networks(settings.model.name)
+    done = run_task(CamTraining(settings), report)
     figures = TrainingFigures.from_json(done.info.training[FIGURES_KEY])
     weights: InitialWeights = getattr(done.network.backbone, "initial_weights")  # noqa: B009 (not a tensor or module)
-    return TrainResult(done.model, done.info.threshold, done.steps, done.resumed_from, figures, weights)
+    return TrainResult(done.model, done.info.threshold, done.steps, done.resumed_from, figures, weights, done.report)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class CamTraining:
 
     settings: TrainSettings
     with_mask = False
+    figure = "balanced tag accuracy"
 
     def split(self, dataset: Dataset) -> tuple[Dataset, Dataset]:
         """Return the training frames and the held-out frames.
@@ -191,6 +196,29 @@ class CamTraining:
         found = measure_figures(network, self.settings, frames, held_out, threshold, device)
         return {FIGURES_KEY: found.to_json()}
 
+    def old_frames(self, dataset: Dataset, earlier: LoadedModel) -> tuple[Dataset, Dataset]:
+        """Return the training frames and the held-out frames."""
+        return dataset.split_by_segment(self.settings.data.validation_fraction, seed=self.settings.seed)
+
+    def class_figures(self, model: LoadedModel, frames: Dataset, device: torch.device) -> dict[str, float | None]:
+        """Return the balanced tag accuracy of each class, see `balanced_tag_accuracy`."""
+        data = self.settings.data.model_copy(update={"image_size": model.info.input_size})
+        settings = self.settings.model_copy(update={"data": data})
+        network, logits, tags = model.network.to(device), [], []
+        with evaluating(network):
+            for batch in plain_batches(evenly_spread(frames, MAX_FRAMES), settings, device):
+                output: CamOutput = network(batch.image)
+                logits.append(torch.stack(list(output.tag_logits.values())).mean(0).cpu())
+                tags.append(batch.tags.cpu())
+        return dict(zip(frames.classes.names, balanced_tag_accuracy(torch.cat(logits), torch.cat(tags)), strict=True))
+
+
+def _refuse_other_networks(name: str) -> None:
+    if is_segmenter(name):
+        raise ConfigError(f"model.name={name} needs masks for training: use `deal distill`")
+    if names_regions(name):
+        raise ConfigError(f"model.name={name} learns from regions: use `deal regions`")
+
 
 def _check_tags(frames: Dataset) -> None:
     """Refuse frames from whose tags nothing can be learnt, and warn of classes that cannot be learnt."""
@@ -199,20 +227,13 @@ def _check_tags(frames: Dataset) -> None:
             f"{frames.path} gives 1 training frame, expected at least 2: a class is learnt from frames with and "
             "frames without it"
         )
-    tags, names = frames.tags, frames.classes.names
-    if not (tags == 1).any():
+    if not (frames.tags == 1).any():
         raise DatasetError(
             f"{frames.path}: none of the {len(frames)} training frames is tagged present with a class, and training "
             "learns from tags: tag frames with `deal tag`"
         )
-    never = [name for name, of_class in zip(names, tags.T, strict=True) if not (of_class == 1).any()]
-    always = [
-        n for n, of_class in zip(names, tags.T, strict=True) if (of_class == 1).any() and not (of_class == 0).any()
-    ]
-    if never:
-        _log.warning("never tagged present, and so cannot be learnt: %s", ", ".join(never))
-    if always:
-        _log.warning("never tagged absent, and so cannot be told from the background: %s", ", ".join(always))
+    for note in tag_notes(frames):
+        _log.warning(note)
 
 
 def _first_that_works(model: LoadedModel, frames: Dataset, cams: CamSettings) -> Threshold:

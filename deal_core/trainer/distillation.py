@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deal_core.dataset.dataset import Dataset, has_class, masks_without_class, with_masks
+from deal_core.dataset.dataset import Dataset, evenly_spread, has_class, masks_without_class, with_masks
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError
 from deal_core.evaluation.evaluate import add_up, count_mask
@@ -22,20 +23,24 @@ from deal_core.evaluation.metrics import MaskEvaluator, MaskScore
 from deal_core.evaluation.result import score_to_json
 from deal_core.losses.clipping import clipped_cross_entropy
 from deal_core.masks.decide import predict_mask, strongest_channel
-from deal_core.masks.mask_folder import check_masks, read_mask
+from deal_core.masks.mask_folder import check_masks, read_mask, write_cams
 from deal_core.masks.refine.background import ARGMAX_THRESHOLD
 from deal_core.masks.score_dataset import CamSettings, ScoredFrame, score_frames
 from deal_core.models.backbone import InitialWeights
+from deal_core.models.domain_change import FineTuneReport
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
-from deal_core.models.model_info import is_segmenter, uses_depth
+from deal_core.models.model_info import is_segmenter, names_regions, uses_depth
 from deal_core.models.output import SegmenterOutput
-from deal_core.structures import UNLABELLED, DepthKind, Sample
+from deal_core.structures import UNLABELLED, ClassList, DepthKind, Sample
+from deal_core.trainer.figures import MAX_FRAMES
 from deal_core.trainer.loop import Progress, begin_step, end_step, evaluating
 from deal_core.trainer.run_folder import TrainState, as_begun, write_whole
 from deal_core.trainer.settings import ClipSettings, DistillSettings
 from deal_core.trainer.task import run_task
 from deal_core.trainer.views import plain_batches
 
+REHEARSAL_MASKS = "rehearsal_masks"
+"""In the run folder: masks of the frames of `data.rehearse` by the model of `init_from`."""
 REPORT_FILE = "distill.json"
 """In the run folder: the content of `DistillResult.to_json`."""
 
@@ -55,6 +60,7 @@ class DistillResult:
         agreement_without_depth: `agreement` when the network gets no depth; None if it uses no depth.
         drawn_without_depth: `drawn` when the network gets no depth; None if it uses no depth.
         initial_weights: Where the first weights of the encoder came from; None if it is not known.
+        report: What was gained and lost since the model of `init_from`; None without one.
     """
 
     model: Path
@@ -67,6 +73,7 @@ class DistillResult:
     agreement_without_depth: MaskScore | None = None
     drawn_without_depth: MaskScore | None = None
     initial_weights: InitialWeights | None = None
+    report: FineTuneReport | None = None
 
     def scores(self) -> dict[str, MaskScore]:
         """Return the scores that are not None, by name."""
@@ -97,9 +104,9 @@ def distill(settings: DistillSettings, report: Callable[[Progress], None] = lamb
             the network or this machine; or the network uses depth and the dataset has none in metres.
         ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
     """
-    if not is_segmenter(settings.model.name):
-        raise ConfigError(f"model.name: expected segmenter, found {settings.model.name}, which `deal train` trains")
+    _require_segmenter(settings.model.name)
     settings = as_begun(settings)
+    _require_segmenter(settings.model.name)
     done = run_task(Distillation(settings), report)
     model = LoadedModel(done.network, done.info, sha256="")
     how = CamSettings(tags="predicted", flip=False, device=str(done.fabric.device))
@@ -110,7 +117,7 @@ def distill(settings: DistillSettings, report: Callable[[Progress], None] = lamb
         )
     numbers = (done.steps, done.resumed_from, len(done.frames), len(done.held_out))
     weights: InitialWeights = getattr(done.network.backbone, "initial_weights")  # noqa: B009 (not a tensor or module)
-    result = DistillResult(done.model, *numbers, *scores, *without_depth, weights)
+    result = DistillResult(done.model, *numbers, *scores, *without_depth, weights, done.report)
     if done.fabric.is_global_zero:
         write_whole(settings.output / REPORT_FILE, json.dumps(result.to_json(), indent=2) + "\n")
     return result
@@ -122,6 +129,7 @@ class Distillation:
 
     settings: DistillSettings
     with_mask = True
+    figure = "IoU with masks"
 
     def split(self, dataset: Dataset) -> tuple[LabelledFrames, LabelledFrames]:
         """Return the training frames and the held-out frames, with their masks.
@@ -194,6 +202,47 @@ class Distillation:
         """Return nothing: `DistillResult` has the figures of the held-out frames."""
         return {}
 
+    def old_frames(self, dataset: Dataset, earlier: LoadedModel) -> tuple[LabelledFrames, LabelledFrames]:
+        """Return the training frames and the held-out frames with the masks that `rehearse_masks` names.
+
+        The masks of the earlier model are written to the run folder first.
+        """
+        masks, classes = self.settings.rehearse_masks, dataset.classes
+        _check_depth(dataset, self.settings)
+        if masks == "drawn":
+            dataset = with_masks(dataset)
+        elif masks == "model":
+            dataset, classes, masks = dataset.with_classes(earlier.info.classes), earlier.info.classes, self._old_masks
+            how = CamSettings(tags="predicted", flip=False, device=self.settings.device)
+            for _ in write_cams(earlier, dataset, masks, how):
+                pass
+        else:
+            check_masks(masks, dataset)
+        train, held_out = dataset.split_by_segment(self.settings.data.validation_fraction, seed=self.settings.seed)
+        folder = None if masks == "drawn" else masks
+        return LabelledFrames(train, folder, classes), LabelledFrames(held_out, folder, classes)
+
+    @property
+    def _old_masks(self) -> Path:
+        return self.settings.output / REHEARSAL_MASKS
+
+    def class_figures(
+        self, model: LoadedModel, frames: LabelledFrames, device: torch.device
+    ) -> dict[str, float | None]:
+        """Return the IoU of each class with the drawn masks or, where there are none, with the training masks."""
+        few = replace(frames, dataset=evenly_spread(frames.dataset, MAX_FRAMES))
+        how = CamSettings(tags="predicted", flip=False, device=str(device))
+        with evaluating(model.network):
+            agreement, drawn = _scores(model, few, how)
+        score = drawn or agreement
+        return {} if score is None else {each.name: _number(each.iou) for each in score.classes}
+
+
+def _require_segmenter(name: str) -> None:
+    if not is_segmenter(name):
+        kind = "`deal regions`" if names_regions(name) else "`deal train`"
+        raise ConfigError(f"model.name: expected segmenter, found {name}, which {kind} trains")
+
 
 def _require_drawn_classes(dataset: Dataset) -> None:
     """Raise `DatasetError` if frames are tagged and none of their masks contains a class."""
@@ -236,10 +285,12 @@ class LabelledFrames:
     Args:
         dataset: The frames.
         masks: Folder of pseudo masks; None for the drawn masks of the dataset.
+        mask_classes: Classes of the masks in the folder; None for those of the dataset.
     """
 
     dataset: Dataset
     masks: Path | None
+    mask_classes: ClassList | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -252,8 +303,22 @@ class LabelledFrames:
         """Return a sample of the dataset with its training mask."""
         if self.masks is None:
             return sample
-        mask = read_mask(self.masks, sample.key, sample.image.shape[:2], len(self.dataset.classes))
-        return replace(sample, mask=mask)
+        classes = self.mask_classes or self.classes
+        mask = read_mask(self.masks, sample.key, sample.image.shape[:2], len(classes))
+        return replace(sample, mask=mask if classes.names == self.classes.names else classes.ids_in(self.classes)[mask])
+
+    @property
+    def classes(self) -> ClassList:
+        """Classes of the masks of the samples."""
+        return self.dataset.classes
+
+    def with_classes(self, classes: ClassList) -> LabelledFrames:
+        """Return the same frames for other classes; pixels of a class that is not among them become background."""
+        return replace(self, dataset=self.dataset.with_classes(classes), mask_classes=self.mask_classes or self.classes)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _logits_and_mask(network: nn.Module, batch: TensorSample) -> tuple[Tensor, Tensor]:

@@ -79,7 +79,7 @@ def fit(
     # A checkpoint holds the plain module and optimiser: it does not depend on how the run was launched.
     plain_optimizer = create_optimizer(network, settings.optimizer)
     wrapped, optimizer = fabric.setup(objective, plain_optimizer)
-    steps_per_epoch = len(views) // settings.batch_size
+    steps_per_epoch = views.epoch // settings.batch_size
     state = TrainState(total_steps=steps_per_epoch * settings.epochs)
     checkpoint = settings.output / CHECKPOINT_FILE
     resumed_from = state.load(checkpoint, network, plain_optimizer, fabric.strategy.precision)
@@ -101,7 +101,8 @@ def fit(
                 if log and watched:
                     log.write(state.step, epoch, watched)
             every = settings.checkpoint_every or steps_per_epoch
-            if fabric.is_global_zero and (state.step % every == 0 or state.step == state.total_steps):
+            if log and (state.step % every == 0 or state.step == state.total_steps):
+                log.sync()
                 state.save(checkpoint, network, plain_optimizer, fabric.strategy.precision)
             report(Progress(state.step, state.total_steps, epoch, losses))
     return Fitted(state.total_steps, resumed_from)
@@ -158,6 +159,7 @@ def batch_loader(views: Views, settings: RunSettings, fabric: Fabric, state: Tra
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         weights=views.frame_weights,
+        epoch=views.epoch,
     )
     return DataLoader(
         views,

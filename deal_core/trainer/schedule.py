@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -11,6 +13,8 @@ from deal_core.trainer.run_folder import TrainState
 from deal_core.trainer.settings import LossSettings, OptimizerSettings, RunSettings
 
 _PRETRAINED_FACTOR = 0.1
+_BLOCK = re.compile(r"[a-z]\d+(?:\.[a-z]\d+)*(?=\.)|.*?(?:\.\d+)+(?=\.)")
+"""Name of a numbered block at the beginning of the name of a parameter."""
 
 
 def schedule_position(settings: RunSettings, state: TrainState) -> float:
@@ -47,24 +51,48 @@ def weight_at(settings: LossSettings, position: float) -> float:
     return settings.weight * min(1.0, (position - settings.start) / settings.warmup)
 
 
+def layers_from_the_end(names: Sequence[str]) -> list[int]:
+    """Return the layer of each parameter of a backbone, 0 for the last one; `names` go from its input to its output.
+
+    A layer is a numbered block, such as `layer1.0` of a ResNet, `s2.b1` of a RegNet or `blocks.3` of a transformer.
+    What has no number belongs to the layer before it, at the input to the first.
+
+    >>> layers_from_the_end(["conv1.weight", "layer1.0.conv1.weight", "layer1.1.conv1.weight", "norm.weight"])
+    [2, 1, 0, 0]
+    """
+    found: list[str] = [""]
+    layers = []
+    for name in names:
+        block = _BLOCK.match(name)
+        if block and block[0] not in found:
+            found.append(block[0])
+        layers.append(found.index(block[0]) if block else len(found) - 1)
+    return [max(layers) - layer for layer in layers]
+
+
 def create_optimizer(network: nn.Module, settings: OptimizerSettings) -> Optimizer:
     """Return the optimiser; parameters are grouped by weight decay and factor on the learning rate.
 
     Without `decay_all`, only weights of two or more dimensions decay. A backbone factor of 0 turns off the gradients of
-    the backbone. Without a factor, a backbone with pretrained weights learns with a tenth of the rate.
+    the backbone. Without a factor, a backbone with pretrained weights learns with a tenth of the rate. With a
+    `layer_decay`, this is the rate of its last layer, see `layers_from_the_end`.
     """
     factor_of_backbone = settings.backbone_factor
     if factor_of_backbone is None:
         source = getattr(getattr(network.backbone, "initial_weights", None), "source", "none")
         factor_of_backbone = 1.0 if source == "none" else _PRETRAINED_FACTOR
-    backbone = {id(p) for p in network.backbone.parameters()} if isinstance(network.backbone, nn.Module) else set()
+    named = list(network.backbone.named_parameters()) if isinstance(network.backbone, nn.Module) else []
+    layers = layers_from_the_end([name for name, _ in named])
+    backbone = {id(parameter): layer for (_, parameter), layer in zip(named, layers, strict=True)}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         in_backbone = id(parameter) in backbone
         if in_backbone and factor_of_backbone == 0:
             parameter.requires_grad_(False)
         if parameter.requires_grad:
-            factor = factor_of_backbone if in_backbone else settings.head_factor
+            factor = settings.head_factor
+            if in_backbone:
+                factor = factor_of_backbone * settings.layer_decay ** backbone[id(parameter)]
             factor *= settings.bias_factor if name.endswith("bias") else 1.0
             groups.setdefault((factor, settings.decay_all or parameter.ndim > 1), []).append(parameter)
     listed = [

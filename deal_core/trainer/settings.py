@@ -10,7 +10,17 @@ from pydantic import Field
 
 from deal_core.dataset.settings import DataSettings
 from deal_core.losses.depth_edge import CamEdge, CamValue, DepthEdge, DepthResize, DepthSlope, DepthValue, Holes
-from deal_core.settings_file import EdgeSize, Fraction, NotNegative, Number, Positive, PositiveWhole, Settings, Whole
+from deal_core.settings_file import (
+    EdgeSize,
+    Fraction,
+    NotNegative,
+    Number,
+    Positive,
+    PositiveFraction,
+    PositiveWhole,
+    Settings,
+    Whole,
+)
 
 Sampling = Literal["plain", "balanced"]
 
@@ -105,6 +115,9 @@ class OptimizerSettings(Settings):
     """Whether weight decay also applies to biases and normalisation layers."""
     backbone_factor: NotNegative | None = None
     """Factor on the learning rate of the backbone; 0 freezes it; default: 0.1 if it is pretrained, else 1."""
+    layer_decay: PositiveFraction = 1.0
+    """Factor on the learning rate of each layer of the backbone relative to the layer after it; below 1, early layers,
+    which are much the same for all domains, learn more slowly."""
     head_factor: Positive = 1.0
     """Factor on the learning rate of the other layers."""
     bias_factor: Positive = 1.0
@@ -141,6 +154,12 @@ class RunSettings(Settings):
     """Steps between checkpoints; 0 writes a checkpoint after each epoch."""
     log_every: Annotated[Whole, Field(ge=1)] = 20
     """Steps between two lines of history.jsonl."""
+    init_from: Path | None = None
+    """Model file (.safetensors) of an earlier training, from which this one starts: classes are mapped by name, and new
+    ones start fresh. The network is that of the file."""
+    max_loss_on_old: Fraction | None = None
+    """Largest fall, on the dataset of `data.rehearse`, of the figure of `fine_tune.json`; a larger one fails the run,
+    whose model is kept."""
 
 
 class TrainSettings(RunSettings):
@@ -180,6 +199,9 @@ class DistillSettings(RunSettings):
     masks: Literal["drawn"] | Path
     """Folder of pseudo masks by `deal cams`, or "drawn" for the drawn masks of the dataset."""
     model: SegmenterSettings = SegmenterSettings()
+    rehearse_masks: Literal["model", "drawn"] | Path = "model"
+    """Masks of the frames of `data.rehearse`: those that the model of `init_from` makes, the drawn ones, or a folder of
+    pseudo masks by `deal cams`."""
     clip: ClipSettings = ClipSettings()
     batch_size: Annotated[Whole, Field(ge=2)] = 16
     """Images per step, over all processes; at least 2, since some decoders normalise over the batch."""

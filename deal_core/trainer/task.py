@@ -7,6 +7,7 @@ resume, exactly on the same machine) and, when the training is complete, `model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -18,18 +19,34 @@ from torch.optim import Optimizer
 
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.open import open_dataset
+from deal_core.dataset.settings import SourceSettings
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError, EvaluationError
-from deal_core.files import refuse_output_on_input
+from deal_core.files import owning, refuse_output_on_input
+from deal_core.models.domain_change import DomainChange, FineTuneReport
+from deal_core.models.earlier_model import ClassChanges, start_from
 from deal_core.models.factory import create_model
-from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_model
-from deal_core.structures import DepthKind
+from deal_core.models.model_file import MODEL_FILE, LoadedModel, ModelInfo, Threshold, load_model, save_model
+from deal_core.structures import ClassList, DepthKind
 from deal_core.trainer.loop import Progress, check_batch_size, create_fabric, evaluating, fit, leave_unused_alone
+from deal_core.trainer.rehearsal import RehearsedFrames
 from deal_core.trainer.run_folder import TrainState
-from deal_core.trainer.settings import RunSettings
+from deal_core.trainer.settings import DistillSettings, RunSettings
 from deal_core.trainer.views import Frames, Views
 
-F = TypeVar("F", bound=Frames)
+
+class ClassFrames(Frames, Protocol):
+    """Frames with tags or masks of classes."""
+
+    @property
+    def classes(self) -> ClassList:
+        """The classes."""
+
+    def with_classes(self: F, classes: ClassList) -> F:
+        """Return the same frames for other classes, which are mapped by name."""
+
+
+F = TypeVar("F", bound=ClassFrames)
 
 _UNDECIDED = Threshold(0.5, "none yet")
 
@@ -52,6 +69,8 @@ class Task(Protocol[F]):
 
     with_mask: bool
     """Whether the training reads masks."""
+    figure: str
+    """What `class_figures` measures."""
 
     @property
     def settings(self) -> RunSettings:
@@ -91,6 +110,12 @@ class Task(Protocol[F]):
     ) -> Mapping[str, Any]:
         """Return facts about the trained network for the model file, as JSON values."""
 
+    def old_frames(self, dataset: Dataset, earlier: LoadedModel) -> tuple[F, F]:
+        """Return the training and the held-out frames of the dataset of `data.rehearse`."""
+
+    def class_figures(self, model: LoadedModel, frames: F, device: torch.device) -> Mapping[str, float | None]:
+        """Return `figure` of each class of a model on frames for the same classes; None where no frame can tell."""
+
 
 @dataclass(frozen=True, eq=False)
 class Trained(Generic[F]):
@@ -105,6 +130,7 @@ class Trained(Generic[F]):
         steps: Number of optimiser steps.
         resumed_from: Step of the checkpoint from which the run resumed; 0 for a fresh run.
         fabric: Devices and processes of the training.
+        report: What was gained and lost since the model of `init_from`; None without one.
     """
 
     model: Path
@@ -115,6 +141,17 @@ class Trained(Generic[F]):
     steps: int
     resumed_from: int
     fabric: Fabric
+    report: FineTuneReport | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Earlier(Generic[F]):
+    """The model of `init_from`, and the training and held-out frames of `data.rehearse`, if it is given."""
+
+    model: LoadedModel
+    path: Path
+    frames: F | None
+    held_out: F | None
 
 
 def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
@@ -124,30 +161,43 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
         DatasetError: the dataset cannot be read.
         ConfigError: the run folder holds another run, or the settings do not fit the data, network or machine.
         ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
-        EvaluationError: the training is complete, but its threshold rule finds no threshold; the model is kept.
+        InUseError: another process trains in the folder.
+        EvaluationError: the training is complete, but its threshold rule finds no threshold, or more was lost on the
+            dataset of `data.rehearse` than is accepted; the model is kept.
         DealError: a method of the task raises it.
     """
     settings = task.settings
+    _check_settings(settings)
     fabric = create_fabric(settings)
+    with owning(settings.output, ConfigError) if fabric.is_global_zero else nullcontext():
+        return _run(task, fabric, report)
+
+
+def _run(task: Task[F], fabric: Fabric, report: Callable[[Progress], None]) -> Trained[F]:
+    settings = task.settings
     dataset = open_dataset(settings.data)
     frames, held_out = task.split(dataset)
-    check_batch_size(settings, len(frames), fabric.world_size)
-    weights = settings.model.arguments.get("weights")
-    if isinstance(weights, str) and Path(weights).is_file():
+    weights = settings.init_from or settings.model.arguments.get("weights")
+    if weights is not None and Path(weights).is_file():
         refuse_output_on_input([settings.output / MODEL_FILE], [Path(weights)], ConfigError)
+    earlier = _open_earlier(task)
+    views = _create_views(task, frames, earlier)
+    check_batch_size(settings, views.epoch, fabric.world_size)
     torch.manual_seed(settings.seed)
     network = create_model(settings.model.name, len(dataset.classes), **settings.model.arguments)
     task.prepare(network, frames)
+    changes = start_from(network, dataset.classes, earlier.model, earlier.path) if earlier else None
     try_out(network, task)
     objective = task.objective(network, dataset.depth_kind)
 
     def held_out_figures() -> Mapping[str, float]:
         return task.held_out_figures(network, held_out, fabric.device) if len(held_out) else {}
 
-    views = Views(frames, settings, with_mask=task.with_mask, frame_weights=task.frame_weights(frames))
     done = fit(fabric, network, objective, views, settings, task.step, held_out_figures, report)
 
     facts = {"steps": done.steps, "frames": len(frames), "seed": settings.seed, **task.facts()}
+    if earlier and changes:
+        facts["init_from"] = {"sha256": earlier.model.sha256, **changes.to_json()}
     name, arguments, size = settings.model.name, settings.model.arguments, settings.data.image_size
     info = ModelInfo(name, arguments, dataset.classes, size, _UNDECIDED, facts)
     failed: ThresholdError | None = None
@@ -160,13 +210,79 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
     model = settings.output / MODEL_FILE
     if fabric.is_global_zero:
         save_model(model, network, info)
+    change = _report(task, earlier, changes, LoadedModel(network, info, sha256=""), (frames, held_out), fabric.device)
+    if change and fabric.is_global_zero:
+        change.write(settings.output)
     fabric.barrier()
     if failed:
         raise EvaluationError(
             f"{failed}. The training is complete: {model} has the threshold {threshold.value:.2f} of the rule "
             f"'{threshold.rule}', which works"
         )
-    return Trained(model, network, info, frames, held_out, done.steps, done.resumed_from, fabric)
+    if change:
+        change.check(model)
+    return Trained(model, network, info, frames, held_out, done.steps, done.resumed_from, fabric, change)
+
+
+def _check_settings(settings: RunSettings) -> None:
+    """Raise `ConfigError` for settings of a fine-tuning that have no effect."""
+    rehearse = settings.data.rehearse
+    if rehearse is not None and settings.init_from is None:
+        raise ConfigError("data.rehearse needs init_from, the model that was trained on the earlier dataset")
+    if settings.max_loss_on_old is not None and rehearse is None:
+        raise ConfigError("max_loss_on_old needs data.rehearse, the dataset on which the loss is measured")
+    if isinstance(settings, DistillSettings) and settings.rehearse_masks != "model" and rehearse is None:
+        raise ConfigError("rehearse_masks needs data.rehearse, the dataset whose masks they are")
+
+
+def _open_earlier(task: Task[F]) -> _Earlier[F] | None:
+    """Return the model of `init_from`, with the frames of `data.rehearse`; None for a training without one."""
+    settings = task.settings
+    if settings.init_from is None:
+        return None
+    model = load_model(settings.init_from)
+    if settings.data.rehearse is None:
+        return _Earlier(model, settings.init_from, None, None)
+    dataset = open_dataset(SourceSettings(path=settings.data.rehearse[0]))
+    return _Earlier(model, settings.init_from, *task.old_frames(dataset, model))
+
+
+def _create_views(task: Task[F], frames: F, earlier: _Earlier[F] | None) -> Views:
+    """Return the views of the training frames and of those that are rehearsed."""
+    settings, weights = task.settings, task.frame_weights(frames)
+    share = settings.data.rehearse[1] if settings.data.rehearse else 0.0
+    if not earlier or earlier.frames is None or share == 0:
+        return Views(frames, settings, with_mask=task.with_mask, frame_weights=weights)
+    both = RehearsedFrames(frames, earlier.frames.with_classes(frames.classes), share)
+    return Views(both, settings, with_mask=task.with_mask, frame_weights=both.weights(weights), epoch=both.epoch)
+
+
+def _report(
+    task: Task[F],
+    earlier: _Earlier[F] | None,
+    changes: ClassChanges | None,
+    model: LoadedModel,
+    new: tuple[F, F],
+    device: torch.device,
+) -> FineTuneReport | None:
+    """Return what was gained on the new frames (training, held out) and lost on the old ones."""
+    if not earlier or not changes:
+        return None
+    settings = task.settings
+
+    def change(training: F, held_out: F, dataset: Path) -> DomainChange:
+        watched = held_out if len(held_out) else training
+        before, after = (
+            task.class_figures(of, watched.with_classes(of.info.classes), device) for of in (earlier.model, model)
+        )
+        return DomainChange(str(dataset), len(watched), bool(len(held_out)), before, after)
+
+    old = None
+    if earlier.frames is not None and earlier.held_out is not None and settings.data.rehearse:
+        old = change(earlier.frames, earlier.held_out, settings.data.rehearse[0])
+    return FineTuneReport(
+        str(earlier.path), task.figure, changes, change(*new, settings.data.path), old, settings.max_loss_on_old
+    )
 
 
 def try_out(network: nn.Module, task: Task[Any]) -> None:

@@ -30,7 +30,8 @@ class Frames(Protocol):
 class Views(TorchDataset["TensorSample | DealError"]):
     """Random views of frames; the index of an item is (frame, seed of the view).
 
-    `frame_weights` say how often an epoch shows each frame, relative to the others; None: each once.
+    `frame_weights` say how often an epoch shows each frame, relative to the others; None: each once. `epoch` is the
+    number of views of an epoch; None: one for each frame.
 
     The item of an unreadable frame is the error itself: an error raised in a worker would carry the worker's traceback
     in its message.
@@ -43,8 +44,10 @@ class Views(TorchDataset["TensorSample | DealError"]):
         *,
         with_mask: bool = False,
         frame_weights: Sequence[float] | None = None,
+        epoch: int | None = None,
     ) -> None:
         self._frames = frames
+        self.epoch = len(frames) if epoch is None else epoch
         self.frame_weights = None if frame_weights is None else tuple(frame_weights)
         self._settings = settings.data
         self._transform = TrainTransform(settings.data, with_mask=with_mask)
@@ -91,8 +94,9 @@ def cached_size(size: tuple[int, ...], settings: DataSettings) -> tuple[int, int
 class BatchOrder:
     """The batches of one process for the steps `start` to `stop`, each a list of (frame, seed of its view).
 
-    They depend on the seed only, and neither on the number of processes nor on interruptions of the run. With one of
-    `weights` for each frame, an epoch has the same length, and shows each as often as its weight says, up to rounding.
+    They depend on the seed only, and neither on the number of processes nor on interruptions of the run. An epoch has
+    `epoch` views, one for each frame by default. With one of `weights` for each frame, it shows each as often as its
+    weight says, up to rounding.
     """
 
     frames: int
@@ -103,12 +107,13 @@ class BatchOrder:
     rank: int = 0
     world_size: int = 1
     weights: tuple[float, ...] | None = None
+    epoch: int | None = None
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        steps_per_epoch = self.frames // self.batch_size
+        steps_per_epoch = self._length // self.batch_size
         for step in range(self.start, self.stop):
             epoch, within = divmod(step, steps_per_epoch)
             order = self._epoch(np.random.default_rng([self.seed, epoch]))
@@ -117,12 +122,16 @@ class BatchOrder:
             pairs = list(zip(chosen.tolist(), views.tolist(), strict=True))
             yield pairs[self.rank :: self.world_size]
 
+    @property
+    def _length(self) -> int:
+        return self.frames if self.epoch is None else self.epoch
+
     def _epoch(self, rng: np.random.Generator) -> Int64Array:
         """Return the frames of one epoch, in order."""
         if self.weights is None:
             return rng.permutation(self.frames)
         ends = np.cumsum(self.weights) / np.sum(self.weights)
-        places = (np.arange(self.frames) + rng.random()) / self.frames
+        places = (np.arange(self._length) + rng.random()) / self._length
         return rng.permutation(np.minimum(np.searchsorted(ends, places, side="right"), self.frames - 1))
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.taps import Box, Tap
-from deal_core.errors import DatasetError, UsageError
+from deal_core.errors import DatasetError, InUseError, UsageError
 from deal_core.structures import ClassList, TagMarker, TagState
 from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN, Change, MarkChange, TagStore, states_of, tags_of
 
@@ -67,7 +67,8 @@ def test_of_two_taggers_the_first_keeps_a_class_and_both_keep_different_ones(mak
 
 def test_a_second_process_is_refused_until_the_first_ends(make_dataset: MakeDataset) -> None:
     path = make_dataset(2)
-    with TagStore(path), pytest.raises(DatasetError, match=r"kitchen is being tagged by another `deal tag`"):
+    message = rf"kitchen is being tagged by process {os.getpid()}: open the page that it printed"
+    with TagStore(path), pytest.raises(InUseError, match=message):
         TagStore(path)
     with TagStore(path):
         pass
@@ -117,7 +118,7 @@ def test_what_cannot_be_saved_is_told_and_changes_nothing(
                 raise OSError(28, "No space left on device")
 
             patch.setattr(os, "fsync", full)
-            with pytest.raises(DatasetError, match=r"frames\.jsonl cannot be written.*No space left"):
+            with pytest.raises(DatasetError, match=r"frames\.jsonl cannot be written.*: the disk is full"):
                 store.edit([Change(0, 0, PRESENT)])
         assert (store.states() == UNKNOWN).all() and (on_disk(path) == UNKNOWN).all() and store.revision == 0
         file.write_text(file.read_text())  # a text editor, say
