@@ -26,7 +26,9 @@ FLOORS = (
     ("deal_core.report",),
     ("deal_core.trainer",),
     ("deal_core.evaluation", "deal_core.quality"),
-    ("deal_core.runtime", "deal_core.recorder", "deal_core.tagging"),
+    ("deal_core.tagging",),
+    ("deal_core.taps",),
+    ("deal_core.runtime", "deal_core.recorder"),
     ("deal_core.masks", "deal_core.web"),
     ("deal_core.regions",),
     ("deal_core.features",),
@@ -44,7 +46,17 @@ FLAT = {"structures", "settings_file", "devices", "errors", "files", "isolated_p
     "ownership",
     "text_formats",
 }
-NEVER_IN_DEAL_ROS = ("trainer", "evaluation", "quality", "report", "experiments", "masks", "regions", "features")
+NEVER_IN_DEAL_ROS = (
+    "trainer",
+    "evaluation",
+    "quality",
+    "report",
+    "experiments",
+    "masks",
+    "regions",
+    "features",
+    "taps",
+)
 
 
 def modules() -> dict[str, Path]:

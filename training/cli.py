@@ -26,6 +26,7 @@ from training.commands.extract import extract
 from training.commands.features import features
 from training.commands.fine_tune import fine_tune
 from training.commands.import_weights import import_weights
+from training.commands.poses import poses
 from training.commands.regions import regions
 from training.commands.report import report
 from training.commands.segment import segment
@@ -37,7 +38,7 @@ from training.support.options import spread_options
 
 _COMMANDS = (
     *(cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, features),
-    *(fine_tune, import_weights, regions, report, segment, synth, tag, train, view),
+    *(fine_tune, import_weights, poses, regions, report, segment, synth, tag, train, view),
 )
 _INTERRUPTED = 130
 

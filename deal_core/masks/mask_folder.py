@@ -22,6 +22,7 @@ from deal_core.devices import resolve_device
 from deal_core.errors import DatasetError, UsageError, explain_invalid
 from deal_core.files import os_errors_as, owning, replacing
 from deal_core.masks.decide import IgnoreBand, pseudo_mask
+from deal_core.masks.known import KnownMasks, with_known
 from deal_core.masks.refine.refinement import refinement_name
 from deal_core.masks.score_dataset import CamSettings, ScoredFrame, check_use, decision_threshold, score_frames
 from deal_core.models.model_file import LoadedModel, Threshold
@@ -45,6 +46,7 @@ def write_cams(
     *,
     threshold: Threshold | None = None,
     ignore_band: IgnoreBand | None = None,
+    known: KnownMasks | None = None,
 ) -> Iterator[bool]:
     """Write scores and pseudo mask of each frame; yield for each frame whether its files were written now.
 
@@ -60,6 +62,7 @@ def write_cams(
         settings: Settings of the scores.
         threshold: Threshold of the masks; default: `decision_threshold`.
         ignore_band: Two thresholds that replace `threshold`; pixels between them become 255.
+        known: Masks that the scores give way to, such as those of taps; None changes nothing.
 
     Raises:
         DatasetError: `score_frames` raises it, the folder holds CAMs of another model or other settings, or it cannot
@@ -78,11 +81,12 @@ def write_cams(
     paths = {frame.key: cam_paths(out, frame.key) for frame in dataset.frames}
     dataset.refuse_output(out, (file for files in paths.values() for file in files))
     with owning(out, DatasetError):
-        _claim_folder(out, _describe(model, settings, chosen, ignore_band))
+        _claim_folder(out, _describe(model, settings, chosen, ignore_band, known))
         missing = dataset.subset(predicate=lambda frame: not all(p.exists() for p in paths[frame.key]))
         for _ in range(len(dataset) - len(missing)):
             yield False
-        for frame in score_frames(model, missing, settings):
+        for scored in score_frames(model, missing, settings):
+            frame = scored if known is None else with_known(scored, known.of(scored.sample.key))
             scores_file, mask_file = paths[frame.sample.key]
             _write_whole(scores_file, _compressed(frame, model.info.input_size if settings.size == "model" else None))
             mask = pseudo_mask(frame.scores, frame.tags, ignore_band or (chosen.value, chosen.value))
@@ -221,10 +225,15 @@ class _Description(BaseModel):
     normalise: str | None = None
     refine: dict[str, Any] | None = None
     precision: str | None = None
+    known: str | None = None
 
 
 def _describe(
-    model: LoadedModel, settings: CamSettings, threshold: Threshold, ignore_band: IgnoreBand | None
+    model: LoadedModel,
+    settings: CamSettings,
+    threshold: Threshold,
+    ignore_band: IgnoreBand | None,
+    known: KnownMasks | None,
 ) -> _Description:
     refine: dict[str, Any] = {"method": refinement_name(settings.refine)}
     if settings.refine is not None:
@@ -242,6 +251,7 @@ def _describe(
         normalise=settings.normalise,
         refine=refine,
         precision=None if settings.precision == "32" else settings.precision,
+        known=None if known is None else known.digest,
     )
 
 
@@ -253,12 +263,19 @@ def _claim_folder(out: Path, ours: _Description) -> None:
     """
     theirs = _read_description(out)
     if theirs is None:
-        _write_whole(out / CAMS_FILE, (json.dumps(ours.model_dump(mode="json"), indent=1) + "\n").encode())
+        content = ours.model_dump(mode="json")
+        if ours.known is None:
+            del content["known"]
+        _write_whole(out / CAMS_FILE, (json.dumps(content, indent=1) + "\n").encode())
         return
     remove_leftovers(out)
     here, there = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
     for about in (here, there):
         (about["refine"] or {}).pop("backend", None)  # version 0.1.0 had two for the CRF, with equal results
+    if here.get("known") != there.get("known"):
+        raise DatasetError(
+            f"{out} holds CAMs made with other taps, boxes or poses: choose another folder, or delete this one"
+        )
     other = [name for name in {**here, **there} if there.get(name) != here.get(name)]
     if other:
         raise DatasetError(
