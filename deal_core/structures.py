@@ -59,7 +59,9 @@ class ClassList:
         if not 1 <= len(names) <= MAX_CLASSES:
             raise DatasetError(f"expected 1 to {MAX_CLASSES} classes, found {len(names)}")
         if any(not isinstance(n, str) or not n.strip() or n != n.strip() for n in names):
-            raise DatasetError(f"class names must be non-empty and without outer spaces, found {short(list(names), 300)}")
+            raise DatasetError(
+                f"class names must be non-empty and without outer spaces, found {short(list(names), 300)}"
+            )
         if len(set(names)) != len(names):
             repeated = sorted({n for n in names if names.count(n) > 1})
             raise DatasetError(f"class names must be unique, found {repeated} more than once")
@@ -111,7 +113,8 @@ def classes_from_json(value: Any) -> ClassList:
         return ClassList(names, colors)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
-            f'expected classes like [{{"name": "mug", "color": [255, 0, 0]}}], found {short(value)} ({str(error)[:200]})'
+            f'expected classes like [{{"name": "mug", "color": [255, 0, 0]}}], found {short(value)} '
+            f"({str(error)[:200]})"
         ) from None
 
 

@@ -108,7 +108,8 @@ def parse_yaml(text: str) -> Any:
         raise FormatError("its lists are nested too deep") from None
     except yaml.MarkedYAMLError as error:
         place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise FormatError(f"not valid YAML: {(error.problem or error.context or 'unreadable')[:_LONGEST]}{place}") from None
+        problem = error.problem or error.context or "unreadable"
+        raise FormatError(f"not valid YAML: {problem[:_LONGEST]}{place}") from None
     except (yaml.YAMLError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise FormatError(f"not valid YAML: {str(error)[:_LONGEST]}") from None
 
@@ -189,10 +190,10 @@ class _Bounded(yaml.SafeLoader):
 class _Loader(_Bounded):
     """Refuse a key that is twice in a mapping, of which YAML takes the last, and numbers that nothing can use."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode | None:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         keys = set()
-        for key, _ in node.value if node else ():
+        for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in keys:
                     raise yaml.composer.ComposerError(None, None, f"{short(key.value)} appears twice", key.start_mark)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deal_core.errors import ModelFileError
+from deal_core.limits import read_bytes
 from deal_core.models.header import HeaderError, entry, read_header
 from deal_core.models.model_info import ModelInfo, info_from_metadata, info_to_metadata, refuse_newer_format
 from deal_core.runtime.protobuf import ProtobufError, integer, messages, text
@@ -71,9 +72,10 @@ def read_onnx(path: Path) -> OnnxModel:
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
         raise ModelFileError(f"{path}: expected a model file (.onnx), found {found}")
-    data = path.read_bytes()
     try:
-        return _read(path, data)
+        return _read(path, read_bytes(path, "onnx_bytes"))
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read ({error.strerror or error})") from None
     except ProtobufError as error:
         raise ModelFileError(f"{path}: damaged or truncated, or not an .onnx file ({error}); {_AGAIN}") from None
 

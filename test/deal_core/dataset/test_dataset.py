@@ -99,7 +99,7 @@ def test_a_linked_recording_is_read_where_links_may_leave_the_dataset(
 ) -> None:
     shutil.move(folder / "recordings" / "a", tmp_path / "elsewhere")
     (folder / "recordings" / "a").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(DatasetError, match="a link to a place outside .*outside_links=1"):
+    with pytest.raises(DatasetError, match=r"a link to a place outside .*outside_links=1"):
         Dataset.open(folder)
     monkeypatch.setenv("DEAL_LIMITS", "outside_links=1")
     dataset = Dataset.open(folder)
