@@ -25,7 +25,10 @@ _AGAIN = "make it again with `deal export`"
 _GRAPH, _OPSETS, _METADATA = 7, 8, 14  # of ModelProto
 _DOMAIN, _VERSION = 1, 2  # of OperatorSetIdProto
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2  # of StringStringEntryProto
-_INPUTS, _OUTPUTS = 11, 12  # of GraphProto
+_NODES, _INITIALIZERS, _INPUTS, _OUTPUTS = 1, 5, 11, 12  # of GraphProto
+_ATTRIBUTES = 5  # of NodeProto
+_ATTRIBUTE_TENSOR, _SUBGRAPH, _SUBGRAPHS = 5, 6, 11  # of AttributeProto
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of TensorProto
 _NAME, _TYPE = 1, 2  # of ValueInfoProto
 _TENSOR, _SHAPE, _DIMENSION, _LENGTH = 1, 2, 1, 1  # of TypeProto, its tensor, its shape, its dimensions
 
@@ -100,6 +103,7 @@ def _read(path: Path, data: bytes) -> OnnxModel:
     if graph_sha256 not in ("", hashlib.sha256(graph).hexdigest()):
         raise ModelFileError(f"{path}: damaged: the network is not the exported one; copy it again, or {_AGAIN}")
     _check_shapes(path, memoryview(graph), info)
+    _check_contents(path, memoryview(graph))
     return OnnxModel(data, info, model_sha256, precision)
 
 
@@ -113,6 +117,20 @@ def _check_shapes(path: Path, graph: memoryview, info: ModelInfo) -> None:
                 f"{path}: its header, with {len(info.classes)} classes at {info.input_size[0]}x{info.input_size[1]}, "
                 f"contradicts its network, where '{name}' has the shape {found.get(name)}; {_AGAIN}"
             )
+
+
+def _check_contents(path: Path, graph: memoryview) -> None:
+    """Refuse weights that lie in other files, which may be any file, and loops, which may have no end."""
+    tensors = messages(graph, _INITIALIZERS)
+    for node in messages(graph, _NODES):
+        for attribute in messages(node, _ATTRIBUTES):
+            if messages(attribute, _SUBGRAPH) or messages(attribute, _SUBGRAPHS):
+                raise ModelFileError(
+                    f"{path}: its network has a loop or branch, which none of `deal export` has; {_AGAIN}"
+                )
+            tensors += messages(attribute, _ATTRIBUTE_TENSOR)
+    if any(integer(tensor, _DATA_LOCATION) or messages(tensor, _EXTERNAL_DATA) for tensor in tensors):
+        raise ModelFileError(f"{path}: some of its weights are in another file, which is not read; {_AGAIN}")
 
 
 def _name_and_shape(value: memoryview) -> tuple[str, tuple[int, ...]]:
