@@ -8,7 +8,7 @@ BIN := .venv$(patsubst %,-%,$(filter-out kilted,$(ROS)))/bin
 # Every node and command would compile torch anew, which takes longer than their work.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cases lint docs bench params pins audit sbom clean distclean
+.PHONY: help setup demo test fuzz cases lint docs bench params pins audit sbom clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,15 @@ test: setup ## run the tests
 	@requirements/install.sh tests
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest $(PLUGINS) --hypothesis-profile=ci \
 	    -n $$(($(CORES) < 4 ? $(CORES) + 1 : 4)) --dist worksteal $(TESTS) $(ARGS)
+
+# Each format gets this many seconds. Faults are kept in fuzz_faults/, from where they go into test/fuzz/corpus/<format>/.
+# COVERAGE=1 lets atheris choose the changes by the branches they reach, where it installs.
+SECONDS ?= 60
+SEED ?= 0
+fuzz: setup ## change files of every format for SECONDS= each, and see whether their readers hold
+	@$(if $(COVERAGE),PATH="$$PATH:.uv/bin" uv pip install --quiet --python $(BIN)/python atheris && \
+	    $(BIN)/python test/fuzz/by_coverage.py $(SECONDS) $(ARGS),PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 DEAL_FUZZ_SECONDS=$(SECONDS) \
+	    DEAL_FUZZ_SEED=$(SEED) DEAL_FUZZ_KEEP=fuzz_faults $(BIN)/python -m pytest $(PLUGINS) -n 0 --timeout=0 test/fuzz $(ARGS))
 
 # The scripts make inputs that people brought, and are not part of the project: without them the tests are skipped.
 cases: setup ## run the scripts in ../shared/cases

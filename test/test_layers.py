@@ -36,25 +36,18 @@ FLOORS = (
     ("deal_core.losses", "deal_core.recording"),
     ("deal_core.surfaces",),
     ("deal_core.structures", "deal_core.settings_file", "deal_core.devices"),
-    ("deal_core.text_formats",),
+    ("deal_core.text_formats", "deal_core.array_files"),
     ("deal_core.files",),
     ("deal_core.limits", "deal_core.ownership"),
     ("deal_core.errors", "deal_core.isolated_python"),
     ("deal_core",),
 )
-FLAT = {"structures", "settings_file", "devices", "errors", "files", "isolated_python", "drawing", "limits"} | {
-    "ownership",
-    "text_formats",
+FLAT = {
+    *("structures", "settings_file", "devices", "errors", "files", "isolated_python", "drawing"),
+    *("limits", "text_formats", "array_files", "ownership"),
 }
 NEVER_IN_DEAL_ROS = (
-    "trainer",
-    "evaluation",
-    "quality",
-    "report",
-    "experiments",
-    "masks",
-    "regions",
-    "features",
+    *("trainer", "evaluation", "quality", "report", "experiments", "masks", "regions", "features"),
     "taps",
 )
 

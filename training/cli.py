@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from deal_core.errors import DealError, UsageError
+from deal_core.limits import raise_limits
 from training.commands.cams import cams
 from training.commands.check import check
 from training.commands.collect import collect
@@ -64,8 +65,15 @@ def _deal(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER", help="Raise a limit on what a file may ask for, as in image_pixels=200000000."
+        ),
+    ] = None,
 ) -> None:
-    pass
+    if limit:
+        raise_limits(" ".join(limit))
 
 
 def main() -> None:

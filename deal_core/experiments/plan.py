@@ -12,7 +12,7 @@ from typing import Any
 from deal_core.dataset.depth_maps import DepthMaps
 from deal_core.dataset.open import open_dataset
 from deal_core.dataset.settings import SourceSettings
-from deal_core.errors import ConfigError, UsageError, nearest_hint
+from deal_core.errors import ConfigError, UsageError, nearest_hint, short
 from deal_core.experiments.definitions import BENCHMARKS, Benchmark, CamRecipe, Part, Variant, cam_recipe
 from deal_core.experiments.published import PUBLISHED_SEEDS
 from deal_core.files import os_errors_as, replacing
@@ -20,6 +20,7 @@ from deal_core.masks.choices import Precision
 from deal_core.models.model_file import MODEL_FILE
 from deal_core.ownership import is_empty, remove_leftovers
 from deal_core.settings_file import load_settings
+from deal_core.text_formats import read_json
 from deal_core.trainer.settings import TrainSettings
 
 EXPERIMENT_FILE = "experiment.json"
@@ -219,13 +220,13 @@ def claim_folder(out: Path, about: dict[str, Any]) -> None:
             temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         return
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = read_json(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read ({error}): choose another --out") from None
     there = there if isinstance(there, dict) else {}
     other = [key for key in {**there, **about} if there.get(key) != about.get(key)]
     if other:
-        told = ", ".join(f"{key} is {there.get(key)!r} there and {about.get(key)!r} here" for key in other)
+        told = ", ".join(f"{key} is {short(there.get(key))} there and {short(about.get(key))} here" for key in other)
         raise UsageError(f"{out} holds another experiment ({told}): choose another --out")
     remove_leftovers(out)
 

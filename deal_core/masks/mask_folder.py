@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +14,13 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from deal_core.array_files import read_arrays
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.image_files import first_few, read_ids
 from deal_core.devices import resolve_device
 from deal_core.errors import DatasetError, UsageError, explain_invalid
 from deal_core.files import os_errors_as, owning, replacing
+from deal_core.limits import read_bytes, refuse_over
 from deal_core.masks.decide import IgnoreBand, pseudo_mask
 from deal_core.masks.known import KnownMasks, with_known
 from deal_core.masks.refine.refinement import refinement_name
@@ -30,12 +30,6 @@ from deal_core.ownership import remove_leftovers
 from deal_core.structures import UNLABELLED, Float32Array, UInt8Array
 
 CAMS_FILE = "cams.json"
-
-# Errors of numpy and zipfile for damaged files and files of another kind.
-_DAMAGE = (
-    *(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 def write_cams(
@@ -101,13 +95,14 @@ def read_cam(path: Path, num_classes: int) -> Float32Array:
         DatasetError: the file is missing, damaged, or for other classes.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            small, classes = file["scores"], file["classes"]
+        small, classes = read_arrays(path, ("scores", "classes"))
         if small.ndim != 3 or small.dtype != np.uint8 or classes.shape != small.shape[:1]:
             raise ValueError(f"found scores {small.dtype} {small.shape} and classes {classes.shape}")
         if not all(1 <= int(c) <= num_classes for c in classes):
             raise ValueError(f"found the ids {classes.tolist()}")
-    except _DAMAGE as error:
+        # The scores of all classes are made from those of the present ones.
+        refuse_over("array_bytes", 4 * num_classes * small[0].size if len(small) else 0, "bytes of scores", ValueError)
+    except (OSError, ValueError) as error:
         reason = f"not a CAM file for {num_classes} classes ({error})"
         raise DatasetError(f"{path}: {reason}; delete it and run again") from None
     scores = np.zeros((num_classes, *small.shape[1:]), np.float32)
@@ -287,7 +282,7 @@ def _claim_folder(out: Path, ours: _Description) -> None:
 def _read_description(out: Path) -> _Description | None:
     file = out / CAMS_FILE
     try:
-        return _Description.model_validate_json(file.read_text(encoding="utf-8"))
+        return _Description.model_validate_json(read_bytes(file))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
