@@ -265,7 +265,7 @@ def _fill(case: Case, work: Path, expected: dict[str, str], result: Result) -> N
 
 
 def _mount(folder: Path, size: int, *, remount: bool = False) -> None:
-    options = f"{'remount,' if remount else ''}size={size // 4096 * 4 + 8}k"
+    options = f"{'remount,' if remount else ''}size={size // 4096 * 4 + 4}k"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
 
 
