@@ -31,6 +31,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -221,7 +222,10 @@ def _kill(case: Case, work: Path, expected: dict[str, str], result: Result, chan
     done, _ = os.waitpid(pid, os.WNOHANG)
     if done:
         return
-    (os.killpg if chance.random() < 0.5 else os.kill)(pid, signal.SIGKILL)
+    if chance.random() < 0.5:
+        with suppress(ProcessLookupError):  # it has no session of its own yet
+            os.killpg(pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     result.kills += 1
     left = [str(path.relative_to(work)) for path in sorted(work.rglob("*")) if path.name.startswith(".")]
@@ -265,7 +269,7 @@ def _fill(case: Case, work: Path, expected: dict[str, str], result: Result) -> N
 
 
 def _mount(folder: Path, size: int, *, remount: bool = False) -> None:
-    options = f"{'remount,' if remount else ''}size={size // 4096 * 4 + 8}k"
+    options = f"{'remount,' if remount else ''}size={size // 4096 * 4 + 4}k"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
 
 

@@ -44,6 +44,7 @@ from deal_core.dataset.image_files import first_few
 from deal_core.dataset.taps import Box, Mark, Tap
 from deal_core.errors import DatasetError, UsageError, nearest_hint
 from deal_core.files import os_errors_as, read_lines, read_text, replacing, replacing_folder
+from deal_core.ownership import remove_left_of
 from deal_core.structures import ClassList
 from deal_core.tagging.choices import TagFormat
 from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN, Change, MarkChange
@@ -422,6 +423,7 @@ def _read_voc(reader: _Reader) -> None:
 def _write_voc(path: Path, frames: Sequence[FrameRecord], states: npt.NDArray[np.int8], classes: ClassList) -> None:
     if bad := [name for name in classes.names if "/" in name or "\0" in name]:
         raise UsageError(f"class '{bad[0]}' cannot be a file name, which VOC needs: choose another format")
+    remove_left_of(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DatasetError(f"{path} exists: the lists of VOC are written to a new folder; choose another name")
     values = {PRESENT: " 1", ABSENT: "-1", UNKNOWN: " 0"}
