@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    model = options.model or _make_model(options.out / "model.safetensors")
+    model = options.model or make_model(options.out / "model.safetensors")
     outcomes, strays = attack(options.out, model, options.count, options.seed)
     print("| node | messages | parameter sets (taken) | calls | unanswered | alive | memory, MiB |")
     print("|---|---|---|---|---|---|---|")
@@ -401,7 +401,8 @@ def _results(answer: Any) -> list[Any]:
     return [answer.result] if hasattr(getattr(answer, "result", None), "successful") else []
 
 
-def _make_model(path: Path) -> Path:
+def make_model(path: Path) -> Path:
+    """Write a small model file and return its path."""
     from deal_core.models.factory import create_model
     from deal_core.models.model_file import ModelInfo, Threshold, save_model
     from deal_core.structures import ClassList
