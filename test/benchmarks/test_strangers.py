@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="PyTorch is not installed (extra train)")
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
-COUNT = 40
+COUNT = 15
 
 
 def test_nodes_bear_strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
