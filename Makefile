@@ -59,8 +59,8 @@ docs: setup ## build the site of the documents into site/
 bench: setup ## run the scripts in benchmarks/
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit; done
 
-params: setup ## write the nodes' parameter schemas and tables anew
-	@$(BIN)/python -m deal_ros.parameter_docs
+params: setup ## write the schemas, tables and security policies of the nodes' parameters anew
+	@$(BIN)/python -m deal_ros.parameter_docs && $(BIN)/python -m deal_ros.security_policies
 
 JETSON_EXTRAS := --extra robot --extra tensorrt --extra train --extra realsense --extra depth --extra export --extra tag --extra dev
 EXTRAS := $(JETSON_EXTRAS) --extra view --extra docs

@@ -402,6 +402,7 @@ def _results(answer: Any) -> list[Any]:
 
 
 def make_model(path: Path) -> Path:
+    """Write a small model file and return its path."""
     from deal_core.models.factory import create_model
     from deal_core.models.model_file import ModelInfo, Threshold, save_model
     from deal_core.structures import ClassList

@@ -15,7 +15,7 @@ FLOORS = (
     ("training.cli",),
     ("training.commands",),
     ("training.support", "training"),
-    ("deal_ros.parameter_docs",),
+    ("deal_ros.parameter_docs", "deal_ros.security_policies"),
     ("deal_ros.replay",),
     ("deal_ros.segmentation", "deal_ros.recorder", "deal_ros.synthetic_camera"),
     ("deal_ros.diagnostics",),

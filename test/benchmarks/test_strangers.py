@@ -12,13 +12,13 @@ pytest.importorskip("torch", reason="PyTorch is not installed (extra train)")
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
-COUNT = 40
+COUNT = 15
 
 
 def test_nodes_bear_strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     script = load_script("strangers")
-    monkeypatch.setattr(script, "_NO_TYPE", 0.0)  # their answers would have to be waited for
+    monkeypatch.setattr(script, "_NO_TYPE", 0.0)  # it would wait for answers to them
     model = script.make_model(tmp_path / "model.safetensors")
     outcomes, strays = script.attack(tmp_path, model, COUNT)
     assert strays == []
