@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import cv2
 import numpy as np
@@ -19,9 +19,11 @@ from deal_core.dataset.taps import Box, Mark, Tap
 from deal_core.errors import DatasetError, UsageError
 from deal_core.structures import UInt8Array, classes_to_json
 from deal_core.tagging.store import Change, MarkChange, TagStore
-from deal_core.taps.masks import TapMasks
 from deal_core.web.server import new_app
 from deal_core.web.thumbnail import thumbnail_jpeg
+
+if TYPE_CHECKING:
+    from deal_core.taps.masks import TapMasks
 
 THUMBNAIL_HEIGHT = 168
 _KEPT_THUMBNAILS = 4096
@@ -121,9 +123,13 @@ class MaskPictures:
         """Return the masks of a frame as a PNG of its size: the classes' colours, transparent elsewhere.
 
         Raises:
-            DatasetError: a file of the dataset is missing or damaged.
+            DatasetError: a file of the dataset is missing or damaged, or PyTorch is not installed.
             CameraModelError: the lens of the camera cannot be inverted.
         """
+        try:  # not before a frame is opened: tags alone need no PyTorch, which takes seconds to load
+            from deal_core.taps.masks import TapMasks
+        except ModuleNotFoundError as error:
+            raise DatasetError(f"masks of taps need {error.name}: pip install 'deal_ros[torch]'") from None
         store = self._store
         with self._mutex:  # one at a time: each takes a processor for itself
             revision = store.revision
