@@ -46,7 +46,7 @@ class Page(Browser):
         self.server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.server.stderr
         said = self.server.stderr.readline()
-        assert "open http" in said, said + self.server.stderr.read()
+        assert "open http" in said, said
         self.address = said.partition("open ")[2].split()[0]
 
     def stop(self, how: int = signal.SIGINT) -> None:
