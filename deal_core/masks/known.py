@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from deal_core.masks.score_dataset import ScoredFrame
 from deal_core.structures import BoolArray, UInt8Array
+
+if TYPE_CHECKING:
+    from deal_core.masks.score_dataset import ScoredFrame
 
 
 @dataclass(frozen=True, eq=False)

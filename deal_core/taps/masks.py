@@ -59,12 +59,20 @@ class TapMasks:
         dataset: The frames that masks are asked for.
         marked: The frames whose marks are used; those of `dataset` if None.
         reach_s: Time over which things are carried, in seconds; 0 uses marks in their own frames alone.
+        grown: Masks of the same frames with other marks or tags; things whose marks did not change are taken over.
 
     Raises:
         DatasetError: poses.json or camera.json of a recording cannot be read.
     """
 
-    def __init__(self, dataset: Dataset, marked: Iterable[FrameRecord] | None = None, *, reach_s: float = REACH_S):
+    def __init__(
+        self,
+        dataset: Dataset,
+        marked: Iterable[FrameRecord] | None = None,
+        *,
+        reach_s: float = REACH_S,
+        grown: TapMasks | None = None,
+    ) -> None:
         self._dataset = dataset
         self._reach_ns = round(reach_s * 1e9)
         self._frames = {frame.key: frame for frame in dataset.frames}
@@ -72,7 +80,7 @@ class TapMasks:
         self._poses = {name: read_poses(dataset.path, name) for name in self._marked}
         self._cameras: dict[str, CameraIntrinsics | None] = {}
         self._parts = _parts(dataset.frames)
-        self._sources: OrderedDict[str, _Source] = OrderedDict()
+        self._sources: OrderedDict[FrameRecord, _Source] = grown._sources if grown else OrderedDict()
 
     def __len__(self) -> int:
         """Return the number of frames with marks."""
@@ -140,14 +148,14 @@ class TapMasks:
 
     def _source(self, frame: FrameRecord, sample: Sample | None = None) -> _Source:
         """Return the things and the view of a frame with marks; the last ones are kept."""
-        if frame.key not in self._sources:
+        if frame not in self._sources:
             sample = sample or self._dataset.load(frame)
             things = grow_things(sample, frame.marks, self._dataset.classes, self._dataset.depth_kind)
-            self._sources[frame.key] = _Source(tuple(things), self._view(frame, sample))
+            self._sources[frame] = _Source(tuple(things), self._view(frame, sample))
             if len(self._sources) > _KEPT_SOURCES:
                 self._sources.popitem(last=False)
-        self._sources.move_to_end(frame.key)
-        return self._sources[frame.key]
+        self._sources.move_to_end(frame)
+        return self._sources[frame]
 
     def _view(self, frame: FrameRecord, sample: Sample) -> View | None:
         pose = self._poses.get(frame.recording, {}).get(frame.stamp_ns)
