@@ -138,7 +138,7 @@ def _image_name(line: str) -> str:
 
 
 def _voc_frame(root: Path, masks: Path, name: str, finder: ImageFinder) -> FrameRecord:
-    mask = masks / f"{name}.png"
+    mask = inside(masks, f"{name}.png")
     return FrameRecord(
         recording="VOC2012",
         stamp_ns=0,

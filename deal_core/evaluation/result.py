@@ -127,7 +127,7 @@ class EvaluationResult:
         if not path.is_file():
             raise EvaluationError(f"{folder}: expected {EVALUATION_FILE} of `deal evaluate`, found none")
         try:
-            return cls.from_json(read_json(path))
+            return cls.from_json(read_json(path, finite=False))
         except (EvaluationError, OSError, ValueError) as error:
             raise EvaluationError(f"{path}: {error}. Write it again with `deal evaluate`") from None
 
