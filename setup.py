@@ -78,7 +78,7 @@ EXTRAS = {
     # `deal export`, and the node's own conversion of a .safetensors file.
     "export": [*TORCH, "onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
     # `deal tag`: the page on which a person says what is visible.
-    "tag": ["fastapi>=0.115", "uvicorn>=0.30"],
+    "tag": ["fastapi>=0.115", "starlette>=1.7", "uvicorn>=0.30"],
     # `deal view`: the rerun viewer.
     "view": ["rerun-sdk>=0.39"],
     # Message packages that have no wheel, built for the tests (test/interfaces).

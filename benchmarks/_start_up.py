@@ -188,10 +188,12 @@ def save_models(out: Path, *, quick: bool) -> None:
 def run_by_hand(model: str) -> None:
     """Publish a mask for each image, by the shortest way."""
     import cv2
-    import onnxruntime
     import rclpy
     from sensor_msgs.msg import Image
 
+    from deal_core.runtime.backends.onnxruntime_backend import import_onnxruntime
+
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from deal_core.errors import ConfigError, nearest_hint
-from deal_core.files import read_text
+from deal_core.errors import ConfigError, nearest_hint, short, short_key
+from deal_core.text_formats import FormatError, parse_yaml, read_yaml
 
 
 class Settings(BaseModel):
@@ -78,27 +78,16 @@ def refuse_falling(bounds: tuple[float, float]) -> tuple[float, float]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(read_text(path), _UniqueKeyLoader)
-    except (OSError, UnicodeDecodeError) as error:
+        values = read_yaml(path)
+    except FormatError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot read this settings file ({error})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
     return values
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuse a mapping that contains a key twice; YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for number, key in enumerate(keys):
-            if key in keys[:number]:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' appears twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -114,21 +103,21 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override '{override}': '{parent}' is a value, not a group of settings")
         values = child
     try:
-        values[last] = yaml.load(text, _UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override '{override}': the value is not valid YAML ({error})") from None
+        values[last] = parse_yaml(text)
+    except FormatError as error:
+        raise ConfigError(f"override '{override}': {error}") from None
 
 
 def _explain(kind: type[BaseModel], problem: Mapping[str, Any]) -> str:
     location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
+    key = short_key(location)
     if problem["type"] == "extra_forbidden":
         known = _keys_at(kind, location[:-1])
         return f"unknown key '{key}': expected one of {', '.join(known)}.{nearest_hint(location[-1], known)}"
     if problem["type"] == "missing":
         return f"'{key}' is required"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"'{key}': {message}, found {problem['input']!r}"
+    return f"'{key}': {message}, found {short(problem['input'])}"
 
 
 def _keys_at(kind: type[BaseModel], location: Iterable[str]) -> list[str]:

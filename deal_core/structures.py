@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from deal_core.errors import DatasetError, UsageError, nearest_hint
+from deal_core.errors import DatasetError, UsageError, nearest_hint, short
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,9 @@ class ClassList:
         if not 1 <= len(names) <= MAX_CLASSES:
             raise DatasetError(f"expected 1 to {MAX_CLASSES} classes, found {len(names)}")
         if any(not isinstance(n, str) or not n.strip() or n != n.strip() for n in names):
-            raise DatasetError(f"class names must be non-empty and without outer spaces, found {list(names)}")
+            raise DatasetError(
+                f"class names must be non-empty and without outer spaces, found {short(list(names), 300)}"
+            )
         if len(set(names)) != len(names):
             repeated = sorted({n for n in names if names.count(n) > 1})
             raise DatasetError(f"class names must be unique, found {repeated} more than once")
@@ -123,7 +125,8 @@ def classes_from_json(value: Any) -> ClassList:
         return ClassList(names, colors)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
-            f'expected classes like [{{"name": "mug", "color": [255, 0, 0]}}], found {value!r} ({error})'
+            f'expected classes like [{{"name": "mug", "color": [255, 0, 0]}}], found {short(value)} '
+            f"({str(error)[:200]})"
         ) from None
 
 
@@ -224,7 +227,7 @@ class TagState:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DatasetError(
                 'expected tags like {"present": ["mug"], "absent": [], "marker": "complete"}, '
-                f"found {value!r} ({error})"
+                f"found {short(value)} ({str(error)[:200]})"
             ) from None
 
 
@@ -241,8 +244,8 @@ class CameraIntrinsics:
     distortion: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
     distortion_model: str = "plumb_bob"
     frame_id: str = "camera_color_optical_frame"
-    # When pydantic reads a camera from a file, an unknown key is an error.
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    # When pydantic reads a camera from a file, an unknown key is an error, and so is nan.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     def resized(self, width: int, height: int) -> CameraIntrinsics:
         """Return the intrinsics after resizing the image to (height, width); the centre of pixel (0, 0) is (0, 0)."""

@@ -60,6 +60,6 @@ def _start(context: LaunchContext) -> list[object]:
         raise UsageError(f"launch argument 'output': {output} exists already: choose another name or remove it first")
     if Path(value(context, "classes")).name == "dataset.yaml":
         existing_file(context, "classes")
-    parameters = ("output", "classes", "tags", "marker", "page", "page_host", "align_depth")
+    parameters = ("output", "classes", "tags", "marker", "page", "page_host", "align_depth", "data_dir")
     node = deal_node(context, "recorder", parameters, required=("output", "classes"))
     return [*transport(context), *camera_driver(context), node]

@@ -48,7 +48,7 @@ def _start(context: LaunchContext) -> list[object]:
     node = deal_node(
         context,
         "segmentation",
-        ("model", "backend", "device", "autostart", "align_depth"),
+        ("model", "backend", "device", "autostart", "align_depth", "data_dir"),
         required=("model",),
         files=("model",),
     )

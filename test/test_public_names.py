@@ -58,8 +58,8 @@ PUBLIC = {
     ),
     "deal_core.evaluation": (
         "AgreementEvaluator BoundaryScore ClassScore ConfusionMatrix EvaluationResult Flicker FrameScore "
-        "MaskEvaluator MaskScore Predictions SeedSummary SweepCurve ThresholdChoice ThresholdSweep "
-        "evaluate_masks evaluate_model evaluate_predictions summarise_seeds"
+        "MaskEvaluator MaskScore Predictions SeedSummary Shard SweepCurve ThresholdChoice ThresholdSweep "
+        "evaluate_masks evaluate_model evaluate_predictions evaluate_shard forget_decisions summarise_seeds"
     ),
     "deal_core.quality": (
         "ClassMaskFigures ClassTrainingFacts ClassVerdict Finding MaskFigures MaskMeter MaskSource TrainingFacts "

@@ -75,6 +75,12 @@ def main() -> None:
         _fail(error, 2)
     except DealError as error:
         _fail(error, 1)
+    except OSError as error:
+        from deal_core.files import is_full, why_not
+
+        if not is_full(error):
+            raise
+        _fail(DealError(f"{error.filename or 'a file'} cannot be written: {why_not(error)}"), 1)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "deal_core", "deal_ros", "training"):

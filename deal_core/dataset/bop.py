@@ -14,7 +14,7 @@ and upside down. The splits `onboarding_static:up` and `onboarding_static:down` 
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 
 from deal_core.dataset.dataset import Dataset, FrameLoader, FrameRecord
-from deal_core.dataset.image_files import ImageFinder, check_image, read_image, require_files
+from deal_core.dataset.image_files import ImageFinder, check_image, read_image, refuse_outside, require_files
 from deal_core.errors import DatasetError, UsageError
 from deal_core.structures import ClassList, Float32Array, TagMarker, TagState, UInt8Array
+from deal_core.text_formats import read_json
 
 HOPE_NAMES = (
     *("AlphabetSoup", "BBQSauce", "Butter", "Cherries", "ChocolatePudding", "Cookies", "Corn", "CreamCheese"),
@@ -120,6 +121,7 @@ class BopLoader(FrameLoader):
             return None
         mask = np.zeros(size, np.uint8)
         for thing in self.images[frame.key][0]:
+            refuse_outside(frame.mask, thing.mask)
             covered = read_image(thing.mask, "mask", _ADVICE)
             check_image(thing.mask, "mask", covered, np.uint8, size)
             mask[covered > 0] = thing.object_id
@@ -169,9 +171,12 @@ def _read_sequence(folder: Path) -> Iterator[tuple[FrameRecord, tuple[BopObject,
             )
             file = folder / "scene_camera.json"
             scale = float(cameras[key]["depth_scale"]) if has_depth else 1.0
-        except (KeyError, TypeError, ValueError) as error:
+            if not (math.isfinite(scale) and all(math.isfinite(thing.visible) for thing in objects)):
+                raise ValueError("a number that is not finite")
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError) as error:
             raise DatasetError(
-                f"{file}: image {key} is wrong, or missing in scene_gt_info.json or scene_camera.json ({error!r})"
+                f"{file}: image {key[:80]} is wrong, or missing in scene_gt_info.json or scene_camera.json "
+                f"({repr(error)[:200]})"
             ) from None
         name = f"{number:06d}"
         frame = FrameRecord(
@@ -189,7 +194,7 @@ def _read_sequence(folder: Path) -> Iterator[tuple[FrameRecord, tuple[BopObject,
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
     except FileNotFoundError:
         raise DatasetError(
             f"{file.parent} has no {file.name}: {_ADVICE}, or choose a split that was published with its ground truth"

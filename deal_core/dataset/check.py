@@ -23,7 +23,9 @@ from deal_core.dataset.depth_maps import DepthMaps
 from deal_core.dataset.image_files import GroundTruth, first_few
 from deal_core.dataset.open import open_dataset
 from deal_core.dataset.settings import SourceSettings
+from deal_core.dataset.tag_notes import tag_notes
 from deal_core.errors import DatasetError, RecordingError, UsageError
+from deal_core.ownership import leftovers_of
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import open_recording
 from deal_core.recording.report import NO_CAMERA, Gaps, RecordingReport, TagBalance, make_report, tag_balance
@@ -33,6 +35,7 @@ from deal_core.recording.topics import find_topics
 from deal_core.recording.writer import GROUND_TRUTH, TAGS_TOPIC
 from deal_core.structures import ClassList, DepthKind, TagState
 
+_DEPTH = 2
 _NO_DEPTH = "no image has depth, which the loss DEAL needs: estimate depth with `deal depth`, and check it with --depth"
 
 
@@ -117,7 +120,8 @@ def check_recording(
     try:
         recording = open_recording(path)
     except RecordingError as error:
-        return RecordingReport(str(path), errors=[str(error)])
+        notes = leftovers_of(path, _DEPTH)  # it may be what a killed process left of a dataset or a training
+        return RecordingReport(str(path), notes=notes, errors=[str(error)])
     with recording:
         try:
             session = read_session(recording, MessageDecoder())
@@ -133,7 +137,7 @@ def check_recording(
         if recording.problems:
             note = f"`deal check {path} --repair` writes everything that is readable as a new, whole recording"
             report = replace(report, notes=[*report.notes, note])
-        return report
+        return replace(report, notes=[*report.notes, *leftovers_of(path, _DEPTH)])
 
 
 def check_dataset(
@@ -156,7 +160,7 @@ def check_dataset(
     try:
         classes = read_classes(path)
     except DatasetError as error:
-        return DatasetReport(str(path), errors=[str(error)])
+        return DatasetReport(str(path), notes=leftovers_of(path), errors=[str(error)])
     errors: list[str] = []
     listed: dict[str, list[FrameRecord]] = {}
     for name in recording_names(path):
@@ -173,7 +177,8 @@ def check_dataset(
             dataset = dataset.with_depth(DepthMaps.open(depth))
         except DatasetError as error:
             errors.append(str(error))
-    return _check_loaded(dataset, listed, errors, _unlisted(path, listed), on_start, on_frame, has_time=True)
+    notes = [*_unlisted(path, listed), *leftovers_of(path)]
+    return _check_loaded(dataset, listed, errors, notes, on_start, on_frame, has_time=True)
 
 
 def check_source(
@@ -223,7 +228,7 @@ def _check_loaded(
         recordings=recordings,
         tags=balance,
         notes=[
-            *_balance_notes(balance),
+            *tag_notes(dataset),
             *([f"{untagged} images have no tag: no class is visible in them"] if untagged else []),
             *([] if dataset.has_depth or not len(dataset) else [_NO_DEPTH]),
             *notes,
@@ -305,19 +310,6 @@ def _check_frames(
         valid_depth=sum(valid) / max(len(valid), 1),
         has_camera=camera is not None,
     )
-
-
-def _balance_notes(balance: dict[str, TagBalance]) -> list[str]:
-    never = [name for name, counts in balance.items() if not counts.present]
-    always = [name for name, counts in balance.items() if counts.present and not counts.absent]
-    notes = []
-    if never:
-        notes.append(f"classes that are never tagged present, and so cannot be learnt: {', '.join(never)}")
-    if always:
-        notes.append(
-            f"classes that are never tagged absent, and so cannot be told from the background: {', '.join(always)}"
-        )
-    return notes
 
 
 def _unlisted(path: Path, listed: dict[str, list[FrameRecord]]) -> list[str]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,8 +29,10 @@ import numpy.typing as npt
 from deal_core.dataset.choices import ClassIds
 from deal_core.dataset.dataset import Dataset, FrameLoader, FrameRecord
 from deal_core.dataset.image_files import first_few, inside, orientation_of, read_ids, require_files, turned
-from deal_core.errors import DatasetError, UsageError
-from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, TagMarker, TagState, UInt8Array
+from deal_core.errors import DatasetError, UsageError, short
+from deal_core.limits import limit, refuse_over
+from deal_core.structures import BACKGROUND, MAX_CLASSES, UNLABELLED, ClassList, TagMarker, TagState, UInt8Array
+from deal_core.text_formats import read_json
 
 _ADVICE = "unpack the COCO archives again"
 
@@ -153,11 +155,31 @@ def draw_mask(
     Raises:
         DatasetError: a segmentation is neither polygons nor run lengths, or is for an image of another shape.
     """
-    drawn = [(a.mask_id, _decode(frame, a.segmentation, size, stated or size)) for a in annotations]
+    drawn = []
+    kept = 0
+    for annotation in annotations:
+        covered = _decode(frame, annotation.segmentation, size, stated or size)
+        place = _box(covered)
+        part = covered[place].copy()
+        kept += part.size
+        refuse_over("object_pixels", kept, f"pixels of the objects of image {frame.name}", _refused(frame))
+        drawn.append((annotation.mask_id, place, part))
     mask = np.zeros(size, np.uint8)
-    for mask_id, covered in sorted(drawn, key=lambda pair: -int(pair[1].sum())):
-        mask[covered] = mask_id
+    for mask_id, place, part in sorted(drawn, key=lambda each: -int(each[2].sum())):
+        mask[place][part] = mask_id
     return mask
+
+
+def _box(covered: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Return the rows and columns in which a mask is set."""
+    rows, columns = (np.flatnonzero(covered.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return slice(0, 0), slice(0, 0)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _refused(frame: FrameRecord) -> Callable[[str], DatasetError]:
+    return lambda sentence: DatasetError(f"{frame.mask}: {sentence}")
 
 
 def _decode(
@@ -167,6 +189,7 @@ def _decode(
 
     if isinstance(segmentation, dict) and "size" in segmentation:
         stated = _whole_pair(segmentation["size"]) or stated
+    refuse_over("image_pixels", stated[0] * stated[1], f"pixels of image {frame.name}", _refused(frame))
     turn = _turn(frame, size, stated)
     target = size if turn < 5 else size[::-1]
     try:
@@ -178,11 +201,20 @@ def _decode(
                 pixels = cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         else:
             scale = np.array([target[1] / stated[1], target[0] / stated[0]])
-            scaled = [(np.reshape(points, (-1, 2)) * scale).ravel().tolist() for points in segmentation]
-            pixels = coder.decode(coder.merge(coder.frPyObjects(scaled, *target)))
+            scaled = [np.reshape(np.asarray(points, np.float64), (-1, 2)) * scale for points in segmentation]
+            length = sum(float(np.abs(np.diff(points, axis=0, append=points[:1])).sum()) for points in scaled)
+            if not np.isfinite(length):
+                raise ValueError("a coordinate is not finite")
+            refuse_over("outline_pixels", length, f"pixels of an outline in image {frame.name}", _refused(frame))
+            if any(np.abs(points).max(initial=0) > limit("outline_pixels") for points in scaled):
+                raise ValueError("a coordinate is far outside of the image")
+            pixels = coder.decode(coder.merge(coder.frPyObjects([p.ravel().tolist() for p in scaled], *target)))
+    except DatasetError:
+        raise
     except Exception as error:  # pycocotools raises many kinds, also plain Exception
         raise DatasetError(
-            f"{frame.mask}: an annotation of image {frame.name} is neither polygons nor run lengths ({error})"
+            f"{frame.mask}: an annotation of image {frame.name} is neither polygons nor run lengths "
+            f"({str(error)[:200]})"
         ) from None
     return turned(np.asarray(pixels, np.bool_), turn)
 
@@ -209,7 +241,7 @@ def _whole_pair(value: Any) -> tuple[int, int] | None:
     """Return two positive whole numbers (as 640 or 640.0), or None if `value` is something else."""
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         return None
-    whole = [int(n) for n in value if type(n) in (int, float) and n > 0 and n % 1 == 0]
+    whole = [int(n) for n in value if type(n) in (int, float) and 0 < n < 2**31 and n % 1 == 0]
     return (whole[0], whole[1]) if len(whole) == 2 else None
 
 
@@ -226,11 +258,11 @@ def _annotation_file(root: Path, split: str) -> Path:
 
 def _read_annotations(file: Path) -> dict[str, list[dict[str, Any]]]:
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(file, "annotation_bytes")
     except (OSError, ValueError) as error:
         raise DatasetError(f"{file} cannot be read ({error}): {_ADVICE}") from None
-    keys = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id")}
-    for name, needed in {**keys, "categories": ("id", "name")}.items():
+    keys = {"categories": ("id", "name"), "images": ("id", "file_name"), "annotations": ("image_id", "category_id")}
+    for name, needed in keys.items():
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list):
             raise DatasetError(f"{file} is not COCO: expected lists images, annotations, categories, {name} is missing")
@@ -238,6 +270,8 @@ def _read_annotations(file: Path) -> dict[str, list[dict[str, Any]]]:
             missing = [key for key in needed if not isinstance(entry, dict) or key not in entry]
             if missing:
                 raise DatasetError(f"{file} is not COCO: entry {number} of {name} has no {missing[0]}")
+            if wrong := [key for key in needed if key.endswith("id") and isinstance(entry[key], (list, dict))]:
+                raise DatasetError(f"{file} is not COCO: entry {number} of {name} has no number as {wrong[0]}")
     return dict(content)
 
 
@@ -247,10 +281,13 @@ def _coco_classes(
     """Return the classes, and the mask id of each category id."""
     names = {entry["id"]: entry["name"] for entry in categories}
     least = 0 if class_ids == "contiguous" else 1
-    if not names or any(type(i) is not int or i < least for i in names) or len(names) < len(categories):
+    # In the convention `category`, each id below the largest becomes a class.
+    most = 2**63 if class_ids == "contiguous" else MAX_CLASSES
+    if not names or any(type(i) is not int or not least <= i <= most for i in names) or len(names) < len(categories):
         advice = " (0 is the background; class_ids: contiguous numbers them from 1)" if least and 0 in names else ""
-        found = sorted(str(entry["id"]) for entry in categories)
-        raise DatasetError(f"{file}: expected categories with unique ids of at least {least}{advice}, found {found}")
+        found = short(sorted(str(entry["id"]) for entry in categories), 300)
+        of = f"of at least {least}" if class_ids == "contiguous" else f"from {least} to {most}"
+        raise DatasetError(f"{file}: expected categories with unique ids {of}{advice}, found {found}")
     ids = sorted(names)
     try:
         if class_ids == "contiguous":
@@ -264,7 +301,7 @@ def _coco_classes(
 def _annotation(file: Path, entry: Mapping[str, Any], mask_ids: Mapping[int, int]) -> tuple[int, _Annotation]:
     category = entry["category_id"]
     if category not in mask_ids:
-        raise DatasetError(f"{file}: annotation {entry.get('id')} has the unknown category id {category}")
+        raise DatasetError(f"{file}: annotation {short(entry.get('id'))} has the unknown category id {short(category)}")
     return entry["image_id"], _Annotation(mask_ids[category], entry.get("segmentation") or None)
 
 
@@ -292,7 +329,7 @@ def _listed_images(file: Path, folder: Path, entries: Sequence[Mapping[str, Any]
     for entry in entries:
         number = entry["id"]
         if type(number) is not int:
-            raise DatasetError(f"{file}: expected whole numbers as image ids, found {number!r}")
+            raise DatasetError(f"{file}: expected whole numbers as image ids, found {short(number)}")
         try:
             path = inside(folder, entry["file_name"])
         except DatasetError as error:

@@ -3,7 +3,7 @@
 The project's own layout is a folder of plain files, with a subfolder for each recording:
 
     dataset.yaml                    classes with colours, depth unit, provenance
-    recordings/<name>/frames.jsonl  a line for each frame: stamp, files, tags, segment
+    recordings/<name>/frames.jsonl  a line for each frame: stamp, files, tags, segment, taps and boxes
     recordings/<name>/color|depth|masks/<stamp_ns>.png
     recordings/<name>/camera.json   intrinsics, if known
     recordings/<name>/source.json   the origin, and what was left out
@@ -18,16 +18,26 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from deal_core.dataset.depth_maps import DepthMaps
-from deal_core.dataset.image_files import check_ids, check_image, first_few, inside, read_color, read_ids, read_image
+from deal_core.dataset.image_files import (
+    check_ids,
+    check_image,
+    first_few,
+    inside,
+    read_color,
+    read_ids,
+    read_image,
+    refuse_outside,
+)
+from deal_core.dataset.taps import BoxLine, Mark, TapLine, check_marks
 from deal_core.errors import DatasetError, DealError, UsageError, explain_invalid, nearest_hint
-from deal_core.files import read_lines, read_text, refuse_output_on_input
+from deal_core.files import read_lines, refuse_output_on_input
+from deal_core.limits import read_bytes
 from deal_core.structures import (
     BACKGROUND,
     UNLABELLED,
@@ -42,6 +52,7 @@ from deal_core.structures import (
     depth_to_metres,
     valid_depth,
 )
+from deal_core.text_formats import read_yaml
 
 DATASET_FILE, FRAMES_FILE, CAMERA_FILE, SOURCE_FILE = "dataset.yaml", "frames.jsonl", "camera.json", "source.json"
 RECORDINGS = "recordings"
@@ -61,6 +72,7 @@ class FrameRecord:
         tags: tags of the image.
         segment: number of its scene in the recording.
         name: unique name in the recording; the stamp if empty.
+        marks: taps and boxes that a person drew in the image, in any order.
     """
 
     recording: str
@@ -71,6 +83,7 @@ class FrameRecord:
     tags: TagState
     segment: int
     name: str = ""
+    marks: tuple[Mark, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or str(self.stamp_ns))
@@ -199,6 +212,7 @@ class Dataset:
             DatasetError: a file is missing or damaged, or its type or size differs from what the colour image needs.
         """
         record = frame if isinstance(frame, FrameRecord) else self.frames[frame]
+        self._refuse_outside(record)
         image = self._loader.image(record)
         size = (image.shape[0], image.shape[1])
         maps = self._depth_maps
@@ -220,7 +234,9 @@ class Dataset:
         Raises:
             DatasetError: the file is missing or damaged.
         """
-        return self._loader.image(frame if isinstance(frame, FrameRecord) else self.frames[frame])
+        record = frame if isinstance(frame, FrameRecord) else self.frames[frame]
+        refuse_outside(self.path, record.color)
+        return self._loader.image(record)
 
     def files(self) -> Iterator[Path]:
         """Yield the files and folders from which the frames are read."""
@@ -278,13 +294,14 @@ class Dataset:
         file = self.path / RECORDINGS / recording / CAMERA_FILE
         if not file.exists():
             return None
+        refuse_outside(self.path, file)
         try:
-            found = TypeAdapter(_CameraFile).validate_json(file.read_bytes())
+            found = TypeAdapter(_CameraFile).validate_json(read_bytes(file))
             return CameraIntrinsics(**{each.name: getattr(found, each.name) for each in fields(CameraIntrinsics)})
-        except OSError as error:
-            raise DatasetError(f"{file} cannot be read ({error}): extract the recording again") from None
         except ValidationError as error:
             raise DatasetError(f"{file}: {explain_invalid(error)}; extract the recording again") from None
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{file} cannot be read ({error}): extract the recording again") from None
 
     def subset(
         self, recordings: Collection[str] | None = None, predicate: Callable[[FrameRecord], bool] | None = None
@@ -331,6 +348,12 @@ class Dataset:
             self.subset(predicate=lambda f: (f.recording, f.segment) not in held),
             self.subset(predicate=lambda f: (f.recording, f.segment) in held),
         )
+
+    def _refuse_outside(self, record: FrameRecord) -> None:
+        depth = None if self._depth_maps else record.depth
+        refuse_outside(self.path, *(file for file in (record.color, depth, record.mask) if file))
+        if self._depth_maps:
+            refuse_outside(self._depth_maps.folder, self._depth_maps.path(record.key))
 
     def _mask(self, record: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
         mask = self._loader.mask(record, size)
@@ -413,13 +436,14 @@ def read_classes(path: Path) -> ClassList:
         DatasetError: dataset.yaml is missing, wrong, or has another version.
     """
     file = path / DATASET_FILE
+    refuse_outside(path, file)
     try:
-        content = yaml.safe_load(read_text(file))
-    except FileNotFoundError:
+        content = read_yaml(file)
+    except (FileNotFoundError, NotADirectoryError):
         raise DatasetError(
             f"{path} is not a dataset: expected {DATASET_FILE} in it; make one with `deal extract`"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise DatasetError(f"{file} cannot be read: {error}") from None
     try:
         return classes_from_json(DatasetHeader.model_validate(content).classes)
@@ -445,6 +469,7 @@ def read_frames(path: Path, recording: str, classes: ClassList) -> Iterator[Fram
     """
     folder = path / RECORDINGS / recording
     file = folder / FRAMES_FILE
+    refuse_outside(path, file)
     stamps: set[int] = set()
     try:
         lines = read_lines(file)
@@ -458,6 +483,7 @@ def read_frames(path: Path, recording: str, classes: ClassList) -> Iterator[Fram
         try:
             frame = _parse_frame(folder, recording, line)
             frame.tags.vector(classes)
+            check_marks(frame.marks, classes)
             if frame.stamp_ns in stamps:
                 raise DatasetError(f"stamp {frame.stamp_ns} appears in an earlier line")
         except DealError as error:
@@ -502,17 +528,22 @@ def masks_without_class(place: Path | str, classes: ClassList) -> DatasetError:
     )
 
 
+_Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
 class _FrameLine(BaseModel):
     """A line of frames.jsonl."""
 
     model_config = ConfigDict(strict=True)
 
-    stamp_ns: int
+    stamp_ns: _Int64
     color: str
     depth: str
     tags: dict[str, Any]
-    segment: int
+    segment: _Int64
     mask: str | None = None
+    points: list[TapLine] = []
+    boxes: list[BoxLine] = []
 
 
 def _parse_frame(folder: Path, recording: str, line: str) -> FrameRecord:
@@ -528,6 +559,7 @@ def _parse_frame(folder: Path, recording: str, line: str) -> FrameRecord:
         mask=None if values.mask is None else inside(folder, values.mask),
         tags=TagState.from_json(values.tags),
         segment=values.segment,
+        marks=(*(point.tap() for point in values.points), *(box.box() for box in values.boxes)),
     )
 
 

@@ -20,7 +20,8 @@ from deal_core.dataset.choices import DepthPrecision
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.depth_maps import DepthMapsWriter
 from deal_core.devices import resolve_device
-from deal_core.errors import ModelFileError, UsageError
+from deal_core.errors import DatasetError, ModelFileError, UsageError
+from deal_core.files import owning
 from deal_core.structures import DepthKind, Float32Array, UInt8Array
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -119,21 +120,23 @@ def write_depth_maps(
     Raises:
         DatasetError: an image is missing or damaged, or the folder is not writable or contains maps of another model or
             precision.
+        InUseError: another process writes the folder.
         UsageError: the batch size is below 1, the network overflows, or the folder lies among the recordings.
     """
     if batch_size < 1:
         raise UsageError(f"expected a batch size of at least 1, found {batch_size}")
     dataset.refuse_output(Path(out))
-    writer = DepthMapsWriter(out, estimator.kind, estimator.description)
-    missing = [frame for frame in dataset.frames if not writer.maps.has(frame.key)]
-    for _ in range(len(dataset) - len(missing)):
-        yield False
-    for start in range(0, len(missing), batch_size):
-        frames = missing[start : start + batch_size]
-        depths = estimator.estimate([dataset.load_image(frame) for frame in frames])
-        for frame, depth in zip(frames, depths, strict=True):
-            writer.write(frame.key, depth)
-            yield True
+    with owning(Path(out), DatasetError):
+        writer = DepthMapsWriter(out, estimator.kind, estimator.description)
+        missing = [frame for frame in dataset.frames if not writer.maps.has(frame.key)]
+        for _ in range(len(dataset) - len(missing)):
+            yield False
+        for start in range(0, len(missing), batch_size):
+            frames = missing[start : start + batch_size]
+            depths = estimator.estimate([dataset.load_image(frame) for frame in frames])
+            for frame, depth in zip(frames, depths, strict=True):
+                writer.write(frame.key, depth)
+                yield True
 
 
 def _from_folder(folder: Path) -> tuple[Any, Any]:

@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from deal_core.dataset.image_files import DEPTH_PNG_FLAGS, check_image, inside, read_image
 from deal_core.errors import DatasetError, UsageError, explain_invalid
 from deal_core.files import os_errors_as, replacing
+from deal_core.limits import read_bytes
+from deal_core.ownership import is_empty, remove_leftovers
 from deal_core.structures import DepthKind, Float32Array, UInt16Array, metres_to_depth
 
 DEPTH_FILE = "depth.json"
@@ -58,7 +60,7 @@ class DepthMaps:
         folder = Path(folder)
         file = folder / DEPTH_FILE
         try:
-            found = _Description.model_validate_json(file.read_bytes())
+            found = _Description.model_validate_json(read_bytes(file))
         except (FileNotFoundError, NotADirectoryError):
             raise DatasetError(
                 f"{folder} contains no depth maps: expected {DEPTH_FILE} in it; make them with `deal depth`"
@@ -123,11 +125,13 @@ class DepthMapsWriter:
                     f"{folder} contains {found.kind} depth of {found.model}, not {kind} depth of {model}: "
                     "choose another folder"
                 )
+            remove_leftovers(folder)
             return
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or not is_empty(folder)):
             raise DatasetError(f"{folder} exists and contains no depth maps: choose another folder")
         description = _Description(format="deal-depth", version=1, kind=kind, scale=scale, model=model)
-        with replacing(folder / DEPTH_FILE) as temporary:
+        file = folder / DEPTH_FILE
+        with os_errors_as(DatasetError, f"{file} cannot be written"), replacing(file) as temporary:
             temporary.write_text(json.dumps(description.model_dump(), indent=2) + "\n", encoding="utf-8")
 
     def write(self, name: str, depth: npt.NDArray[np.floating[Any]]) -> None:
@@ -147,7 +151,7 @@ class DepthMapsWriter:
             raise UsageError(f"expected a depth map of shape (H, W), found {depth.shape}")
         file = self.maps.path(name)
         counts = metres_to_depth(depth) if self.maps.kind == "metric" else _inverse_counts(depth)
-        with os_errors_as(DatasetError, f"{file} cannot be written"), replacing(file) as temporary:
+        with os_errors_as(DatasetError, f"{file} cannot be written"), replacing(file, synced=False) as temporary:
             temporary.write_bytes(cv2.imencode(".png", counts, DEPTH_PNG_FLAGS)[1].data)
 
 

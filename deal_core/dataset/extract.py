@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from deal_core.dataset.choices import ColorFormat
 from deal_core.dataset.dataset import RECORDINGS, SOURCE_FILE
 from deal_core.dataset.image_files import GroundTruth
 from deal_core.dataset.writer import DatasetWriter, RecordingFolder, check_recording_name
-from deal_core.errors import RecordingError, UsageError
+from deal_core.errors import DatasetError, RecordingError, UsageError
+from deal_core.files import owning
+from deal_core.limits import read_bytes
+from deal_core.ownership import remove_leftovers
 from deal_core.recording.depth_values import DepthValues
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import Recording, open_recording
@@ -80,6 +84,7 @@ def extract_recording(
     options: ExtractOptions,
     *,
     name: str | None = None,
+    is_owned: bool = False,
     on_start: Callable[[int], object] = lambda total: None,
     on_pair: Callable[[], object] = lambda: None,
 ) -> Extraction:
@@ -87,22 +92,24 @@ def extract_recording(
 
     Frames that the operator marked to be ignored and unreadable pairs are left out and counted. A drawn mask beside the
     recording (`ground_truth/<stamp_ns>.png`) is copied for evaluation. An extraction that was done before, from the
-    same files with the same options, is not repeated.
+    same files with the same options, is not repeated. What an extraction left that was killed is removed.
 
     Args:
         path: recording to extract.
         dataset: folder of the dataset.
         options: how to extract.
         name: name of the folder in the dataset; the recording's name if None.
+        is_owned: whether the caller is within `deal_core.files.owning` of the dataset, to extract several recordings.
         on_start: called with the number of colour images before the first is read.
         on_pair: called after each written frame.
 
     Raises:
         RecordingError: the recording gives no frame.
         DatasetError: the dataset already contains another extraction of it, or has other classes.
+        InUseError: another process adds recordings to the dataset.
         UsageError: classes or tags are missing, unknown, or given twice.
     """
-    with open_recording(path) as recording:
+    with open_recording(path) as recording, nullcontext() if is_owned else owning(dataset, DatasetError):
         name = name or recording.name
         check_recording_name(name)
         session = read_session(recording, MessageDecoder())
@@ -110,6 +117,7 @@ def extract_recording(
         decoder = MessageDecoder(depth)
         classes = _classes(recording, session, options)
         writer = DatasetWriter(dataset, classes)
+        remove_leftovers(dataset)
         fingerprint = _fingerprint(recording, classes, options)
         if not options.overwrite and (report := _done_before(dataset, name, fingerprint)):
             return Extraction(name, report, was_there=True)
@@ -199,7 +207,8 @@ def _fingerprint(recording: Recording, classes: ClassList, options: ExtractOptio
                 digest.update(f"{part.name} {part.stat().st_size} ".encode() + _ends(part))
     masks = recording.folder / GROUND_TRUTH
     for mask in sorted(masks.iterdir()) if masks.is_dir() else []:
-        digest.update(f"{mask.name} ".encode() + mask.read_bytes())
+        with suppress(OSError):  # what is no mask is counted when it is read
+            digest.update(f"{mask.name} ".encode() + read_bytes(mask, "message_bytes"))
     return digest.hexdigest()
 
 
@@ -219,7 +228,7 @@ class _Source(BaseModel):
 
 def _done_before(dataset: Path, name: str, fingerprint: str) -> RecordingReport | None:
     try:
-        source = _Source.model_validate_json((dataset / RECORDINGS / name / SOURCE_FILE).read_bytes())
+        source = _Source.model_validate_json(read_bytes(dataset / RECORDINGS / name / SOURCE_FILE))
     except (OSError, ValidationError):
         return None  # missing, or written by another tool: then the folder must not exist
     return source.report if source.fingerprint == fingerprint else None

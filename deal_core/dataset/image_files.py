@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -13,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from deal_core.errors import DatasetError
-from deal_core.recording.image_payload import ImageFile, identify_image, image_end
+from deal_core.errors import DatasetError, short
+from deal_core.limits import limit, read_bytes, require_file
+from deal_core.recording.image_payload import ImageFile, identify_image, image_end, why_not_decode
 from deal_core.structures import UNLABELLED, ClassList, UInt8Array
 
 # On real colour, run-length matching is faster and smaller than zlib's default at level 1, and this filter compresses
@@ -32,6 +34,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", "
 """Suffixes of image files, in small letters."""
 _FORMATS = "PNG, JPEG, WebP, BMP or TIFF"
 _ORIENTATION = 0x0112
+_LONGEST_PATH, _LONGEST_NAME = 1024, 255
 _OTHER_FORMATS = {
     b"GIF8": "GIF",
     b"\0\0\0\x0cjP": "JPEG 2000",
@@ -78,7 +81,7 @@ def read_color(file: Path, what: str, advice: str) -> UInt8Array:
         raise DatasetError(f"the {what} {file} contains floating-point numbers, expected 8 or 16 bit: {advice}")
     if found.kind == "tiff":
         # OpenCV would multiply the colours of a TIFF by its alpha.
-        with suppress(OSError, SyntaxError, ValueError), Image.open(io.BytesIO(data)) as image:
+        with suppress(Exception), Image.open(io.BytesIO(data)) as image:  # each format raises others
             if image.mode in ("RGBA", "RGBX"):
                 return np.asarray(image.convert("RGB"))
     pixels = _decoded(file, what, advice, data, cv2.IMREAD_COLOR)
@@ -102,7 +105,7 @@ def read_ids(file: Path, advice: str) -> UInt8Array:
         with Image.open(io.BytesIO(data)) as image:
             # numpy takes the indices of a palette as they are; OpenCV would look up their colours.
             mode, ids = image.mode, np.asarray(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # each format raises others
         raise DatasetError(f"the mask image {file} is damaged ({error}): {advice}") from None
     colors = ids[..., : 1 if mode in ("LA", "PA") else 3] if ids.ndim == 3 else ids[..., None]
     if ids.dtype not in (np.bool_, np.uint8):
@@ -117,7 +120,8 @@ def read_ids(file: Path, advice: str) -> UInt8Array:
 
 def orientation_of(file: Path) -> int:
     """Return the orientation tag (1 to 8) of a JPEG, PNG or WebP; 1 without one. TIFF is read in its orientation."""
-    with suppress(OSError, SyntaxError, ValueError), Image.open(file) as image:
+    # Each format raises other errors, and a pipe would be waited for.
+    with suppress(Exception), Image.open(io.BytesIO(read_bytes(file, "message_bytes"))) as image:
         found = image.getexif().get(_ORIENTATION, 1) if image.format != "TIFF" else 1
         return found if found in range(1, 9) else 1
     return 1
@@ -161,9 +165,10 @@ class ImageFinder:
 def is_image(file: Path) -> bool:
     """Return whether a file is an image that `read_image` should read, by its first bytes or else its suffix."""
     try:
+        require_file(file)
         with file.open("rb") as opened:
             head = opened.read(64)
-    except OSError:
+    except (OSError, ValueError):
         return file.suffix.lower() in SUFFIXES
     return identify_image(head) is not None or file.suffix.lower() in SUFFIXES
 
@@ -196,12 +201,37 @@ def inside(folder: Path, name: Any) -> Path:
     """Return the path of a file in a folder, from an untrusted name.
 
     Raises:
-        DatasetError: the name is not a string, is empty or absolute, or leaves the folder.
+        DatasetError: the name is not a string, is empty, absolute or longer than file systems allow, or leaves the
+            folder.
     """
     parts = PurePosixPath(name).parts if isinstance(name, str) else ()
     if not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name:
-        raise DatasetError(f"expected a file inside {folder}, found {name!r}")
+        raise DatasetError(f"expected a file inside {folder}, found {short(name)}")
+    if len(name) > _LONGEST_PATH or any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
+        raise DatasetError(f"expected a file inside {folder}, found a name of {len(name)} characters: {short(name)}")
     return folder.joinpath(*parts)
+
+
+def refuse_outside(root: Path, *files: Path) -> None:
+    """Raise `DatasetError` if a file or folder of a dataset is a link, or lies behind one, that leaves the dataset.
+
+    Args:
+        root: folder of the dataset, which may be a link itself.
+        files: files or folders in it; they need not exist.
+    """
+    if limit("outside_links"):
+        return
+    top = root.resolve()
+    for file in files:
+        try:
+            is_inside = file.resolve().is_relative_to(top)
+        except (OSError, RuntimeError) as error:  # a circle of links
+            raise DatasetError(f"{file} cannot be read ({error})") from None
+        if not is_inside:
+            raise DatasetError(
+                f"{file} is, or lies behind, a link to a place outside {root}: put the file itself there, or follow "
+                "such links with `deal --limit outside_links=1 …`"
+            )
 
 
 def require_files(files: Sequence[Path], root: Path, what: str, advice: str) -> None:
@@ -274,9 +304,9 @@ class GroundTruth:
 def _read_whole(file: Path, what: str, advice: str) -> tuple[bytes, ImageFile]:
     """Return the bytes of an image file and its format; raise `DatasetError` if it is no image or truncated."""
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"the {what} {file} cannot be read ({error.strerror}): {advice}") from None
+        data = read_bytes(file, "message_bytes")
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise DatasetError(f"the {what} {file} cannot be read ({_reason(error)}): {advice}") from None
     found = identify_image(data)
     if found is None and (other := _other_format(data)):
         raise DatasetError(f"the {what} {file} cannot be read: expected {_FORMATS}, found {other}: {advice}")
@@ -285,7 +315,13 @@ def _read_whole(file: Path, what: str, advice: str) -> tuple[bytes, ImageFile]:
         raise DatasetError(f"the {what} {file} is damaged ({len(data)} bytes{zeros}): {advice}")
     if image_end(data) is None:
         raise DatasetError(f"the {what} {file} is damaged (truncated after {len(data)} bytes): {advice}")
+    if problem := why_not_decode(data):
+        raise DatasetError(f"the {what} {file} is not decoded: {problem}: {advice}")
     return data, found
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _decoded(file: Path, what: str, advice: str, data: bytes, flags: int) -> npt.NDArray[Any]:

@@ -18,9 +18,19 @@ from xml.etree import ElementTree
 import numpy as np
 
 from deal_core.dataset.dataset import Dataset, FrameLoader, FrameRecord
-from deal_core.dataset.image_files import SUFFIXES, ImageFinder, check_ids, first_few, inside, read_ids, require_files
+from deal_core.dataset.image_files import (
+    SUFFIXES,
+    ImageFinder,
+    check_ids,
+    first_few,
+    inside,
+    read_ids,
+    refuse_outside,
+    require_files,
+)
 from deal_core.errors import DatasetError, UsageError, nearest_hint
 from deal_core.files import read_lines
+from deal_core.limits import read_bytes
 from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, TagMarker, TagState, UInt8Array
 
 VOC_CLASSES = ClassList(
@@ -148,12 +158,13 @@ def _xml(root: Path, name: str) -> Path:
 
 def _read_tags(root: Path, frame: FrameRecord) -> TagState:
     file = _xml(root, frame.name)
+    refuse_outside(root, file)
     if not file.is_file():
         assert frame.mask is not None  # images with neither were refused
         return _tags_of_mask(frame.mask)
     try:
-        objects = ElementTree.parse(file).getroot().findall("object")
-    except (OSError, ElementTree.ParseError) as error:
+        objects = ElementTree.fromstring(read_bytes(file)).findall("object")
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: unknown encodings
         raise DatasetError(f"{file} cannot be read ({error}): {_ADVICE}") from None
     present = {(entry.findtext("name") or "").strip() for entry in objects}
     wrong = sorted(present - set(VOC_CLASSES.names))

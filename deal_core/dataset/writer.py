@@ -24,9 +24,10 @@ from deal_core.dataset.dataset import (
     DatasetHeader,
     read_classes,
 )
-from deal_core.dataset.image_files import DEPTH_PNG_FLAGS, PNG_FLAGS, check_image
+from deal_core.dataset.image_files import DEPTH_PNG_FLAGS, PNG_FLAGS, check_image, refuse_outside
 from deal_core.errors import DatasetError, UsageError
 from deal_core.files import os_errors_as, replacing, replacing_folder
+from deal_core.ownership import is_empty
 from deal_core.structures import (
     CameraIntrinsics,
     ClassList,
@@ -41,7 +42,8 @@ from deal_core.structures import (
 class DatasetWriter:
     """Add recordings to a dataset, which is created with the first one.
 
-    Each recording is written to a hidden folder and renamed when it is complete; a failure leaves nothing.
+    Each recording is written to a hidden folder and put in place when it is complete and on the disk; a failure leaves
+    nothing. What a killed process left there is no obstacle.
 
     Args:
         path: folder of the dataset, new or existing.
@@ -56,7 +58,7 @@ class DatasetWriter:
         self.classes = classes
         if (self.path / DATASET_FILE).exists():
             require_same_classes(classes, "the new recording", read_classes(self.path), f"dataset {self.path}")
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or not is_empty(self.path)):
             raise DatasetError(
                 f"{self.path} exists and is not a dataset: it has no {DATASET_FILE}; choose another folder"
             )
@@ -82,6 +84,7 @@ class DatasetWriter:
                 f"expected colour as png, or jpeg with a quality of 1 to 100, found {color_format} {jpeg_quality}"
             )
         final = self.path / RECORDINGS / name
+        refuse_outside(self.path, final)
         if final.exists() and not overwrite:
             raise DatasetError(f"{final} exists already: replace it with --overwrite, or choose another --name")
         return RecordingFolder(self, final, None if color_format == "png" else jpeg_quality, overwrite=overwrite)
@@ -128,8 +131,6 @@ class RecordingFolder:
     @contextmanager
     def _write_folder(self) -> Iterator[None]:
         with replacing_folder(self._final, overwrite=self._overwrite) as self._folder:
-            (self._folder / "color").mkdir()
-            (self._folder / "depth").mkdir()
             with (self._folder / FRAMES_FILE).open("w", encoding="utf-8") as self._list:
                 yield
             if not self.frames_written:
@@ -165,9 +166,9 @@ class RecordingFolder:
         if mask is not None:
             check_image(self._final, "mask", mask, np.uint8, pair.color.shape[:2])
             line["mask"] = f"masks/{pair.stamp_ns}.png"
-            (self._folder / "masks").mkdir(exist_ok=True)
             self._write_image(line["mask"], mask, PNG_FLAGS)
-        self._list.write(json.dumps(line) + "\n")
+        with os_errors_as(DatasetError, f"{self._final / FRAMES_FILE} cannot be written"):
+            self._list.write(json.dumps(line) + "\n")
         self._stamps.add(pair.stamp_ns)
         self.frames_written += 1
 
@@ -180,15 +181,20 @@ class RecordingFolder:
             max_depth_m: greatest depth that was kept, metres; 0 is no limit.
         """
         content = {**asdict(camera), "depth_unit": depth_unit, "max_depth_m": max_depth_m}
-        (self._folder / CAMERA_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        self._write_json(CAMERA_FILE, content)
 
     def write_source(self, source: Mapping[str, Any]) -> None:
         """Write the origin of the recording and what was left out, as plain JSON."""
-        (self._folder / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+        self._write_json(SOURCE_FILE, source)
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        with os_errors_as(DatasetError, f"{self._final / name} cannot be written"):
+            (self._folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def _write_image(self, name: str, image: npt.NDArray[Any], flags: Sequence[int]) -> None:
         _, data = cv2.imencode(Path(name).suffix, image, flags)
         with os_errors_as(DatasetError, f"{self._final / name} cannot be written"):
+            (self._folder / name).parent.mkdir(exist_ok=True)
             (self._folder / name).write_bytes(data.data)
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
+import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from deal_core.errors import EvaluationError
+from deal_core.evaluation.frame_file import FrameFile
+from deal_core.evaluation.metrics import checked_mask, require_same_shape
 from deal_core.masks.decide import threshold_bins, winning_class
-from deal_core.structures import Float32Array, Float64Array, UInt8Array
+from deal_core.structures import Float32Array, Float64Array, Sample, UInt8Array
 
 if TYPE_CHECKING:
     from deal_core.structures import Array
@@ -29,6 +31,7 @@ class DecidedFrame:
         tags: (K,) tags of the frame.
         ids: (H, W) ids of the winning class of each pixel.
         bins: (H, W) number of thresholds below its score.
+        sums: Sums of the threshold rule over this frame.
     """
 
     key: str
@@ -36,6 +39,7 @@ class DecidedFrame:
     tags: Float32Array
     ids: UInt8Array
     bins: UInt8Array
+    sums: tuple[npt.NDArray[Any], ...] = ()
 
     def mask(self, place: int) -> UInt8Array:
         """Return the mask (H, W) at the threshold with this index; background wins a tie."""
@@ -43,53 +47,75 @@ class DecidedFrame:
 
 
 class DecidedFrames:
-    """Frames on disk, compressed, in a file without a name that ends with the process.
+    """Frames on disk, compressed.
 
     The winning class of a pixel and the number of thresholds below its score give its mask at each of the thresholds,
-    exactly as `deal_core.masks.decide.predict_mask` does: two bytes for each pixel in place of K scores.
+    exactly as `deal_core.masks.decide.predict_mask` does: two bytes for each pixel in place of K scores. With the sums
+    of the threshold rule, a record is all that an evaluation takes from a frame, so those of several processes merge
+    exactly.
 
     Args:
         thresholds: (T,) increasing thresholds, at most 255.
+        path: File for the frames; frames that it has already are kept. None: a file that ends with the process.
+        about: What the decisions depend on besides the frames, such as the model. Those of another are dropped.
+        others: Files of other processes, which have ended.
+
+    Raises:
+        EvaluationError: another process writes one of the files, or it cannot be opened.
     """
 
-    def __init__(self, thresholds: Float64Array) -> None:
+    def __init__(
+        self,
+        thresholds: Float64Array,
+        path: Path | None = None,
+        about: object = None,
+        others: Iterable[Path] = (),
+    ) -> None:
         if len(thresholds) > 255:
             raise ValueError(f"expected at most 255 thresholds, found {len(thresholds)}")
         self.thresholds = thresholds
-        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this object)
-        self._entries: list[tuple[str, Float32Array, tuple[int, ...], int]] = []
+        described = json.dumps([str(about), thresholds.tolist()])
+        self._own = FrameFile(path, described)
+        self._others = [FrameFile(other, described, may_write=False) for other in others]
+        self.foreign = sum(not other.is_same for other in self._others)
+        """The number of files of other processes with decisions about something else."""
 
-    def keep(self, scores: Array, allowed: Array | None, key: str, truth: UInt8Array, tags: Float32Array) -> None:
+    def keep(self, scores: Array, allowed: Array | None, sample: Sample, sums: Sequence[npt.NDArray[Any]] = ()) -> None:
         """Keep a frame.
 
         Args:
             scores: (K, H, W) scores in [0, 1].
             allowed: (K,) with 1 for the classes that may be predicted, as for `winning_class`.
-            key: Key of the frame.
-            truth: (H, W) true ids.
-            tags: (K,) tags of the frame.
+            sample: The frame, with its true mask.
+            sums: Sums of the threshold rule over this frame, int64 or float64.
 
         Raises:
-            EvaluationError: the folder for temporary files is full.
+            ValueError: the mask has another shape or unknown ids.
+            EvaluationError: the disk is full.
         """
         best, ids = winning_class(scores, allowed)
+        truth = checked_mask(_mask(sample), len(scores), "mask").astype(np.uint8)
+        require_same_shape(best.shape, truth.shape)
         bins = threshold_bins(best, self.thresholds).astype(np.uint8)
-        packed = zlib.compress(np.stack([truth, ids, bins]).tobytes(), level=1)
-        try:
-            self._file.write(packed)
-        except OSError as error:
-            raise EvaluationError(
-                f"{tempfile.gettempdir()}: the decisions cannot be kept there ({error}); set TMPDIR to another folder"
-            ) from error
-        self._entries.append((key, tags, truth.shape, len(packed)))
+        arrays: list[npt.NDArray[Any]] = [truth, sample.tags, ids, bins, *sums]
+        self._own.append(sample.key, _checksum(sample), _packed(arrays))
 
-    def frames(self) -> Iterator[DecidedFrame]:
-        """Yield the frames in the order in which they were kept."""
-        self._file.seek(0)
-        for key, tags, shape, size in self._entries:
-            planes: npt.NDArray[np.uint8] = np.frombuffer(zlib.decompress(self._file.read(size)), np.uint8)
-            truth, ids, bins = planes.reshape(3, *shape)
-            yield DecidedFrame(key, truth, tags, ids, bins)
+    def has(self, sample: Sample) -> bool:
+        """Return whether this frame is kept, with the same image, depth, tags and true mask."""
+        file = self._file_of(sample.key)
+        return file is not None and file.checksum(sample.key) == _checksum(sample)
+
+    def may_have(self, key: str) -> bool:
+        """Return whether a frame with this key is kept."""
+        return self._file_of(key) is not None
+
+    def frames(self, keys: Iterable[str]) -> Iterator[DecidedFrame]:
+        """Yield the frames with these keys."""
+        for key in keys:
+            file = self._file_of(key)
+            assert file is not None
+            truth, tags, ids, bins, *sums = _unpacked(file.read(key))
+            yield DecidedFrame(key, truth, tags, ids, bins, tuple(sums))
 
     def place(self, threshold: float) -> int:
         """Return the index of a threshold.
@@ -101,3 +127,40 @@ class DecidedFrames:
         if index == len(self.thresholds) or self.thresholds[index] != threshold:
             raise ValueError(f"expected one of the kept thresholds, found {threshold}")
         return index
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (self._own, *self._others):
+            file.close()
+
+    def _file_of(self, key: str) -> FrameFile | None:
+        return next((file for file in (self._own, *self._others) if key in file.keys), None)
+
+
+def _packed(arrays: Sequence[npt.NDArray[Any]]) -> bytes:
+    """Return a line of JSON with type and shape of each array, and their values."""
+    kinds = json.dumps([[array.dtype.str, array.shape] for array in arrays]).encode() + b"\n"
+    return kinds + b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
+
+
+def _unpacked(content: bytes) -> list[npt.NDArray[Any]]:
+    start, arrays = content.index(b"\n") + 1, []
+    for kind, shape in json.loads(content[:start]):
+        array: npt.NDArray[Any] = np.frombuffer(content, kind, int(np.prod(shape)), start).reshape(shape)
+        start += array.nbytes
+        arrays.append(array)
+    return arrays
+
+
+def _mask(sample: Sample) -> UInt8Array:
+    assert sample.mask is not None
+    return sample.mask
+
+
+def _checksum(sample: Sample) -> int:
+    """Return a checksum of all that an evaluation reads of a frame."""
+    total = 0
+    for array in (sample.image, sample.depth, sample.depth_valid, sample.tags, sample.mask):
+        if array is not None:
+            total = zlib.crc32(np.ascontiguousarray(array).data, total)
+    return total

@@ -11,29 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
 from deal_core.dataset.dataset import Dataset, masks_without_class, with_masks
 from deal_core.errors import DatasetError, EvaluationError
 from deal_core.evaluation.decided_frames import DecidedFrame, DecidedFrames
+from deal_core.evaluation.decisions import Advance, Decisions
 from deal_core.evaluation.flicker import Flicker
 from deal_core.evaluation.metrics import MaskEvaluator
 from deal_core.evaluation.picture_folder import PredictedFrame, choose_frames, draw_frames
 from deal_core.evaluation.result import EvaluationResult
+from deal_core.evaluation.shards import WHOLE, Shard
 from deal_core.evaluation.sweep import ThresholdSweep
-from deal_core.masks.decide import predict_mask, threshold_grid
+from deal_core.masks.decide import predict_mask
 from deal_core.masks.mask_folder import check_masks, read_mask
 from deal_core.masks.refine.refinement import refinement_name
-from deal_core.masks.score_dataset import CamSettings, ScoredFrame, check_use, decision_threshold, score_frames
-from deal_core.masks.threshold_rules import FixedRule, ThresholdRule, create_rule, need_depth_for_rule
+from deal_core.masks.score_dataset import CamSettings, check_use, score_frames
+from deal_core.masks.threshold_rules import ThresholdRule
 from deal_core.models.model_file import LoadedModel, Threshold
 from deal_core.runtime.segmenter import Segmenter
 from deal_core.structures import UNLABELLED, Float32Array, Int64Array, Sample, UInt8Array
 
 _log = logging.getLogger(__name__)
-
-Advance = Callable[[int], None]
-"""Called with the number of steps done."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +97,7 @@ def evaluate_model(
     *,
     name: str,
     threshold_rule: str | None = None,
+    kept: Path | None = None,
     pictures: Path | None = None,
     num_pictures: int = 12,
     show: Collection[str] = (),
@@ -109,7 +107,9 @@ def evaluate_model(
 
     Where the rule finds no threshold, the result has the swept threshold alone, and says why.
 
-    The network sees each frame once: its decision at every threshold is kept, compressed, among the temporary files.
+    The network sees each frame once: its decision at every threshold is kept, compressed, on disk. With `kept`, an
+    evaluation that was interrupted, also by a kill, continues after the last of these frames, and one that several
+    processes have made by `evaluate_shard` is put together. Its result is exactly that of a single process.
 
     Args:
         model: Model to evaluate.
@@ -117,6 +117,7 @@ def evaluate_model(
         settings: Settings of the scores, refinement included.
         name: Name of the run for the report.
         threshold_rule: Rule that chooses the automatic threshold on these scores; default: `decision_threshold`.
+        kept: Run folder for the decisions until `forget_decisions`; default: temporary files.
         pictures: Run folder for pictures of some frames, worst first; default: no pictures.
         num_pictures: Number of frames to draw.
         show: Keys of the frames to draw instead, to compare runs in a report.
@@ -127,47 +128,41 @@ def evaluate_model(
         ModelFileError: the model is for other classes.
         ConfigError: the threshold rule is unknown.
         UsageError: `score_frames` or `choose_threshold` raises it.
+        EvaluationError: another process evaluates in the folder, or the disk is full.
     """
-    settings = settings or CamSettings()
-    check_use(model.info, dataset, settings)
-    dataset = with_masks(dataset)
-    classes = dataset.classes
-    chosen = _choose_thresholds(model, dataset, settings, threshold_rule, advance)
-    threshold, best = chosen.threshold, chosen.sweep.best()
-    thresholds = [best.threshold] if threshold is None else [best.threshold, threshold.value]
-    places = [chosen.decided.place(value) for value in thresholds]
-    flicker, records = Flicker(dataset.frames), {record.key: record for record in dataset.frames}
+    decisions = Decisions(model, dataset, settings or CamSettings(), threshold_rule)
+    with decisions.opened(kept, join=True) as decided:
+        decisions.make(decided, WHOLE, advance)
+        return _evaluate_decided(decisions, decided, name, (pictures, num_pictures, show), advance)
 
-    def count(frame: DecidedFrame) -> tuple[MaskEvaluator, ...]:
-        masks = [frame.mask(place) for place in places]
-        if flicker.is_possible:  # images alone need to be read again
-            flicker.update(dataset.load(records[frame.key]).image, masks[-1], frame.truth, frame.key)
-        return tuple(count_mask(found, frame.truth, frame.key, len(classes), frame.tags) for found in masks)
 
-    def predict(few: Dataset) -> Iterable[PredictedFrame]:
-        return predicted_frames(model, few, settings, thresholds[-1])
+def evaluate_shard(
+    model: LoadedModel,
+    dataset: Dataset,
+    settings: CamSettings | None,
+    shard: Shard,
+    kept: Path,
+    *,
+    threshold_rule: str | None = None,
+    advance: Advance = lambda frames: None,
+) -> int:
+    """Make the share of one process in an evaluation by several, and return its number of frames.
 
-    totals = add_up(
-        tuple(MaskEvaluator(len(classes)) for _ in thresholds),
-        map(count, chosen.decided.frames()),
-        lambda done: advance(len(dataset) + done),
-    )
-    oracle, shown_at = totals[0], totals[-1]
-    if pictures:
-        shown = tuple(show) or choose_frames(shown_at.frames, num_pictures)
-        draw_frames(pictures, classes, _in_order(shown, dataset, predict), shown_at.frames)
-    return EvaluationResult(
-        name=name,
-        dataset=str(dataset.path),
-        classes=classes,
-        num_frames=len(dataset),
-        oracle=oracle.score(classes, rule="oracle", threshold=best.threshold),
-        auto=shown_at.score(classes, rule=threshold.rule, threshold=threshold.value) if threshold else None,
-        curve=chosen.sweep.curve(),
-        per_frame=tuple(shown_at.frames),
-        flicker=flicker.share(),
-        details={**_details(model, settings), **chosen.lack, "model": model.sha256[:12], **_plain(model.info.training)},
-    )
+    Args:
+        model: Model to evaluate.
+        dataset: All frames.
+        settings: Settings of the scores, refinement included.
+        shard: Which share.
+        kept: Run folder; `evaluate_model` with the same folder puts the shares together.
+        threshold_rule: As for `evaluate_model`.
+        advance: Function to call with the number of processed frames.
+
+    Raises:
+        DealError: as for `evaluate_model`.
+    """
+    decisions = Decisions(model, dataset, settings or CamSettings(), threshold_rule)
+    with decisions.opened(kept, shard) as decided:
+        return decisions.make(decided, shard, advance)
 
 
 def predictions_on_robot(segmenter: Segmenter, dataset: Dataset, *, depth_fails: bool = False) -> Predictions:
@@ -285,53 +280,69 @@ def mask_of(sample: Sample) -> UInt8Array:
     return sample.mask
 
 
-@dataclass(frozen=True, eq=False)
-class _Thresholds:
-    """What one pass of the network over the frames finds.
+def _evaluate_decided(
+    decisions: Decisions,
+    decided: DecidedFrames,
+    name: str,
+    drawn: tuple[Path | None, int, Collection[str]],
+    advance: Advance,
+) -> EvaluationResult:
+    """Return the result from the decisions of all frames; `drawn`: `pictures`, `num_pictures` and `show`."""
+    model, dataset, settings = decisions.model, decisions.dataset, decisions.settings
+    classes, (pictures, num_pictures, show) = dataset.classes, drawn
+    keys = [record.key for record in dataset.frames]
+    sweep, rule = add_up(decisions.nothing(), map(decisions.counts, decided.frames(keys)))
+    threshold, lack = _chosen_threshold(decisions, sweep, rule)
+    best = sweep.best()
+    thresholds = [best.threshold] if threshold is None else [best.threshold, threshold.value]
+    places = [decided.place(value) for value in thresholds]
+    flicker, records = Flicker(dataset.frames), {record.key: record for record in dataset.frames}
 
-    Args:
-        sweep: Counts at all thresholds.
-        threshold: The automatic threshold, which uses no masks; None if its rule finds none.
-        lack: Why there is none, for the details of the result.
-        decided: The decision of each frame at all thresholds.
-    """
+    def count(frame: DecidedFrame) -> tuple[MaskEvaluator, ...]:
+        masks = [frame.mask(place) for place in places]
+        if flicker.is_possible:  # images alone need to be read again
+            flicker.update(dataset.load(records[frame.key]).image, masks[-1], frame.truth, frame.key)
+        return tuple(count_mask(found, frame.truth, frame.key, len(classes), frame.tags) for found in masks)
 
-    sweep: ThresholdSweep
-    threshold: Threshold | None
-    lack: Mapping[str, str]
-    decided: DecidedFrames
+    def predict(few: Dataset) -> Iterable[PredictedFrame]:
+        return predicted_frames(model, few, settings, thresholds[-1])
+
+    totals = add_up(
+        tuple(MaskEvaluator(len(classes)) for _ in thresholds),
+        map(count, decided.frames(keys)),
+        lambda done: advance(len(dataset) + done),
+    )
+    oracle, shown_at = totals[0], totals[-1]
+    if pictures:
+        shown = tuple(show) or choose_frames(shown_at.frames, num_pictures)
+        draw_frames(pictures, classes, _in_order(shown, dataset, predict), shown_at.frames)
+    return EvaluationResult(
+        name=name,
+        dataset=str(dataset.path),
+        classes=classes,
+        num_frames=len(dataset),
+        oracle=oracle.score(classes, rule="oracle", threshold=best.threshold),
+        auto=shown_at.score(classes, rule=threshold.rule, threshold=threshold.value) if threshold else None,
+        curve=sweep.curve(),
+        per_frame=tuple(shown_at.frames),
+        flicker=flicker.share(),
+        details={**_details(model, settings), **lack, "model": model.sha256[:12], **_plain(model.info.training)},
+    )
 
 
-def _choose_thresholds(
-    model: LoadedModel, dataset: Dataset, settings: CamSettings, threshold_rule: str | None, advance: Advance
-) -> _Thresholds:
-    own = decision_threshold(model, settings)
-
-    def new_rule() -> ThresholdRule:
-        return create_rule(threshold_rule, dataset.depth_kind) if threshold_rule else FixedRule(own.value)
-
-    def count(frame: ScoredFrame) -> tuple[ThresholdSweep, ThresholdRule]:
-        sweep, rule, sample = ThresholdSweep(len(dataset.classes)), new_rule(), frame.sample
-        sweep.update(frame.scores, frame.tags, mask_of(sample))
-        sweep.add_tags(sample.tags)
-        rule.update(frame.scores, sample.depth, sample.depth_valid, frame.tags)
-        decided.keep(frame.scores, frame.tags, sample.key, mask_of(sample), sample.tags)
-        return sweep, rule
-
-    totals = ThresholdSweep(len(dataset.classes)), new_rule()
-    fixed = [totals[1].threshold()] if isinstance(totals[1], FixedRule) else []
-    decided = DecidedFrames(np.union1d(threshold_grid(), fixed))
-    if threshold_rule:
-        need_depth_for_rule(threshold_rule, dataset)
-    sweep, rule = add_up(totals, map(count, score_frames(model, dataset, settings)), advance)
+def _chosen_threshold(
+    decisions: Decisions, sweep: ThresholdSweep, rule: ThresholdRule
+) -> tuple[Threshold | None, Mapping[str, str]]:
+    """Return the automatic threshold, or None, and for the details of the result why there is none."""
+    dataset = decisions.dataset
     if not sweep.counts.any():
         raise DatasetError(f"{dataset.path}: the masks have no labelled pixel, only {UNLABELLED} (ignored)")
     _require_drawn_classes(sweep.counts, dataset)
     try:
-        return _Thresholds(sweep, Threshold(rule.threshold(), threshold_rule or own.rule), {}, decided)
+        return Threshold(rule.threshold(), decisions.rule_name), {}
     except EvaluationError as error:
         _log.warning("no automatic threshold: %s", error)
-        return _Thresholds(sweep, None, {"auto": f"no threshold: {error}"}, decided)
+        return None, {"auto": f"no threshold: {error}"}
 
 
 def _require_drawn_classes(counts: Int64Array, dataset: Dataset) -> None:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, Strict, ValidationError
 from deal_core.drawing import depth_edge_picture, depth_picture, heat_overlay, mask_overlay
 from deal_core.errors import EvaluationError, explain_invalid
 from deal_core.evaluation.metrics import FrameScore
-from deal_core.files import replacing_folder
+from deal_core.files import os_errors_as, replacing_folder
 from deal_core.masks.decide import winning_class
 from deal_core.structures import (
     BoolArray,
@@ -189,7 +189,8 @@ class PictureWriter:
 
     @contextmanager
     def _write_folder(self) -> Iterator[None]:
-        with replacing_folder(self._folder, overwrite=True) as self._temporary:
+        failing = os_errors_as(EvaluationError, f"{self._folder} cannot be written")
+        with failing, replacing_folder(self._folder, overwrite=True) as self._temporary:
             yield
             listing = {"format": "deal-pictures", "version": 1, "pictures": self._entries}
             (self._temporary / PICTURE_LIST).write_text(json.dumps(listing, indent=1) + "\n", "utf-8")

@@ -24,7 +24,7 @@ from pydantic import (
 from deal_core.errors import DatasetError, EvaluationError, explain_invalid
 from deal_core.evaluation.metrics import ClassScore, FrameScore, MaskScore
 from deal_core.evaluation.sweep import SweepCurve
-from deal_core.files import replacing
+from deal_core.files import os_errors_as, replacing
 from deal_core.structures import ClassList, classes_from_json, classes_to_json
 
 EVALUATION_FILE = "evaluation.json"
@@ -103,9 +103,13 @@ class EvaluationResult:
         )
 
     def write(self, folder: Path) -> Path:
-        """Write evaluation.json into `folder`, which is made if missing, and return the path of the file."""
+        """Write evaluation.json into `folder`, which is made if missing, and return the path of the file.
+
+        Raises:
+            EvaluationError: the file cannot be written.
+        """
         path = folder / EVALUATION_FILE
-        with replacing(path) as temporary:
+        with os_errors_as(EvaluationError, f"{path} cannot be written"), replacing(path) as temporary:
             temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", "utf-8")
         return path
 

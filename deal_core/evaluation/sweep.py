@@ -16,7 +16,7 @@ from deal_core.evaluation.metrics import (
     require_same_shape,
 )
 from deal_core.masks.decide import threshold_bins, threshold_grid, to_numpy, winning_class
-from deal_core.structures import UNLABELLED, BoolArray, Float64Array, Int64Array
+from deal_core.structures import UNLABELLED, BoolArray, Float64Array, Int64Array, UInt8Array
 
 if TYPE_CHECKING:
     from deal_core.structures import Array
@@ -78,14 +78,26 @@ class ThresholdSweep:
             ValueError: shapes differ, scores lie outside [0, 1], or an id is unknown.
         """
         best, ids = winning_class(scores, tags)
-        truth = checked_mask(mask, self.num_classes, "mask")
-        require_same_shape(best.shape, truth.shape)
         if len(scores) != self.num_classes:
             raise ValueError(f"expected scores of {self.num_classes} classes, found {len(scores)}")
+        self.count(ids, threshold_bins(best, self.thresholds), mask)
+
+    def count(self, ids: UInt8Array, bins: Int64Array, mask: Array) -> None:
+        """Count one image whose pixels are decided.
+
+        Args:
+            ids: (H, W) ids 1..K of the winning classes.
+            bins: (H, W) number of `thresholds` below their scores.
+            mask: (H, W) ids 0..K; 255 is ignored.
+
+        Raises:
+            ValueError: shapes differ, or an id is unknown.
+        """
+        truth = checked_mask(mask, self.num_classes, "mask")
+        require_same_shape(ids.shape, truth.shape)
         known = truth != UNLABELLED
-        bins = threshold_bins(best[known], self.thresholds)
         winner = ids[known].astype(np.int64) - 1
-        flat = (truth[known].astype(np.int64) * self.num_classes + winner) * self.counts.shape[2] + bins
+        flat = (truth[known].astype(np.int64) * self.num_classes + winner) * self.counts.shape[2] + bins[known]
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
 
     def merge(self, other: ThresholdSweep) -> None:

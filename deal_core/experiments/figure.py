@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from deal_core.errors import EvaluationError
 from deal_core.experiments.table import Row
-from deal_core.files import replacing
+from deal_core.files import os_errors_as, replacing
 from deal_core.report.charts import SERIES_COLORS
 
 FIGURE_FILE = "figure.png"
@@ -38,7 +39,7 @@ def draw_figure(rows: Sequence[Row], title: str, path: Path) -> Path:
     figure.suptitle(title, fontsize=13)
     handles = _legend(variants, rows)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False, fontsize=9)
-    with replacing(path) as temporary:
+    with os_errors_as(EvaluationError, f"{path} cannot be written"), replacing(path) as temporary:
         figure.savefig(temporary, format="png")
     return path
 

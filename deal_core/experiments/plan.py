@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from deal_core.dataset.settings import SourceSettings
 from deal_core.errors import ConfigError, UsageError, nearest_hint
 from deal_core.experiments.definitions import BENCHMARKS, Benchmark, CamRecipe, Part, Variant, cam_recipe
 from deal_core.experiments.published import PUBLISHED_SEEDS
-from deal_core.files import replacing
+from deal_core.files import os_errors_as, replacing
 from deal_core.models.model_file import MODEL_FILE
+from deal_core.ownership import is_empty, remove_leftovers
 from deal_core.settings_file import load_settings
 from deal_core.trainer.settings import TrainSettings
 
@@ -92,6 +93,7 @@ class PlannedRun:
         overrides: Overrides of the settings file.
         settings: Complete settings.
         evaluations: Evaluations of the trained model.
+        recipe: Settings of the evaluated CAMs.
     """
 
     model: str
@@ -100,6 +102,7 @@ class PlannedRun:
     overrides: tuple[str, ...]
     settings: TrainSettings
     evaluations: tuple[Evaluation, ...]
+    recipe: CamRecipe = field(default_factory=CamRecipe)
 
     @property
     def key(self) -> str:
@@ -171,7 +174,7 @@ def make_plan(options: ExperimentOptions) -> Plan:
         if options.scales:
             recipe = replace(recipe, scales=options.scales)
         evaluations = [_evaluation(name, part, settings, recipe) for name, part in parts.items()]
-        return PlannedRun(model, variant, preset, overrides, settings, tuple(evaluations))
+        return PlannedRun(model, variant, preset, overrides, settings, tuple(evaluations), recipe)
 
     runs = [run(model, variant, seed) for seed in seeds for model in models for variant in variants]
     return Plan(benchmark, out, tuple(runs))
@@ -195,7 +198,7 @@ def find_benchmark(name: str) -> Benchmark:
 
 
 def claim_folder(out: Path, about: dict[str, Any]) -> None:
-    """Make the folder of an experiment, or check that it belongs to this experiment.
+    """Make the folder of an experiment, or check that it is this one's and remove what killed processes left there.
 
     Args:
         out: Folder of the experiment.
@@ -207,9 +210,9 @@ def claim_folder(out: Path, about: dict[str, Any]) -> None:
     path = out / EXPERIMENT_FILE
     about = {"format": _FORMAT, "version": _VERSION, **about}
     if not path.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or not is_empty(out)):
             raise UsageError(f"{out} exists, but is no experiment's folder: choose another --out, or remove it")
-        with replacing(path) as temporary:
+        with os_errors_as(UsageError, f"{path} cannot be written"), replacing(path) as temporary:
             temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         return
     try:
@@ -221,6 +224,7 @@ def claim_folder(out: Path, about: dict[str, Any]) -> None:
     if other:
         told = ", ".join(f"{key} is {there.get(key)!r} there and {about.get(key)!r} here" for key in other)
         raise UsageError(f"{out} holds another experiment ({told}): choose another --out")
+    remove_leftovers(out)
 
 
 def _known_models(options: ExperimentOptions) -> list[str]:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from deal_core.errors import DealError
+from deal_core.errors import DealError, EvaluationError
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.experiments.plan import Evaluation, Plan, PlannedRun
-from deal_core.files import replacing
+from deal_core.files import os_errors_as, replacing
 from deal_core.models.model_file import read_info
 from deal_core.settings_file import load_settings
 from deal_core.trainer.run_folder import HISTORY_FILE, SETTINGS_FILE
@@ -204,7 +204,7 @@ class _Job:
         environment = {**os.environ, "OMP_NUM_THREADS": str(self._resources.threads)}
         if self._resources.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._resources.gpus[self.slot % len(self._resources.gpus)]
-        with self._log().open("ab") as log:
+        with os_errors_as(EvaluationError, f"{self._log()} cannot be written"), self._log().open("ab") as log:
             # The process inherits the lock, which holds until all processes of this run end.
             self._process = subprocess.Popen(
                 [*self._resources.command, *arguments],
@@ -240,8 +240,9 @@ def epochs_done(folder: Path) -> int:
 
 def _lock(folder: Path) -> int | None:
     """Return an open file that locks the run until this process and all that inherit the file close it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    with os_errors_as(EvaluationError, f"{folder} cannot be written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -258,7 +259,8 @@ class _Made(BaseModel):
 
 
 def _sign(run: PlannedRun, evaluation: Evaluation) -> None:
-    with replacing(run.folder / evaluation.part / MADE_FILE) as temporary:
+    file = run.folder / evaluation.part / MADE_FILE
+    with os_errors_as(EvaluationError, f"{file} cannot be written"), replacing(file) as temporary:
         temporary.write_text(_made_from(run, evaluation).model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deal_core.errors import DealError
+from deal_core.errors import DealError, EvaluationError
 from deal_core.evaluation.metrics import MaskScore
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.evaluation.seeds import SeedSummary, summarise_seeds
@@ -17,7 +17,7 @@ from deal_core.experiments.definitions import BASELINE
 from deal_core.experiments.plan import Plan
 from deal_core.experiments.published import published_figures
 from deal_core.experiments.run import evaluated_folders, is_evaluated
-from deal_core.files import replacing
+from deal_core.files import os_errors_as, replacing
 
 TABLE_FILE, RESULTS_FILE = "table.md", "results.json"
 COLUMNS = (
@@ -164,10 +164,12 @@ def rows_as_markdown(rows: Sequence[Row], title: str) -> str:
 def write_table(rows: Sequence[Row], title: str, benchmark: str, folder: Path) -> Path:
     """Write table.md and results.json into the folder, and return the path of the table."""
     content = {"benchmark": benchmark, "rows": [row.to_json() for row in rows]}
-    with replacing(folder / RESULTS_FILE) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    with replacing(folder / TABLE_FILE) as temporary:
-        temporary.write_text(rows_as_markdown(rows, title), encoding="utf-8")
+    for name, text in (
+        (RESULTS_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n"),
+        (TABLE_FILE, rows_as_markdown(rows, title)),
+    ):
+        with os_errors_as(EvaluationError, f"{folder / name} cannot be written"), replacing(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return folder / TABLE_FILE
 
 

@@ -7,7 +7,8 @@
 - `strongest_channel` is for the training of a segmenter: its logits, background included, stay on their device.
 
 All functions break ties alike: among equal scores the lowest class id wins, and a score equal to the threshold is
-background. They compare scores with the threshold as exact real numbers, independent of the type of the scores.
+background. The threshold is first rounded to the type of the scores, as the published evaluations of WeakTr and SEAM
+do: the float32 score 51 / 255 of an 8-bit map equals the threshold 0.2, although it is a little larger than 1 / 5.
 """
 
 from __future__ import annotations
@@ -112,11 +113,11 @@ def threshold_grid(bins: int = 100) -> Float64Array:
 
 
 def threshold_bins(scores: npt.NDArray[Any], thresholds: Float64Array) -> npt.NDArray[np.int64]:
-    """Return the number of thresholds strictly below each score.
+    """Return the number of thresholds strictly below each score, both in the type of the scores.
 
     A score in bin `b` is foreground exactly at the thresholds 0 .. b - 1: background wins a tie.
     """
-    return np.searchsorted(thresholds, scores, side="left").astype(np.int64, copy=False)
+    return np.searchsorted(thresholds.astype(scores.dtype), scores, side="left").astype(np.int64, copy=False)
 
 
 def to_numpy(array: Array) -> npt.NDArray[Any]:
@@ -128,17 +129,6 @@ def to_numpy(array: Array) -> npt.NDArray[Any]:
         # numpy has no bfloat16; float32 represents all its values exactly.
         values = (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy()
     return values.astype(np.float32) if values.dtype == np.float16 else values
-
-
-def bound_below(threshold: float, kind: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Return the largest number of a type, as an array (), that does not exceed a threshold.
-
-    A score of this type is above the threshold, as exact real numbers, if and only if it is above this number. So
-    float32 scores need no copy in float64.
-    """
-    number: Any = np.dtype(kind).type
-    bound = number(threshold)
-    return np.nextafter(bound, number(-np.inf)) if float(bound) > threshold else bound
 
 
 _SCORE_SLACK = 1e-4
@@ -179,8 +169,8 @@ def _strongest(
 
 
 def _exceeds(scores: npt.NDArray[Any], threshold: float) -> BoolArray:
-    """Return the mask of scores above a threshold, compared as exact real numbers."""
-    above: BoolArray = scores > bound_below(threshold, scores.dtype)
+    """Return the mask of scores above a threshold, compared in the type of the scores."""
+    above: BoolArray = scores > scores.dtype.type(threshold)
     return above
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from deal_core.masks.decide import bound_below
 from deal_core.structures import BoolArray, Float32Array, UInt8Array
 
 _MOST_PARTS = 8
@@ -28,7 +27,7 @@ _PLACE = 1e-3
 
 def decide_mask(scores: Float32Array, size: tuple[int, int], threshold: float, *, relative: bool = True) -> UInt8Array:
     """Return the mask (H, W) of class ids, 0 for background, that `decide` returns for the same arguments."""
-    bound = bound_below(threshold, np.float32)
+    bound = np.float32(threshold)
     parts = list(_parts(scores, size, float(bound), relative))
     maps = _resized(scores, parts, size)
     if relative:

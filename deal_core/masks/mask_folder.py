@@ -20,11 +20,12 @@ from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.image_files import first_few, read_ids
 from deal_core.devices import resolve_device
 from deal_core.errors import DatasetError, UsageError, explain_invalid
-from deal_core.files import replacing
+from deal_core.files import os_errors_as, owning, replacing
 from deal_core.masks.decide import IgnoreBand, pseudo_mask
 from deal_core.masks.refine.refinement import refinement_name
 from deal_core.masks.score_dataset import CamSettings, ScoredFrame, check_use, decision_threshold, score_frames
 from deal_core.models.model_file import LoadedModel, Threshold
+from deal_core.ownership import remove_leftovers
 from deal_core.structures import UNLABELLED, Float32Array, UInt8Array
 
 CAMS_FILE = "cams.json"
@@ -63,6 +64,7 @@ def write_cams(
     Raises:
         DatasetError: `score_frames` raises it, the folder holds CAMs of another model or other settings, or it cannot
             be written.
+        InUseError: another process writes the folder.
         ModelFileError: `score_frames` raises it.
         UsageError: `score_frames` raises it, the ignore band is not two increasing thresholds in [0, 1], or the files
             would replace those of the dataset.
@@ -75,16 +77,17 @@ def write_cams(
     chosen = threshold or decision_threshold(model, settings)
     paths = {frame.key: cam_paths(out, frame.key) for frame in dataset.frames}
     dataset.refuse_output(out, (file for files in paths.values() for file in files))
-    _claim_folder(out, _describe(model, settings, chosen, ignore_band))
-    missing = dataset.subset(predicate=lambda frame: not all(p.exists() for p in paths[frame.key]))
-    for _ in range(len(dataset) - len(missing)):
-        yield False
-    for frame in score_frames(model, missing, settings):
-        scores_file, mask_file = paths[frame.sample.key]
-        _write_whole(scores_file, _compressed(frame, model.info.input_size if settings.size == "model" else None))
-        mask = pseudo_mask(frame.scores, frame.tags, ignore_band or (chosen.value, chosen.value))
-        _write_whole(mask_file, cv2.imencode(".png", mask)[1].tobytes())
-        yield True
+    with owning(out, DatasetError):
+        _claim_folder(out, _describe(model, settings, chosen, ignore_band))
+        missing = dataset.subset(predicate=lambda frame: not all(p.exists() for p in paths[frame.key]))
+        for _ in range(len(dataset) - len(missing)):
+            yield False
+        for frame in score_frames(model, missing, settings):
+            scores_file, mask_file = paths[frame.sample.key]
+            _write_whole(scores_file, _compressed(frame, model.info.input_size if settings.size == "model" else None))
+            mask = pseudo_mask(frame.scores, frame.tags, ignore_band or (chosen.value, chosen.value))
+            _write_whole(mask_file, cv2.imencode(".png", mask)[1].tobytes())
+            yield True
 
 
 def read_cam(path: Path, num_classes: int) -> Float32Array:
@@ -241,11 +244,16 @@ def _describe(
 
 
 def _claim_folder(out: Path, ours: _Description) -> None:
-    """Record model and settings in the folder; raise `DatasetError` if it holds CAMs of others."""
+    """Record model and settings in the folder, or remove what a killed process left in one of ours.
+
+    Raises:
+        DatasetError: the folder holds CAMs of others.
+    """
     theirs = _read_description(out)
     if theirs is None:
         _write_whole(out / CAMS_FILE, (json.dumps(ours.model_dump(mode="json"), indent=1) + "\n").encode())
         return
+    remove_leftovers(out)
     here, there = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
     for about in (here, there):
         (about["refine"] or {}).pop("backend", None)  # version 0.1.0 had two for the CRF, with equal results
@@ -269,8 +277,5 @@ def _read_description(out: Path) -> _Description | None:
 
 
 def _write_whole(file: Path, data: bytes) -> None:
-    try:
-        with replacing(file) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise DatasetError(f"{file} cannot be written: {error.strerror}") from error
+    with os_errors_as(DatasetError, f"{file} cannot be written"), replacing(file, synced=False) as temporary:
+        temporary.write_bytes(data)

@@ -94,7 +94,7 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
             scores = torch.from_numpy(region_scores(network, sample, model.info.input_size, dataset.depth_kind, tags))
             yield ScoredFrame(sample, _finished(model, dataset, settings, sample, scores))
         return
-    at_once = settings.batch_size if settings.size == "model" else 1
+    at_once = frames_at_once(settings)
     for start in range(0, len(dataset), at_once):
         samples = [dataset.load(i) for i in range(start, min(start + at_once, len(dataset)))]
         with torch.inference_mode():
@@ -102,6 +102,11 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
         # No `yield` inside inference mode: alternating iterators would leave it active for each other.
         for sample, scores in zip(samples, batch, strict=True):
             yield ScoredFrame(sample, _finished(model, dataset, settings, sample, scores))
+
+
+def frames_at_once(settings: CamSettings) -> int:
+    """Return the number of frames that go through the network together."""
+    return settings.batch_size if settings.size == "model" else 1
 
 
 def decision_threshold(model: LoadedModel, settings: CamSettings) -> Threshold:

@@ -15,7 +15,7 @@ Thresholds lie on the grid of `threshold_grid`, so that a sweep holds the result
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import cv2
@@ -41,7 +41,7 @@ class ThresholdRule(ABC):
     """One threshold for a set of images, from their scores (and depth) only, in one streaming pass."""
 
     _setting: tuple[Any, ...] = ()
-    _sums: tuple[npt.NDArray[Any], ...] = ()  # over all images; `merge` adds the sums of another rule
+    _sums: tuple[npt.NDArray[Any], ...] = ()
 
     @abstractmethod
     def update(
@@ -71,7 +71,16 @@ class ThresholdRule(ABC):
         """
         if type(other) is not type(self) or other._setting != self._setting:
             raise ValueError(f"cannot merge {type(other).__name__} into {type(self).__name__} of other settings")
-        for ours, theirs in zip(self._sums, other._sums, strict=True):
+        self.add(other.sums)
+
+    @property
+    def sums(self) -> tuple[npt.NDArray[Any], ...]:
+        """The sums over all images so far, which are all that the rule keeps of them."""
+        return self._sums
+
+    def add(self, sums: Sequence[npt.NDArray[Any]]) -> None:
+        """Add the `sums` of another rule of the same kind and settings."""
+        for ours, theirs in zip(self._sums, sums, strict=True):
             ours += theirs
 
     @abstractmethod

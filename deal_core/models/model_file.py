@@ -9,12 +9,11 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from deal_core.errors import ConfigError, ModelFileError
-from deal_core.files import replacing
+from deal_core.files import os_errors_as, replacing
 from deal_core.models.factory import create_model, settled_arguments, with_older_defaults
 from deal_core.models.model_info import FORMAT_VERSION as FORMAT_VERSION
 from deal_core.models.model_info import ModelInfo as ModelInfo
@@ -43,11 +42,8 @@ def save_model(path: Path, network: nn.Module, info: ModelInfo) -> None:
     """
     tensors: dict[str, Tensor] = {n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}
     header = info_to_metadata(replace(info, arguments=settled_arguments(network, info.arguments)))
-    try:
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata=header)
-    except (OSError, SafetensorError) as error:
-        raise ModelFileError(f"{path}: the model cannot be written there ({error})") from error
+    with os_errors_as(ModelFileError, f"{path}: the model cannot be written there"), replacing(path) as temporary:
+        temporary.write_bytes(save(tensors, header))  # `save_file` would let only this user read the file
 
 
 def load_model(path: Path, *, expected_classes: ClassList | None = None) -> LoadedModel:

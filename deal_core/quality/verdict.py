@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deal_core.errors import EvaluationError, explain_invalid
-from deal_core.files import replacing
+from deal_core.files import os_errors_as, replacing
 from deal_core.quality.mask_figures import ClassMaskFigures, MaskFigures
 from deal_core.quality.training_facts import ClassTrainingFacts, TrainingFacts
 
@@ -109,11 +109,11 @@ class Verdict:
             EvaluationError: the file cannot be written.
         """
         path = folder / QUALITY_FILE
-        try:
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", "utf-8")
-        except OSError as error:
-            raise EvaluationError(f"{path}: the verdict cannot be written there ({error.strerror})") from error
+        with (
+            os_errors_as(EvaluationError, f"{path}: the verdict cannot be written"),
+            replacing(path) as temporary,
+        ):
+            temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", "utf-8")
         return path
 
     @classmethod

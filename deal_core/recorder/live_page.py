@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from deal_core.recorder.controls import RecorderControls
 from deal_core.recorder.pair_recorder import LatestImages, PairRecorder
@@ -36,9 +36,9 @@ SOURCE = "page"
 class Act(BaseModel):
     """A request of a page: the name of a control, or a command of `parse_tags`."""
 
-    session: str
-    name: str = ""
-    tags: str = ""
+    session: str = Field(max_length=64)
+    name: str = Field("", max_length=64)
+    tags: str = Field("", max_length=10_000)
 
 
 def create_live_app(

@@ -13,6 +13,7 @@ from deal_core.structures import ClassList, TagMarker, TagState
 
 CLEAR = "clear"
 _WORDS = (CLEAR, *(marker.value for marker in TagMarker))
+_LONGEST = 20_000  # characters of a command, which anybody in the ROS domain may send
 
 
 def parse_tags(command: str, state: TagState, classes: ClassList) -> TagState:
@@ -28,8 +29,11 @@ def parse_tags(command: str, state: TagState, classes: ClassList) -> TagState:
         classes: classes of the recording.
 
     Raises:
-        UsageError: the command is empty, or a name is not in the class list; the message suggests the nearest one.
+        UsageError: the command is empty or too long, or a name is not in the class list; the message suggests the
+            nearest one.
     """
+    if len(command) > _LONGEST:
+        raise UsageError(f"the tag command is too long: expected {_LONGEST} characters at most, found {len(command)}")
     words = [word.strip() for word in command.split(",") if word.strip()]
     if not words:
         raise UsageError(

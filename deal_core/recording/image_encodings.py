@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import cv2
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deal_core.errors import DealError
+from deal_core.limits import refuse_over
 from deal_core.structures import (
     BoolArray,
     Float32Array,
@@ -151,12 +153,13 @@ def decode_image(
         (H, W) for one channel, (H, W, C) for more, (H * 3 / 2, W) for 4:2:0; in the machine's byte order.
 
     Raises:
-        ImageFormatError: the encoding is unknown, the size is zero, or odd although pixels share colours, the step is
-            smaller than a row, or the data has another length.
+        ImageFormatError: the encoding is unknown, the size is zero or exceeds the limit, or is odd although pixels
+            share colours, the step is smaller than a row, or the data has another length.
     """
     layout = _layout(_ENCODINGS, "an image", encoding)
     if height <= 0 or width <= 0:
         raise ImageFormatError("zero_size", f"expected an image with pixels, found {width}x{height}")
+    refuse_over("image_pixels", height * width, f"pixels ({width}x{height})", partial(ImageFormatError, "length"))
     pixel = layout.dtype.itemsize * layout.channels
     if step < width * pixel:
         raise ImageFormatError(

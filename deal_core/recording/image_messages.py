@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from deal_core.limits import over
 from deal_core.recording.depth_values import DepthSample, DepthValues
 from deal_core.recording.image_encodings import (
     COLOR_ENCODINGS,
@@ -20,7 +21,7 @@ from deal_core.recording.image_encodings import (
     any_to_rgb,
     decode_image,
 )
-from deal_core.recording.image_payload import ImageFile, identify_image, image_end
+from deal_core.recording.image_payload import ImageFile, identify_image, image_end, why_not_decode
 from deal_core.recording.rvl import decode_rvl
 from deal_core.recording.writer import message_types
 from deal_core.structures import CameraIntrinsics, UInt8Array, UInt16Array
@@ -34,7 +35,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _SETTINGS = struct.Struct("<iff")
 """What stands before the image of a compressedDepth message: format, and the two numbers of the quantisation."""
 _RVL_SIZE = struct.Struct("<II")
-_MAX_SIDE, _MAX_PIXELS = 16384, 2**26
+_MAX_SIDE = 16384
 
 
 @dataclass(frozen=True, eq=False)
@@ -374,6 +375,8 @@ def decompress_depth(form: str, data: bytes | memoryview) -> tuple[npt.NDArray[A
             )
     elif size := _rvl_size(data):
         start = _SETTINGS.size
+        if problem := over("rvl_pixels", size[0] * size[1], "pixels of RVL"):
+            raise ImageFormatError("undecodable", f"expected depth in the message of format '{form}': {problem}")
         try:
             stored = decode_rvl(data[start + _RVL_SIZE.size :], size[0] * size[1]).reshape(size)
         except ValueError as error:
@@ -407,7 +410,7 @@ def _rvl_size(data: bytes | memoryview) -> tuple[int, int] | None:
     if len(data) < _SETTINGS.size + _RVL_SIZE.size:
         return None
     width, height = _RVL_SIZE.unpack_from(data, _SETTINGS.size)
-    if 0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE and width * height <= _MAX_PIXELS:
+    if 0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE:
         return height, width
     return None
 
@@ -428,6 +431,8 @@ def _complete(data: bytes | memoryview, form: str) -> bytes | memoryview:
 
 
 def _decode_file(data: bytes | memoryview, flags: int, form: str) -> npt.NDArray[Any]:
+    if problem := why_not_decode(data):
+        raise ImageFormatError("undecodable", f"expected an image of format '{form}', which is not decoded: {problem}")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if len(data) else None
     except cv2.error:

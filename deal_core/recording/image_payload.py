@@ -1,11 +1,14 @@
-"""Recognise a compressed image by its bytes, whatever its message or name calls it, and find where it ends."""
+"""Recognise a compressed image by its bytes, whatever its message or name calls it; find its size and its end."""
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 from dataclasses import dataclass
 from typing import Literal
+
+from deal_core.limits import over
 
 FileKind = Literal["png", "jpeg", "webp", "tiff", "bmp"]
 
@@ -15,7 +18,10 @@ _JPEG = b"\xff\xd8"
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_SIZES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+# Markers without a length: restarts, and one for temporary use.
+_JPEG_ALONE = {0x01, *range(0xD0, 0xD8)}
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I"}
+_TIFF_TAGS = (256, 257, 258, 277, 278, 322, 323, 339)
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class ImageFile:
         bits: bits of each number; 0 if unknown.
         channels: numbers of each pixel, after a palette is applied; 0 if unknown.
         is_float: whether the numbers are floating-point.
+        part_pixels: pixels of a strip or tile that a decoder unpacks at once; 0 for other formats than TIFF.
     """
 
     kind: FileKind
@@ -36,6 +43,7 @@ class ImageFile:
     bits: int = 8
     channels: int = 3
     is_float: bool = False
+    part_pixels: int = 0
 
     @property
     def is_depth(self) -> bool:
@@ -49,18 +57,37 @@ def identify_image(data: bytes | memoryview) -> ImageFile | None:
     Args:
         data: the file, or its beginning; 64 KiB are enough to find the size of nearly every JPEG.
     """
-    head = bytes(data[:65536])
+    head = bytes(data[:64])
     if head.startswith(_PNG):
         return _png(head)
     if head.startswith(_JPEG):
-        return _jpeg(head)
+        return _jpeg(memoryview(data))
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return ImageFile("webp", channels=0)
+        return _webp(head)
     if head[:4] in (b"II*\0", b"MM\0*"):
-        return _tiff(bytes(data), "<" if head[:2] == b"II" else ">")
+        return _tiff(memoryview(data), "<" if head[:2] == b"II" else ">")
     if head[:2] == b"BM" and len(head) >= 26:
-        width, height = struct.unpack_from("<ii", head, 18)
-        return ImageFile("bmp", abs(width), abs(height))
+        return _bmp(head)
+    return None
+
+
+def why_not_decode(data: bytes | memoryview) -> str | None:
+    """Return why an image file should not be decoded, None if it may: its size exceeds a limit, or is not to be found.
+
+    A decoder makes room for all pixels that the first bytes promise, before it looks for the first of them.
+
+    Args:
+        data: the whole file, of any format that OpenCV reads.
+    """
+    found = identify_image(data)
+    width, height = (found.width, found.height) if found else _size_by_pillow(data)
+    if not width or not height:
+        return "its size is not to be found"
+    pixels = max(width * height, found.part_pixels if found else 0)
+    if problem := over("image_pixels", pixels, f"pixels ({width}x{height})"):
+        return problem
+    if found and found.kind == "jpeg":
+        return over("jpeg_scans", bytes(data).count(b"\xff\xda"), "scans")
     return None
 
 
@@ -103,18 +130,52 @@ def _png_end(content: bytes) -> int | None:
     return None
 
 
-def _jpeg(head: bytes) -> ImageFile:
+def _jpeg(data: memoryview) -> ImageFile:
+    """Read the segments as libjpeg does, so that both find the same size."""
     at = 2
-    while at + 10 <= len(head) and head[at] == 0xFF:
-        marker = head[at + 1]
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
         if marker == 0xFF:  # filling
             at += 1
-            continue
-        if marker in _JPEG_SIZES:
-            bits, height, width, channels = struct.unpack_from(">BHHB", head, at + 4)
+        elif marker in _JPEG_ALONE:
+            at += 2
+        elif marker in _JPEG_SIZES:
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
             return ImageFile("jpeg", width, height, bits, channels)
-        at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+        elif marker in (0x00, 0xD8, 0xD9, 0xDA):  # the image begins or ends before its size is told
+            break
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return ImageFile("jpeg")
+
+
+def _webp(head: bytes) -> ImageFile:
+    kind, width, height = head[12:16], 0, 0
+    if kind == b"VP8X" and len(head) >= 30:
+        width, height = (int.from_bytes(head[at : at + 3], "little") + 1 for at in (24, 27))
+    elif kind == b"VP8L" and len(head) >= 25:
+        bits = int.from_bytes(head[21:25], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8 " and len(head) >= 30:
+        width, height = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    return ImageFile("webp", width, height, channels=0)
+
+
+def _bmp(head: bytes) -> ImageFile:
+    is_old = int.from_bytes(head[14:18], "little") == 12
+    width, height = struct.unpack_from("<HH" if is_old else "<ii", head, 18)
+    return ImageFile("bmp", abs(width), abs(height))
+
+
+def _size_by_pillow(data: bytes | memoryview) -> tuple[int, int]:
+    """Return the size of an image in a rare format, which is not decoded; (0, 0) if Pillow does not know it, either."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except Exception:  # each format raises others, and a size that Pillow finds too large is one, too
+        return 0, 0
 
 
 def _jpeg_end(content: bytes) -> int | None:
@@ -132,7 +193,7 @@ def _jpeg_end(content: bytes) -> int | None:
     return len(content) if at == len(content) - 2 and content[at:] == b"\xff\xd9" else None
 
 
-def _tiff(content: bytes, order: str) -> ImageFile:
+def _tiff(content: memoryview, order: str) -> ImageFile:
     """Read the first directory of a TIFF: its tags name size, bits, samples and number format."""
     tags: dict[int, int] = {}
     try:
@@ -140,13 +201,16 @@ def _tiff(content: bytes, order: str) -> ImageFile:
         (entries,) = struct.unpack_from(f"{order}H", content, at)
         for entry in range(entries):
             tag, kind, count = struct.unpack_from(f"{order}HHI", content, at + 2 + 12 * entry)
-            if tag in (256, 257, 258, 277, 339) and kind in _TIFF_TYPES:
+            if tag in _TIFF_TAGS and kind in _TIFF_TYPES:
                 form = order + _TIFF_TYPES[kind]
                 place = at + 10 + 12 * entry
                 if count * struct.calcsize(form) > 4:
                     (place,) = struct.unpack_from(f"{order}I", content, place)
-                (tags[tag],) = struct.unpack_from(form, content, place)
+                (value,) = struct.unpack_from(form, content, place)
+                tags.setdefault(tag, value)  # libtiff takes the first of two
     except struct.error:
         return ImageFile("tiff", bits=0, channels=0)
     width, height, bits = tags.get(256, 0), tags.get(257, 0), tags.get(258, 1)
-    return ImageFile("tiff", width, height, bits, tags.get(277, 1), tags.get(339, 1) == 3)
+    strip = min(tags.get(278, height), height) * width
+    part = tags.get(322, 0) * tags.get(323, 0) or strip
+    return ImageFile("tiff", width, height, bits, tags.get(277, 1), tags.get(339, 1) == 3, part)

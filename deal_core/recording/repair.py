@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deal_core.errors import RecordingError, UsageError
-from deal_core.files import replacing_folder
+from deal_core.files import replacing_folder, why_not
+from deal_core.ownership import NEW
 from deal_core.recording.mcap_writer import McapWriter
 from deal_core.recording.reader import bag_files, is_compressed, open_recording, plain, scan_file, unpack
 from deal_core.recording.sqlite_salvage import copy_with_journal, journal
@@ -19,8 +20,9 @@ from deal_core.recording.stored_message import Damage, StoredChannel, StoredMess
 from deal_core.recording.writer import GROUND_TRUTH, finish_bag, message_types
 
 _OF_THE_BAG = re.compile(r"^metadata\.yaml$|\.(mcap|db3)(\.zstd|-wal|-shm|-journal)?$")
-# Folders that a killed process leaves: `kitchen_1.partial` of a recorder, `.kitchen_1.1f0e2d3c.tmp` of others.
-_TEMPORARY = re.compile(r"^\.(?P<hidden>.+)\.[^.]+\.tmp$|^(?P<partial>.+)\.partial$")
+# Folders that a killed process leaves: `kitchen_1.partial` of a recorder, `.kitchen_1.tmp/new` of others; in version
+# 0.1.0 `.kitchen_1.1f0e2d3c.tmp`.
+_TEMPORARY = re.compile(r"^\.(?P<hidden>.+?)(\.[0-9a-f]{8}|\.\d+)?\.tmp$|^(?P<partial>.+)\.partial$")
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,14 @@ def repair_recording(path: Path, out: Path | None = None, *, on_message: Callabl
         with replacing_folder(out) as folder:
             return _write(path, folder, out, reason, on_message)
     except OSError as error:
-        raise RecordingError(f"{out} cannot be written: {error.strerror or error}; nothing is kept of it") from error
+        raise RecordingError(f"{out} cannot be written: {why_not(error)}; nothing is kept of it") from error
 
 
 def _default_out(path: Path) -> Path:
     """Return `kitchen_1_repaired` beside `kitchen_1`, or beside its temporary folder."""
     path = path.resolve()
+    if path.name == NEW and _TEMPORARY.match(path.parent.name):
+        path = path.parent
     name = path.name if path.is_dir() else path.stem
     if match := _TEMPORARY.match(name):
         name = match["hidden"] or match["partial"]

@@ -12,6 +12,7 @@ import numpy as np
 from deal_core.structures import Int64Array, UInt16Array
 
 _LONGEST = 11  # groups of a 32-bit number; more are damage
+_MOST_FILLING = 64  # bytes, and numbers, beyond those of the pixels: long runs, and filling of the last word
 
 
 def decode_rvl(data: bytes | memoryview, pixels: int) -> UInt16Array:
@@ -24,7 +25,8 @@ def decode_rvl(data: bytes | memoryview, pixels: int) -> UInt16Array:
     Raises:
         ValueError: the stream ends early, or its runs do not add up to the number of pixels.
     """
-    numbers = _numbers(data)
+    # A pixel has at most three bytes: six groups of a difference, or one of two short runs and their difference.
+    numbers = _numbers(data[: 3 * pixels + _MOST_FILLING], 2 * pixels + _MOST_FILLING)
     lookup, length = memoryview(numbers.data), len(numbers)
     heads: list[int] = []  # places in `numbers` of the lengths of runs; all others are differences
     starts: list[int] = []
@@ -61,13 +63,15 @@ def decode_rvl(data: bytes | memoryview, pixels: int) -> UInt16Array:
     return image
 
 
-def _numbers(data: bytes | memoryview) -> Int64Array:
-    """Return all numbers of a stream; the filling at its end may add zeros."""
+def _numbers(data: bytes | memoryview, most: int) -> Int64Array:
+    """Return all numbers of a stream; the filling at its end may add zeros. More than `most` are damage."""
     words = np.frombuffer(data, ">u4", len(data) // 4)
     # Bytes from the highest of each word down, then the high and the low half of each byte.
     order = words.byteswap().view(np.uint8)
     groups = np.empty(2 * len(order), np.uint8)
     groups[0::2], groups[1::2] = order >> 4, order & 15
+    if np.count_nonzero(groups < 8) > most:
+        raise ValueError("the stream has more numbers than pixels")
     ends = np.flatnonzero(groups < 8)
     if not len(ends):
         return np.zeros(0, np.int64)

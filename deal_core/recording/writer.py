@@ -284,9 +284,14 @@ def partial_folder(path: Path) -> Path:
 
 def check_unused(path: Path, *, survives: bool) -> None:
     """Raise `RecordingError` if `path`, or with `survives` its partial folder, exists."""
-    for place in (path, *([partial_folder(path)] if survives else [])):
-        if place.exists() or place.is_symlink():
-            raise RecordingError(f"{place} exists already: choose another name or remove it first")
+    partial = partial_folder(path)
+    if survives and partial.exists():
+        raise RecordingError(
+            f"{partial} exists already, from a recorder that runs or was killed: choose another name, or make a "
+            f"recording of it with `deal check {partial} --repair` and remove it"
+        )
+    if path.exists() or path.is_symlink():
+        raise RecordingError(f"{path} exists already: choose another name or remove it first")
 
 
 def message_types() -> Any:
@@ -372,9 +377,9 @@ class _Bag:
         import cv2
 
         folder = self.folder / GROUND_TRUTH
-        folder.mkdir(exist_ok=True)
-        if not cv2.imwrite(str(folder / f"{stamp_ns}.png"), mask):
-            raise RecordingError(f"{self._path}: the mask for stamp {stamp_ns} cannot be written; is the disk full?")
+        with os_errors_as(RecordingError, f"{self._path}: the mask for stamp {stamp_ns} cannot be written"):
+            folder.mkdir(exist_ok=True)
+            (folder / f"{stamp_ns}.png").write_bytes(cv2.imencode(".png", mask)[1].data)
 
     def write_file(self, name: str, text: str) -> None:
         with self._failing():

@@ -107,5 +107,5 @@ def _write(file: Path, made: FrameRegions) -> None:
     content = io.BytesIO()
     bits = np.packbits(made.masks)
     np.savez(content, features=made.features, votes=made.votes, shape=made.masks.shape, masks=bits)
-    with os_errors_as(ConfigError, f"{file} cannot be written"), replacing(file) as temporary:
+    with os_errors_as(ConfigError, f"{file} cannot be written"), replacing(file, synced=False) as temporary:
         temporary.write_bytes(content.getvalue())

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from deal_core.dataset.tag_notes import FEWEST_SEGMENTS
 from deal_core.regions.bags import RegionBags, best_of_frames
 from deal_core.regions.head import Heads
 from deal_core.regions.scores import SCORE_THRESHOLD
@@ -16,8 +17,6 @@ from deal_core.structures import ClassList
 
 LEAST_RANKING = 0.65
 """A class with a smaller ranking was not learnt."""
-FEWEST_SEGMENTS = 4
-"""A class with fewer segments that show it, or fewer that do not, hangs on single scenes."""
 
 
 @dataclass(frozen=True)

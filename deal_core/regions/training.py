@@ -12,7 +12,7 @@ from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.open import open_dataset
 from deal_core.devices import resolve_device
 from deal_core.errors import ConfigError
-from deal_core.files import os_errors_as, replacing
+from deal_core.files import os_errors_as, owning, replacing
 from deal_core.models.backbone import settle_weights
 from deal_core.models.domain_change import FineTuneReport
 from deal_core.models.earlier_model import start_from
@@ -20,6 +20,7 @@ from deal_core.models.factory import create_model
 from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_model
 from deal_core.models.model_info import REGION_MIL
 from deal_core.models.region_mil import RegionMil
+from deal_core.ownership import remove_leftovers
 from deal_core.regions.bags import RegionBags, join_bags, make_bags, standardise
 from deal_core.regions.cache import frame_regions
 from deal_core.regions.choice import LevelChoice, choose_levels
@@ -72,10 +73,16 @@ def train_regions(
         ConfigError: the dataset has no depth, fewer than two segments, or no class that is present in some frames and
             absent in others; no frame has a region; or the settings do not fit the network.
         ModelFileError: initial weights cannot be read, or the model cannot be written.
+        InUseError: another process trains in the folder.
         UsageError: the device is not available.
         EvaluationError: more was lost on the dataset of `data.rehearse` than is accepted; the model is kept.
     """
     check_settings(settings)
+    with owning(settings.output, ConfigError):
+        return _train(settings, advance)
+
+
+def _train(settings: RegionTrainSettings, advance: Callable[[int, int], None]) -> RegionResult:
     earlier = open_earlier(settings)
     if earlier:
         settings = settings_from(settings, earlier)
@@ -203,5 +210,7 @@ def _create(settings: RegionTrainSettings, num_classes: int, levels: Sequence[in
 
 def _write_settings(settings: RegionTrainSettings) -> None:
     file = settings.output / SETTINGS_FILE
+    if file.exists():
+        remove_leftovers(settings.output)
     with os_errors_as(ConfigError, f"{file} cannot be written"), replacing(file) as temporary:
         temporary.write_text(dump_settings(settings), encoding="utf-8")

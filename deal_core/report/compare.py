@@ -9,8 +9,8 @@ from pathlib import Path
 from deal_core.dataset.dataset import Dataset, evenly_spread, with_masks
 from deal_core.errors import UsageError
 from deal_core.evaluation.agreement import AgreementEvaluator
+from deal_core.evaluation.decisions import Advance
 from deal_core.evaluation.evaluate import (
-    Advance,
     add_up,
     evaluate_masks,
     evaluate_model,

@@ -24,7 +24,7 @@ from deal_core.evaluation.metrics import FrameScore, MaskScore
 from deal_core.evaluation.picture_folder import Picture, read_pictures, worst_frames
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.evaluation.seeds import SeedSummary, summarise_seeds
-from deal_core.files import replacing
+from deal_core.files import os_errors_as, replacing
 from deal_core.quality.verdict import ClassVerdict, Verdict
 from deal_core.report.charts import SERIES_COLORS, Line, Mark, line_chart, smooth
 from deal_core.structures import Float64Array, Int64Array
@@ -128,11 +128,8 @@ def write_report(
     if not runs:
         raise EvaluationError("expected at least one run for a report, found none")
     page = render_report(runs, title=title, num_pictures=num_pictures, pairs=pairs)
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(page, "utf-8")
-    except OSError as error:
-        raise EvaluationError(f"{path}: the report cannot be written there ({error.strerror})") from error
+    with os_errors_as(EvaluationError, f"{path}: the report cannot be written there"), replacing(path) as temporary:
+        temporary.write_text(page, "utf-8")
     return path
 
 

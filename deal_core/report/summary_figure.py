@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deal_core.drawing import depth_edge_picture, mask_overlay
-from deal_core.files import replacing
+from deal_core.errors import EvaluationError
+from deal_core.files import os_errors_as, replacing
 from deal_core.structures import BoolArray, ClassList, Float32Array, UInt8Array
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def summary_figure(
         max_bytes: Largest file size; the resolution is reduced until the file fits.
 
     Raises:
+        EvaluationError: the file cannot be written.
         ValueError: there is no frame, or a frame has another number of predictions than there are runs.
     """
     if not frames:
@@ -75,7 +77,7 @@ def summary_figure(
     for frame in frames:
         if len(frame.predictions) != len(runs):
             raise ValueError(f"expected {len(runs)} predictions per frame, found {len(frame.predictions)}")
-    with replacing(path) as temporary:
+    with os_errors_as(EvaluationError, f"{path} cannot be written"), replacing(path) as temporary:
         for dpi in (160, 130, 110, 90, 75, 60, 45):
             _draw_summary(temporary, frames, runs, classes, title, dpi)
             if temporary.stat().st_size <= max_bytes:

@@ -21,7 +21,7 @@ from deal_core.errors import BackendError, DatasetError
 from deal_core.masks.fast_mask import decide_mask
 from deal_core.models.model_info import ModelInfo
 from deal_core.runtime.backends.choice import INSTALL_HINT
-from deal_core.runtime.backends.onnxruntime_backend import open_session
+from deal_core.runtime.backends.onnxruntime_backend import import_onnxruntime, open_session
 from deal_core.runtime.onnx_export import Exported, describe, import_onnx, quiet
 from deal_core.structures import Float32Array, Sample
 
@@ -186,6 +186,7 @@ def _heads(graph: Any) -> list[str]:
 
 def _import_quantization() -> Any:
     try:
+        import_onnxruntime()
         import onnxruntime.quantization.shape_inference
 
         return onnxruntime.quantization

@@ -1,4 +1,4 @@
-"""Exchange tags with other tools: CSV, COCO, the lists of VOC, Label Studio.
+"""Exchange tags, taps and boxes with other tools: CSV, COCO, the lists of VOC, Label Studio.
 
 All four formats keep the three states. A file with less information is read by the rules of its format:
 
@@ -9,6 +9,12 @@ All four formats keep the three states. A file with less information is read by 
     voc           a folder of <class>_<list>.txt with lines `<frame> 1` present, -1 absent, 0 unknown
     labelstudio   choices, and the labels of boxes, polygons, brushes and other regions: present; those of a control
                   named `absent`: absent; where there are choices, the other classes are unknown
+
+COCO and Label Studio have taps and boxes, too; those of a file are added to what is there:
+
+    coco          bbox of an annotation: a box; its keypoints, where visible: taps; neg_points of an image, like
+                  {"category_id": 1, "x": 5, "y": 7}: taps on something else
+    labelstudio   rectanglelabels: boxes; keypointlabels: taps; those of a control named `not`: on something else
 
 What a file says nothing of stays as it is: a task that was skipped or not annotated, an image without annotation and
 without neg_category_ids, and the classes that the regions of a task do not name.
@@ -32,13 +38,14 @@ from urllib.parse import unquote
 import numpy as np
 import numpy.typing as npt
 
-from deal_core.dataset.dataset import FrameRecord
+from deal_core.dataset.dataset import FolderLoader, FrameRecord
 from deal_core.dataset.image_files import first_few
+from deal_core.dataset.taps import Box, Mark, Tap
 from deal_core.errors import DatasetError, UsageError, nearest_hint
 from deal_core.files import os_errors_as, read_lines, read_text, replacing, replacing_folder
 from deal_core.structures import ClassList
 from deal_core.tagging.choices import TagFormat
-from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN, Change
+from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN, Change, MarkChange
 
 _VOC_LIST = "trainval"
 
@@ -53,6 +60,7 @@ class Imported:
         strangers: names in the file that are not frames of the dataset.
         silent: how many of the frames the file names without saying anything of their tags.
         not_understood: number of results by their type, as in `{"textarea": 3}`.
+        marks: taps and boxes in frames of the dataset.
     """
 
     changes: tuple[Change, ...]
@@ -60,6 +68,7 @@ class Imported:
     strangers: tuple[str, ...]
     silent: int = 0
     not_understood: Mapping[str, int] = field(default_factory=dict)
+    marks: tuple[MarkChange, ...] = ()
 
     def changed(self, states: npt.NDArray[np.int8]) -> int:
         """Return how many frames the changes give other states than these, (N, K)."""
@@ -94,7 +103,8 @@ def import_tags(path: Path, form: TagFormat, root: Path, frames: Sequence[FrameR
             f"{path}: no frame of this file is in {root}: expected names like {frames[0].key}, "
             f"found {first_few(list(reader.strangers))}"
         )
-    return Imported(changes, len(reader.found), tuple(reader.strangers), silent, reader.not_understood)
+    marks = tuple(MarkChange(frame, mark) for frame, mark in reader.marks)
+    return Imported(changes, len(reader.found), tuple(reader.strangers), silent, reader.not_understood, marks)
 
 
 def export_tags(
@@ -106,6 +116,8 @@ def export_tags(
     classes: ClassList,
 ) -> None:
     """Write tags for another tool: a new folder for VOC, else a file, which is replaced.
+
+    COCO and Label Studio get the marks of the frames, too, except those of classes that are tagged absent.
 
     Args:
         path: file or folder to write.
@@ -138,6 +150,7 @@ class _Reader:
     found: set[int] = field(default_factory=set)
     strangers: dict[str, None] = field(default_factory=dict)
     not_understood: Counter[str] = field(default_factory=Counter)
+    marks: list[tuple[int, Mark]] = field(default_factory=list)
 
     def frame(self, name: str) -> int | None:
         """Return the index of a frame, or None (and remember the name) if the dataset does not have it."""
@@ -165,6 +178,17 @@ class _Reader:
         """Store a state; present wins over other states of the same class."""
         if self.states.get((frame, label)) != PRESENT:
             self.states[frame, label] = state
+
+    def tap(self, frame: int, label: int, x: float, y: float, *, is_on: bool = True) -> None:
+        """Store a tap at a pixel."""
+        self.marks.append((frame, Tap(self.classes.names[label], max(int(x), 0), max(int(y), 0), is_on)))
+
+    def box(self, frame: int, label: int, left: float, top: float, width: float, height: float) -> None:
+        """Store a box, unless it is empty, given by its corner and size in pixels."""
+        sides = (max(round(side), 0) for side in (left, top, left + width, top + height))
+        box = Box(self.classes.names[label], *sides)
+        if box.left < box.right and box.top < box.bottom:
+            self.marks.append((frame, box))
 
 
 def _read_csv(reader: _Reader) -> None:
@@ -223,22 +247,56 @@ def _read_coco(reader: _Reader) -> None:
             frame, label = images[annotation["image_id"]], labels[annotation["category_id"]]
             if frame is not None:
                 reader.say(frame, label, PRESENT)
-    except (KeyError, TypeError, AttributeError) as error:
+                _read_coco_marks(reader, frame, label, annotation)
+        for image in content["images"]:
+            frame = images[image["id"]]
+            if frame is None:
+                continue
+            for point in image.get("neg_points", ()):
+                reader.tap(frame, labels[point["category_id"]], point["x"], point["y"], is_on=False)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _other_form(
             reader.path, '{"images": […], "categories": […], "annotations": […]} of COCO', error
         ) from None
 
 
+def _read_coco_marks(reader: _Reader, frame: int, label: int, annotation: Mapping[str, Any]) -> None:
+    if annotation.get("bbox"):
+        left, top, width, height = annotation["bbox"]
+        reader.box(frame, label, left, top, width, height)
+    points = annotation.get("keypoints") or []
+    for x, y, visible in zip(points[::3], points[1::3], points[2::3], strict=True):
+        if visible:
+            reader.tap(frame, label, x, y)
+
+
 def _to_coco(root: Path, frames: Sequence[FrameRecord], states: npt.NDArray[np.int8], classes: ClassList) -> str:
     images: list[dict[str, Any]] = []
-    annotations: list[dict[str, int]] = []
+    annotations: list[dict[str, Any]] = []
     for number, (frame, row) in enumerate(zip(frames, states.tolist(), strict=True), 1):
         absent = [label + 1 for label, state in enumerate(row) if state == ABSENT]
         images.append({"id": number, "file_name": _color_path(root, frame), "neg_category_ids": absent})
-        for label in (label for label, state in enumerate(row) if state == PRESENT):
-            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": label + 1})
+        marks = _told(frame, row, classes)
+        if wrong := [mark for mark in marks if isinstance(mark, Tap) and not mark.is_on]:
+            images[-1]["neg_points"] = [{"category_id": classes.id_of(t.name), "x": t.x, "y": t.y} for t in wrong]
+        things = [(classes.id_of(mark.name), _coco_mark(mark)) for mark in marks if mark not in wrong]
+        marked = {number for number, _ in things}
+        things += [(k + 1, {}) for k, state in enumerate(row) if state == PRESENT and k + 1 not in marked]
+        for category, drawn in things:
+            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": category, **drawn})
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(classes.names)]
     return json.dumps({"images": images, "categories": categories, "annotations": annotations}, indent=1) + "\n"
+
+
+def _told(frame: FrameRecord, states: Sequence[int], classes: ClassList) -> list[Mark]:
+    """Return the marks of a frame that its tags do not contradict: a mark of an absent class has no effect."""
+    return [mark for mark in frame.marks if states[classes.id_of(mark.name) - 1] != ABSENT]
+
+
+def _coco_mark(mark: Mark) -> dict[str, Any]:
+    if isinstance(mark, Tap):
+        return {"keypoints": [mark.x, mark.y, 2], "num_keypoints": 1}
+    return {"bbox": [mark.left, mark.top, mark.right - mark.left, mark.bottom - mark.top]}
 
 
 def _read_labelstudio(reader: _Reader) -> None:
@@ -259,14 +317,32 @@ def _read_labelstudio(reader: _Reader) -> None:
                 of_whole_image |= "choices" in result["value"]
                 for name in names:
                     label = reader.label(name, reader.path, _line(text, name))
-                    said.append((label, ABSENT if result["from_name"] == "absent" else PRESENT))
+                    if result["from_name"] != "not":
+                        said.append((label, ABSENT if result["from_name"] == "absent" else PRESENT))
+                    if frame is not None:
+                        _read_labelstudio_mark(reader, frame, label, result)
             if frame is not None:
                 for label in range(len(reader.classes)) if of_whole_image else ():
                     reader.say(frame, label, UNKNOWN)
                 for label, state in said:
                     reader.say(frame, label, state)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _other_form(reader.path, expected, error) from None
+
+
+def _read_labelstudio_mark(reader: _Reader, frame: int, label: int, result: Mapping[str, Any]) -> None:
+    """Store the mark of a result, whose numbers are percent of the image; a turned rectangle has no box."""
+    value, width, height = result["value"], result.get("original_width"), result.get("original_height")
+    if not width or not height:
+        return
+    if "keypointlabels" in value:
+        x, y = value["x"] / 100 * width, value["y"] / 100 * height
+        reader.tap(frame, label, x, y, is_on=result["from_name"] != "not")
+    elif "rectanglelabels" in value and not value.get("rotation"):
+        left, top, wide, high = (
+            value[key] / 100 * of for key, of in (("x", width), ("y", height), ("width", width), ("height", height))
+        )
+        reader.box(frame, label, left, top, wide, high)
 
 
 def _named(result: Mapping[str, Any]) -> list[Any] | None:
@@ -280,6 +356,7 @@ def _named(result: Mapping[str, Any]) -> list[Any] | None:
 
 def _to_labelstudio(root: Path, frames: Sequence[FrameRecord], states: npt.NDArray[np.int8], classes: ClassList) -> str:
     tasks = []
+    results: list[dict[str, Any]]
     for frame, row in zip(frames, states.tolist(), strict=True):
         results = []
         for control, state in (("present", PRESENT), ("absent", ABSENT)):
@@ -287,9 +364,29 @@ def _to_labelstudio(root: Path, frames: Sequence[FrameRecord], states: npt.NDArr
             if names or control == "present":  # without any choice, the task would count as not annotated
                 value = {"choices": names}
                 results.append({"from_name": control, "to_name": "image", "type": "choices", "value": value})
+        if marks := _told(frame, row, classes):
+            height, width = FolderLoader(root).image(frame).shape[:2]
+            results += [_labelstudio_mark(mark, width, height) for mark in marks]
         data = {"image": _color_path(root, frame), "frame": frame.key}
         tasks.append({"data": data, "annotations": [{"result": results}]})
     return json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"
+
+
+def _labelstudio_mark(mark: Mark, width: int, height: int) -> dict[str, Any]:
+    size = {"to_name": "image", "original_width": width, "original_height": height, "image_rotation": 0}
+    across, down = 100 / width, 100 / height
+    if isinstance(mark, Tap):
+        place = {"x": (mark.x + 0.5) * across, "y": (mark.y + 0.5) * down, "width": 0.5}
+        control = "tap" if mark.is_on else "not"
+        return {
+            "from_name": control,
+            "type": "keypointlabels",
+            **size,
+            "value": {**place, "keypointlabels": [mark.name]},
+        }
+    place = {"x": mark.left * across, "y": mark.top * down, "rotation": 0}
+    place |= {"width": (mark.right - mark.left) * across, "height": (mark.bottom - mark.top) * down}
+    return {"from_name": "box", "type": "rectanglelabels", **size, "value": {**place, "rectanglelabels": [mark.name]}}
 
 
 def _read_voc(reader: _Reader) -> None:

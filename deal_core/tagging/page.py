@@ -5,11 +5,11 @@ from __future__ import annotations
 import secrets
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from deal_core.dataset.dataset import FolderLoader
 from deal_core.errors import DatasetError
@@ -20,15 +20,18 @@ from deal_core.web.thumbnail import thumbnail_jpeg
 
 THUMBNAIL_HEIGHT = 168
 _KEPT_THUMBNAILS = 4096
+_LARGEST_BODY = 16 * 2**20  # a million changes
+_Number = Annotated[int, Field(ge=-(2**53), le=2**53)]
+_Name = Annotated[str, Field(max_length=64)]
 
 
 class Edit(BaseModel):
     """A request of a page: changes as (frame, class, state), and the revision that the page had seen."""
 
-    session: str
-    tagger: str
-    seen: int
-    changes: list[tuple[int, int, int]]
+    session: _Name
+    tagger: _Name
+    seen: _Number
+    changes: list[tuple[_Number, _Number, _Number]]
 
 
 def create_app(store: TagStore, token: str | None = None) -> FastAPI:
@@ -38,7 +41,7 @@ def create_app(store: TagStore, token: str | None = None) -> FastAPI:
         store: tags to edit.
         token: token that requests need, see `new_app`.
     """
-    app = new_app(Path(__file__).with_name("page.html"), token)
+    app = new_app(Path(__file__).with_name("page.html"), token, largest_body=_LARGEST_BODY)
     session = secrets.token_hex(8)
     thumbnail = lru_cache(_KEPT_THUMBNAILS)(partial(_thumbnail, store, FolderLoader(store.path)))
 
@@ -55,7 +58,7 @@ def create_app(store: TagStore, token: str | None = None) -> FastAPI:
         }
 
     @app.get("/changes")
-    def changes(since: int) -> dict[str, Any]:
+    def changes(since: _Number) -> dict[str, Any]:
         return {"session": session, **_changed(store, since)}
 
     @app.post("/edits")
@@ -66,7 +69,7 @@ def create_app(store: TagStore, token: str | None = None) -> FastAPI:
         return {**_changed(store, edit.seen), "refused": done.refused}
 
     @app.get("/thumbnails/{index}.jpg")
-    def picture(index: int) -> Response:
+    def picture(index: _Number) -> Response:
         if not 0 <= index < len(store.frames):
             raise HTTPException(404, f"frame {index} does not exist: the dataset has {len(store.frames)}")
         try:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deal_core.dataset.dataset import Dataset, evenly_spread
+from deal_core.dataset.tag_notes import tag_notes
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError, DatasetError, EvaluationError
 from deal_core.losses.tags import tag_loss
@@ -226,20 +227,13 @@ def _check_tags(frames: Dataset) -> None:
             f"{frames.path} gives 1 training frame, expected at least 2: a class is learnt from frames with and "
             "frames without it"
         )
-    tags, names = frames.tags, frames.classes.names
-    if not (tags == 1).any():
+    if not (frames.tags == 1).any():
         raise DatasetError(
             f"{frames.path}: none of the {len(frames)} training frames is tagged present with a class, and training "
             "learns from tags: tag frames with `deal tag`"
         )
-    never = [name for name, of_class in zip(names, tags.T, strict=True) if not (of_class == 1).any()]
-    always = [
-        n for n, of_class in zip(names, tags.T, strict=True) if (of_class == 1).any() and not (of_class == 0).any()
-    ]
-    if never:
-        _log.warning("never tagged present, and so cannot be learnt: %s", ", ".join(never))
-    if always:
-        _log.warning("never tagged absent, and so cannot be told from the background: %s", ", ".join(always))
+    for note in tag_notes(frames):
+        _log.warning(note)
 
 
 def _first_that_works(model: LoadedModel, frames: Dataset, cams: CamSettings) -> Threshold:

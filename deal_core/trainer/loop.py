@@ -101,7 +101,8 @@ def fit(
                 if log and watched:
                     log.write(state.step, epoch, watched)
             every = settings.checkpoint_every or steps_per_epoch
-            if fabric.is_global_zero and (state.step % every == 0 or state.step == state.total_steps):
+            if log and (state.step % every == 0 or state.step == state.total_steps):
+                log.sync()
                 state.save(checkpoint, network, plain_optimizer, fabric.strategy.precision)
             report(Progress(state.step, state.total_steps, epoch, losses))
     return Fitted(state.total_steps, resumed_from)

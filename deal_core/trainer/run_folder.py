@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,11 +18,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deal_core.errors import ConfigError, ModelFileError
-from deal_core.files import replacing
+from deal_core.files import os_errors_as, replacing
 from deal_core.models.backbone import settle_weights
 from deal_core.models.earlier_model import arguments_from
 from deal_core.models.factory import OLDER_ARGUMENTS, with_older_defaults
 from deal_core.models.model_info import read_info
+from deal_core.ownership import remove_leftovers
 from deal_core.settings_file import Settings, dump_settings
 from deal_core.trainer.settings import RunSettings
 
@@ -60,11 +63,12 @@ class TrainState:
             "optimizer": optimizer.state_dict(),
             "precision": precision.state_dict(),
         }
-        try:
-            with replacing(path, per_process=False) as temporary:
-                torch.save(content, temporary)
-        except (OSError, RuntimeError) as error:
-            raise ModelFileError(f"{path}: the checkpoint cannot be written ({error})") from error
+        with (
+            os_errors_as(ModelFileError, f"{path}: the checkpoint cannot be written"),
+            replacing(path) as temporary,
+            temporary.open("wb") as file,
+        ):
+            torch.save(content, file)
 
     def load(self, path: Path, network: nn.Module, optimizer: Optimizer, precision: Precision) -> int:
         """Resume from a checkpoint and return its step; return 0 if the file does not exist.
@@ -102,22 +106,31 @@ class RunLog:
 
         path = folder / HISTORY_FILE
         write_whole(path, "".join(line + "\n" for line in _history_lines(path, resumed_from)))
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_from + 1)
+        self._failing = f"{folder}: the history cannot be written"
+        with os_errors_as(ModelFileError, self._failing):
+            self._file = path.open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_from + 1)
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._file.close()
-        self._board.close()
+        with os_errors_as(ModelFileError, self._failing) if raised[0] is None else suppress(OSError):
+            self._file.close()
+            self._board.close()
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Add one line to the history and one TensorBoard point per value."""
-        self._file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        with os_errors_as(ModelFileError, self._failing):
+            self._file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Return when the history is on the disk: a checkpoint must not be there before the lines that lead to it."""
+        with os_errors_as(ModelFileError, self._failing):
+            os.fsync(self._file.fileno())
 
 
 def as_begun(settings: R) -> R:
@@ -160,7 +173,11 @@ def _with_arguments(settings: R, arguments: Mapping[str, Any]) -> R:
 
 
 def prepare_folder(settings: RunSettings) -> None:
-    """Make the run folder; raise `ConfigError` if it holds a checkpoint of a run with other settings."""
+    """Make the run folder, or remove what a killed training left there.
+
+    Raises:
+        ConfigError: the folder holds a checkpoint of a run with other settings, or cannot be written.
+    """
     path, text = settings.output / SETTINGS_FILE, _FORMAT_LINE + dump_settings(settings)
     if (settings.output / CHECKPOINT_FILE).exists() and path.exists():
         there = _read(path)
@@ -172,6 +189,8 @@ def prepare_folder(settings: RunSettings) -> None:
             raise ConfigError(
                 f"{settings.output}: holds a run with other settings ({told}); choose another output, or delete it"
             )
+    if path.exists():
+        remove_leftovers(settings.output)
     write_whole(path, text)
 
 
@@ -230,8 +249,5 @@ def _history_lines(path: Path, last_step: int) -> Iterator[str]:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file that appears only when it is complete; raise `ConfigError` if it cannot be written."""
-    try:
-        with replacing(path, per_process=False) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error}): choose another output") from error
+    with os_errors_as(ConfigError, f"{path} cannot be written (choose another output)"), replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

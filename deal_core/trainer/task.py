@@ -7,6 +7,7 @@ resume, exactly on the same machine) and, when the training is complete, `model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -21,7 +22,7 @@ from deal_core.dataset.open import open_dataset
 from deal_core.dataset.settings import SourceSettings
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError, EvaluationError
-from deal_core.files import refuse_output_on_input
+from deal_core.files import owning, refuse_output_on_input
 from deal_core.models.domain_change import DomainChange, FineTuneReport
 from deal_core.models.earlier_model import ClassChanges, start_from
 from deal_core.models.factory import create_model
@@ -161,6 +162,7 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
         DatasetError: the dataset cannot be read.
         ConfigError: the run folder holds another run, or the settings do not fit the data, network or machine.
         ModelFileError: initial weights or the checkpoint cannot be read, or a file cannot be written.
+        InUseError: another process trains in the folder.
         EvaluationError: the training is complete, but its threshold rule finds no threshold, or more was lost on the
             dataset of `data.rehearse` than is accepted; the model is kept.
         DealError: a method of the task raises it.
@@ -168,12 +170,19 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
     settings = task.settings
     _check_settings(settings)
     fabric = create_fabric(settings)
+    with owning(settings.output, ConfigError) if fabric.is_global_zero else nullcontext():
+        return _run(task, fabric, report)
+
+
+def _run(task: Task[F], fabric: Fabric, report: Callable[[Progress], None]) -> Trained[F]:
+    settings = task.settings
     dataset = open_dataset(settings.data)
     frames, held_out = task.split(dataset)
     weights = settings.init_from or settings.model.arguments.get("weights")
     if weights is not None and Path(weights).is_file():
         refuse_output_on_input([settings.output / MODEL_FILE], [Path(weights)], ConfigError)
-    earlier = _open_earlier(task)
+    with fabric.rank_zero_first():  # the others read the masks that it writes
+        earlier = _open_earlier(task)
     shown = _shown(task, frames, earlier)
     check_batch_size(settings, shown.epoch, fabric.world_size)
     torch.manual_seed(settings.seed)
@@ -181,7 +190,8 @@ def run_task(task: Task[F], report: Callable[[Progress], None]) -> Trained[F]:
     task.prepare(network, frames)
     changes = start_from(network, dataset.classes, earlier.model, earlier.path) if earlier else None
     try_out(network, task)
-    frozen = freeze(network, shown.frames, settings, fabric.device)
+    with fabric.rank_zero_first():  # the others read the maps that it writes
+        frozen = freeze(network, shown.frames, held_out, settings, fabric.device)
     objective = task.objective(network, dataset.depth_kind)
 
     def held_out_figures() -> Mapping[str, float]:

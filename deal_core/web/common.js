@@ -1,5 +1,7 @@
 // What the pages share.
 "use strict";
+// The token stays out of the history and of pictures of the screen; from now on a cookie serves.
+if (location.search) history.replaceState(null, "", location.pathname);
 const el = id => document.getElementById(id);
 
 const PRESENT = 1, ABSENT = 0, UNKNOWN = -1;

@@ -2,44 +2,64 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import secrets
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from urllib.parse import quote
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from deal_core.errors import DealError, UsageError
+from deal_core.web.connection import LimitedConnection
+from deal_core.web.guard import OwnPageOnly, TokenRequired
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+_ANY_HOST = ("0.0.0.0", "::")
 _FOLDER = Path(__file__).parent
 _SHARED = ("common.css", "common.js")
+_SMALL_BODY = 64 * 2**10
+_LONGEST_SENTENCE = 300
 
 
-def new_app(page: Path, token: str | None) -> FastAPI:
+def new_app(page: Path, token: str | None, *, largest_body: int = _SMALL_BODY) -> FastAPI:
     """Return an application that serves a page, and answers a `DealError` with status 409.
+
+    Requests of pages of other origins, requests without the token, and bodies that are no JSON or too large are
+    refused before a body is read.
 
     Args:
         page: HTML file to serve as `/`.
         token: token that every request needs. Without a token, only requests to a local address are answered, so
             that a foreign web page cannot reach this one through a name that resolves to this machine.
+        largest_body: number of bytes that the body of a request may have.
     """
     app = FastAPI(openapi_url=None)
+    # The last one is the first that sees a request.
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=largest_body)
     if token is None:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL_HOSTS))
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL_HOSTS, "[::1]"])
     else:
-        app.middleware("http")(_asks_for(token))
+        app.add_middleware(TokenRequired, token=token)
+    app.add_middleware(OwnPageOnly)
 
     @app.exception_handler(DealError)
     def tell(request: Request, error: DealError) -> Response:
         return JSONResponse({"detail": str(error)}, status_code=409)
+
+    @app.exception_handler(RequestValidationError)
+    def tell_expected(request: Request, error: RequestValidationError) -> Response:
+        # FastAPI's own answer repeats what it found, however large, and fails for a NaN.
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        return JSONResponse({"detail": f"{place}: {problem['msg']}"[:_LONGEST_SENTENCE]}, status_code=422)
 
     for path, file in {"/": page, **{f"/{name}": _FOLDER / name for name in _SHARED}}.items():
         app.add_api_route(path, _sends(file), response_class=FileResponse)
@@ -57,17 +77,22 @@ class Door(AbstractContextManager["Door"]):
 
     Attributes:
         token: token that requests need; None if no token is needed.
-        address: URL for people to open.
+        address: URL for people to open, with the token.
+        address_without_token: the same for logs, which others may read.
 
     Raises:
-        UsageError: the address does not belong to this machine, or the port is in use.
+        UsageError: the address does not belong to this machine, the port is in use, or the token is no text.
     """
 
     def __init__(self, host: str, port: int, token: str = "", *, names: tuple[str, str] = ("--host", "--port")) -> None:
+        if not token.isprintable():
+            raise UsageError("the token of the page: expected printable characters, found others")
         self.token = token or (None if host in LOCAL_HOSTS else secrets.token_urlsafe(12))
         self.socket = _listen(host, port, names)
-        asked = f"?token={self.token}" if self.token else ""
-        self.address = f"http://{_reachable(host)}:{self.socket.getsockname()[1]}/{asked}"
+        bound, number = self.socket.getsockname()[:2]
+        self.address_without_token = f"http://{_reachable(bound if bound in _ANY_HOST else host)}:{number}/"
+        asked = f"?token={quote(self.token, safe='')}" if self.token else ""
+        self.address = self.address_without_token + asked
 
     def __exit__(self, *error: object) -> None:
         self.socket.close()
@@ -75,7 +100,18 @@ class Door(AbstractContextManager["Door"]):
 
 def page_server(app: FastAPI) -> uvicorn.Server:
     """Return the server of a page; `run` takes the sockets to listen on."""
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=LimitedConnection,
+            ws="none",
+            lifespan="off",
+            log_level="error",  # for less, a stranger could fill the log
+            proxy_headers=False,  # else a stranger could choose the address that is counted for wrong tokens
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
+    )
 
 
 class ServingThread(AbstractContextManager["ServingThread"]):
@@ -129,31 +165,11 @@ def _listen(host: str, port: int, names: tuple[str, str]) -> socket.socket:
 
 def _reachable(host: str) -> str:
     """Return the address of this machine for other machines, also if it listens on all addresses."""
-    if host not in ("0.0.0.0", "::"):
+    if host not in _ANY_HOST:
         return f"[{host}]" if ":" in host else host
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing: only the route is looked up
             return str(probe.getsockname()[0])
         except OSError:
-            return socket.gethostname()
-
-
-def _asks_for(token: str) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
-    """Accept requests whose address contains the token, and set a cookie that later requests may use."""
-    # Browsers share cookies between the ports of a machine: each page needs a separate name.
-    cookie = f"deal_{hashlib.sha256(token.encode()).hexdigest()[:12]}"
-
-    def is_right(found: str | None) -> bool:
-        return found is not None and hmac.compare_digest(found.encode(), token.encode())
-
-    async def check(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        brought = is_right(request.query_params.get("token"))
-        if not brought and not is_right(request.cookies.get(cookie)):
-            return PlainTextResponse("Open the complete address that was printed, including its token.", 401)
-        response = await answer(request)
-        if brought:
-            response.set_cookie(cookie, token, httponly=True, samesite="strict")
-        return response
-
-    return check
+            return "127.0.0.1"  # without a network, only this machine can open the page

@@ -60,6 +60,11 @@ def node_arguments(params_file: str, node_name: str) -> list[DeclareLaunchArgume
             in_share("config", params_file),
         ),
         argument("use_sim_time", "true: use the time published on /clock; false: do not. Empty: as in params_file."),
+        argument(
+            "data_dir",
+            "Folder below which parameters that somebody sets while the node runs may name files and folders. "
+            "Empty: as in params_file.",
+        ),
         switch("use_respawn", False, "Restart the node when it exits."),
         log_level_argument(),
         dds_profile_argument(),

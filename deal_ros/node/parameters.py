@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -12,7 +13,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from deal_core.errors import UsageError, nearest_hint
+from deal_core.errors import DealError, UsageError, nearest_hint
+from deal_ros.node.paths import DATA_DIR, PathKind, check_path, check_reachable
 
 
 class ParameterSet(Protocol):
@@ -23,6 +25,10 @@ class ParameterSet(Protocol):
 
 P = TypeVar("P", bound=ParameterSet)
 
+_LONGEST_TEXT, _LONGEST_LIST = 4096, 1000
+_LONGEST_SHOWN = 100
+"""Characters of a wrong value in an error, and of a name in a list on average."""
+
 
 def parameter(
     default: str | bool | int | float | tuple[str, ...],
@@ -32,6 +38,8 @@ def parameter(
     minimum: float = -math.inf,
     maximum: float = math.inf,
     live: bool = False,
+    fixed: bool = False,
+    path: PathKind = "",
 ) -> Any:
     """Return the dataclass field of one parameter; the default sets its type.
 
@@ -42,20 +50,33 @@ def parameter(
         minimum: smallest allowed value of a number.
         maximum: largest allowed value of a number.
         live: whether the parameter may change after the node is configured.
+        fixed: whether the parameter may change at no time.
+        path: what the text names, if it is a path; see `deal_ros.node.paths`. The dataclass then has a `data_dir`.
     """
-    limits = {"description": description, "choices": choices, "minimum": minimum, "maximum": maximum, "live": live}
-    return dataclasses.field(default=default, metadata=limits)
+    limits = {"description": description, "choices": choices, "minimum": minimum, "maximum": maximum}
+    return dataclasses.field(default=default, metadata={**limits, "live": live, "fixed": fixed, "path": path})
 
 
 live_parameter = partial(parameter, live=True)
 """`parameter` of a value that may change after the node is configured."""
 
 
+def data_dir_parameter() -> Any:
+    """Return the field of the parameter `data_dir`."""
+    return parameter(
+        DATA_DIR,
+        "Folder below which parameters that somebody sets while the node runs may name files and folders. It is fixed "
+        "when the node starts.",
+        fixed=True,
+        path="folder",
+    )
+
+
 def check_values(values: ParameterSet) -> None:
     """Check each field of a frozen parameter dataclass, and convert it to its type (2 becomes 2.0 for a float).
 
     Raises:
-        UsageError: a value has the wrong type, is outside its limits or is not among its choices.
+        UsageError: a value has the wrong type, is outside its limits, is not among its choices or is too long.
     """
     for field in dataclasses.fields(values):
         object.__setattr__(values, field.name, _checked(field, getattr(values, field.name)))
@@ -88,26 +109,44 @@ class LiveParameters(Generic[P]):
         self._is_configured, self._check, self._on_change = is_configured, check, on_change
         for sentence in _unknown(node._parameter_overrides, self._fields):
             node.get_logger().warning(sentence)
+        self._node = node
         self.current: P = kind(**{name: _declare(node, field) for name, field in self._fields.items()})
+        self._given = self.current
         _describe(node, {name: _descriptor(field) for name, field in self._fields.items()})
         node.add_on_set_parameters_callback(self._set)
 
     def _set(self, wanted: Sequence[Parameter]) -> SetParametersResult:
         """Accept all changes or none; ignore parameters that the dataclass does not have (use_sim_time)."""
         changes = {found.name: found.value for found in wanted if found.name in self._fields}
+        before = self.current
         try:
             for name in changes:
                 self._check_may_change(name)
-            changed = dataclasses.replace(self.current, **changes)
+            changed = dataclasses.replace(before, **changes)
+            for name in changes:
+                self._check_reachable(name, changed)
             self._check(changed)
-        except UsageError as error:
+            self.current = changed
+            if changes:
+                self._on_change(changed)
+        except DealError as error:
+            self.current = before
             return SetParametersResult(successful=False, reason=str(error))
-        self.current = changed
-        if changes:
-            self._on_change(changed)
+        except Exception as error:  # whatever somebody sets, the node goes on
+            self.current = before
+            self._node.get_logger().error(f"parameters were not set: {traceback.format_exc()}")
+            return SetParametersResult(successful=False, reason=f"{type(error).__name__}: {error}")
         return SetParametersResult(successful=True)
 
+    def _check_reachable(self, name: str, changed: P) -> None:
+        kind: PathKind = self._fields[name].metadata["path"]
+        if kind:
+            new, given = getattr(changed, name), getattr(self._given, name)
+            check_reachable(name, kind, new, given, getattr(self._given, "data_dir"))  # noqa: B009
+
     def _check_may_change(self, name: str) -> None:
+        if self._fields[name].metadata["fixed"]:
+            raise UsageError(f"parameter '{name}' is fixed when the node starts: set it there")
         if self._is_configured() and not self._fields[name].metadata["live"]:
             live = ", ".join(name for name, field in self._fields.items() if field.metadata["live"])
             raise UsageError(
@@ -186,21 +225,27 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
         value = "off"  # YAML 1.1 parses `depth_mode:=off` as false
     fits = (
         type(value) is wanted
+        and not (isinstance(value, str) and len(value) > _LONGEST_TEXT)
         and (not limits["choices"] or value in limits["choices"])
         and (wanted in (str, bool) or limits["minimum"] <= value <= limits["maximum"])
     )
     if not fits:
-        hint = nearest_hint(value, limits["choices"]) if isinstance(value, str) else ""
+        hint = nearest_hint(value[:_LONGEST_SHOWN], limits["choices"]) if isinstance(value, str) else ""
         raise _wrong(field, value, hint)
+    if limits["path"]:
+        check_path(field.name, value)
     return value
 
 
 def _names(field: dataclasses.Field[Any], value: Any) -> tuple[str, ...]:
     names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+    is_list = isinstance(names, Sequence) and all(isinstance(name, str) for name in names)
+    if not is_list or len(names) > _LONGEST_LIST or sum(map(len, names)) > _LONGEST_LIST * _LONGEST_SHOWN:
         raise _wrong(field, value)
     return tuple(name.strip() for name in names if name.strip())
 
 
 def _wrong(field: dataclasses.Field[Any], value: Any, hint: str = "") -> UsageError:
-    return UsageError(f"parameter '{field.name}': expected {expectation(field)}, found {value!r}.{hint}")
+    found = repr(value[:_LONGEST_SHOWN] if isinstance(value, (str, Sequence)) else value)
+    found = found if len(found) <= _LONGEST_SHOWN else f"{found[:_LONGEST_SHOWN]}…"
+    return UsageError(f"parameter '{field.name}': expected {expectation(field)}, found {found}.{hint}")

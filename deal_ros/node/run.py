@@ -7,6 +7,8 @@ import importlib
 import signal
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -15,6 +17,8 @@ from deal_core.errors import DealError, UsageError
 from deal_ros.node.torch_libraries import reserve_for_torch
 
 _SIGNAL_POLL_S = 0.1
+_LOG_PERIOD_S = 5.0
+_FAILURE_PAUSE_S = 0.001  # callbacks that fail one after the other must not block a core
 
 
 class RunnableNode(Protocol):
@@ -103,6 +107,7 @@ def _create(create: Callable[[], RunnableNode], args: Sequence[str] | None) -> R
 
 
 def _spin(node: RunnableNode, stopped: threading.Event) -> None:
+    import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
     executor = SingleThreadedExecutor()
@@ -110,6 +115,13 @@ def _spin(node: RunnableNode, stopped: threading.Event) -> None:
     try:
         # Python handles signals only between calls, so each wait must be short.
         while not stopped.is_set() and not node.is_finished():
-            executor.spin_once(timeout_sec=_SIGNAL_POLL_S)
+            try:
+                executor.spin_once(timeout_sec=_SIGNAL_POLL_S)
+            except Exception:  # of a callback, which whoever sends messages may cause
+                if not rclpy.ok():
+                    raise
+                message = f"a callback failed; the node goes on:\n{traceback.format_exc()}"
+                node.get_logger().error(message, throttle_duration_sec=_LOG_PERIOD_S)  # type: ignore[attr-defined]
+                time.sleep(_FAILURE_PAUSE_S)
     finally:
         executor.shutdown()

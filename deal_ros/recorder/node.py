@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import re
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from deal_core.errors import DealError, RecordingError
+from deal_core.files import os_errors_as, write_private
 from deal_core.recorder.controls import Control, RecorderControls
 from deal_core.recorder.pair_recorder import PairRecorder
 from deal_core.recorder.summary import RecordingSummary
@@ -51,6 +53,7 @@ from deal_ros.input.nearest_topics import describe_nearest
 from deal_ros.input.qos import camera_info_qos
 from deal_ros.node.executor_calls import ExecutorCalls
 from deal_ros.node.parameters import LiveParameters
+from deal_ros.node.paths import path_of
 from deal_ros.recorder.diagnostics import RecorderSnapshot, assess_recorder
 from deal_ros.recorder.parameters import RecorderParameters
 
@@ -78,7 +81,7 @@ class RecorderNode(Node):
             self,
             RecorderParameters,
             is_configured=lambda: self._started is not None,
-            check=self._check_tags,
+            check=self._check,
             on_change=self._take_parameters,
         )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -191,7 +194,7 @@ class RecorderNode(Node):
     def _create_controls(self) -> RecorderControls:
         wanted = self.parameters
         settings = wanted.settings(self._session())
-        check_unused(Path(wanted.output), survives=True)
+        check_unused(wanted.path, survives=True)
         recorder = PairRecorder(settings, parse_tags(wanted.tag_command, TagState(), settings.classes))
         extra = [
             Control("start_stop", " ", "start or stop", self._start_or_stop),
@@ -288,7 +291,17 @@ class RecorderNode(Node):
         door = self._people.enter_context(Door(wanted.page_host, wanted.page_port, names=("page_host", "page_port")))
         app = partial(create_live_app, controls, NODE_NAME, door.token, call=self._called)
         self._people.enter_context(ServingThread(app, door))
-        self.get_logger().info(f"page: open {door.address}")
+        if door.token is None:
+            self.get_logger().info(f"page: open {door.address}")
+            return
+        # The log is read by others, too: it goes to /rosout and to files.
+        file = path_of(wanted.data_dir) / f"{self.get_fully_qualified_name().strip('/').replace('/', '.')}.page"
+        with os_errors_as(RecordingError, f"parameter 'data_dir': {file} cannot be written"):
+            write_private(file, f"{door.address}\n")
+        self._people.callback(file.unlink, missing_ok=True)
+        self.get_logger().info(
+            f"page: open {door.address_without_token} with its token: the whole address is in {file}"
+        )
 
     def _called(self, act: Callable[[], str]) -> str:
         """Run a command of the page in the executor's thread and return its result."""
@@ -321,7 +334,7 @@ class RecorderNode(Node):
         return summary
 
     def _next_path(self) -> Path:
-        wanted = Path(self.parameters.output)
+        wanted = self.parameters.path
         path, number = wanted, 1
         while path in self._used:
             number += 1
@@ -349,8 +362,10 @@ class RecorderNode(Node):
             self.set_parameters_atomically([Parameter(name, value=value) for name, value in values.items()])
         self.get_logger().info(text)
 
-    def _check_tags(self, values: RecorderParameters) -> None:
+    def _check(self, values: RecorderParameters) -> None:
         if self._started:
+            if values.output != self.parameters.output:
+                check_unused(values.path, survives=True)
             parse_tags(values.tag_command, TagState(), self._started.recorder.classes)
 
     def _take_parameters(self, values: RecorderParameters) -> None:
@@ -362,7 +377,7 @@ class RecorderNode(Node):
 
     def _answer(self, act: Callable[[], str], _request: Any, response: Any) -> Any:
         answer = self._try(act)
-        response.success = not isinstance(answer, DealError)
+        response.success = not isinstance(answer, Exception)
         response.message = str(answer)
         return response
 
@@ -375,6 +390,9 @@ class RecorderNode(Node):
             return act()
         except DealError as error:
             self.get_logger().warning(str(error))
+            return error
+        except Exception as error:  # whatever somebody asks for, the node goes on and answers
+            self.get_logger().error(traceback.format_exc())
             return error
 
     def _waits(self) -> str:

@@ -19,7 +19,8 @@ from deal_ros.input.parameters import (
     sync_slop_parameter,
 )
 from deal_ros.input.synchronizer import slop_ns
-from deal_ros.node.parameters import check_values, live_parameter, parameter
+from deal_ros.node.parameters import check_values, data_dir_parameter, live_parameter, parameter
+from deal_ros.node.paths import path_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class RecorderParameters(InputParameters):
         "",
         "Folder of the recording; it must not exist. Required. Further recordings of the same run append _2, _3, ... "
         "to the name; a change applies to the next recording.",
+        path="file",
     )
     classes: tuple[str, ...] = parameter(
         (), "All classes that tags may name, separated by commas, or the path of a dataset.yaml. Required."
@@ -98,6 +100,7 @@ class RecorderParameters(InputParameters):
     note: str = parameter("", "Free text stored in the recording's session: who recorded, where, with what.")
     input_timeout_s: float = input_timeout_parameter(live=False)
     diagnostics_period_s: float = diagnostics_period_parameter(live=False)
+    data_dir: str = data_dir_parameter()
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -107,6 +110,20 @@ class RecorderParameters(InputParameters):
     def tag_command(self) -> str:
         """The command that sets these tags; see `deal_core.recorder.tag_commands.parse_tags`."""
         return ",".join([*(self.tags or (CLEAR,)), self.marker])
+
+    @property
+    def path(self) -> Path:
+        """Path of the first recording.
+
+        Raises:
+            UsageError: no output is named.
+        """
+        if not self.output:
+            raise UsageError(
+                "parameter 'output': expected the folder of the recording, found nothing; set it with "
+                "output:=recordings/kitchen_1"
+            )
+        return path_of(self.output)
 
     def class_list(self) -> ClassList:
         """Return the classes that tags may name.
@@ -137,11 +154,7 @@ class RecorderParameters(InputParameters):
             UsageError: no output or no classes are named, or tags cannot name one of the classes.
             DatasetError: the dataset.yaml cannot be read.
         """
-        if not self.output:
-            raise UsageError(
-                "parameter 'output': expected the folder of the recording, found nothing; set it with "
-                "output:=recordings/kitchen_1"
-            )
+        _ = self.path
         return RecorderSettings(
             classes=self.class_list(),
             rate_hz=self.rate_hz,

@@ -14,6 +14,10 @@ from collections.abc import Sequence
 from deal_ros.node.malloc import keep_freed_memory
 from deal_ros.node.run import run
 
+_SWITCH_INTERVAL_S = 1e-4
+"""The executor's thread holds the interpreter for half a millisecond after it hands a pair over. With Python's 5 ms
+the worker, which makes the mask, waits for all of it."""
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM.
@@ -25,6 +29,7 @@ def main(args: Sequence[str] | None = None) -> int:
         0 after a signal; 1 if the model file cannot be used; 2 for wrong parameters.
     """
     keep_freed_memory()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     return run("deal_ros.segmentation.node", "SegmentationNode", args)
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,6 +39,7 @@ from deal_ros.input.qos import mask_qos
 from deal_ros.input.stamps import ClockWatch
 from deal_ros.node.background import in_background, run_in_background
 from deal_ros.node.parameters import LiveParameters
+from deal_ros.node.paths import path_of
 from deal_ros.segmentation.active import SegmentationSession
 from deal_ros.segmentation.labels import LabelPublisher
 from deal_ros.segmentation.outputs import Outputs
@@ -57,7 +59,7 @@ def load_segmenter(parameters: SegmentationParameters) -> Segmenter:
     """
     parameters.check_complete()
     segmenter = Segmenter.load(
-        Path(parameters.model).expanduser(),
+        path_of(parameters.model),
         parameters.device,
         cast(Precision, parameters.precision),
         backend=cast(BackendName, parameters.backend),
@@ -89,6 +91,7 @@ class SegmentationNode(LifecycleNode):
         self._failure: Exception | None = None
         self._is_starting = False
         self._reload = _Reload()
+        self._snapshots: list[Path] = []
         self._reported: NodeSnapshot | None = None
         self._clock_watch = ClockWatch()
         self._live = LiveParameters(
@@ -303,13 +306,15 @@ class SegmentationNode(LifecycleNode):
         if last is None:
             response.message = f"nothing to save: the node is {self.state} and has not segmented a frame"
             return response
-        parameters, statuses, taken = self.parameters, assess(self._snapshot(), self._reported), datetime.now()
         try:
-            folder = await in_background(lambda: save_snapshot(last, parameters, statuses, taken), self.executor)
+            statuses = assess(self._snapshot(), self._reported)
+            save = partial(save_snapshot, last, self.parameters, statuses, datetime.now(), tuple(self._snapshots))
+            folder = await in_background(save, self.executor)
         except Exception as error:
             response.message = _describe(error)
             self.get_logger().error(f"~/save_snapshot: {response.message}")
             return response
+        self._snapshots.append(folder)
         response.success, response.message = True, str(folder)
         self.get_logger().info(f"~/save_snapshot: {folder}")
         return response

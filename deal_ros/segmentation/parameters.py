@@ -13,7 +13,7 @@ from deal_ros.input.parameters import (
     input_timeout_parameter,
     sync_slop_parameter,
 )
-from deal_ros.node.parameters import check_values, live_parameter, parameter
+from deal_ros.node.parameters import check_values, data_dir_parameter, live_parameter, parameter
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ class SegmentationParameters(OutputOptions, InputParameters):
     """
 
     model: str = live_parameter(
-        "", "Path of the model file (.safetensors). Required. After a change, ~/reload_model loads the new file."
+        "",
+        "Path of the model file (.safetensors). Required. After a change, ~/reload_model loads the new file.",
+        path="file",
     )
     backend: str = parameter(
         "auto",
@@ -104,7 +106,9 @@ class SegmentationParameters(OutputOptions, InputParameters):
         choices=get_args(Precision),
     )
     engine_cache_dir: str = parameter(
-        "", "Folder in which a back end caches what it builds from the model file; empty uses the user's cache folder."
+        "",
+        "Folder in which a back end caches what it builds from the model file; empty uses the user's cache folder.",
+        path="folder",
     )
     input_size: int = parameter(
         0,
@@ -182,7 +186,19 @@ class SegmentationParameters(OutputOptions, InputParameters):
         0.0, "Fraction of pixels with valid depth at or below which /diagnostics warns.", minimum=0.0, maximum=1.0
     )
     diagnostics_period_s: float = diagnostics_period_parameter(live=True)
-    snapshot_dir: str = live_parameter("~/.ros/deal_snapshots", "Folder for the snapshots of ~/save_snapshot.")
+    snapshot_dir: str = live_parameter(
+        "~/.ros/deal_snapshots", "Folder for the snapshots of ~/save_snapshot.", path="folder"
+    )
+    snapshot_limit: int = parameter(
+        100, "Number of snapshots in snapshot_dir at which ~/save_snapshot refuses more.", minimum=0, maximum=1_000_000
+    )
+    snapshot_limit_mib: int = parameter(
+        1024,
+        "Size of the snapshots in snapshot_dir at which ~/save_snapshot refuses more, MiB.",
+        minimum=0,
+        maximum=1_000_000,
+    )
+    data_dir: str = data_dir_parameter()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -26,8 +26,11 @@ from deal_core.files import replacing_folder
 from deal_core.recording.image_encodings import ImageFormatError
 from deal_ros.diagnostics.status import Status
 from deal_ros.input.conversions import color_to_rgb, image_to_depth_mm
+from deal_ros.node.paths import path_of
 from deal_ros.segmentation.parameters import SegmentationParameters
 from deal_ros.segmentation.pipeline import LastFrame
+
+_NAMES = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]_*"
 
 
 class SnapshotError(DealError):
@@ -35,7 +38,11 @@ class SnapshotError(DealError):
 
 
 def save_snapshot(
-    last: LastFrame, parameters: SegmentationParameters, statuses: Sequence[Status], taken: datetime
+    last: LastFrame,
+    parameters: SegmentationParameters,
+    statuses: Sequence[Status],
+    taken: datetime,
+    earlier: Sequence[Path] = (),
 ) -> Path:
     """Write a snapshot in `parameters.snapshot_dir` and return its folder, which appears only when it is complete.
 
@@ -44,13 +51,15 @@ def save_snapshot(
         parameters: parameters of the node.
         statuses: diagnostic statuses of the node.
         taken: time of the snapshot; the folder is named after it.
+        earlier: snapshots of this node, which count even if they are in another folder.
 
     Raises:
-        SnapshotError: the folder cannot be written.
+        SnapshotError: the folder cannot be written, or there are too many snapshots already.
     """
-    parent = Path(parameters.snapshot_dir).expanduser().absolute()
+    parent = path_of(parameters.snapshot_dir).absolute()
     final = parent / f"{taken:%Y-%m-%d_%H-%M-%S_%f}"
     try:
+        _check_limits({*parent.glob(_NAMES), *(path for path in earlier if path.is_dir())}, parameters)
         with replacing_folder(final) as folder:
             _write(folder, last, parameters, statuses)
     except OSError as error:
@@ -58,6 +67,20 @@ def save_snapshot(
             f"parameter 'snapshot_dir': cannot write to {parent} ({error.strerror or error}); set it to another folder"
         ) from None
     return final
+
+
+def _check_limits(snapshots: set[Path], parameters: SegmentationParameters) -> None:
+    size = sum(file.stat().st_size for folder in snapshots for file in folder.iterdir())
+    limits = {
+        "snapshot_limit": (len(snapshots), parameters.snapshot_limit, "snapshots"),
+        "snapshot_limit_mib": (size // 2**20, parameters.snapshot_limit_mib, "MiB of snapshots"),
+    }
+    for name, (found, limit, what) in limits.items():
+        if found >= limit:
+            raise SnapshotError(
+                f"parameter '{name}': {parameters.snapshot_dir} has {found} {what}, and the limit is {limit}: remove "
+                "some, or start the node with a higher limit"
+            )
 
 
 def _write(folder: Path, last: LastFrame, parameters: SegmentationParameters, statuses: Sequence[Status]) -> None:

@@ -224,6 +224,7 @@ def start_node(
                         "model": str(model),
                         "diagnostics_period_s": PERIOD_S,
                         "backend": backend,
+                        "data_dir": str(tmp_path_factory.getbasetemp()),
                         **parameters,
                     },
                     remappings=REMAPPINGS,

@@ -314,8 +314,6 @@ class _Context:
 
 
 def _session(data: bytes) -> Any:
-    import onnxruntime
+    from deal_core.runtime.backends.onnxruntime_backend import open_session
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(bytes(data), options, providers=["CPUExecutionProvider"])
+    return open_session(bytes(data))

@@ -15,8 +15,9 @@ tags = st.one_of(st.none(), hnp.arrays(np.float32, K, elements=st.sampled_from([
 
 
 def slow_prediction(values, present, threshold):
-    """The definition, pixel by pixel: background wins a tie, then the lowest class."""
+    """The definition, pixel by pixel, in the type of the scores: background wins a tie, then the lowest class."""
     _, height, width = values.shape
+    bound = float(np.promote_types(values.dtype, np.float32).type(threshold))
     out = np.zeros((height, width), np.uint8)
     for y in range(height):
         for x in range(width):
@@ -24,5 +25,5 @@ def slow_prediction(values, present, threshold):
             for k in range(K):
                 if (present is None or present[k] == 1) and float(values[k, y, x]) > best:
                     best, winner = float(values[k, y, x]), k + 1
-            out[y, x] = winner if best > threshold else 0
+            out[y, x] = winner if best > bound else 0
     return out

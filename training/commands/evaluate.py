@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from deal_core.dataset.dataset import Dataset
     from deal_core.evaluation.metrics import MaskScore
     from deal_core.evaluation.result import EvaluationResult
+    from deal_core.evaluation.shards import Shard
     from deal_core.masks.score_dataset import CamSettings
 
 
@@ -40,6 +42,13 @@ def evaluate(
     frames_of: Annotated[
         Path | None, typer.Option(help="Show the same frames as this evaluated run, to compare them in a report.")
     ] = None,
+    shard: Annotated[
+        str,
+        typer.Option(
+            help="Evaluate only this share of the frames, for example 2/4, into --out. The same command without it "
+            "puts all shares together."
+        ),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json.")] = False,
 ) -> None:
     """Measure mIoU at the model's own threshold (auto) and at the best threshold for the drawn masks (oracle).
@@ -47,15 +56,23 @@ def evaluate(
     Pseudo masks are measured as they are. An .onnx file, for example in int8, is measured with the masks that a robot
     would get from it.
 
+    An interrupted evaluation of a .safetensors file continues where it stopped. Several processes may share it, with
+    --shard or under torchrun; the result is exactly that of one process.
+
     Examples:
       deal evaluate runs/kitchen/model.safetensors kitchen --recording held_out
       deal evaluate kitchen_int8.onnx kitchen --recording held_out --out runs/kitchen_int8
+      torchrun --nproc-per-node 2 -m deal_ros evaluate runs/kitchen/model.safetensors kitchen
     """
     from deal_core.errors import UsageError
+    from deal_core.evaluation.shards import Shard
     from deal_core.masks.score_dataset import CamSettings
     from training.support.console import print_json
 
     settings = scores.settings()
+    share = Shard.parse(shard) if shard else None
+    if share and model.suffix != ".safetensors":
+        raise UsageError(f"--shard: expected a .safetensors file, found {model}, whose masks take little time")
     changes_scores = settings != CamSettings(device=scores.device) or threshold_rule is not None
     settings = replace(settings, depth_fails=depth_fails)
     evaluation = Evaluation(source.open(dataset), name, Pictured(pictures, frames_of), quiet=as_json)
@@ -75,7 +92,10 @@ def evaluate(
             raise UsageError(f"{model} has no run folder: give a folder for evaluation.json and pictures with --out")
         result = _evaluate_on_robot(model, evaluation, out, scores.device, depth_fails=depth_fails)
     else:
-        result = _evaluate_model(model, evaluation, out or model.parent, settings, threshold_rule)
+        found = _evaluate_in_shards(model, evaluation, out or model.parent, settings, threshold_rule, share)
+        if found is None:
+            return
+        result = found
     if as_json:
         print_json(result.to_json())
     else:
@@ -111,6 +131,18 @@ class Evaluation:
     pictured: Pictured = Pictured()
     quiet: bool = False
 
+    def make_shard(self, model: Path, settings: CamSettings, rule: str | None, shard: Shard, folder: Path) -> int:
+        """Evaluate one share of the frames under a progress bar, and return its number of frames."""
+        from deal_core.evaluation.evaluate import evaluate_shard
+        from deal_core.models.model_file import load_model
+        from training.support.console import counting
+
+        share = -(-len(self.frames) // shard.count)
+        with counting(f"evaluating {shard.number}/{shard.count}", share, quiet=self.quiet) as advance:
+            return evaluate_shard(
+                load_model(model), self.frames, settings, shard, folder, threshold_rule=rule, advance=advance
+            )
+
     def run(self, evaluator: Callable[..., EvaluationResult], folder: Path, passes: int = 1) -> EvaluationResult:
         """Evaluate under a progress bar; write evaluation.json and pictures to the folder.
 
@@ -119,10 +151,12 @@ class Evaluation:
             folder: the run folder.
             passes: how often the evaluator goes through the frames.
         """
+        from deal_core.errors import EvaluationError
+        from deal_core.files import owning
         from training.support.console import counting
 
         total = passes * len(self.frames)
-        with counting("evaluating", total, quiet=self.quiet) as advance:
+        with owning(folder, EvaluationError), counting("evaluating", total, quiet=self.quiet) as advance:
             result = evaluator(
                 self.frames,
                 name=self.name or folder.resolve().name,
@@ -131,8 +165,8 @@ class Evaluation:
                 show=_keys_of(self.pictured.as_in),
                 advance=advance,
             )
+            result.write(folder)
             advance(total)
-        result.write(folder)
         return result
 
 
@@ -152,11 +186,56 @@ def run_evaluation(
 def _evaluate_model(
     model: Path, evaluation: Evaluation, folder: Path, settings: CamSettings, rule: str | None
 ) -> EvaluationResult:
+    from deal_core.evaluation.decisions import forget_decisions
     from deal_core.evaluation.evaluate import evaluate_model
     from deal_core.models.model_file import load_model
 
-    evaluator = partial(evaluate_model, load_model(model), settings=settings, threshold_rule=rule)
-    return evaluation.run(evaluator, folder, passes=2)
+    evaluator = partial(evaluate_model, load_model(model), settings=settings, threshold_rule=rule, kept=folder)
+    result = evaluation.run(evaluator, folder, passes=2)
+    forget_decisions(folder)
+    return result
+
+
+def _evaluate_in_shards(
+    model: Path, evaluation: Evaluation, folder: Path, settings: CamSettings, rule: str | None, share: Shard | None
+) -> EvaluationResult | None:
+    """Evaluate a model file, alone or with the other processes of torchrun; return None where others make the result.
+
+    With `share`, only that share of the frames is evaluated, and somebody puts the shares together later.
+    """
+    from deal_core.evaluation.shards import Shard
+    from training.support.console import console, is_first_process
+
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if share is None and processes == 1:
+        return _evaluate_model(model, evaluation, folder, settings, rule)
+    if share is not None:
+        count = evaluation.make_shard(model, settings, rule, share, folder)
+        console().print(f"shard {share.number} of {share.count}: {count} frames are decided, in {folder}", markup=False)
+        return None
+    evaluation.make_shard(model, _on_own_gpu(settings), rule, Shard(int(os.environ["RANK"]) + 1, processes), folder)
+    _wait_for_all_processes()
+    return _evaluate_model(model, evaluation, folder, settings, rule) if is_first_process() else None
+
+
+def _on_own_gpu(settings: CamSettings) -> CamSettings:
+    """Return the settings with the GPU of this process of torchrun, if the device is to be chosen."""
+    import torch
+
+    if settings.device != "auto" or not torch.cuda.is_available():
+        return settings
+    return replace(settings, device=f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}")
+
+
+def _wait_for_all_processes() -> None:
+    """Wait until every process of torchrun is here; if one fails, torchrun ends the others."""
+    from datetime import timedelta
+
+    from torch import distributed
+
+    distributed.init_process_group("gloo", timeout=timedelta(days=7))
+    distributed.barrier()
+    distributed.destroy_process_group()
 
 
 def _evaluate_folder(masks: Path, evaluation: Evaluation, folder: Path) -> EvaluationResult:

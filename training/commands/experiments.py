@@ -65,16 +65,23 @@ def experiments(
     ] = None,
     scenes: Annotated[int | None, typer.Option(min=2, help="For synthetic: number of training scenes.")] = None,
     test_scenes: Annotated[int | None, typer.Option(min=2, help="For synthetic: number of test scenes.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the missing results cost: steps, images and hours.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train and evaluate the runs of the paper's table. Finished runs are kept; a stopped experiment continues.
+
+    Before the first run, a few steps and images of each network are timed, and the command says how long all will take.
 
     Each run is a process with its logs in <out>/<network>/<variant>/seed-<seed>. At the end the folder contains
     table.md, results.json and figure.png. If a run fails, it is reported and the others continue.
 
     Example: deal experiments synthetic --models seam --seeds 11,42 --jobs 2
     """
+    from deal_core.errors import UsageError
     from deal_core.experiments.plan import ExperimentOptions, make_plan
+    from deal_core.files import owning
     from training.support.config_folder import config_folder
 
     folder = out or Path("runs") / benchmark
@@ -94,12 +101,17 @@ def experiments(
         overrides=[*(overrides or []), *([f"epochs={epochs}"] if epochs else [])],
     )
     plan = make_plan(options)
-    if data is None:
-        _render_scenes(folder, scenes, test_scenes, quiet=as_json)
-    else:
-        _claim_folder_for_data(plan, options)
-    failures = _run(plan, _machine(jobs, options), quiet=as_json)
-    _report(plan, folder, failures, as_json=as_json)
+    with owning(folder, UsageError):
+        if data is None:
+            _render_scenes(folder, scenes, test_scenes, quiet=as_json)
+        else:
+            _claim_folder_for_data(plan, options)
+        machine = _machine(jobs, options)
+        _print_cost(plan, machine)
+        if dry_run:
+            return
+        failures = _run(plan, machine, quiet=as_json)
+        _report(plan, folder, failures, as_json=as_json)
 
 
 def _render_scenes(folder: Path, scenes: int | None, test_scenes: int | None, *, quiet: bool) -> None:
@@ -201,6 +213,36 @@ def _machine(jobs: int | None, options: ExperimentOptions) -> Resources:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(asked) if asked.isdigit() and int(asked) > 0 else max(cores // jobs, 1)
     return Resources((sys.executable, "-m", "deal_ros"), jobs, threads, tuple(gpus))
+
+
+def _print_cost(plan: Plan, machine: Resources) -> None:
+    """Say what the missing results cost, if any are missing."""
+    from deal_core.errors import DealError
+    from deal_core.experiments.cost import estimate_cost
+    from training.support.console import console
+
+    try:
+        costs = estimate_cost(plan, machine.threads)
+    except DealError as error:  # the runs will say it again, each with its log
+        console().print(f"cost: unknown, {error}", markup=False)
+        return
+    for cost in costs:
+        console().print(
+            f"cost: {cost.model}, {cost.runs} runs: {cost.steps:,} steps of {cost.step_s:.2g} s and "
+            f"{cost.images:,} images of {cost.image_s:.2g} s, {_hours(cost.hours)}",
+            markup=False,
+        )
+    if costs:
+        device, whole = plan.runs[0].settings.device, sum(cost.hours for cost in costs)
+        console().print(
+            f"cost: {_hours(whole / machine.jobs)} in all, {machine.jobs} runs at a time on device {device} with "
+            f"{machine.threads} threads each, from a few timed steps and images",
+            markup=False,
+        )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
 
 
 def _run(plan: Plan, machine: Resources, *, quiet: bool) -> tuple[RunFailure, ...]:

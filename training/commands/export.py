@@ -47,7 +47,7 @@ def export(
     Example: deal export runs/kitchen/model.safetensors --out kitchen.onnx
     """
     from deal_core.errors import UsageError
-    from deal_core.files import refuse_output_on_input, replacing
+    from deal_core.files import os_errors_as, refuse_output_on_input, replacing
     from deal_core.models.model_file import load_model
     from deal_core.runtime.onnx_export import export_onnx
     from deal_core.runtime.onnx_file import OPSET
@@ -73,11 +73,8 @@ def export(
             f"int8; on {quantised.frames} frames, {quantised.same:.1%} of all pixels are equal to float32, and "
             f"{quantised.agreement:.1%} of the pixels that have a class in either"
         )
-    try:
-        with replacing(out) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error}") from None
+    with os_errors_as(UsageError, f"{out} cannot be written"), replacing(out) as temporary:
+        temporary.write_bytes(data)
     height, width = exported.info.input_size
     console().print(f"{out}: {len(data) / 1e6:.1f} MB, opset {OPSET}, {height}x{width}, {said}", markup=False)
 

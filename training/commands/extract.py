@@ -58,8 +58,8 @@ def extract(
     """Turn recordings into a dataset: colour, depth in millimetres, tags, segments.
 
     Each recording becomes one folder of the dataset, which is written completely or not at all. A recording that was
-    extracted from the same files with the same options is not extracted again. Everything left out is counted by
-    cause.
+    extracted from the same files with the same options is not extracted again; after a kill or a full disk, the same
+    command goes on. Everything left out is counted by cause.
 
     Exit code 1: a recording failed, is damaged, has pairs that do not fit, or lost more than half of its images; what
     could be saved is in the dataset. Fewer unpaired images, and frames marked to be ignored, are not errors.
@@ -67,6 +67,8 @@ def extract(
     Example: deal extract kitchen_1 kitchen_2 --out kitchen
     """
     from deal_core.dataset.extract import ExtractOptions
+    from deal_core.errors import DatasetError
+    from deal_core.files import owning
     from training.support.console import print_json
 
     _check_names(recordings, name)
@@ -84,7 +86,8 @@ def extract(
         jpeg_quality=jpeg_quality,
         overwrite=overwrite,
     )
-    results, failed = _extract_all(recordings, out, options, name, quiet=as_json)
+    with owning(out, DatasetError):
+        results, failed = _extract_all(recordings, out, options, name, quiet=as_json)
     if as_json:
         print_json({"dataset": str(out), "recordings": [asdict(r) for r in results], "failed": failed})
     if failed or any(r.report.errors for r in results):
@@ -124,6 +127,7 @@ def _extract_one(path: Path, out: Path, options: ExtractOptions, name: str | Non
             out,
             options,
             name=name,
+            is_owned=True,
             on_start=lambda total: bar.update(bar.add_task(path.name), total=total),
             on_pair=lambda: bar.advance(bar.task_ids[0]),
         )

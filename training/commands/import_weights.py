@@ -109,10 +109,10 @@ def _write_model(checkpoint: Checkpoint, classes: ClassList, out: Path) -> None:
 
 
 def _write_backbone(checkpoint: Checkpoint, name: str, out: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from deal_core.errors import ModelFileError, UsageError
-    from deal_core.files import replacing
+    from deal_core.files import os_errors_as, replacing
     from deal_core.models.backbone import fit_whole_network, nearest_network
     from training.support.console import console
 
@@ -126,11 +126,8 @@ def _write_backbone(checkpoint: Checkpoint, name: str, out: Path) -> None:
             f"{checkpoint.path}: weights of another network than '{name}': {len(fit.lacking)} of its tensors are "
             f"missing or have another shape, the first is '{fit.lacking[0]}'{nearest_network(tensors)}"
         )
-    try:
-        with replacing(out) as temporary:
-            save_file({n: t.contiguous() for n, t in fit.found.items()}, temporary)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error}") from None
+    with os_errors_as(UsageError, f"{out} cannot be written"), replacing(out) as temporary:
+        temporary.write_bytes(save({n: t.contiguous() for n, t in fit.found.items()}))
     console().print(
         f"{out}: weights of '{name}' ({checkpoint.form}): {len(fit.found)} tensors used, {len(fit.unused)} left over. "
         f"Train with model.arguments.weights={out}",

@@ -34,7 +34,7 @@ def segment(
     from deal_core.dataset.image_files import read_color
     from deal_core.drawing import mask_overlay
     from deal_core.errors import DatasetError, UsageError
-    from deal_core.files import refuse_output_on_input, replacing
+    from deal_core.files import os_errors_as, owning, refuse_output_on_input, replacing
     from deal_core.runtime.segmenter import Segmenter
     from training.support.console import console, track
 
@@ -49,19 +49,20 @@ def segment(
         raise UsageError(f"--depth: {model} does not use depth")
     without_depth = 0
     shares = np.zeros(256, np.int64)
-    for file in track(files, "segmenting", len(files)):
-        rgb = read_color(file, "image", "convert it, or leave it out")
-        metres = None if depth is None else _read_depth(depth / f"{file.stem}.png", rgb.shape[:2])
-        without_depth += segmenter.uses_depth and metres is None
-        mask = segmenter.segment(rgb, metres).mask
-        shares += np.bincount(mask.ravel(), minlength=256)
-        overlay = cv2.cvtColor(mask_overlay(rgb, mask, segmenter.classes), cv2.COLOR_RGB2BGR)
-        for name, picture in {f"{file.stem}.png": mask, f"{file.stem}_overlay.png": overlay}.items():
-            try:
-                with replacing(out / name) as temporary:
+    with owning(out, DatasetError):
+        for file in track(files, "segmenting", len(files)):
+            rgb = read_color(file, "image", "convert it, or leave it out")
+            metres = None if depth is None else _read_depth(depth / f"{file.stem}.png", rgb.shape[:2])
+            without_depth += segmenter.uses_depth and metres is None
+            mask = segmenter.segment(rgb, metres).mask
+            shares += np.bincount(mask.ravel(), minlength=256)
+            overlay = cv2.cvtColor(mask_overlay(rgb, mask, segmenter.classes), cv2.COLOR_RGB2BGR)
+            for name, picture in {f"{file.stem}.png": mask, f"{file.stem}_overlay.png": overlay}.items():
+                with (
+                    os_errors_as(DatasetError, f"{out / name} cannot be written"),
+                    replacing(out / name, synced=False) as temporary,
+                ):
                     temporary.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-            except OSError as error:
-                raise DatasetError(f"{out / name} cannot be written: {error}") from None
     found = [f"{name} {100 * shares[i + 1] / shares.sum():.1f} %" for i, name in enumerate(segmenter.classes.names)]
     lacking = f", {without_depth} of them without depth" if without_depth else ""
     by = f"by {segmenter.backend} on {segmenter.device}, {segmenter.precision}"

@@ -57,7 +57,7 @@ def tag(
             return
         read = import_tags(import_, form, store.path, store.frames, store.classes)
         changed = read.changed(store.states())
-        store.edit(read.changes)
+        store.edit(read.changes, marks=read.marks)
         console().print(f"{import_}: {_imported(read, changed)} in {dataset}", markup=False)
 
 
@@ -66,6 +66,8 @@ def _imported(read: Imported, changed: int) -> str:
     from deal_core.dataset.image_files import first_few
 
     said = f"read the tags of {read.frames} frames, changed {changed}, kept {read.frames - changed}"
+    if read.marks:
+        said += f", drew {len(read.marks)} taps and boxes"
     if read.silent:
         said += f" ({read.silent} of them not annotated)"
     if read.not_understood:

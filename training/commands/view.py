@@ -146,7 +146,7 @@ def _send(stream: rerun.RecordingStream, shown: _Shown, check: Callable[[], None
 
 def _save(stream: rerun.RecordingStream, blueprint: rerun.blueprint.Blueprint, path: Path, shown: _Shown) -> None:
     from deal_core.errors import UsageError
-    from deal_core.files import replacing
+    from deal_core.files import replacing, why_not
     from training.support.console import console
 
     try:
@@ -154,7 +154,7 @@ def _save(stream: rerun.RecordingStream, blueprint: rerun.blueprint.Blueprint, p
             _send(stream, shown, check)
     except OSError as error:
         raise UsageError(
-            f"--save {path}: cannot be written ({error.strerror}): choose another file, make room, or show fewer frames"
+            f"--save {path}: cannot be written ({why_not(error)}): choose another file, make room, or show fewer frames"
         ) from None
     size = path.stat().st_size / 1e6
     console().print(f"{path}: {len(shown.dataset)} frames, {size:.0f} MB; open it with: rerun {path}", markup=False)
@@ -220,6 +220,8 @@ def _show_window(stream: rerun.RecordingStream, blueprint: rerun.blueprint.Bluep
 
     # Rerun searches PATH for the viewer; the environment of this Python is on it only where it is activated.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    # The viewer sends no statistics to its makers, and no identifier is written: rerun has no other variable for it.
+    os.environ["CI"] = "true"
     try:
         stream.spawn(default_blueprint=blueprint)
     except RuntimeError as error:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from deal_core.errors import InUseError
 from deal_core.files import replacing
 
 _MAGIC = b"DEAL cache 1\n"
@@ -48,7 +49,7 @@ def keep(folder: Path, kind: str, key: Mapping[str, str], contents: bytes) -> No
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(_MAGIC + json.dumps(header).encode() + b"\n" + contents)
-    except OSError as error:
+    except (OSError, InUseError) as error:
         _log.warning("%s cannot be written (%s): it will be made again at the next start", path, error)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,27 @@ class OnnxRuntimeBackend:
         return scores[0]
 
 
+def import_onnxruntime() -> Any:
+    """Return the module onnxruntime with its telemetry off; import it nowhere else.
+
+    onnxruntime 1.32 writes an identifier of the device below the user's cache folder and looks up an address of its
+    maker, unless a variable of the environment forbids it before the import. The function that turns its events off
+    is called, too, in case another library has imported onnxruntime before.
+
+    Raises:
+        ImportError, OSError: onnxruntime cannot be imported.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
 def open_session(data: bytes, threads: int = 1) -> Any:
     """Return an ONNX Runtime session on the CPU for an .onnx file; raise `BackendError` if it cannot run."""
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except (ImportError, OSError) as error:
         raise BackendError(f"onnxruntime cannot be imported ({error}): {RUN_HINT}") from None
     options = onnxruntime.SessionOptions()

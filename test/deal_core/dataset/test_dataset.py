@@ -94,9 +94,14 @@ def test_a_recording_is_added_and_removed_as_a_folder(folder: Path) -> None:
     assert Dataset.open(folder).recordings == ["a", "c"]
 
 
-def test_a_linked_recording_is_read(folder: Path, tmp_path: Path) -> None:
+def test_a_linked_recording_is_read_where_links_may_leave_the_dataset(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.move(folder / "recordings" / "a", tmp_path / "elsewhere")
     (folder / "recordings" / "a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match=r"a link to a place outside .*outside_links=1"):
+        Dataset.open(folder)
+    monkeypatch.setenv("DEAL_LIMITS", "outside_links=1")
     dataset = Dataset.open(folder)
     assert len(dataset) == 4 and dataset.load(0).key == "a/9"
 
@@ -325,7 +330,11 @@ def test_check_reports_balance_and_what_cannot_be_learnt(folder: Path) -> None:
     assert report.errors == []
     assert (report.tags["mug"].present, report.tags["mug"].absent, report.tags["mug"].unknown) == (1, 3, 0)
     assert (report.tags["drill"].present, report.tags["drill"].absent, report.tags["drill"].unknown) == (0, 3, 1)
-    assert report.notes == ["classes that are never tagged present, and so cannot be learnt: drill"]
+    assert report.notes == [
+        "classes that are never tagged present, and so cannot be learnt: drill",
+        "classes in fewer than 4 segments; record them in more scenes: mug",
+        "classes absent in fewer than 4 segments; record the same places without them: mug",
+    ]
     assert [(r.name, r.frames, r.segments, r.masks, r.has_camera) for r in report.recordings] == [
         ("a", 3, 2, 1, True),
         ("b", 1, 1, 0, False),

@@ -13,10 +13,12 @@ from helpers.masks_by_hand import copy_of, iou_by_hand, masks_by_hand
 
 from deal_core.dataset.dataset import Dataset
 from deal_core.errors import DatasetError, EvaluationError
-from deal_core.evaluation.evaluate import add_up, count_mask, evaluate_masks, evaluate_model
+from deal_core.evaluation.decisions import DECISIONS_FOLDER, forget_decisions
+from deal_core.evaluation.evaluate import add_up, count_mask, evaluate_masks, evaluate_model, evaluate_shard
 from deal_core.evaluation.metrics import MaskEvaluator
 from deal_core.evaluation.picture_folder import read_pictures
 from deal_core.evaluation.result import EvaluationResult
+from deal_core.evaluation.shards import Shard
 from deal_core.experiments.table import Figures, Row
 from deal_core.masks.mask_folder import write_cams
 from deal_core.masks.score_dataset import CamSettings, score_frames
@@ -81,7 +83,7 @@ def test_a_rule_that_finds_no_threshold_leaves_the_swept_one(
         def threshold(self) -> float:
             raise EvaluationError("no agreement of outlines and depth")
 
-    monkeypatch.setattr("deal_core.evaluation.evaluate.create_rule", lambda rule, kind: Finds())
+    monkeypatch.setattr("deal_core.evaluation.decisions.create_rule", lambda rule, kind: Finds())
     options = {"name": "tiny", "threshold_rule": "otsu"}
     found = evaluate_model(model, dataset, GIVEN, **options, pictures=tmp_path, num_pictures=2)
     plain = evaluate_model(model, dataset, GIVEN, name="tiny")
@@ -226,3 +228,67 @@ def test_masks_of_0_and_255_are_asked_about(model: LoadedModel, dataset: Dataset
     rewrite_masks(path, double)
     with pytest.raises(DatasetError, match=r"no mask of a tagged frame contains a class, only 0 .* and 255"):
         evaluate_model(model, Dataset.open(path), GIVEN, name="x")
+
+
+RULE = {"threshold_rule": "depth_relief"}  # the sums of its rule are no whole numbers
+
+
+def test_an_interrupted_evaluation_continues_and_is_the_same(
+    model: LoadedModel, dataset: Dataset, tmp_path: Path
+) -> None:
+    expected = evaluate_model(model, dataset, GIVEN, name="x", **RULE).to_json()
+
+    def end(done: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_model(model, dataset, GIVEN, name="x", kept=tmp_path, advance=end, **RULE)
+    done: list[int] = []
+    again = evaluate_model(model, dataset, GIVEN, name="x", kept=tmp_path, advance=done.append, **RULE)
+    # Batches of 5 frames: the second one had lost 2, and is made again as a whole.
+    assert done == [5, *range(6, 25)] and again.to_json() == expected
+    done.clear()
+    assert evaluate_model(model, dataset, GIVEN, name="x", kept=tmp_path, advance=done.append, **RULE).to_json() == (
+        expected
+    )
+    assert done == [12, *range(13, 25)], "no frame is made again"
+    evaluate_model(model, dataset, GIVEN, name="x", kept=tmp_path, threshold_rule="otsu", advance=done.append)
+    assert done[13:] == list(range(1, 25)), "other options: all of them are"
+    forget_decisions(tmp_path)
+    assert not (tmp_path / DECISIONS_FOLDER).exists()
+
+
+def test_a_mask_that_was_repainted_meanwhile_counts(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:
+    path, run = copy_of(dataset, tmp_path), tmp_path / "run"
+    evaluate_model(model, Dataset.open(path), GIVEN, name="x", kept=run)
+
+    def repaint(index: int, file: Path) -> None:
+        if index == 6:
+            cv2.imwrite(str(file), np.full((48, 64), 2, np.uint8))
+
+    rewrite_masks(path, repaint)
+    done: list[int] = []
+    again = evaluate_model(model, Dataset.open(path), GIVEN, name="x", kept=run, advance=done.append)
+    assert again.to_json() == evaluate_model(model, Dataset.open(path), GIVEN, name="x").to_json()
+    assert done[:6] == [7, 8, 9, 10, 11, 12], "the batch of this frame is made again"
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_shards_merge_exactly(model: LoadedModel, dataset: Dataset, tmp_path: Path, count: int) -> None:
+    expected = evaluate_model(model, dataset, GIVEN, name="x", **RULE).to_json()
+    made = [evaluate_shard(model, dataset, GIVEN, Shard(n, count), tmp_path, **RULE) for n in range(2, count + 1)]
+    done: list[int] = []
+    whole = evaluate_model(model, dataset, GIVEN, name="x", kept=tmp_path, advance=done.append, **RULE)
+    assert whole.to_json() == expected
+    assert done[0] == sum(made) if made[0] else done[0] == 1, "the first shard is missing, and is made now"
+
+
+def test_shards_of_other_options_are_left_out(
+    model: LoadedModel, dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluate_shard(model, dataset, CamSettings(device="cpu", flip=False), Shard(1, 1), tmp_path)
+    (tmp_path / DECISIONS_FOLDER / "1-of-1.frames").rename(tmp_path / DECISIONS_FOLDER / "1-of-2.frames")
+    found = evaluate_model(model, dataset, GIVEN, name="x", kept=tmp_path)
+    assert found.to_json() == evaluate_model(model, dataset, GIVEN, name="x").to_json()
+    assert "1 of 1 shards were evaluated with another model or other options" in caplog.text

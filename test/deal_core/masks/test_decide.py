@@ -71,7 +71,8 @@ tags = st.one_of(st.none(), npst.arrays(np.float32, 3, elements=st.sampled_from(
 
 
 def by_definition(scores: np.ndarray, present: np.ndarray | None, threshold: float) -> np.ndarray:
-    """Pixel by pixel, in exact numbers: background wins a tie with the threshold, then the lowest class."""
+    """Pixel by pixel, the threshold rounded as the scores: background wins a tie with it, then the lowest class."""
+    bound = Fraction(float(scores.dtype.type(threshold)))
     mask = np.zeros(scores.shape[1:], np.uint8)
     for place in np.ndindex(mask.shape):
         best, winner = Fraction(-1), 0
@@ -79,14 +80,12 @@ def by_definition(scores: np.ndarray, present: np.ndarray | None, threshold: flo
             score = Fraction(float(scores[(k, *place)]))
             if (present is None or present[k] == 1) and score > best:
                 best, winner = score, k + 1
-        mask[place] = winner if best > Fraction(threshold) else 0
+        mask[place] = winner if best > bound else 0
     return mask
 
 
 @given(scores=full_scores, present=tags, threshold=thresholds)
-def test_predicted_masks_are_the_definition_in_exact_numbers(
-    scores: np.ndarray, present: np.ndarray | None, threshold: float
-) -> None:
+def test_predicted_masks_are_the_definition(scores: np.ndarray, present: np.ndarray | None, threshold: float) -> None:
     np.testing.assert_array_equal(predict_mask(scores, present, threshold), by_definition(scores, present, threshold))
 
 
@@ -132,6 +131,21 @@ def test_bins_and_masks_agree_at_every_threshold(scores: np.ndarray, present: np
         np.testing.assert_array_equal(mask, np.where(found > index, ids, 0))
 
 
+@given(levels=npst.arrays(np.uint8, (3, 4, 5)), present=tags)
+def test_eight_bit_scores_are_decided_as_the_published_evaluations_do(
+    levels: np.ndarray, present: np.ndarray | None
+) -> None:
+    """They put the threshold beside the present classes in one float32 array; the first of the largest entries wins."""
+    scores = levels.astype(np.float32) / 255
+    for threshold in (*threshold_grid(), *(n / 255 for n in range(256))):
+        table = np.zeros((4, 4, 5), np.float32)
+        table[0] = threshold
+        for k in range(3):
+            if present is None or present[k] == 1:
+                table[k + 1] = scores[k]
+        np.testing.assert_array_equal(predict_mask(scores, present, float(threshold)), table.argmax(0))
+
+
 def test_scores_are_left_as_they_were() -> None:
     scores = np.random.default_rng(0).random((3, 4, 5), np.float32)
     before = scores.copy()
@@ -150,4 +164,4 @@ def test_predict_mask_is_the_definition(values: np.ndarray, present: np.ndarray 
 def test_bins_hold_exactly_the_thresholds_below(values: np.ndarray, bins: int) -> None:
     grid = threshold_grid(bins)
     for value, found in zip(values.tolist(), threshold_bins(values, grid).tolist(), strict=True):
-        assert found == sum(value > t for t in grid)
+        assert found == sum(value > float(np.float32(t)) for t in grid)

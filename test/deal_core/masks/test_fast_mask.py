@@ -26,7 +26,7 @@ def plainly(scores: np.ndarray, size: tuple[int, int], threshold: float, relativ
             full = full / full.max()
         better = full.astype(np.float64) > top
         mask[better], top[better] = class_id, full[better]
-    return np.where(top > threshold, mask, 0)
+    return np.where(top > float(np.float32(threshold)), mask, 0)
 
 
 @st.composite

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from deal_core.errors import ModelFileError
-from deal_core.models import model_file
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import FORMAT_VERSION, ModelInfo, Threshold, load_model, read_info, save_model
 from deal_core.structures import ClassList
@@ -306,19 +306,19 @@ def test_a_failing_save_leaves_no_file_and_keeps_the_old_one(tmp_path: Path, mon
     save_model(path, network(), INFO)
     before = path.read_bytes()
 
-    def full_disk(tensors: object, file: Path, metadata: object) -> None:
-        file.write_bytes(b"half a model")
-        raise OSError(28, "No space left on device")
+    def stop_with(error: BaseException) -> Callable[[Path, bytes], None]:
+        def write_half(file: Path, data: bytes) -> None:
+            with file.open("wb") as half:
+                half.write(data[: len(data) // 2])
+            raise error
 
-    def interrupted(tensors: object, file: Path, metadata: object) -> None:
-        file.write_bytes(b"half a model")
-        raise KeyboardInterrupt
+        return write_half
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_file, "save_file", full_disk)
-        with pytest.raises(ModelFileError, match=f"{path}.*No space left"):
+        patch.setattr(Path, "write_bytes", stop_with(OSError(28, "No space left on device")))
+        with pytest.raises(ModelFileError, match=f"{path}.*: the disk is full"):
             save_model(path, network(1), INFO)
-        patch.setattr(model_file, "save_file", interrupted)
+        patch.setattr(Path, "write_bytes", stop_with(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             save_model(path, network(1), INFO)
     with pytest.raises(TypeError):
@@ -326,6 +326,15 @@ def test_a_failing_save_leaves_no_file_and_keeps_the_old_one(tmp_path: Path, mon
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"] and path.read_bytes() == before
     save_model(path, network(1), INFO)
     assert path.read_bytes() != before
+
+
+def test_others_may_read_a_model_file_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save_model(tmp_path / "model.safetensors", network(), INFO)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_places_that_cannot_be_written_are_told(tmp_path: Path) -> None:

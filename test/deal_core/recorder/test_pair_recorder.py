@@ -528,7 +528,7 @@ def test_a_full_disk_ends_the_recording_and_keeps_what_is_there(
     pair(133)
     summary = rig.recorder.stop()
     check_balance(summary.counts)
-    assert "No space left" in summary.failure and any("ended by itself" in line for line in summary.lines())
+    assert "the disk is full" in summary.failure and any("ended by itself" in line for line in summary.lines())
     assert summary.counts.written == 2 and summary.counts.lost == {"disk full or failed": 2}
     assert summary.path == str(tmp_path / ("kitchen" if index_fits else "kitchen.partial"))
     report = check_recording(Path(summary.path))

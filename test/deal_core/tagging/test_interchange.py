@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from deal_core.dataset.dataset import FrameRecord
+from deal_core.dataset.taps import Box, Tap
 from deal_core.errors import DatasetError, UsageError
 from deal_core.structures import ClassList, TagState
 from deal_core.tagging.choices import TagFormat
@@ -56,6 +59,89 @@ def test_what_is_written_is_read_again(form: TagFormat, states: np.ndarray) -> N
         assert [entry.name for entry in path.parent.iterdir()] == ["tags"], "nothing temporary is left"
     assert table(imported) == states.tolist()
     assert (imported.frames, imported.strangers) == (4, ())
+
+
+MARKS = st.lists(
+    st.one_of(
+        st.builds(Tap, st.sampled_from(CLASSES.names), st.integers(0, 63), st.integers(0, 47), st.booleans()),
+        st.builds(
+            lambda name, x, y, w, h: Box(name, x, y, x + w, y + h),
+            st.sampled_from(CLASSES.names),
+            *(st.integers(0, 30), st.integers(0, 20), st.integers(1, 33), st.integers(1, 27)),
+        ),
+    ),
+    unique=True,
+    max_size=5,
+)
+
+
+@pytest.mark.parametrize("form", [TagFormat.COCO, TagFormat.LABELSTUDIO])
+@settings(max_examples=40)
+@given(marks=MARKS)
+def test_taps_and_boxes_that_are_written_are_read_again(form: TagFormat, marks: list[Tap | Box]) -> None:
+    states = np.full((1, len(CLASSES)), UNKNOWN, np.int8)
+    for mark in marks:
+        states[0, CLASSES.id_of(mark.name) - 1] = PRESENT
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        color = root / "recordings" / "a" / "color.png"
+        color.parent.mkdir(parents=True)
+        cv2.imwrite(str(color), np.zeros((48, 64, 3), np.uint8))
+        drawn = FrameRecord("a", 1, color, None, None, TagState(), 0, marks=tuple(marks))
+        export_tags(root / "tags", form, root, [drawn], states, CLASSES)
+        imported = import_tags(root / "tags", form, root, [drawn], CLASSES)
+    assert {mark for _, mark, _ in imported.marks} == set(marks)
+    found = {label: state for _, label, state in imported.changes}
+    assert [found.get(k, UNKNOWN) for k in range(4)] == states[0].tolist()
+
+
+@pytest.mark.parametrize("form", [TagFormat.COCO, TagFormat.LABELSTUDIO])
+def test_marks_of_absent_classes_are_left_out(form: TagFormat, tmp_path: Path) -> None:
+    states = np.array([[ABSENT, PRESENT, UNKNOWN, UNKNOWN]], np.int8)
+    drawn = replace(FRAMES[0], marks=(Tap("mug", 1, 1), Box("mug", 1, 1, 3, 3)))
+    export_tags(tmp_path / "tags", form, ROOT, [drawn], states, CLASSES)
+    imported = read(tmp_path / "tags", form)
+    assert imported.marks == ()
+    assert table(imported)[0] == states[0].tolist()
+
+
+def test_marks_of_other_tools_are_read(tmp_path: Path) -> None:
+    coco = tmp_path / "coco.json"
+    annotations = [
+        {"image_id": 5, "category_id": 1, "bbox": [1.4, 2, 3.2, 4], "keypoints": [3, 4, 2, 0, 0, 0, 5.7, 6, 1]},
+        {"image_id": 5, "category_id": 1, "bbox": [1, 2, 0, 4]},
+    ]
+    images = [{"id": 5, "file_name": "day 1/7", "neg_points": [{"category_id": 1, "x": 9, "y": 8}]}]
+    content = {"images": images, "categories": [{"id": 1, "name": "mug"}], "annotations": annotations}
+    coco.write_text(json.dumps(content))
+    marks = [mark for _, mark, _ in read(coco, TagFormat.COCO).marks]
+    assert marks == [Box("mug", 1, 2, 5, 6), Tap("mug", 3, 4), Tap("mug", 5, 6), Tap("mug", 9, 8, False)]
+    studio = tmp_path / "project.json"
+    turned = {"x": 10, "y": 10, "width": 20, "height": 20, "rotation": 30, "rectanglelabels": ["mug"]}
+    point = {"x": 50, "y": 25, "keypointlabels": ["a_b"]}
+    result = [
+        {"from_name": "box", "original_width": 64, "original_height": 48, "value": turned},
+        {"from_name": "tap", "original_width": 64, "original_height": 48, "value": point},
+        {"from_name": "tap", "value": point},  # without the size of the image, its place is unknown
+    ]
+    studio.write_text(json.dumps([{"data": {"image": "day 1/7"}, "annotations": [{"result": result}]}]))
+    imported = read(studio, TagFormat.LABELSTUDIO)
+    assert [mark for _, mark, _ in imported.marks] == [Tap("a_b", 32, 12)]
+    assert table(imported)[0] == [PRESENT, None, PRESENT, None]
+
+
+@pytest.mark.parametrize(
+    "annotation", [{"bbox": [1, 2]}, {"bbox": ["a", 1, 1, 1]}, {"keypoints": [1, 2]}, {"bbox": [float("inf"), 1, 1, 1]}]
+)
+def test_a_broken_mark_of_coco_is_refused(tmp_path: Path, annotation: dict[str, Any]) -> None:
+    content = {
+        "images": [{"id": 5, "file_name": "day 1/7"}],
+        "categories": [{"id": 1, "name": "mug"}],
+        "annotations": [{"image_id": 5, "category_id": 1, **annotation}],
+    }
+    (tmp_path / "file").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"file: expected .* of COCO"):
+        read(tmp_path / "file", TagFormat.COCO)
 
 
 def test_csv_leaves_classes_without_a_column_and_counts_frames_of_others(tmp_path: Path) -> None:

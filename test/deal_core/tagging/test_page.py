@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +179,79 @@ def test_ten_thousand_frames_stay_few_elements(page: Page, make_dataset: MakeDat
     page.press(Keys.HOME, Keys.END, "1")
     page.until_saved()
     assert on_disk(path)[:, 0].tolist() == [*[UNKNOWN] * 9999, PRESENT]
+
+
+FOREIGN = """<script>
+async function attack(page) {
+  const found = [];
+  const attempt = async (name, act) => { if (await act().then(() => true, () => false)) found.push(name); };
+  const load = (kind, source) => new Promise((done, failed) => {
+    const element = Object.assign(document.createElement(kind), {src: source, onload: done, onerror: failed});
+    document.body.append(element);
+  });
+  const edits = page + "edits", read = options => fetch(page + "frames", options).then(answer => answer.text());
+  const send = (type, body, mode) => fetch(edits, {method: "POST", mode, headers: {"Content-Type": type}, body});
+  const edit = JSON.stringify({session: "", tagger: "t", seen: 0, changes: [[0, 0, 1]]});
+  await attempt("read", () => read({}));
+  await attempt("read with cookies", () => read({credentials: "include"}));
+  await attempt("image", () => load("img", page + "thumbnails/0.jpg"));
+  await attempt("script", () => load("script", page + "common.js"));
+  await attempt("JSON", () => send("application/json", edit, "cors"));
+  await attempt("socket", () => new Promise((done, failed) => {
+    Object.assign(new WebSocket(edits.replace("http", "ws")), {onopen: done, onerror: failed});
+  }));
+  for (const type of ["text/plain", "application/x-www-form-urlencoded"]) {
+    await send(type, edit, "no-cors").catch(() => {});
+  }
+  navigator.sendBeacon(edits, edit);
+  const large = new Blob([new Uint8Array(50e6)]);
+  await Promise.all(Array.from({length: 20}, () => send("text/plain", large, "no-cors").catch(() => {})));
+  return found;
+}
+</script><body>"""
+
+
+class Foreign(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(FOREIGN.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])  # another site, and another port of this one
+def test_a_page_of_another_origin_can_neither_read_nor_write_nor_exhaust(
+    page: Page, make_dataset: MakeDataset, name: str
+) -> None:
+    path = make_dataset(6)
+    page.start(path)
+    page.open()  # the person who is attacked has it open
+    assert page.server
+    before = largest_memory(page.server.pid)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Foreign) as foreign:
+        threading.Thread(target=foreign.serve_forever, daemon=True).start()
+        page.browser.switch_to.new_window("tab")
+        page.browser.get(f"http://{name}:{foreign.server_port}/")
+        page.browser.set_script_timeout(WAIT_S)
+        assert page.run(f"attack('{page.address}')") == []
+        page.run(f"document.body.append(Object.assign(document.createElement('iframe'), {{src: '{page.address}'}}))")
+        page.browser.switch_to.frame(0)
+        assert page.browser.find_elements(By.ID, "grid") == [], "it is framed"
+        foreign.shutdown()
+    assert largest_memory(page.server.pid) - before < 50e6
+    assert (on_disk(path) == UNKNOWN).all()
+    page.browser.switch_to.default_content()
+    page.open()
+    page.press(Keys.ARROW_RIGHT, "1")
+    page.until_saved()
+    assert on_disk(path)[0, 0] == PRESENT, "the page's own requests are answered"
+
+
+def largest_memory(pid: int) -> int:
+    """Return the largest resident memory that a process has had, bytes."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])

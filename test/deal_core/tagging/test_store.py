@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deal_core.dataset.dataset import Dataset
-from deal_core.errors import DatasetError, UsageError
+from deal_core.dataset.taps import Box, Tap
+from deal_core.errors import DatasetError, InUseError, UsageError
 from deal_core.structures import ClassList, TagMarker, TagState
-from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN, Change, TagStore, states_of, tags_of
+from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN, Change, MarkChange, TagStore, states_of, tags_of
 
 MakeDataset = Callable[..., Path]
 CLASSES = ClassList(("mug", "pepper mill", "jar"))
@@ -66,7 +67,8 @@ def test_of_two_taggers_the_first_keeps_a_class_and_both_keep_different_ones(mak
 
 def test_a_second_process_is_refused_until_the_first_ends(make_dataset: MakeDataset) -> None:
     path = make_dataset(2)
-    with TagStore(path), pytest.raises(DatasetError, match=r"kitchen is being tagged by another `deal tag`"):
+    message = rf"kitchen is being tagged by process {os.getpid()}: open the page that it printed"
+    with TagStore(path), pytest.raises(InUseError, match=message):
         TagStore(path)
     with TagStore(path):
         pass
@@ -116,7 +118,7 @@ def test_what_cannot_be_saved_is_told_and_changes_nothing(
                 raise OSError(28, "No space left on device")
 
             patch.setattr(os, "fsync", full)
-            with pytest.raises(DatasetError, match=r"frames\.jsonl cannot be written.*No space left"):
+            with pytest.raises(DatasetError, match=r"frames\.jsonl cannot be written.*: the disk is full"):
                 store.edit([Change(0, 0, PRESENT)])
         assert (store.states() == UNKNOWN).all() and (on_disk(path) == UNKNOWN).all() and store.revision == 0
         file.write_text(file.read_text())  # a text editor, say
@@ -157,3 +159,40 @@ def test_frames_to_be_ignored_are_unknown_until_they_are_edited(make_dataset: Ma
         store.edit([Change(0, 2, PRESENT)])
     first, second = (frame.tags for frame in Dataset.open(path).frames)
     assert (first, second) == (TagState(("jar",)), TagState(marker=TagMarker.IGNORE))
+
+
+def test_marks_are_on_disk_and_leave_tags_and_the_other_lines_as_they_were(make_dataset: MakeDataset) -> None:
+    path = make_dataset(3)
+    file = path / "recordings" / "a" / "frames.jsonl"
+    before = file.read_text().splitlines()
+    tap, wrong, box = Tap("mug", 3, 4), Tap("mug", 9, 9, False), Box("jar", 1, 2, 8, 9)
+    with TagStore(path) as store:
+        assert store.edit([], marks=[MarkChange(1, tap), MarkChange(1, box), MarkChange(1, wrong)]).revision == 1
+        assert store.changed_since(0) == (1, [1])
+        assert Dataset.open(path).frames[1].marks == (tap, wrong, box)
+        store.edit([Change(1, 0, PRESENT)])  # an edit of tags keeps the marks
+        assert store.frame(1).marks == (tap, box, wrong) and store.frame(1).tags.present == ("mug",)
+        assert store.edit([], marks=[MarkChange(1, tap)]).revision == 2, "it is drawn already"
+        store.edit([], marks=[MarkChange(1, tap, False), MarkChange(1, wrong, False), MarkChange(1, wrong, False)])
+        store.edit([Change(1, 0, UNKNOWN)], marks=[MarkChange(1, box, False)])
+    assert file.read_text().splitlines() == before
+
+
+def test_marks_of_two_taggers_are_both_kept(make_dataset: MakeDataset) -> None:
+    path = make_dataset(1)
+    with TagStore(path) as store:
+        store.edit([], marks=[MarkChange(0, Tap("mug", 1, 1))], seen=0, tagger="ann")
+        store.edit([], marks=[MarkChange(0, Tap("mug", 2, 2)), MarkChange(0, Tap("mug", 7, 7), False)], seen=0)
+    assert Dataset.open(path).frames[0].marks == (Tap("mug", 1, 1), Tap("mug", 2, 2))
+
+
+@pytest.mark.parametrize(
+    "mark", [Tap("mugg", 1, 1), Tap("mug", -1, 1), Box("mug", 3, 1, 3, 4), Box("mug", 0, 5, 4, 4)], ids=str
+)
+def test_a_mark_that_cannot_be_drawn_is_refused(make_dataset: MakeDataset, mark: Tap | Box) -> None:
+    with TagStore(make_dataset(1)) as store:
+        with pytest.raises(UsageError, match=r"unknown class|with pixels of the image"):
+            store.edit([Change(0, 0, PRESENT)], marks=[MarkChange(0, mark)])
+        with pytest.raises(UsageError, match=r"a frame below 1, found 1"):
+            store.edit([], marks=[MarkChange(1, Tap("mug", 1, 1))])
+        assert store.revision == 0

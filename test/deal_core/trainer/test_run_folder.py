@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -70,13 +72,13 @@ def test_a_checkpoint_that_cannot_be_written_keeps_the_old_one(
     checkpoint = settings.output / "checkpoint.pt"
     before = checkpoint.read_bytes()
 
-    def full_disk(content: object, file: Path) -> None:
-        file.write_bytes(b"half")
-        raise RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed")
+    def full_disk(content: object, file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as PyTorch lets it through from its file
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full_disk)
-        with pytest.raises(ModelFileError, match=f"{checkpoint}: the checkpoint cannot be written"):
+        with pytest.raises(ModelFileError, match=f"{checkpoint}: the checkpoint cannot be written: the disk is full"):
             train(settings)
     assert checkpoint.read_bytes() == before and not list(settings.output.glob(".*"))
     assert train(settings).resumed_from == 3

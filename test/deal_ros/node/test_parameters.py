@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, make_dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 
 from deal_core.errors import UsageError
-from deal_ros.node.parameters import LiveParameters, check_values, parameter
+from deal_ros.node.parameters import LiveParameters, check_values, data_dir_parameter, parameter
 from deal_ros.recorder.parameters import RecorderParameters
 from deal_ros.segmentation.parameters import SegmentationParameters
 from deal_ros.synthetic_camera.parameters import SyntheticCameraParameters
@@ -180,3 +181,47 @@ def test_a_parameter_of_ros_itself_is_left_alone(new_node: Callable[..., Any]) -
 def test_a_name_that_the_node_does_not_have_is_named(new_node: Callable[..., Any], capfd: Any) -> None:
     LiveParameters(new_node(rate_hs=3.0), Wanted, is_configured=lambda: True)
     assert "unknown parameter 'rate_hs' has no effect. Did you mean 'rate_hz'?" in capfd.readouterr().err
+
+
+@dataclass(frozen=True)
+class WithPaths:
+    model: str = parameter("", "Which.", live=True, path="file")
+    folder: str = parameter("", "Where.", path="folder")
+    data_dir: str = data_dir_parameter()
+
+    def __post_init__(self) -> None:
+        check_values(self)
+
+
+def test_what_is_set_later_stays_in_the_folders_of_the_start(new_node: Callable[..., Any], tmp_path: Path) -> None:
+    node = new_node(model=f"{tmp_path}/models/one", data_dir=f"{tmp_path}/data")
+    live = LiveParameters(node, WithPaths, is_configured=lambda: False)
+    assert live.current.model == f"{tmp_path}/models/one", "the operator may name any path"
+    for name, path in (("model", "models/two"), ("model", "data/x"), ("folder", "data/y"), ("folder", "data")):
+        assert set_one(node, name, f"{tmp_path}/{path}").successful, path
+    for name, path in (("model", "x"), ("model", "models"), ("folder", "models"), ("folder", "")):
+        refused = set_one(node, name, f"{tmp_path}/{path}")
+        assert not refused.successful and "takes a path below" in refused.reason, path
+    assert not set_one(node, "data_dir", "/").successful and live.current.data_dir == f"{tmp_path}/data"
+    assert set_one(node, "folder", "").successful, "the default"
+
+
+def test_no_value_is_endless(new_node: Callable[..., Any]) -> None:
+    node = new_node()
+    live = LiveParameters(node, Wanted, is_configured=lambda: True)
+    endless: list[tuple[str, Any]] = [("place", "x" * 10**6), ("names", ["x"] * 10**5), ("names", "x" * 10**6)]
+    for name, value in [*endless, ("rate_hz", math.inf), ("rate_hz", math.nan)]:
+        refused = set_one(node, name, value)
+        assert not refused.successful and len(refused.reason) < 500
+    assert live.current == Wanted()
+
+
+def test_a_change_that_fails_is_taken_back(new_node: Callable[..., Any]) -> None:
+    def fail(values: Wanted) -> None:
+        raise ValueError("no such thing")
+
+    node = new_node()
+    live = LiveParameters(node, Wanted, is_configured=lambda: True, on_change=fail)
+    refused = set_one(node, "loud", True)
+    assert (refused.successful, refused.reason) == (False, "ValueError: no such thing")
+    assert live.current == Wanted() and node.get_parameter("loud").value is False

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.ros
         ({"tags": "mugg"}, 2, "Did you mean 'mug'"),
         ({"marker": "compleet"}, 2, "Did you mean 'complete'"),
         ({"output": "."}, 1, ". exists already: choose another name"),
+        ({"output": "x" * 300}, 2, "parameter 'output': expected a path of at most 1000 bytes"),
+        ({"output": "/"}, 2, "parameter 'output': expected a path below a folder"),
         ({"page": True, "page_host": "no.such.invalid"}, 2, "page_host no.such.invalid: expected an address"),
     ],
 )

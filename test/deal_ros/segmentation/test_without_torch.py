@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.paths import PROJECT
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed here")
 pytest.importorskip("onnx", reason="onnx is not installed (extra export)")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra export)")
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
+
+REMAPPINGS = {"color/image_raw": "/camera/camera/color/image_raw"}
+UPLOAD_S = 12.0
+"""Longer than onnxruntime waits before it looks up where to send its first events: 9 s."""
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +114,33 @@ def test_a_robot_without_torch_says_what_a_safetensors_file_needs(
     assert node.process.wait(60) == 1
     said = node.text()
     assert "a .safetensors file needs PyTorch" in said and "deal export" in said and "Traceback" not in said
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (sudo apt-get install strace)")
+def test_a_node_with_an_exported_model_looks_no_name_up_and_writes_no_identifier(
+    exported: dict[str, Path], new_domain: Callable[[], int], new_camera: Callable[..., Any], tmp_path: Path
+) -> None:
+    from deal_ros.node.process import node_process
+
+    calls, home, domain = tmp_path / "calls.txt", tmp_path / "home", new_domain()
+    home.mkdir()
+    with node_process(
+        "traced",
+        tmp_path / "output.txt",
+        parameters={"model": str(exported["cam"]), "diagnostics_period_s": 0.5, "max_age_ms": 30_000},
+        remappings=REMAPPINGS,
+        environment={
+            **{"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT / "test" / "helpers")},
+            **{"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "TRACED_CALLS": str(calls)},
+        },
+    ) as node:
+        camera = new_camera(domain, depth=False)
+        camera.wait_ready()
+        camera.segment(camera.pair()[0], None)
+        time.sleep(UPLOAD_S)
+        assert node.stop() == 0, node.text()
+    traced = calls.read_text(encoding="utf-8", errors="replace")
+    assert "onnxruntime_pybind11_state" in traced, "else nothing was traced"
+    signs = ("/etc/resolv.conf", "htons(53)", "deviceid", "onnxruntime.db")
+    assert [line for line in traced.splitlines() if any(sign in line for sign in signs)] == []
+    assert not list(home.rglob("*onnxruntime*")), "an identifier of the device"

@@ -133,7 +133,7 @@ def test_wrong_use_is_refused_by_name(deal: Deal, dataset: Path, tmp_path: Path)
     assert done.returncode == 2 and "--host no.such.host.invalid" in done.stderr
     with TagStore(dataset):
         done = deal("tag", dataset)
-        assert done.returncode == 1 and "is being tagged by another" in done.stderr
+        assert done.returncode == 1 and "is being tagged by process" in done.stderr
     (tmp_path / "tags.csv").write_text("frame,mugg\n")
     done = deal("tag", dataset, "--import", tmp_path / "tags.csv")
     assert done.returncode == 1 and "tags.csv line 1: unknown class 'mugg'" in done.stderr
