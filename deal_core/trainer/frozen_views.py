@@ -63,7 +63,8 @@ class FrozenViews:
         maps = None if self.maps is None else self.maps.read_view(frame, view, self.grid)
         image = whole.image if maps is None else torch.zeros(3, 0, 0)
         box = torch.tensor((*view.box, *self.grid.cells)) if maps is None and not self.grid.is_whole else None
-        return TensorSample(image, cut[0], cut[1], whole.tags, mask, maps, box)
+        number = torch.tensor([2 * frame + view.flip]) if self.grid.is_whole else None
+        return TensorSample(image, cut[0], cut[1], whole.tags, mask, maps, box, number)
 
 
 def freeze(
