@@ -32,6 +32,7 @@ class TensorSample:
             for views with an image.
         box: (6,) int64 crop of the feature maps of the image, in cells of the coarsest one: top, left, rows, columns,
             and the rows and columns of the whole map; depth, validity and mask are those of the crop. None without one.
+        view: (1,) int64 number of the view, where a training has few of them and sees each again and again; else None.
     """
 
     image: Tensor
@@ -41,14 +42,15 @@ class TensorSample:
     mask: Tensor | None = None
     maps: tuple[Tensor, ...] | None = None
     box: Tensor | None = None
+    view: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> TensorSample:
         """Return the sample with a function applied to each of its tensors."""
         mask = None if self.mask is None else function(self.mask)
         maps = None if self.maps is None else tuple(function(level) for level in self.maps)
-        box = None if self.box is None else function(self.box)
+        box, view = (None if values is None else function(values) for values in (self.box, self.view))
         moved = [function(tensor) for tensor in (self.image, self.depth, self.valid, self.tags)]
-        return TensorSample(moved[0], moved[1], moved[2], moved[3], mask, maps, box)
+        return TensorSample(moved[0], moved[1], moved[2], moved[3], mask, maps, box, view)
 
     def pin_memory(self) -> TensorSample:
         """Return the sample in page-locked memory, for faster copies to a GPU; DataLoader calls it."""

@@ -315,21 +315,13 @@ class DepthEdgeAlignmentLoss(nn.Module):
         """Return the scalar loss; shapes as in `depth_edge_alignment_loss`."""
         return self.terms(cams, depth, tags, valid).loss
 
-    def terms(
-        self, cams: Tensor, depth: Tensor, tags: Tensor, valid: Tensor | None = None, *, corners: bool = False
-    ) -> AlignmentTerms:
-        """Return the loss and the loss of a flat CAM; shapes as in `depth_edge_alignment_loss`.
-
-        With `corners`, the outermost cells of the CAMs lie on the outermost pixels, see `CamOutput.corners`.
-        """
-        _check_shapes(cams, depth, tags, valid)
+    def edges(self, depth: Tensor, valid: Tensor | None = None) -> DepthEdges:
+        """Return the edges of `depth` (B, 1, H, W) with these options, which are most of the work of `terms`."""
         options = self.options
         size = options.size or (max(depth.shape[-2] // 2, 1), max(depth.shape[-1] // 2, 1))
-        # Edges of low-precision maps are quantisation noise: under autocast, too, the arithmetic stays in float32.
-        with torch.autocast(device_type=cams.device.type, enabled=False):
-            dtype = torch.promote_types(cams.dtype, torch.float32)
-            edges = depth_edges(
-                depth.to(dtype),
+        with torch.autocast(device_type=depth.device.type, enabled=False):
+            return depth_edges(
+                depth,
                 valid,
                 size=size,
                 value=options.depth_value,
@@ -340,6 +332,29 @@ class DepthEdgeAlignmentLoss(nn.Module):
                 kind=options.depth_kind,
                 holes=options.holes,
             )
+
+    def terms(
+        self,
+        cams: Tensor,
+        depth: Tensor,
+        tags: Tensor,
+        valid: Tensor | None = None,
+        *,
+        corners: bool = False,
+        edges: DepthEdges | None = None,
+    ) -> AlignmentTerms:
+        """Return the loss and the loss of a flat CAM; shapes as in `depth_edge_alignment_loss`.
+
+        With `corners`, the outermost cells of the CAMs lie on the outermost pixels, see `CamOutput.corners`. `edges`
+        are those of the depth, if they are known.
+        """
+        _check_shapes(cams, depth, tags, valid)
+        options = self.options
+        # Edges of low-precision maps are quantisation noise: under autocast, too, the arithmetic stays in float32.
+        with torch.autocast(device_type=cams.device.type, enabled=False):
+            dtype = torch.promote_types(cams.dtype, torch.float32)
+            edges = edges or self.edges(depth.to(dtype), valid)
+            size = (edges.strength.shape[-2], edges.strength.shape[-1])
             target = edge_sign(edges.strength, options.mu) * edges.weight
             present = (tags == 1).to(dtype)
             share = present / present.sum(1, keepdim=True).clamp_min(1)

@@ -77,12 +77,12 @@ def train_regions(
         UsageError: the device is not available.
         EvaluationError: more was lost on the dataset of `data.rehearse` than is accepted; the model is kept.
     """
+    check_settings(settings)
     with owning(settings.output, ConfigError):
         return _train(settings, advance)
 
 
 def _train(settings: RegionTrainSettings, advance: Callable[[int, int], None]) -> RegionResult:
-    check_settings(settings)
     earlier = open_earlier(settings)
     if earlier:
         settings = settings_from(settings, earlier)

@@ -63,15 +63,19 @@ class FrozenViews:
         maps = None if self.maps is None else self.maps.read_view(frame, view, self.grid)
         image = whole.image if maps is None else torch.zeros(3, 0, 0)
         box = torch.tensor((*view.box, *self.grid.cells)) if maps is None and not self.grid.is_whole else None
-        return TensorSample(image, cut[0], cut[1], whole.tags, mask, maps, box)
+        number = torch.tensor([2 * frame + view.flip]) if self.grid.is_whole else None
+        return TensorSample(image, cut[0], cut[1], whole.tags, mask, maps, box, number)
 
 
-def freeze(network: nn.Module, frames: LoadedFrames, settings: RunSettings, device: torch.device) -> FrozenViews | None:
+def freeze(
+    network: nn.Module, frames: LoadedFrames, held_out: LoadedFrames, settings: RunSettings, device: torch.device
+) -> FrozenViews | None:
     """Return the views for a frozen backbone, whose maps are kept if `data.features` is set; None without grid crops.
 
     Args:
         network: The network, on the CPU.
         frames: Training frames.
+        held_out: Held-out frames, whose maps are kept, too.
         settings: Settings of the run.
         device: Device on which missing maps are made.
 
@@ -101,7 +105,9 @@ def freeze(network: nn.Module, frames: LoadedFrames, settings: RunSettings, devi
         _log.warning(
             "%s: the feature maps of %d frames are made first, as by `deal features`", data.features, len(frames)
         )
-    maps = keep_maps(network.to(device), frames, data.image_size, data.features, flip=data.flip)
+    network.to(device)
+    keep_maps(network, held_out, data.image_size, data.features, flip=False)
+    maps = keep_maps(network, frames, data.image_size, data.features, flip=data.flip)
     network.cpu()
     return FrozenViews(grid, data.image_size, maps)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deal_core.dataset.transforms import TensorSample
-from deal_core.losses.depth_edge import DepthEdgeAlignmentLoss, DepthEdgeOptions
+from deal_core.losses.depth_edge import DepthEdgeAlignmentLoss, DepthEdgeOptions, DepthEdges
 from deal_core.losses.feature_similarity import feature_similarity_loss
 from deal_core.losses.importance_sampling import importance_sampling_loss
 from deal_core.losses.tags import tag_loss
@@ -47,6 +47,7 @@ class Objective(nn.Module):
         self.network = network
         self.settings = settings
         self.alignment = alignment_loss(settings.deal, settings.data.image_size, depth_kind)
+        self._known_edges: dict[int, tuple[Tensor, Tensor]] = {}
 
     def forward(self, batch: TensorSample, weights: LossWeights, tag_share: float = 1.0) -> dict[str, Tensor]:
         """Return `loss` and its parts; with weight 0, the edge loss is computed without gradient.
@@ -72,10 +73,25 @@ class Objective(nn.Module):
             loss = loss + weights.fsl * parts["loss_fsl"]
         with torch.set_grad_enabled(torch.is_grad_enabled() and weights.deal > 0):
             cams = first.map(self.settings.deal.map, self.settings.deal.through_backbone)
-            terms = self.alignment.terms(cams, batch.depth, batch.tags, batch.valid, corners=first.corners)
+            terms = self.alignment.terms(
+                cams, batch.depth, batch.tags, batch.valid, corners=first.corners, edges=self._depth_edges(batch)
+            )
         if weights.deal > 0:
             loss = loss + weights.deal * terms.loss
         return {"loss": loss, "loss_tags": tags, "loss_deal": terms.loss, "deal_flat": terms.flat, **parts}
+
+    def _depth_edges(self, batch: TensorSample) -> DepthEdges | None:
+        """Return the depth edges of numbered views, which are computed once for each; None for other views."""
+        if batch.view is None:
+            return None
+        numbers = batch.view[:, 0].tolist()
+        new = [row for row, number in enumerate(numbers) if number not in self._known_edges]
+        if new:
+            found = self.alignment.edges(batch.depth[new], batch.valid[new])
+            for row, *edges in zip(new, found.strength, found.weight, strict=True):
+                self._known_edges[numbers[row]] = (edges[0], edges[1])
+        strength, weight = zip(*(self._known_edges[number] for number in numbers), strict=True)
+        return DepthEdges(torch.stack(strength), torch.stack(weight))
 
     def _tag_losses(self, output: CamOutput, tags: Tensor, isl_share: float = 0.0) -> Tensor:
         losses = {head: tag_loss(logits, tags) for head, logits in output.tag_logits.items()}

@@ -181,7 +181,8 @@ def _run(task: Task[F], fabric: Fabric, report: Callable[[Progress], None]) -> T
     weights = settings.init_from or settings.model.arguments.get("weights")
     if weights is not None and Path(weights).is_file():
         refuse_output_on_input([settings.output / MODEL_FILE], [Path(weights)], ConfigError)
-    earlier = _open_earlier(task)
+    with fabric.rank_zero_first():  # the others read the masks that it writes
+        earlier = _open_earlier(task)
     shown = _shown(task, frames, earlier)
     check_batch_size(settings, shown.epoch, fabric.world_size)
     torch.manual_seed(settings.seed)
@@ -189,7 +190,8 @@ def _run(task: Task[F], fabric: Fabric, report: Callable[[Progress], None]) -> T
     task.prepare(network, frames)
     changes = start_from(network, dataset.classes, earlier.model, earlier.path) if earlier else None
     try_out(network, task)
-    frozen = freeze(network, shown.frames, settings, fabric.device)
+    with fabric.rank_zero_first():  # the others read the maps that it writes
+        frozen = freeze(network, shown.frames, held_out, settings, fabric.device)
     objective = task.objective(network, dataset.depth_kind)
 
     def held_out_figures() -> Mapping[str, float]:

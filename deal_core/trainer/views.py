@@ -197,6 +197,7 @@ def _collate(samples: list[TensorSample]) -> TensorSample:
     masks = [sample.mask for sample in samples if sample.mask is not None]
     maps = [sample.maps for sample in samples if sample.maps is not None]
     boxes = [sample.box for sample in samples if sample.box is not None]
+    numbers = [sample.view for sample in samples if sample.view is not None]
     image, depth, valid, tags = tensors
     return TensorSample(
         image,
@@ -206,4 +207,5 @@ def _collate(samples: list[TensorSample]) -> TensorSample:
         default_collate(masks) if masks else None,
         tuple(torch.stack(level) for level in zip(*maps, strict=True)) if maps else None,
         torch.stack(boxes) if boxes else None,
+        torch.stack(numbers) if numbers else None,
     )

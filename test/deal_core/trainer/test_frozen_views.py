@@ -14,8 +14,9 @@ from deal_core.dataset.transforms import resize_sample, to_tensors
 from deal_core.errors import ConfigError
 from deal_core.trainer.cam_training import train
 from deal_core.trainer.frozen_views import freeze
+from deal_core.trainer.objective import LossWeights, Objective, alignment_loss
 from deal_core.trainer.settings import TrainSettings
-from deal_core.trainer.views import Views
+from deal_core.trainer.views import Views, collate_or_error
 
 FROZEN = (
     *("data.crop=grid", "data.crop_scale=[0.5, 0.5]", "data.color_jitter=0", "data.image_size=[48, 64]"),
@@ -33,7 +34,7 @@ def test_a_view_is_a_crop_of_the_maps_of_the_whole_image(
 ) -> None:
     settings = frozen(make_settings, *([f"data.features={tmp_path / 'features'}"] if kept else []))
     frames, net = Dataset.open(tiny_dataset), tiny_net(freeze_batch_norm=True).eval()
-    views = Views(frames, settings, with_mask=True, frozen=freeze(net, frames, settings, torch.device("cpu")))
+    views = Views(frames, settings, with_mask=True, frozen=freeze(net, frames, frames, settings, torch.device("cpu")))
     seen = set()
     for seed in range(12):
         view = views[seed % 4, seed]
@@ -100,11 +101,10 @@ def test_no_image_goes_through_the_backbone_in_a_step(
     calls = []
     real = CamNet.maps
     monkeypatch.setattr(CamNet, "maps", lambda self, image: calls.append(len(image)) or real(self, image))
-    features = f"data.features={tmp_path / 'features'}"
-    train(frozen(make_settings, features, output="first"))
-    made, steps = len(calls), []
-    train(frozen(make_settings, features, output="second"), lambda progress: steps.append(len(calls)))
-    assert len(steps) == 9 and set(steps) == {made + 2}, "two black images before the training, and no other"
+    steps: list[int] = []
+    settings = frozen(make_settings, f"data.features={tmp_path / 'features'}")
+    train(settings, lambda progress: steps.append(len(calls)))
+    assert len(steps) == 9 and len(set(steps)) == 1, "nothing between the first step and the last one"
 
 
 @pytest.mark.parametrize(
@@ -124,3 +124,21 @@ def test_what_a_frozen_backbone_cannot_do_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=told):
         train(frozen(make_settings, *overrides))
+
+
+def test_depth_edges_of_a_view_are_computed_once_and_are_those_of_its_depth(
+    make_settings: MakeSettings, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = frozen(make_settings, "data.crop_scale=[1, 1]", "data.image_size=[32, 48]")
+    frames, net = Dataset.open(tiny_dataset), tiny_net(freeze_batch_norm=True)
+    views = Views(frames, settings, frozen=freeze(net, frames, frames, settings, torch.device("cpu")))
+    objective = Objective(net, settings)
+    real, computed = objective.alignment.edges, []
+    monkeypatch.setattr(objective.alignment, "edges", lambda *of: computed.append(len(of[0])) or real(*of))
+    for seeds in ((1, 2, 3), (4, 5, 6)):
+        batch = collate_or_error([views[frame, seed] for frame, seed in zip((0, 1, 0), seeds, strict=True)])
+        assert not isinstance(batch, Exception) and batch.view is not None
+        found = objective(batch, LossWeights(deal=1.0))
+        expected = alignment_loss(settings.deal, (32, 48))(net(batch.image).cams, batch.depth, batch.tags, batch.valid)
+        torch.testing.assert_close(found["loss_deal"], expected)
+    assert sum(computed) <= 4, "two frames and their mirror images"
