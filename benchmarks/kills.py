@@ -12,7 +12,8 @@ A full disk is a small tmpfs, which needs `unshare` of Linux: the command must e
 is full, and without a traceback. Then the disk gets larger, and the same command must end as ever.
 
 What differs between two undisturbed runs is not compared: logs of TensorBoard and of processes, which hold times, and
-`resumed_from` of distill.json, which tells of the kill. Prints a table; kills.json in the output folder holds it too.
+`resumed_from` of distill.json, which tells of the kill. Of checkpoint.pt, all values are compared.
+Prints a table; kills.json in the output folder holds it too.
 """
 
 from __future__ import annotations
@@ -363,8 +364,26 @@ def digests(work: Path) -> dict[str, str]:
         content = file.read_bytes()
         if file.name == "distill.json":
             content = json.dumps({**json.loads(content), "resumed_from": None}).encode()
+        elif file.name == "checkpoint.pt":
+            content = _values(file)
         found[name] = hashlib.sha256(content).hexdigest()
     return found
+
+
+def _values(checkpoint: Path) -> bytes:
+    """Return all numbers and names of a checkpoint; its pickle also depends on which objects were one in memory."""
+    import torch
+
+    def flat(value: object) -> bytes:
+        if isinstance(value, torch.Tensor):
+            return f"{value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes()
+        if isinstance(value, dict):
+            return b"".join(flat(key) + flat(entry) for key, entry in value.items())
+        if isinstance(value, (list, tuple)):
+            return b"".join(map(flat, value))
+        return repr(value).encode()
+
+    return flat(torch.load(checkpoint, map_location="cpu", weights_only=True))
 
 
 def _differences(one: dict[str, str], two: dict[str, str]) -> list[str]:

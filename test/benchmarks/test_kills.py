@@ -1,4 +1,4 @@
-"""The benchmark of kills in small: extraction, rendering and training are killed, and their disks filled."""
+"""The benchmark of kills in small: extraction and training are killed, and their disks filled."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ KILLS = load_script("kills")
 
 @pytest.mark.slow
 def test_killed_commands_and_full_disks_end_as_ever(tmp_path: Path) -> None:
-    words = ["--out", tmp_path, "--kills", "4", "--only", "extract,synth,train,tag --import"]
+    words = ["--out", tmp_path, "--kills", "3", "--only", "extract,train"]
     done = subprocess.run(
         [sys.executable, PROJECT / "benchmarks" / "kills.py", *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {line[:22].strip(): line[22:].split() for line in done.stdout.splitlines()[1:]}
-    assert list(rows) == ["extract", "synth", "tag --import", "train"]
+    assert list(rows) == ["extract", "train"]
     for _, kills, survived, full, refilled in rows.values():
         assert kills == survived and full == refilled
     if KILLS.can_mount():
-        assert all(int(row[3]) >= 3 for row in rows.values())
+        assert all(int(row[3]) >= 1 for row in rows.values())
 
 
 def test_every_command_that_writes_is_killed(tmp_path: Path) -> None:
