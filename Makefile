@@ -8,7 +8,7 @@ BIN := .venv$(patsubst %,-%,$(filter-out kilted,$(ROS)))/bin
 # Every node and command would compile torch anew, which takes longer than their work.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cases lint docs bench params pins clean distclean
+.PHONY: help setup demo test fuzz cases lint docs bench params pins audit sbom clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,15 @@ test: setup ## run the tests
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest $(PLUGINS) --hypothesis-profile=ci \
 	    -n $$(($(CORES) < 4 ? $(CORES) + 1 : 4)) --dist worksteal $(TESTS) $(ARGS)
 
+# Each format gets this many seconds. Faults are kept in fuzz_faults/, from where they go into test/fuzz/corpus/<format>/.
+# COVERAGE=1 lets atheris choose the changes by the branches they reach, where it installs.
+SECONDS ?= 60
+SEED ?= 0
+fuzz: setup ## change files of every format for SECONDS= each, and see whether their readers hold
+	@$(if $(COVERAGE),PATH="$$PATH:.uv/bin" uv pip install --quiet --python $(BIN)/python atheris && \
+	    $(BIN)/python test/fuzz/by_coverage.py $(SECONDS) $(ARGS),PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 DEAL_FUZZ_SECONDS=$(SECONDS) \
+	    DEAL_FUZZ_SEED=$(SEED) DEAL_FUZZ_KEEP=fuzz_faults $(BIN)/python -m pytest $(PLUGINS) -n 0 --timeout=0 test/fuzz $(ARGS))
+
 # The scripts make inputs that people brought, and are not part of the project: without them the tests are skipped.
 cases: setup ## run the scripts in ../shared/cases
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest $(PLUGINS) -n 0 test/test_cases.py $(ARGS)
@@ -50,15 +59,18 @@ docs: setup ## build the site of the documents into site/
 bench: setup ## run the scripts in benchmarks/
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit; done
 
-params: setup ## write the nodes' parameter schemas and tables anew
-	@$(BIN)/python -m deal_ros.parameter_docs
+params: setup ## write the schemas, tables and security policies of the nodes' parameters anew
+	@$(BIN)/python -m deal_ros.parameter_docs && $(BIN)/python -m deal_ros.security_policies
 
 JETSON_EXTRAS := --extra robot --extra tensorrt --extra train --extra realsense --extra depth --extra export --extra tag --extra dev
 EXTRAS := $(JETSON_EXTRAS) --extra view --extra docs
-PIN_ANY := compile --no-emit-index-url --custom-compile-command "make pins"
+PIN_ANY := compile --no-emit-index-url --custom-compile-command "make pins" --generate-hashes
 PIN := $(PIN_ANY) --universal --python-version 3.10
 # The viewer of `deal view` takes no numpy 1, which NVIDIA's torch for JetPack 6 needs.
 PIN_JETSON := $(PIN_ANY) --override requirements/jetson.in
+PINS := $(addprefix requirements/,apt-ros.txt pypi-ros.txt jazzy.txt jetpack6.txt jetpack7.txt)
+# PyTorch and CUDA have builds of the same version for other GPUs, which people install from elsewhere: no hashes.
+OTHER_BUILDS := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-(toolkit|bindings|pathfinder))==
 pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the newest)
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet setup.py requirements/torch.in --output-file requirements/apt-ros.txt \
 	    $(EXTRAS)
@@ -70,6 +82,17 @@ pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the ne
 	    --python-version 3.10 --python-platform aarch64-manylinux_2_35 --output-file requirements/jetpack6.txt $(JETSON_EXTRAS)
 	@PATH="$$PATH:.uv/bin" uv pip $(PIN_JETSON) $(ARGS) --quiet setup.py --constraint requirements/jetpack7.in \
 	    --python-version 3.12 --python-platform aarch64-manylinux_2_39 --output-file requirements/jetpack7.txt $(JETSON_EXTRAS)
+	@for file in $(PINS); do \
+	    awk '/^[^ #]/ {other = /$(OTHER_BUILDS)/} other {sub(/ \\$$/, "")} !(other && /^ +--hash=/)' $$file >$$file.tmp && \
+	    mv $$file.tmp $$file || exit; done
+	@for name in uv audit; do \
+	    PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet requirements/$$name.in --output-file requirements/$$name.txt || exit; done
+
+audit: setup ## look for risky code, and for known vulnerabilities of the pinned packages
+	@requirements/audit.sh audit
+
+sbom: setup ## list what is installed in sbom.json (CycloneDX)
+	@requirements/audit.sh sbom
 
 clean: ## remove caches and what builds and demos leave
 	@rm -rf build install log site demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

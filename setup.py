@@ -124,6 +124,7 @@ setup(
             [name for kind in ("yaml", "xml", "rviz", "json", "service") for name in glob(f"config/*.{kind}")],
         ),
         (f"share/{PACKAGE}/config/schema", glob("config/schema/*.json")),
+        (f"share/{PACKAGE}/config/sros2", glob("config/sros2/*.xml")),
         (f"share/{PACKAGE}/config/experiments", glob("config/experiments/*.yaml")),
     ],
     install_requires=CORE,

@@ -4,10 +4,13 @@
     python benchmarks/speed.py --out bench_speed --cases fsl deal sweep
     python benchmarks/speed.py --out bench_speed --quick    # tiny sizes, to see that everything runs
 
-Straightforward is what the formula says, operation by operation, with the same weights and the same results. Each
-measurement has a process of its own, so that its peak memory is its own, and is CPU seconds (median), so that it means
-something on a machine that others use. Prints a table; speed.md and speed.json in the output folder hold it too. About
-10 minutes.
+Straightforward is what the formula says, operation by operation, with the same weights and the same results; networks
+and optimisers as their authors' code runs them. Some rows have the package in bfloat16, too, with its relative error:
+the norm of the difference of all results, gradients included, by the norm of these, with random weights.
+
+Each measurement has a process of its own, so that its peak memory is its own, and is CPU seconds (median), so that it
+means something on a machine that others use. Prints a table; speed.md and speed.json in the output folder hold it too.
+About 15 minutes.
 """
 
 from __future__ import annotations
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     from deal_core.models.weaktr import WeakTr
 
 VARIANTS = ("package", "plain")
+BF16 = "bf16"
+RATE = 0.0  # all steps are made, and each has the weights of the first
 ROUNDS = 2  # package, plain, package, plain: what the machine does meanwhile falls on both
 
 Step = Callable[[], Sequence[Tensor]]
@@ -55,10 +60,11 @@ Step = Callable[[], Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class Work:
-    """The same work twice."""
+    """The same work twice, and the package's in bfloat16 where it is an option."""
 
     package: Step
     plain: Step
+    bf16: Step | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,12 @@ class Case:
     title: str
     build: Callable[[Sizes], Work]
     repeats: int
+    has_bf16: bool = False
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The ways to compute it."""
+        return (*VARIANTS, BF16) if self.has_bf16 else VARIANTS
 
 
 def main() -> None:
@@ -106,7 +118,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench_speed"))
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="rows to measure; all")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, once")
-    parser.add_argument("--run", choices=VARIANTS, help="measure one variant of one case here, and print it as JSON")
+    parser.add_argument(
+        "--run", choices=(*VARIANTS, BF16), help="measure one variant of one case here, and print it as JSON"
+    )
     arguments = parser.parse_args()
     if arguments.run:
         print(json.dumps(measure(CASES[arguments.cases[0]], arguments.run, arguments.quick)))
@@ -129,7 +143,8 @@ def main() -> None:
 def measure(case: Case, variant: str, quick: bool) -> dict[str, Any]:
     """Return CPU seconds of each repetition, after one that is not counted, and memory in MiB."""
     torch.set_num_threads(1)
-    step: Step = getattr(case.build(QUICK if quick else Sizes()), variant)
+    work = case.build(QUICK if quick else Sizes())
+    step: Step = getattr(work, variant)
     before = peak_mib()
     step()
     seconds = []
@@ -137,12 +152,20 @@ def measure(case: Case, variant: str, quick: bool) -> dict[str, Any]:
         start = time.process_time()
         step()
         seconds.append(time.process_time() - start)
-    return {"cpu_s": seconds, "peak_mib": peak_mib(), "start_mib": before}
+    peak = peak_mib()
+    error = relative_error(step(), work.package()) if variant == BF16 else 0.0
+    return {"cpu_s": seconds, "peak_mib": peak, "start_mib": before, "error": error}
+
+
+def relative_error(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """Return the Euclidean norm of all differences by that of all exact values."""
+    ours, theirs = (torch.cat([value.flatten().double() for value in values]) for values in (found, exact))
+    return float((ours - theirs).norm() / theirs.norm())
 
 
 def measure_apart(name: str, quick: bool) -> dict[str, Any]:
     """Measure both variants of a case in turn, in processes of their own."""
-    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
+    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in CASES[name].variants}
     for _ in range(1 if quick else ROUNDS):
         for variant, measured in found.items():
             command = [sys.executable, __file__, "--cases", name, "--run", variant, *(["--quick"] if quick else [])]
@@ -159,6 +182,7 @@ def measure_apart(name: str, quick: bool) -> dict[str, Any]:
                 "cpu_s": [second for run in runs for second in run["cpu_s"]],
                 "peak_mib": max(run["peak_mib"] for run in runs),
                 "start_mib": min(run["start_mib"] for run in runs),
+                "error": max(run["error"] for run in runs),
             }
             for variant, runs in found.items()
         },
@@ -170,13 +194,19 @@ def table(rows: Sequence[dict[str, Any]], machine: str) -> str:
     lines = [
         f"CPU seconds, median; peak memory of the process in MiB, in brackets what of it the work added. {machine}",
         "",
-        "| what | package | straightforward | times faster | package, MiB | straightforward, MiB |",
-        "|---|---|---|---|---|---|",
+        "| what | package | straightforward | ratio | bfloat16, ratio, error | package, MiB | straightforward, MiB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         ours, plain = (statistics.median(row[variant]["cpu_s"]) for variant in VARIANTS)
         memory = [f"{row[v]['peak_mib']:.0f} (+{row[v]['peak_mib'] - row[v]['start_mib']:.0f})" for v in VARIANTS]
-        lines.append(f"| {row['title']} | {ours:.3g} | {plain:.3g} | {plain / ours:.2f} | {memory[0]} | {memory[1]} |")
+        half = ""
+        if BF16 in row:
+            seconds = statistics.median(row[BF16]["cpu_s"])
+            half = f"{seconds:.3g}, {seconds / plain:.2f}, {row[BF16]['error']:.1e}"
+        lines.append(
+            f"| {row['title']} | {ours:.3g} | {plain:.3g} | {ours / plain:.2f} | {half} | {memory[0]} | {memory[1]} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -192,7 +222,9 @@ def make_weaktr(sizes: Sizes) -> WeakTr:
 
 def weaktr_training(sizes: Sizes) -> Work:
     network = make_weaktr(sizes).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=7.5e-5, weight_decay=0.03)
+    plain_optimizer, optimizer = (
+        torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.03, fused=fused) for fused in (None, True)
+    )
     image, tags = torch.rand(2, 3, sizes.image, sizes.image), some_tags(sizes)
 
     def package() -> Tensor:
@@ -203,15 +235,23 @@ def weaktr_training(sizes: Sizes) -> Work:
         heads = (tokens, coarse.mean(dim=(2, 3)), fine.mean(dim=(2, 3)))
         return torch.stack([F.multilabel_soft_margin_loss(logits, tags) for logits in heads]).sum()
 
-    return Work(training_step(network, optimizer, package), training_step(network, optimizer, plain))
+    return Work(
+        training_step(network, optimizer, package),
+        training_step(network, plain_optimizer, plain),
+        in_bfloat16(training_step(network, optimizer, package)),
+    )
+
+
+def in_bfloat16(step: Step) -> Step:
+    """Return the step under autocast, as `precision=bf16-mixed` and `--precision bf16` run it."""
+    return torch.autocast("cpu", torch.bfloat16)(step)
 
 
 def weaktr_cams(sizes: Sizes) -> Work:
     network, photo = make_weaktr(sizes).eval(), torch.rand(1, 3, *sizes.photo)
     whole = _whole_patches(network, photo)
-    return Work(
-        torch.no_grad()(lambda: [network(photo).refined]), torch.no_grad()(lambda: [plain_weaktr(network, whole)[2]])
-    )
+    package = torch.no_grad()(lambda: [network(photo).refined])
+    return Work(package, torch.no_grad()(lambda: [plain_weaktr(network, whole)[2]]), in_bfloat16(package))
 
 
 def _whole_patches(network: WeakTr, image: Tensor) -> Tensor:
@@ -242,16 +282,26 @@ def weaktr_recipe(sizes: Sizes) -> Work:
         total = torch.stack(maps).sum(0)
         return [total / total.amax(dim=(2, 3), keepdim=True).clamp_min(1e-30)]
 
-    return Work(package, plain)
+    return Work(package, plain, in_bfloat16(package))
 
 
 def plain_weaktr(network: WeakTr, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return class logits, S and F: the attention of all layers and heads in one stack, weighted, averaged."""
-    tokens = network.backbone(network.normalise_colours(image), network.class_tokens + network.class_positions)
-    classes, (h, w) = network.num_classes, tokens.grid
-    coarse = network.classifier(tokens.patches)
-    branches = torch.stack(tokens.branches).detach()  # (L, B, T, D)
-    attention = torch.stack(tokens.attention).detach()  # (L, B, heads, T, T)
+    classes, body = network.num_classes, network.backbone
+    patches = body.patch_embed.proj(network.normalise_colours(image))
+    h, w = patches.shape[2:]
+    tokens = patches.flatten(2).transpose(1, 2) + body.positions_at((h, w))
+    tokens = torch.cat([(network.class_tokens + network.class_positions).expand(len(image), -1, -1), tokens], dim=1)
+    all_attention, all_branches = [], []
+    for block in body.blocks:
+        branch, probabilities = plain_attention(block.attn, block.norm1(tokens))
+        tokens = tokens + block.drop_path1(branch)
+        tokens = tokens + block.drop_path2(block.mlp(block.norm2(tokens)))
+        all_attention.append(probabilities)
+        all_branches.append(branch)
+    coarse = network.classifier(tokens[:, classes:].transpose(1, 2).unflatten(2, (h, w)))
+    branches = torch.stack(all_branches).detach()  # (L, B, T, D)
+    attention = torch.stack(all_attention).detach()  # (L, B, heads, T, T)
     fusion = network.fusion
     features = branches.unflatten(-1, (-1, fusion.heads)).permute(1, 4, 0, 2, 3).amax(dim=3)  # (B, heads, L, D / heads)
     weights = fusion.excite(fusion.squeeze(features).flatten(1))
@@ -260,7 +310,16 @@ def plain_weaktr(network: WeakTr, image: Tensor) -> tuple[Tensor, Tensor, Tensor
     affinity = weighted.mean(dim=1)[:, classes:, classes:]
     fused = cross * coarse.detach().relu().flatten(2)
     fine = (affinity @ fused.transpose(1, 2)).transpose(1, 2)
-    return tokens.tokens[:, :classes].mean(dim=2), coarse, fine.unflatten(2, (h, w))
+    return tokens[:, :classes].mean(dim=2), coarse, fine.unflatten(2, (h, w))
+
+
+def plain_attention(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the output of self-attention and its probabilities, as a ViT that keeps them computes both."""
+    batch, count, dim = tokens.shape
+    heads = attention.num_heads
+    q, k, v = attention.qkv(tokens).reshape(batch, count, 3, heads, dim // heads).permute(2, 0, 3, 1, 4)
+    probabilities = (q @ k.transpose(-2, -1) * (dim // heads) ** -0.5).softmax(dim=-1)
+    return attention.proj((probabilities @ v).transpose(1, 2).reshape(batch, count, dim)), probabilities
 
 
 # SEAM ------------------------------------------------------------------------------------------------------------
@@ -270,12 +329,17 @@ def make_seam(sizes: Sizes) -> Seam:
     from deal_core.models.seam import Seam
 
     torch.manual_seed(0)
-    return Seam(sizes.classes, sizes.convolutional)
+    network = Seam(sizes.classes, sizes.convolutional)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout2d):
+            module.p = 0.0  # in bfloat16 other channels would be drawn
+    return network
 
 
 def seam_training(sizes: Sizes) -> Work:
     network = make_seam(sizes).train()
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1e-6, momentum=0.9)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    plain_optimizer, optimizer = (torch.optim.SGD(trained, lr=RATE, momentum=0.9, fused=f) for f in (None, True))
     image, tags = torch.rand(2, 3, sizes.image, sizes.image), some_tags(sizes)
 
     def package() -> Tensor:
@@ -284,17 +348,33 @@ def seam_training(sizes: Sizes) -> Work:
         logits = (first.tag_logits["cam"], agreement.second.tag_logits["cam"])
         return sum((tag_loss(x, tags) / 2 for x in logits), start=sum(agreement.losses.values(), start=torch.zeros(())))
 
+    last = torch.channels_last
+    ours = training_step(network, optimizer, package)
     return Work(
-        training_step(network, optimizer, package),
-        training_step(network, optimizer, lambda: plain_seam_loss(network, image, tags)),
+        ours,
+        training_step(network, plain_optimizer, lambda: plain_seam_loss(network, image, tags)),
+        stored(network, last, image, in_bfloat16(ours)),
     )
+
+
+def stored(network: nn.Module, layout: torch.memory_format, image: Tensor, step: Step) -> Step:
+    """Return the step with network and image in this order of memory."""
+
+    def run() -> Sequence[Tensor]:
+        network.to(memory_format=layout)  # type: ignore[call-overload]
+        image.data = image.contiguous(memory_format=layout)
+        return step()
+
+    return run
 
 
 def seam_cams(sizes: Sizes) -> Work:
     network, image = make_seam(sizes).eval(), torch.rand(1, 3, sizes.image, sizes.image)
+    package = torch.no_grad()(lambda: [network(image).refined])
     return Work(
-        torch.no_grad()(lambda: [network(image).refined]),
+        package,
         torch.no_grad()(lambda: [plain_seam(network, image)[1][:, 1:]]),
+        stored(network, torch.channels_last, image, in_bfloat16(package)),
     )
 
 
@@ -534,11 +614,13 @@ def smooth(batch: int, channels: int, side: int) -> Tensor:
 
 
 CASES = {
-    "weaktr-train": Case("WeakTr, training step, batch 2, 224", weaktr_training, 5),
-    "weaktr-cam": Case("WeakTr, fine CAM, 375x500", weaktr_cams, 5),
-    "weaktr-recipe": Case("WeakTr, CAM recipe of VOC (scales 1.0, 1.2, flips), 375x500", weaktr_recipe, 3),
-    "seam-train": Case("SEAM, training step, batch 2, 224", seam_training, 2),
-    "seam-cam": Case("SEAM, refined CAM, 224", seam_cams, 5),
+    "weaktr-train": Case("WeakTr, training step, batch 2, 224", weaktr_training, 5, has_bf16=True),
+    "weaktr-cam": Case("WeakTr, fine CAM, 375x500", weaktr_cams, 5, has_bf16=True),
+    "weaktr-recipe": Case(
+        "WeakTr, CAM recipe of VOC (scales 1.0, 1.2, flips), 375x500", weaktr_recipe, 3, has_bf16=True
+    ),
+    "seam-train": Case("SEAM, training step, batch 2, 224", seam_training, 2, has_bf16=True),
+    "seam-cam": Case("SEAM, refined CAM, 224", seam_cams, 5, has_bf16=True),
     "deal": Case("DEAL, 2x20 maps of 56x56, edges at 112x112, forward and backward", deal_loss, 15),
     "isl": Case("ISL, 2x20 maps of 56x56, 10 cells, forward and backward", isl_loss, 25),
     "fsl": Case("FSL, 2x20 maps of 56x56, forward and backward", fsl_loss, 9),

@@ -131,6 +131,13 @@ def leftovers(folder: Path, depth: int | None = None) -> list[Path]:
     return sorted(_leftovers(folder, depth))
 
 
+def remove_left_of(output: Path) -> None:
+    """Remove the work folder of an output, if a dead process left it; what it was replacing is put back."""
+    work = work_place(output)
+    if _is_work(work) and _is_dead(work / OWNER_FILE):
+        _remove_and_tell(work)
+
+
 def leftovers_of(output: Path, depth: int | None = None) -> list[str]:
     """Return a sentence for each thing that dead processes left of an output: beside it, and in it as `leftovers`."""
     work = work_place(output)
@@ -147,9 +154,7 @@ def work_place(output: Path) -> Path:
 def remove_leftovers(folder: Path) -> None:
     """Remove what dead processes left in a folder and below it; an output that was being replaced is put back."""
     for path in leftovers(folder):
-        with suppress(InUseError, OSError):
-            _remove(path)
-            _log.warning("%s: removed; a process that was killed left it", path)
+        _remove_and_tell(path)
 
 
 def is_empty(folder: Path) -> bool:
@@ -308,6 +313,12 @@ def _is_dead(file: Path) -> bool:
     finally:
         os.close(handle)
     return True
+
+
+def _remove_and_tell(path: Path) -> None:
+    with suppress(InUseError, OSError):
+        _remove(path)
+        _log.warning("%s: removed; a process that was killed left it", path)
 
 
 def _remove(path: Path) -> None:

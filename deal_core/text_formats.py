@@ -108,9 +108,8 @@ def parse_yaml(text: str) -> Any:
         raise FormatError("its lists are nested too deep") from None
     except yaml.MarkedYAMLError as error:
         place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise FormatError(
-            f"not valid YAML: {(error.problem or error.context or 'unreadable')[:_LONGEST]}{place}"
-        ) from None
+        problem = error.problem or error.context or "unreadable"
+        raise FormatError(f"not valid YAML: {problem[:_LONGEST]}{place}") from None
     except (yaml.YAMLError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise FormatError(f"not valid YAML: {str(error)[:_LONGEST]}") from None
 

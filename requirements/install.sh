@@ -113,7 +113,7 @@ check_ros() {
     done
 }
 
-# --- uv, which installs packages fast and exactly as pinned
+# --- uv, which installs packages fast and exactly as pinned; requirements/uv.txt has its version and hashes
 
 find_uv() {
     if uv --version >/dev/null 2>&1; then
@@ -125,11 +125,13 @@ find_uv() {
         if "$1" -m pip --version >/dev/null 2>&1 || install_pip "$1"; then
             say "uv (into .uv, with pip): it installs the Python packages"
             PIP_REQUIRE_VIRTUALENV=0 PIP_ROOT_USER_ACTION=ignore \
-                "$1" -m pip install --quiet --disable-pip-version-check --target .uv.new uv >&2
+                "$1" -m pip install --quiet --disable-pip-version-check --target .uv.new \
+                --require-hashes --requirement requirements/uv.txt >&2
         else
             say "uv (into .uv, an environment of its own): it installs the Python packages"
             "$1" -m venv .uv.new >&2
-            .uv.new/bin/python -m pip install --quiet --disable-pip-version-check uv >&2
+            .uv.new/bin/python -m pip install --quiet --disable-pip-version-check \
+                --require-hashes --requirement requirements/uv.txt >&2
         fi
         touch .uv.new/COLCON_IGNORE
         mv .uv.new .uv

@@ -15,7 +15,7 @@ FLOORS = (
     ("training.cli",),
     ("training.commands",),
     ("training.support", "training"),
-    ("deal_ros.parameter_docs",),
+    ("deal_ros.parameter_docs", "deal_ros.security_policies"),
     ("deal_ros.replay",),
     ("deal_ros.segmentation", "deal_ros.recorder", "deal_ros.synthetic_camera"),
     ("deal_ros.diagnostics",),
@@ -26,7 +26,9 @@ FLOORS = (
     ("deal_core.report",),
     ("deal_core.trainer",),
     ("deal_core.evaluation", "deal_core.quality"),
-    ("deal_core.runtime", "deal_core.recorder", "deal_core.tagging"),
+    ("deal_core.tagging",),
+    ("deal_core.taps",),
+    ("deal_core.runtime", "deal_core.recorder"),
     ("deal_core.masks", "deal_core.web"),
     ("deal_core.regions",),
     ("deal_core.features",),
@@ -34,17 +36,20 @@ FLOORS = (
     ("deal_core.losses", "deal_core.recording"),
     ("deal_core.surfaces",),
     ("deal_core.structures", "deal_core.settings_file", "deal_core.devices"),
-    ("deal_core.text_formats",),
+    ("deal_core.text_formats", "deal_core.array_files"),
     ("deal_core.files",),
     ("deal_core.limits", "deal_core.ownership"),
     ("deal_core.errors", "deal_core.isolated_python"),
     ("deal_core",),
 )
-FLAT = {"structures", "settings_file", "devices", "errors", "files", "isolated_python", "drawing", "limits"} | {
-    "ownership",
-    "text_formats",
+FLAT = {
+    *("structures", "settings_file", "devices", "errors", "files", "isolated_python", "drawing"),
+    *("limits", "text_formats", "array_files", "ownership"),
 }
-NEVER_IN_DEAL_ROS = ("trainer", "evaluation", "quality", "report", "experiments", "masks", "regions", "features")
+NEVER_IN_DEAL_ROS = (
+    *("trainer", "evaluation", "quality", "report", "experiments", "masks", "regions", "features"),
+    "taps",
+)
 
 
 def modules() -> dict[str, Path]:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from deal_core.errors import DealError, UsageError
+from deal_core.limits import raise_limits
 from training.commands.cams import cams
 from training.commands.check import check
 from training.commands.collect import collect
@@ -26,6 +27,7 @@ from training.commands.extract import extract
 from training.commands.features import features
 from training.commands.fine_tune import fine_tune
 from training.commands.import_weights import import_weights
+from training.commands.poses import poses
 from training.commands.regions import regions
 from training.commands.report import report
 from training.commands.segment import segment
@@ -37,7 +39,7 @@ from training.support.options import spread_options
 
 _COMMANDS = (
     *(cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, features),
-    *(fine_tune, import_weights, regions, report, segment, synth, tag, train, view),
+    *(fine_tune, import_weights, poses, regions, report, segment, synth, tag, train, view),
 )
 _INTERRUPTED = 130
 
@@ -63,8 +65,15 @@ def _deal(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER", help="Raise a limit on what a file may ask for, as in image_pixels=200000000."
+        ),
+    ] = None,
 ) -> None:
-    pass
+    if limit:
+        raise_limits(" ".join(limit))
 
 
 def main() -> None:

@@ -170,15 +170,21 @@ def _load(source: str, *, local_files_only: bool) -> tuple[Any, Any]:
         import transformers
     except ImportError:
         raise UsageError("estimating depth needs transformers: pip install 'deal_ros[depth]'") from None
-    network, report = transformers.AutoModelForDepthEstimation.from_pretrained(
-        source, local_files_only=local_files_only, output_loading_info=True, dtype=torch.float32
+    network, report = transformers.AutoModelForDepthEstimation.from_pretrained(  # the user's choice  # nosec B615
+        source,
+        local_files_only=local_files_only,
+        output_loading_info=True,
+        dtype=torch.float32,
+        use_safetensors=True,  # other formats run code
     )
     if report["missing_keys"]:
         # transformers would fill them with random numbers.
         raise ValueError(f"the weights lack {len(report['missing_keys'])} tensors, as {min(report['missing_keys'])}")
     if not hasattr(network.config, "depth_estimation_type"):
         raise ValueError(f"found a {type(network).__name__}, expected a DepthAnythingForDepthEstimation")
-    processor = transformers.AutoImageProcessor.from_pretrained(source, local_files_only=local_files_only)
+    processor = transformers.AutoImageProcessor.from_pretrained(  # JSON  # nosec B615
+        source, local_files_only=local_files_only
+    )
     return network, processor
 
 

@@ -370,6 +370,7 @@ def _details(model: LoadedModel, settings: CamSettings) -> dict[str, str]:
         "size": settings.size,
         "normalise": of_network if model.info.is_segmenter else settings.normalise,
         "refine": refinement_name(settings.refine),
+        **({} if settings.precision == "32" else {"precision": settings.precision}),
         **({"depth": "none" if settings.depth_fails else "of the frames"} if model.info.uses_depth else {}),
     }
 

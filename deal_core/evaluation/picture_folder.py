@@ -19,6 +19,7 @@ from deal_core.drawing import depth_edge_picture, depth_picture, heat_overlay, m
 from deal_core.errors import EvaluationError, explain_invalid
 from deal_core.evaluation.metrics import FrameScore
 from deal_core.files import os_errors_as, replacing_folder
+from deal_core.limits import read_bytes
 from deal_core.masks.decide import winning_class
 from deal_core.structures import (
     BoolArray,
@@ -207,7 +208,7 @@ def read_pictures(run: Path) -> tuple[Picture, ...]:
     if not listing.is_file():
         return ()
     try:
-        found = _Listing.model_validate_json(listing.read_text("utf-8"))
+        found = _Listing.model_validate_json(read_bytes(listing))
         pictures = [_read_entry(folder, entry) for entry in found.pictures]
     except (OSError, ValueError) as error:
         reason = explain_invalid(error) if isinstance(error, ValidationError) else error

@@ -26,6 +26,7 @@ from deal_core.evaluation.metrics import ClassScore, FrameScore, MaskScore
 from deal_core.evaluation.sweep import SweepCurve
 from deal_core.files import os_errors_as, replacing
 from deal_core.structures import ClassList, classes_from_json, classes_to_json
+from deal_core.text_formats import read_json
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -126,8 +127,8 @@ class EvaluationResult:
         if not path.is_file():
             raise EvaluationError(f"{folder}: expected {EVALUATION_FILE} of `deal evaluate`, found none")
         try:
-            return cls.from_json(json.loads(path.read_text("utf-8")))
-        except (EvaluationError, ValueError) as error:
+            return cls.from_json(read_json(path, finite=False))
+        except (EvaluationError, OSError, ValueError) as error:
             raise EvaluationError(f"{path}: {error}. Write it again with `deal evaluate`") from None
 
 

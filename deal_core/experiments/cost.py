@@ -117,7 +117,12 @@ def _time_image(run: PlannedRun, frames: Dataset) -> float:
     threshold = Threshold(0.5, "fixed")
     info = ModelInfo(settings.model.name, arguments, frames.classes, settings.data.image_size, threshold)
     cams = CamSettings(
-        scales=recipe.scales, size=recipe.size, normalise=recipe.normalise, device=settings.device, batch_size=1
+        scales=recipe.scales,
+        size=recipe.size,
+        normalise=recipe.normalise,
+        precision=recipe.precision,
+        device=settings.device,
+        batch_size=1,
     )
     one = evenly_spread(frames, 1)
     return repeated(lambda: list(score_frames(LoadedModel(network, info, sha256=""), one, cams)))

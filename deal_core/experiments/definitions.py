@@ -10,7 +10,7 @@ from typing import Literal
 from deal_core.dataset.choices import Layout
 from deal_core.dataset.extract import ExtractOptions, extract_recording
 from deal_core.experiments.choices import BenchmarkName
-from deal_core.masks.choices import ImageSize, Normalisation
+from deal_core.masks.choices import ImageSize, Normalisation, Precision
 from deal_core.synthetic.recording import SyntheticConfig, SyntheticFrame, render_scenes, write_recording
 from deal_core.synthetic.world import World
 
@@ -184,11 +184,13 @@ class CamRecipe:
         scales: Factors on the image size.
         size: Size at scale 1: of the "image", as published, or the input size of the "model".
         normalise: Normalisation of a map: "min_max", as published, or "max".
+        precision: Numbers of the network: "32", as published, or "bf16".
     """
 
     scales: tuple[float, ...] = (1.0,)
     size: ImageSize = "model"
     normalise: Normalisation = "max"
+    precision: Precision = "32"
 
 
 _RECIPES = {

@@ -12,13 +12,15 @@ from typing import Any
 from deal_core.dataset.depth_maps import DepthMaps
 from deal_core.dataset.open import open_dataset
 from deal_core.dataset.settings import SourceSettings
-from deal_core.errors import ConfigError, UsageError, nearest_hint
+from deal_core.errors import ConfigError, UsageError, nearest_hint, short
 from deal_core.experiments.definitions import BENCHMARKS, Benchmark, CamRecipe, Part, Variant, cam_recipe
 from deal_core.experiments.published import PUBLISHED_SEEDS
 from deal_core.files import os_errors_as, replacing
+from deal_core.masks.choices import Precision
 from deal_core.models.model_file import MODEL_FILE
 from deal_core.ownership import is_empty, remove_leftovers
 from deal_core.settings_file import load_settings
+from deal_core.text_formats import read_json
 from deal_core.trainer.settings import TrainSettings
 
 EXPERIMENT_FILE = "experiment.json"
@@ -51,6 +53,7 @@ class ExperimentOptions:
         full_train: Whether to evaluate on all images of the training set as well.
         scales: Scales of the CAMs; default: the published recipe.
         overrides: Settings for all runs such as `epochs=3`, or for one model such as `seam:optimizer.momentum=0.9`.
+        cam_precision: Numbers of the networks in the evaluations: "32" or "bf16".
     """
 
     benchmark: str
@@ -65,6 +68,7 @@ class ExperimentOptions:
     full_train: bool = False
     scales: tuple[float, ...] = ()
     overrides: Sequence[str] = ()
+    cam_precision: Precision = "32"
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ def make_plan(options: ExperimentOptions) -> Plan:
         preset = options.presets / f"{benchmark.name}-{model}.yaml"
         settings = load_settings(TrainSettings, preset, overrides)
         _check_weights(variant, settings, preset)
-        recipe = cam_recipe(benchmark.name, settings.model.name)
+        recipe = replace(cam_recipe(benchmark.name, settings.model.name), precision=options.cam_precision)
         if options.scales:
             recipe = replace(recipe, scales=options.scales)
         evaluations = [_evaluation(name, part, settings, recipe) for name, part in parts.items()]
@@ -216,13 +220,13 @@ def claim_folder(out: Path, about: dict[str, Any]) -> None:
             temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         return
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = read_json(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read ({error}): choose another --out") from None
     there = there if isinstance(there, dict) else {}
     other = [key for key in {**there, **about} if there.get(key) != about.get(key)]
     if other:
-        told = ", ".join(f"{key} is {there.get(key)!r} there and {about.get(key)!r} here" for key in other)
+        told = ", ".join(f"{key} is {short(there.get(key))} there and {short(about.get(key))} here" for key in other)
         raise UsageError(f"{out} holds another experiment ({told}): choose another --out")
     remove_leftovers(out)
 
@@ -322,6 +326,8 @@ def _evaluation(name: str, part: Part, settings: TrainSettings, recipe: CamRecip
     if part.frames is not None:
         arguments += ["--frames", str(part.frames)]
     arguments += ["--size", recipe.size, "--normalise", recipe.normalise]
+    if recipe.precision != "32":
+        arguments += ["--precision", recipe.precision]
     if recipe == CamRecipe():
         return Evaluation(name, tuple(arguments))
     if name != "train":

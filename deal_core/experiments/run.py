@@ -1,14 +1,13 @@
 """Parallel execution of runs, with one process per step; only missing steps are made.
 
-A run is locked while a process works on it, even after the end of the command that started the process. So two commands
-on one folder share the work, and an interrupted command can be started again.
+A run is locked while a process works on it, even after the end of the command that started the process. So a command
+that was killed can be started again: it waits for what still trains.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import subprocess
 import time
@@ -22,8 +21,10 @@ from deal_core.errors import DealError, EvaluationError
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.experiments.plan import Evaluation, Plan, PlannedRun
 from deal_core.files import os_errors_as, replacing
+from deal_core.limits import read_bytes
 from deal_core.models.model_file import read_info
 from deal_core.settings_file import load_settings
+from deal_core.text_formats import parse_json
 from deal_core.trainer.run_folder import HISTORY_FILE, SETTINGS_FILE
 from deal_core.trainer.settings import TrainSettings
 
@@ -137,7 +138,7 @@ def is_evaluated(run: PlannedRun, evaluation: Evaluation) -> bool:
     folder = run.folder / evaluation.part
     try:
         EvaluationResult.read(folder)
-        made = _Made.model_validate_json((folder / MADE_FILE).read_text(encoding="utf-8"))
+        made = _Made.model_validate_json(read_bytes(folder / MADE_FILE))
         return made == _made_from(run, evaluation)
     except (DealError, OSError, ValueError):
         return False
@@ -233,8 +234,9 @@ def epochs_done(folder: Path) -> int:
         with (folder / HISTORY_FILE).open("rb") as history:
             history.seek(max(history.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
             lines = history.read().split(b"\n")
-        return int(json.loads(lines[-2])["epoch"])  # the text after the last line break may be incomplete
-    except (OSError, IndexError, ValueError, KeyError, TypeError):
+        # The text after the last line break may be incomplete.
+        return int(parse_json(lines[-2].decode(), finite=False)["epoch"])
+    except (OSError, IndexError, ValueError, KeyError, TypeError, OverflowError):
         return 0
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +14,15 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from deal_core.array_files import read_arrays
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.image_files import first_few, read_ids
 from deal_core.devices import resolve_device
 from deal_core.errors import DatasetError, UsageError, explain_invalid
 from deal_core.files import os_errors_as, owning, replacing
+from deal_core.limits import read_bytes, refuse_over
 from deal_core.masks.decide import IgnoreBand, pseudo_mask
+from deal_core.masks.known import KnownMasks, with_known
 from deal_core.masks.refine.refinement import refinement_name
 from deal_core.masks.score_dataset import CamSettings, ScoredFrame, check_use, decision_threshold, score_frames
 from deal_core.models.model_file import LoadedModel, Threshold
@@ -29,12 +30,6 @@ from deal_core.ownership import remove_leftovers
 from deal_core.structures import UNLABELLED, Float32Array, UInt8Array
 
 CAMS_FILE = "cams.json"
-
-# Errors of numpy and zipfile for damaged files and files of another kind.
-_DAMAGE = (
-    *(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 def write_cams(
@@ -45,6 +40,7 @@ def write_cams(
     *,
     threshold: Threshold | None = None,
     ignore_band: IgnoreBand | None = None,
+    known: KnownMasks | None = None,
 ) -> Iterator[bool]:
     """Write scores and pseudo mask of each frame; yield for each frame whether its files were written now.
 
@@ -60,6 +56,7 @@ def write_cams(
         settings: Settings of the scores.
         threshold: Threshold of the masks; default: `decision_threshold`.
         ignore_band: Two thresholds that replace `threshold`; pixels between them become 255.
+        known: Masks that the scores give way to, such as those of taps; None changes nothing.
 
     Raises:
         DatasetError: `score_frames` raises it, the folder holds CAMs of another model or other settings, or it cannot
@@ -78,11 +75,12 @@ def write_cams(
     paths = {frame.key: cam_paths(out, frame.key) for frame in dataset.frames}
     dataset.refuse_output(out, (file for files in paths.values() for file in files))
     with owning(out, DatasetError):
-        _claim_folder(out, _describe(model, settings, chosen, ignore_band))
+        _claim_folder(out, _describe(model, settings, chosen, ignore_band, known))
         missing = dataset.subset(predicate=lambda frame: not all(p.exists() for p in paths[frame.key]))
         for _ in range(len(dataset) - len(missing)):
             yield False
-        for frame in score_frames(model, missing, settings):
+        for scored in score_frames(model, missing, settings):
+            frame = scored if known is None else with_known(scored, known.of(scored.sample.key))
             scores_file, mask_file = paths[frame.sample.key]
             _write_whole(scores_file, _compressed(frame, model.info.input_size if settings.size == "model" else None))
             mask = pseudo_mask(frame.scores, frame.tags, ignore_band or (chosen.value, chosen.value))
@@ -97,13 +95,14 @@ def read_cam(path: Path, num_classes: int) -> Float32Array:
         DatasetError: the file is missing, damaged, or for other classes.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            small, classes = file["scores"], file["classes"]
+        small, classes = read_arrays(path, ("scores", "classes"))
         if small.ndim != 3 or small.dtype != np.uint8 or classes.shape != small.shape[:1]:
             raise ValueError(f"found scores {small.dtype} {small.shape} and classes {classes.shape}")
         if not all(1 <= int(c) <= num_classes for c in classes):
             raise ValueError(f"found the ids {classes.tolist()}")
-    except _DAMAGE as error:
+        # The scores of all classes are made from those of the present ones.
+        refuse_over("array_bytes", 4 * num_classes * small[0].size if len(small) else 0, "bytes of scores", ValueError)
+    except (OSError, ValueError) as error:
         reason = f"not a CAM file for {num_classes} classes ({error})"
         raise DatasetError(f"{path}: {reason}; delete it and run again") from None
     scores = np.zeros((num_classes, *small.shape[1:]), np.float32)
@@ -220,10 +219,16 @@ class _Description(BaseModel):
     size: str | None = None
     normalise: str | None = None
     refine: dict[str, Any] | None = None
+    precision: str | None = None
+    known: str | None = None
 
 
 def _describe(
-    model: LoadedModel, settings: CamSettings, threshold: Threshold, ignore_band: IgnoreBand | None
+    model: LoadedModel,
+    settings: CamSettings,
+    threshold: Threshold,
+    ignore_band: IgnoreBand | None,
+    known: KnownMasks | None,
 ) -> _Description:
     refine: dict[str, Any] = {"method": refinement_name(settings.refine)}
     if settings.refine is not None:
@@ -240,6 +245,8 @@ def _describe(
         size=settings.size,
         normalise=settings.normalise,
         refine=refine,
+        precision=None if settings.precision == "32" else settings.precision,
+        known=None if known is None else known.digest,
     )
 
 
@@ -251,12 +258,19 @@ def _claim_folder(out: Path, ours: _Description) -> None:
     """
     theirs = _read_description(out)
     if theirs is None:
-        _write_whole(out / CAMS_FILE, (json.dumps(ours.model_dump(mode="json"), indent=1) + "\n").encode())
+        content = ours.model_dump(mode="json")
+        if ours.known is None:
+            del content["known"]
+        _write_whole(out / CAMS_FILE, (json.dumps(content, indent=1) + "\n").encode())
         return
     remove_leftovers(out)
     here, there = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
     for about in (here, there):
         (about["refine"] or {}).pop("backend", None)  # version 0.1.0 had two for the CRF, with equal results
+    if here.get("known") != there.get("known"):
+        raise DatasetError(
+            f"{out} holds CAMs made with other taps, boxes or poses: choose another folder, or delete this one"
+        )
     other = [name for name in {**here, **there} if there.get(name) != here.get(name)]
     if other:
         raise DatasetError(
@@ -268,7 +282,7 @@ def _claim_folder(out: Path, ours: _Description) -> None:
 def _read_description(out: Path) -> _Description | None:
     file = out / CAMS_FILE
     try:
-        return _Description.model_validate_json(file.read_text(encoding="utf-8"))
+        return _Description.model_validate_json(read_bytes(file))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:

@@ -14,7 +14,7 @@ from deal_core.dataset.dataset import Dataset, evenly_spread
 from deal_core.dataset.transforms import resize_sample, to_tensors
 from deal_core.devices import resolve_device
 from deal_core.errors import ModelFileError, UsageError
-from deal_core.masks.choices import ImageSize, Normalisation, TagSource
+from deal_core.masks.choices import ImageSize, Normalisation, Precision, TagSource
 from deal_core.masks.class_scores import multi_scale_scores
 from deal_core.masks.refine.background import ARGMAX_THRESHOLD
 from deal_core.masks.refine.refinement import (
@@ -49,6 +49,8 @@ class CamSettings:
         normalise: Normalisation of the maps of a CAM network, see `deal_core.masks.class_scores.normalise`.
         refine: Refinement of the scores; None for no refinement.
         depth_fails: Whether to give no depth to a network that uses it, as if the sensor had failed.
+        precision: Numbers of the network: "32", or "bf16", which is faster on GPUs and on processors with AMX, and
+            changes few pixels (docs/results.md).
     """
 
     tags: TagSource = "given"
@@ -60,6 +62,7 @@ class CamSettings:
     normalise: Normalisation = "max"
     refine: RefineSettings | None = None
     depth_fails: bool = False
+    precision: Precision = "32"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,8 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
     check_use(model.info, dataset, settings)
     device = resolve_device(settings.device)
     network = model.network.to(device)
+    if settings.precision != "32":  # in bfloat16, convolutions over images stored channels last take half the time
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if isinstance(network, RegionMil):
         for index in range(len(dataset)):
             sample = dataset.load(index)
@@ -97,7 +102,7 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
     at_once = frames_at_once(settings)
     for start in range(0, len(dataset), at_once):
         samples = [dataset.load(i) for i in range(start, min(start + at_once, len(dataset)))]
-        with torch.inference_mode():
+        with torch.inference_mode(), _autocast(device, settings.precision):
             batch = _batch_scores(network, samples, model.info, device, settings)
         # No `yield` inside inference mode: alternating iterators would leave it active for each other.
         for sample, scores in zip(samples, batch, strict=True):
@@ -166,6 +171,8 @@ def check_use(model: ModelInfo, dataset: Dataset, settings: CamSettings) -> None
             f"the model uses depth in metres, but the depth of {dataset.path} is {dataset.depth_kind}: use the "
             "depth of the sensor"
         )
+    if model.names_regions and settings.precision != "32":
+        raise UsageError("--precision: the scores of a region model are always computed in float32")
     if model.names_regions and len(dataset) and not dataset.has_depth:
         raise UsageError(
             f"a region model needs depth, and {dataset.path} has none: estimate it with `deal depth` and pass its "
@@ -200,6 +207,10 @@ def _finished(
     )
     finished: Float32Array = refined.cpu().numpy()
     return finished
+
+
+def _autocast(device: str, precision: Precision) -> torch.autocast:
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _batch_scores(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return _read_pickled(path)
     try:
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelFileError(f"{path}: not a readable .safetensors file ({error})") from None
     return _checkpoint(path, tensors)
 
@@ -123,6 +124,7 @@ def _format_of(tensors: Mapping[str, Tensor]) -> CheckpointFormat:
 
 def _read_pickled(path: Path) -> Checkpoint:
     try:
+        _refuse_packed(path)
         # Training scripts keep the options of their command line beside the tensors.
         with torch.serialization.safe_globals([(_Options, "argparse.Namespace")]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -130,8 +132,8 @@ def _read_pickled(path: Path) -> Checkpoint:
         raise ModelFileError(
             f"{path}: holds more than tensors, and reading that could run code; save its state_dict as .safetensors"
         ) from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # PyTorch, pickle and struct raise different errors on damaged bytes
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ModelFileError(f"{path}: not a readable file of PyTorch ({reason})") from None
     options = content.get("args") if isinstance(content, dict) else None
     for wrapper in _WRAPPERS:
@@ -148,6 +150,17 @@ def _checkpoint(path: Path, tensors: dict[str, Tensor], options: Mapping[str, An
     if form != "timm":
         tensors = {_without_prefix(name): tensor for name, tensor in tensors.items()}
     return Checkpoint(path, form, tensors, options or {})
+
+
+def _refuse_packed(path: Path) -> None:
+    """Raise ValueError if an archive unpacks to more than it holds; PyTorch packs none of its tensors."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as file:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
+            raise ValueError("its tensors are compressed, which no version of PyTorch does")
+        if sum(entry.file_size for entry in file.infolist()) > path.stat().st_size:
+            raise ValueError("its tensors are larger than the file")
 
 
 class _Options:

@@ -1,13 +1,15 @@
 """Entries of the JSON headers of model files, read with a check of their types.
 
-The nodes read headers at the start, so this module needs nothing but the standard library.
+The nodes read headers at the start, so this module does not need PyTorch.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
+
+from deal_core.errors import short
+from deal_core.text_formats import FormatError, parse_json
 
 T = TypeVar("T")
 
@@ -26,13 +28,11 @@ def read_header(text: str) -> dict[str, Any]:
         HeaderError: the text is no JSON, or another value than an object.
     """
     try:
-        header = json.loads(text)
-    except RecursionError:
-        raise HeaderError("its lists are nested too deep") from None
-    except ValueError as error:
-        raise HeaderError(f"no JSON: {error}") from None
+        header = parse_json(text)
+    except FormatError as error:
+        raise HeaderError(str(error)) from None
     if not isinstance(header, dict):
-        raise HeaderError(f"expected an object, found {_short(header)}")
+        raise HeaderError(f"expected an object, found {short(header, _LONGEST)}")
     return header
 
 
@@ -58,7 +58,7 @@ def entry(header: Mapping[str, Any], key: str, kind: type[T], inside: str = "") 
     if kind is float and type(value) is int:
         value = _as_float(name, value)
     if type(value) is not kind:
-        raise HeaderError(f"{name}: expected {_WORDS[kind]}, found {_short(value)}")
+        raise HeaderError(f"{name}: expected {_WORDS[kind]}, found {short(value, _LONGEST)}")
     return value
 
 
@@ -66,9 +66,4 @@ def _as_float(name: str, value: int) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise HeaderError(f"{name}: expected a number, found {_short(value)}") from None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+        raise HeaderError(f"{name}: expected a number, found {short(value, _LONGEST)}") from None

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deal_core.errors import DatasetError, ModelFileError
+from deal_core.errors import DatasetError, ModelFileError, short
+from deal_core.limits import over, refuse_over
 from deal_core.models.header import HeaderError, entry, read_header
 from deal_core.structures import ClassList, classes_from_json, classes_to_json
 
@@ -138,6 +139,10 @@ def open_tensors(path: Path, framework: str) -> Any:
     from safetensors import SafetensorError, safe_open
 
     try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if sentence := over("header_bytes", length, "bytes of the header"):
+            raise SafetensorError(sentence)
         return safe_open(str(path), framework=framework)
     except (SafetensorError, OSError) as error:
         raise ModelFileError(
@@ -201,7 +206,8 @@ def without_initial_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _size(value: list[Any]) -> tuple[int, int]:
     if len(value) != 2 or not all(type(side) is int and 1 <= side <= _LARGEST_SIDE for side in value):
-        raise HeaderError(f"input_size: expected height and width from 1 to {_LARGEST_SIDE}, found {value!r:.60}")
+        raise HeaderError(f"input_size: expected height and width from 1 to {_LARGEST_SIDE}, found {short(value, 60)}")
+    refuse_over("input_pixels", value[0] * value[1], f"pixels of input_size {value}", HeaderError)
     return value[0], value[1]
 
 

@@ -153,6 +153,8 @@ def _softmax(scores: Tensor) -> Tensor:
     """Return the softmax over the last axis; without gradients, computed in place, since `scores` are large."""
     if torch.is_grad_enabled():
         return scores.softmax(dim=-1)
+    if scores.device.type == "cpu":  # row by row, in one pass over the memory
+        return torch.softmax(scores, dim=-1, out=scores)
     scores.sub_(scores.amax(dim=-1, keepdim=True)).exp_()
     return scores.div_(scores.sum(dim=-1, keepdim=True))
 

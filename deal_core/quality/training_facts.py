@@ -6,14 +6,15 @@ run folder, or nothing.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deal_core.limits import read_bytes
 from deal_core.models.model_file import ModelInfo
+from deal_core.text_formats import parse_json
 
 HISTORY_FILE = "history.jsonl"
 _FIGURES, _REGIONS = "figures", "regions"  # of a CAM network, and of a region model
@@ -123,9 +124,9 @@ def _history(file: Path) -> list[Mapping[str, Any]]:
     if not file.is_file():
         return []
     found: list[Mapping[str, Any]] = []
-    for line in file.read_text("utf-8", errors="replace").splitlines():
+    for line in read_bytes(file).decode("utf-8", errors="replace").splitlines():
         try:
-            entry = json.loads(line)
+            entry = parse_json(line, finite=False)
         except ValueError:
             continue
         if isinstance(entry, dict):

@@ -21,6 +21,7 @@ from deal_core.errors import EvaluationError, explain_invalid
 from deal_core.files import os_errors_as, replacing
 from deal_core.quality.mask_figures import ClassMaskFigures, MaskFigures
 from deal_core.quality.training_facts import ClassTrainingFacts, TrainingFacts
+from deal_core.text_formats import read_json
 
 Grade = Literal["good", "doubtful", "bad"]
 QUALITY_FILE = "quality.json"
@@ -127,7 +128,7 @@ class Verdict:
         if not path.is_file():
             return None
         try:
-            return cls.from_json(json.loads(path.read_text("utf-8")))
+            return cls.from_json(read_json(path, finite=False))
         except (EvaluationError, ValueError, OSError) as error:
             raise EvaluationError(f"{path}: {error}. Write it again with `deal cams`, or delete it") from None
 

@@ -11,7 +11,7 @@ import os
 import struct
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from zlib import crc32
 
-from deal_core.recording.mcap_salvage import CHUNK_HEAD, ChunkPlace, McapSummary, read_summary
-from deal_core.recording.mcap_writer import MESSAGE, MESSAGE_HEAD, RECORD, zstd
+from deal_core.limits import limit
+from deal_core.recording.mcap_salvage import CHUNK_HEAD, ChunkPlace, McapSummary, read_summary, unpacked
+from deal_core.recording.mcap_writer import CHUNK, MESSAGE, MESSAGE_HEAD, RECORD
 from deal_core.recording.stored_message import StoredChannel
 
 _PIECE = 2**20
 _AHEAD = 2  # chunks that are verified or unpacked ahead
+_AT_ONCE = 100_000  # messages of a chunk that are read ahead
+_MOST_MESSAGES = 2**22  # of a chunk; their places fill 800 MB
 _IN_MEMORY = 32 * 2**20  # larger compressed chunks are unpacked to a temporary file
 _RECORD_HEAD = RECORD.size + MESSAGE_HEAD.size
 _CHUNK_START = RECORD.size + CHUNK_HEAD.size
@@ -99,7 +102,8 @@ class McapFile:
             )
             for log_time, channel, begin, length in entries
         )
-        return list(found) if head is not None or region.end - region.begin <= _IN_MEMORY else found
+        is_short = head is not None or region.end - region.begin <= _IN_MEMORY
+        return list(found) if is_short and len(entries) <= _AT_ONCE else found
 
     def _open_chunk(self, at: int, *, verify: bool) -> _Region:
         """Return the records of the chunk at a byte of the file.
@@ -112,11 +116,14 @@ class McapFile:
             ValueError: the chunk is damaged; lz4, zstd and struct raise other errors.
         """
         head = os.pread(self._file.fileno(), 512, at)
+        kind, length = RECORD.unpack_from(head)
         _, _, size, checksum = CHUNK_HEAD.unpack_from(head, RECORD.size)
         (name_length,) = struct.unpack_from("<I", head, _CHUNK_START)
         compression = head[_CHUNK_START + 4 : _CHUNK_START + 4 + name_length].decode()
         (stored,) = struct.unpack_from("<Q", head, _CHUNK_START + 4 + name_length)
         begin = at + _CHUNK_START + 12 + name_length
+        if kind != CHUNK or begin + stored != at + RECORD.size + length:
+            raise ValueError("the sizes of the chunk disagree")
         region = _Region(self._file, begin, begin + stored)
         if compression:
             return _unpack(region, compression, size, checksum)
@@ -161,12 +168,14 @@ class _Region:
 
 def _walk(region: _Region, wanted: Mapping[int, object], entries: list[tuple[int, int, int, int]]) -> bool:
     """Add (log time, channel, first byte, length) of the wanted messages; return False at a damaged record."""
-    place = region.begin
+    place, most_bytes = region.begin, limit("message_bytes")
     while place < region.end:
         record = region.read(place, _RECORD_HEAD)
         kind, length = RECORD.unpack_from(record)
         after = place + RECORD.size + length
-        if after > region.end or not kind:
+        if after > region.end or kind in (0, CHUNK):
+            return False
+        if length > most_bytes or len(entries) > _MOST_MESSAGES:
             return False
         if kind == MESSAGE:
             channel, _, log_time, _ = MESSAGE_HEAD.unpack_from(record, RECORD.size)
@@ -187,37 +196,13 @@ def _unpack(region: _Region, compression: str, size: int, checksum: int) -> _Reg
     """Return the unpacked records of a chunk: in memory, or in a temporary file if they are many.
 
     Raises:
-        ValueError: the chunk is damaged, or its compression is unknown.
+        ValueError: the chunk is damaged or exceeds the limit, or its compression is unknown.
     """
-    if size > _IN_MEMORY:
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the region that holds it
-        write: Callable[[bytes], object] = file.write
-    else:
-        parts: list[bytes] = []
-        write = parts.append
-    found = value = 0
-    unpack = _decompressor(compression)
-    for piece in region.pieces():
-        data = unpack(piece)
-        found, value = found + len(data), crc32(data, value)
-        if found > size:
-            raise ValueError("the chunk is larger than it says")
-        write(data)
-    if found != size or (checksum and value != checksum):
-        raise ValueError("the unpacked chunk has another size or checksum")
-    if size > _IN_MEMORY:
-        file.flush()
-        return _Region(file, 0, size)
-    return _Region(b"".join(parts), 0, size)
-
-
-def _decompressor(compression: str) -> Callable[[bytes], bytes]:
-    if compression == "zstd":
-        decompressor = zstd().ZstdDecompressor()
-        return lambda piece: bytes(decompressor.decompress(piece))
-    if compression == "lz4":
-        from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped]
-
-        lz4 = LZ4FrameDecompressor()
-        return lambda piece: bytes(lz4.decompress(piece))
-    raise ValueError(f"unknown compression '{compression}'")
+    pieces = unpacked(region.pieces(), compression, size, checksum)
+    if size <= _IN_MEMORY:
+        return _Region(b"".join(pieces), 0, size)
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the region that holds it
+    for piece in pieces:
+        file.write(piece)
+    file.flush()
+    return _Region(file, 0, size)

@@ -10,15 +10,17 @@ import os
 import struct
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from zlib import crc32
 
 from deal_core.errors import RecordingError
 from deal_core.files import os_errors_as
+from deal_core.limits import limit, over, refuse_over
 from deal_core.recording.mcap_writer import (
     CHANNEL,
     CHUNK,
@@ -33,6 +35,7 @@ from deal_core.recording.mcap_writer import (
     RECORD,
     SCHEMA,
     STATISTICS,
+    zstd,
 )
 from deal_core.recording.stored_message import Damage, StoredChannel, StoredMessage
 
@@ -40,7 +43,8 @@ CHUNK_HEAD = struct.Struct("<QQQI")
 """First and last log time, unpacked size and checksum of a chunk, before its compression."""
 _FOOTER_RECORD = struct.Struct("<BQQQI")
 _PRIVATE = 0x80  # kinds from here on are for applications
-_MAX_SUMMARY = 2**28  # a file of terabytes has an index of this size; a larger one is damaged
+_MAX_SUMMARY = 2**26  # a file of half a terabyte has an index of this size; a larger one is not used
+_DAMAGE = (struct.error, ValueError, OverflowError)
 _MAX_TIME_NS = 2**63
 _PIECE = 2**20
 
@@ -51,11 +55,13 @@ class ChunkPlace:
 
     Attributes:
         at: its first byte in the file.
+        length: bytes of it in the file.
         start_ns: its first log time.
         channels: ids of the channels with messages in it; empty if the file has no message index.
     """
 
     at: int
+    length: int
     start_ns: int
     channels: frozenset[int]
 
@@ -89,7 +95,14 @@ class McapSummary:
             and self.chunk_count == len(self.chunks)
             and not self.lacks_schemas
             and self.counts.keys() <= self.channels.keys()
+            and not self._overlap
         )
+
+    @property
+    def _overlap(self) -> bool:
+        """Whether the index names a part of the file twice, so that it would be read again and again."""
+        places = sorted((chunk.at, chunk.length) for chunk in self.chunks)
+        return any(at + length > after for (at, length), (after, _) in pairwise(places))
 
 
 def read_summary(file: BinaryIO, end: int) -> McapSummary | None:
@@ -122,6 +135,39 @@ def scan_mcap(
             found = "it does not begin with MCAP's magic bytes" if magic else "it is empty (0 bytes)"
             raise RecordingError(f"{path} is not an MCAP file: {found}")
         yield from _Scan(damage, head).messages(file, os.fstat(file.fileno()).st_size if size is None else size)
+
+
+def unpacked(pieces: Iterable[bytes], compression: str, size: int, checksum: int) -> Iterator[bytes]:
+    """Yield the records of a compressed chunk in pieces of at most 1 MiB.
+
+    Args:
+        pieces: the compressed chunk.
+        compression: zstd or lz4.
+        size: bytes of the records, as the chunk says.
+        checksum: their checksum; 0 for none.
+
+    Raises:
+        ValueError: the chunk is damaged, exceeds the limit, or its compression is unknown.
+    """
+    refuse_over("chunk_bytes", size, "bytes of a chunk", ValueError)
+    found = value = 0
+    try:
+        decompressor = _decompressor(compression)
+        for piece in pieces:
+            data = decompressor.decompress(piece, _PIECE)
+            while data:
+                found, value = found + len(data), crc32(data, value)
+                if found > size:
+                    raise ValueError("the chunk is larger than it says")
+                yield data
+                done = decompressor.eof or decompressor.needs_input
+                data = b"" if done else decompressor.decompress(b"", _PIECE)
+    except ValueError:
+        raise
+    except Exception as error:  # lz4 and zstd raise different errors, even RuntimeError
+        raise ValueError(str(error)) from error
+    if found != size or (checksum and value != checksum):
+        raise ValueError("the unpacked chunk has another size or checksum")
 
 
 class _CutError(Exception):
@@ -165,8 +211,8 @@ class _Scan:
             self._damage.lost_messages += count
             self._damage.places.append(f"{count} messages {reason}")
 
-    def _records(self, file: BinaryIO, end: int) -> Iterator[StoredMessage]:
-        """Yield the messages between the file's position and `end`.
+    def _records(self, file: BinaryIO, end: int, *, in_chunk: bool = False) -> Iterator[StoredMessage]:
+        """Yield the messages between the file's position and `end`; `in_chunk` says that these are a chunk's.
 
         Raises:
             _CutError: at the first record that is truncated or invalid.
@@ -184,9 +230,13 @@ class _Scan:
                 if not (HEADER <= kind <= DATA_END or kind >= _PRIVATE):
                     raise ValueError(f"unknown record kind {kind}")
                 if kind == CHUNK:
+                    if in_chunk:
+                        raise ValueError("a chunk inside a chunk")
                     yield from self._chunk(file, at, after, end)
                 elif after > end:
                     raise ValueError("record is cut")
+                elif kind in (MESSAGE, SCHEMA, CHANNEL) and length > limit("message_bytes"):
+                    raise ValueError(over("message_bytes", length, "bytes of a message"))
                 elif kind == MESSAGE:
                     wanted = length if self._head is None else min(length, MESSAGE_HEAD.size + self._head)
                     if message := self._message(file.read(wanted), length - MESSAGE_HEAD.size):
@@ -196,7 +246,7 @@ class _Scan:
                     self._describe(kind, file.read(length))
                 elif kind == MESSAGE_INDEX and self._is_owed:
                     self._owed += (length - 6) // 16
-            except (struct.error, ValueError) as error:
+            except _DAMAGE as error:
                 raise _CutError(at, is_message=kind == MESSAGE) from error
             at = after
 
@@ -249,7 +299,7 @@ class _Scan:
         if after > end:
             if compression:
                 raise ValueError("chunk is cut")
-            yield from self._records(file, end)
+            yield from self._records(file, end, in_chunk=True)
             return
         if first + stored != after:
             raise ValueError("the sizes of the chunk disagree")
@@ -257,12 +307,14 @@ class _Scan:
         before = self._yielded
         try:
             if compression:
-                yield from self._records(BytesIO(_decompress(file.read(stored), compression, size, checksum)), size)
+                refuse_over("chunk_bytes", stored, "bytes of a chunk", ValueError)
+                content = BytesIO(b"".join(unpacked([file.read(stored)], compression, size, checksum)))
+                yield from self._records(content, size, in_chunk=True)
             else:
                 if checksum and _checksum(file, stored) != checksum:
                     raise ValueError("checksum mismatch")
                 file.seek(first)
-                yield from self._records(file, after)
+                yield from self._records(file, after, in_chunk=True)
         except (_CutError, ValueError):
             self._damage.broken_chunks += 1
             self._damage.lost_bytes += after - at
@@ -306,7 +358,7 @@ class _Scan:
             while records.tell() < footer_at - start:
                 kind, length = RECORD.unpack(records.read(RECORD.size))
                 self._read_index_record(kind, records.read(length))
-        except (struct.error, ValueError):
+        except _DAMAGE:
             return False  # the index is damaged, too; the part before the damage is still useful
         return all(chunk.at < end for chunk in self.summary.chunks)
 
@@ -314,10 +366,10 @@ class _Scan:
         if kind in (SCHEMA, CHANNEL):
             self._describe(kind, record)
         elif kind == CHUNK_INDEX:
-            start_ns, _, at, _ = struct.unpack_from("<QQQQ", record)
+            start_ns, _, at, size = struct.unpack_from("<QQQQ", record)
             (offsets,) = struct.unpack_from("<I", record, 32)
             channels = frozenset(struct.unpack_from("<H", record, 36 + i)[0] for i in range(0, offsets, 10))
-            self.summary.chunks.append(ChunkPlace(at, start_ns, channels))
+            self.summary.chunks.append(ChunkPlace(at, size, start_ns, channels))
         elif kind == STATISTICS:
             self.summary.chunk_count = struct.unpack_from("<QHIIII", record)[5]
             (length,) = struct.unpack_from("<I", record, 42)
@@ -356,11 +408,12 @@ def _checksum(file: BinaryIO, length: int) -> int:
     return value
 
 
-def _decompress(data: bytes, compression: str, size: int, checksum: int) -> bytes:
-    """Return the records of a chunk; raise a ValueError if they are damaged."""
-    from rosbags.rosbag2.storage_mcap import decompress
+def _decompressor(compression: str) -> Any:
+    """Return an object with the methods of `bz2.BZ2Decompressor`."""
+    if compression == "zstd":
+        return zstd().ZstdDecompressor()
+    if compression == "lz4":
+        from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped]
 
-    try:
-        return decompress(data, compression, size, checksum)
-    except Exception as error:  # lz4, zstd and rosbags raise different errors, even RuntimeError
-        raise ValueError(str(error)) from error
+        return LZ4FrameDecompressor()
+    raise ValueError(f"unknown compression '{compression[:20]}'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sqlite3
 import tempfile
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
@@ -11,18 +12,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from deal_core.errors import RecordingError
 from deal_core.files import os_errors_as
+from deal_core.limits import limit
 from deal_core.recording.mcap_reader import McapFile, open_mcap
 from deal_core.recording.mcap_salvage import scan_mcap
 from deal_core.recording.mcap_writer import zstd
+from deal_core.recording.sqlite_file import SqliteFile
 from deal_core.recording.sqlite_salvage import journal, scan_sqlite
 from deal_core.recording.stored_message import Damage, StoredMessage
-
-if TYPE_CHECKING:
-    from rosbags.rosbag2 import Reader
+from deal_core.text_formats import read_yaml
 
 _SUFFIXES = (".mcap", ".db3")
 _ROS1_MAGIC = b"#ROSBAG V"
@@ -217,38 +218,34 @@ class _McapSource:
 
 
 class _SqliteSource:
-    """A `.db3` file that `rosbags` reads."""
+    """A whole `.db3` file with an index of times."""
 
-    def __init__(self, path: Path, reader: Reader, problems: list[str]) -> None:
+    def __init__(self, path: Path, file: Path, content: SqliteFile, problems: list[str]) -> None:
         self.path = path
-        self._reader = reader
+        self._file = file
+        self._content = content
         self._problems = problems
-        self.topics = [Topic(c.topic, c.msgtype, c.msgcount) for c in reader.connections]
+        self.topics = [Topic(t.name, t.type, t.count) for t in content.topics]
         self.foreign: Counter[str] = Counter()
 
     def messages(self, topics: set[str]) -> Iterator[RawMessage]:
-        connections = [c for c in self._reader.connections if c.topic in topics]
-        if not connections:
-            return
         # All messages before the last log time have been yielded; those at the last log time are remembered.
         last_time = -1
         last_messages: deque[RawMessage] = deque(maxlen=_SAME_INSTANT)
-        # sqlite3 would also give messages that a running recorder has added since; see `_SalvagedSource`.
-        stop = self._reader.end_time
         try:
-            for connection, log_time, data in self._reader.messages(connections, stop=stop):
-                message = RawMessage(connection.topic, connection.msgtype, log_time, plain(bytes(data)))
+            for topic, log_time, data in self._content.messages(topics):
+                message = RawMessage(topic.name, topic.type, log_time, plain(data))
                 if log_time != last_time:
                     last_time = log_time
                     last_messages.clear()
                 last_messages.append(message)
                 yield message
-        except Exception as error:  # rosbags, zstd and sqlite raise different errors
+        except sqlite3.Error as error:
             text = f"{self.path.name}: damaged after the message logged at {last_time} ns ({error})"
             if text not in self._problems:
                 self._problems.append(text)
-            for message in _scan(self._reader_path, topics):
-                if message.log_time_ns >= stop:
+            for message in _scan(self._file, topics):
+                if message.log_time_ns > self._content.end_ns:
                     continue
                 if message.log_time_ns > last_time or (
                     message.log_time_ns == last_time and message not in last_messages
@@ -258,13 +255,8 @@ class _SqliteSource:
     def heads(self, topics: set[str], length: int) -> Iterator[MessageHead]:
         return _heads_of(self.messages(topics), length)
 
-    @property
-    def _reader_path(self) -> Path:
-        return Path(str(self._reader.path))
-
     def close(self) -> None:
-        if self._reader.is_open:
-            self._reader.close()
+        self._content.close()
 
 
 class _ScannedSource:
@@ -300,8 +292,19 @@ class _ScannedSource:
 
 
 def plain(data: bytes) -> bytes:
-    """Return a message, unpacked if a recorder compressed each message by itself."""
-    return bytes(zstd().decompress(data)) if data.startswith(_ZSTD_MAGIC) else data
+    """Return a message, unpacked if a recorder compressed each message by itself.
+
+    One that cannot be unpacked, or would exceed the limit of a message, stays as it is, which is no message in CDR.
+    """
+    if not data.startswith(_ZSTD_MAGIC):
+        return data
+    most = limit("message_bytes")
+    try:
+        decompressor = zstd().ZstdDecompressor()
+        unpacked = bytes(decompressor.decompress(data, most))
+    except (zstd().ZstdError, ValueError, MemoryError):
+        return data
+    return unpacked if decompressor.eof else data
 
 
 def is_compressed(file: Path) -> bool:
@@ -397,10 +400,10 @@ def _open_file(file: Path, path: Path, problems: list[str]) -> _Source:
         with os_errors_as(RecordingError, f"{path} cannot be read"):
             indexed = open_mcap(file)
         return _McapSource(path, indexed, problems) if indexed else _ScannedSource(path, file, "", problems)
-    reader = _open_reader(file)
-    if isinstance(reader, str):
-        return _ScannedSource(path, file, reader, problems)
-    return _SqliteSource(path, reader, problems)
+    try:
+        return _SqliteSource(path, file, SqliteFile(file), problems)
+    except sqlite3.Error as error:
+        return _ScannedSource(path, file, str(error), problems)
 
 
 def _has_ros1_magic(path: Path) -> bool:
@@ -429,21 +432,7 @@ def _foreign_text(foreign: Counter[str]) -> str:
     )
 
 
-def _open_reader(path: Path) -> Reader | str:
-    """Return rosbags' reader, or the reason why it cannot open the path."""
-    from rosbags.rosbag2 import Reader
-
-    reader = Reader(path)
-    try:
-        reader.open()
-    except Exception as error:  # damaged files make rosbags and sqlite raise many kinds of errors
-        return str(error) or type(error).__name__
-    return reader
-
-
 def _read_metadata(path: Path, inside: list[Path], problems: list[str]) -> dict[str, Any]:
-    import yaml
-
     file = path / "metadata.yaml"
     if not file.exists():
         if not any(f.suffix in _SUFFIXES or is_compressed(f) for f in inside):
@@ -453,10 +442,10 @@ def _read_metadata(path: Path, inside: list[Path], problems: list[str]) -> dict[
         )
         return {}
     try:
-        metadata = yaml.safe_load(file.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
+        metadata = read_yaml(file)["rosbag2_bagfile_information"]
         if not isinstance(metadata, dict):
             raise TypeError("not a mapping")
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         problems.append(f"metadata.yaml is damaged ({type(error).__name__}): the files are read without it")
         return {}
     return metadata

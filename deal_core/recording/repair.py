@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deal_core.errors import RecordingError, UsageError
 from deal_core.files import replacing_folder, why_not
-from deal_core.ownership import NEW
+from deal_core.ownership import NEW, remove_left_of
 from deal_core.recording.mcap_writer import McapWriter
 from deal_core.recording.reader import bag_files, is_compressed, open_recording, plain, scan_file, unpack
 from deal_core.recording.sqlite_salvage import copy_with_journal, journal
@@ -74,6 +74,7 @@ def repair_recording(path: Path, out: Path | None = None, *, on_message: Callabl
         return Repair(str(path), None, dict(counts))
     if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
         raise UsageError(f"--out {out} is inside the damaged recording {path}: choose a folder outside it")
+    remove_left_of(out)
     if out.exists() or out.is_symlink():
         raise RecordingError(f"{out} exists already: choose another name with --out, or remove it first")
     try:
@@ -194,7 +195,16 @@ def _copy_the_rest(path: Path, folder: Path) -> None:
     """Copy the other files of the folder; for a single file, only the drawn masks."""
     beside = path.iterdir() if path.is_dir() else [path.with_name(GROUND_TRUTH)]
     for file in beside:
-        if file.is_dir() and not file.is_symlink():
-            shutil.copytree(file, folder / file.name, symlinks=True)
-        elif file.exists() and not _OF_THE_BAG.search(file.name):
-            shutil.copy2(file, folder / file.name, follow_symlinks=False)
+        is_folder = file.is_dir() and not file.is_symlink()
+        if is_folder or (file.exists() and not _OF_THE_BAG.search(file.name)):
+            _copy(file, folder / file.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, a link or a folder; unlike `shutil.copytree`, stop at the first error."""
+    if source.is_dir() and not source.is_symlink():
+        target.mkdir()
+        for entry in source.iterdir():
+            _copy(entry, target / entry.name)
+    else:
+        shutil.copy2(source, target, follow_symlinks=False)

@@ -9,11 +9,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from deal_core.errors import RecordingError
+from deal_core.limits import limit
+from deal_core.recording.sqlite_file import Database
 from deal_core.recording.stored_message import Damage, StoredChannel, StoredMessage
 
 _JOURNALS = ("-wal", "-journal")
 _LAST_ROW = 2**63 - 1
-_FORWARDS, _BACKWARDS = "id > ? ORDER BY id", "id < ? ORDER BY id DESC"
+_FORWARDS, _BACKWARDS = "rowid > ? ORDER BY rowid", "rowid < ? ORDER BY rowid DESC"
 
 
 def journal(path: Path) -> Path | None:
@@ -52,17 +54,13 @@ def scan_sqlite(path: Path, damage: Damage) -> Iterator[StoredMessage]:
         RecordingError: the file is not a database, or the description of its topics is lost.
     """
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as database:
-            database.row_factory = sqlite3.Row
-            # Without this, sqlite3 refuses a file that is shorter than its first page says.
-            database.execute("PRAGMA writable_schema=ON")
-            channels = _channels(database)
-            yield from _rows(database, channels, damage)
+        with Database(path, is_damaged=True) as database:
+            yield from _rows(database, _channels(database), damage)
     except sqlite3.Error as error:
         raise RecordingError(f"{path} cannot be read as a sqlite3 recording: {error}") from error
 
 
-def _rows(database: sqlite3.Connection, channels: dict[int, StoredChannel], damage: Damage) -> Iterator[StoredMessage]:
+def _rows(database: Database, channels: dict[int, StoredChannel], damage: Damage) -> Iterator[StoredMessage]:
     reached, behind = 0, _LAST_ROW
     lost: list[tuple[int, int]] = []  # first and last of neighbouring rows
     try:
@@ -91,22 +89,26 @@ def _rows(database: sqlite3.Connection, channels: dict[int, StoredChannel], dama
         damage.places.append(f"row{f's {first} to' if first < last else ''} {last} cannot be read")
 
 
-def _walk(database: sqlite3.Connection, where: str, number: int) -> Iterator[tuple[int, sqlite3.Row | None]]:
+def _walk(database: Database, where: str, number: int) -> Iterator[tuple[int, sqlite3.Row | None]]:
     """Yield the number and content of each row, None if the content cannot be read.
 
     Raises:
-        sqlite3.Error: the number of the next row cannot be read.
+        sqlite3.Error: the number of the next row cannot be read, or is not next in order, as where pages are damaged.
     """
+    longest = limit("message_bytes")
     while True:
         # One query for each row: a cursor reads ahead, and would lose the row before a damaged one.
+        query = f"FROM messages WHERE {where} LIMIT 1"
         try:
-            row = database.execute(f"SELECT * FROM messages WHERE {where} LIMIT 1", (number,)).fetchone()
+            row = database.first(f"SELECT rowid, topic_id, timestamp, data {query}", (number,), longest=longest)
             found = row
         except sqlite3.Error:
-            row, found = None, database.execute(f"SELECT id FROM messages WHERE {where} LIMIT 1", (number,)).fetchone()
+            row, found = None, database.first(f"SELECT rowid {query}", (number,))
         if found is None:
             return
-        number = found["id"]
+        if (found[0] > number) != (where == _FORWARDS) or found[0] == number:
+            raise sqlite3.DatabaseError("the rows are not in order")
+        number = found[0]
         yield number, row
 
 
@@ -127,21 +129,22 @@ def _lose(lost: list[tuple[int, int]], number: int) -> None:
         lost.append((number, number))
 
 
-def _channels(database: sqlite3.Connection) -> dict[int, StoredChannel]:
+def _channels(database: Database) -> dict[int, StoredChannel]:
     definitions: dict[str, tuple[str, str]] = {}
     with suppress(sqlite3.Error):  # Humble has no such table
-        rows = database.execute("SELECT * FROM message_definitions").fetchall()
-        definitions = {row["topic_type"]: (row["encoding"], row["encoded_message_definition"]) for row in rows}
-    channels = {}
-    for row in map(dict, database.execute("SELECT * FROM topics")):
-        if row["serialization_format"] == "cdr":
-            form, definition = definitions.get(row["type"], ("", ""))
-            channels[row["id"]] = StoredChannel(
-                row["name"],
-                row["type"],
-                form,
-                definition,
-                qos=row.get("offered_qos_profiles", ""),
-                type_hash=row.get("type_description_hash", ""),
-            )
-    return channels
+        query = "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
+        definitions = {row[0]: (row[1], row[2]) for row in database.rows(query) if all(type(v) is str for v in row)}
+    more: dict[int, dict[str, str]] = {}
+    with suppress(sqlite3.Error):  # not in every version of the format
+        for row in database.rows("SELECT * FROM topics"):
+            more[row["id"]] = {name: row[name] for name in row.keys() if type(row[name]) is str}  # noqa: SIM118
+    return {
+        topic.number: StoredChannel(
+            topic.name,
+            topic.type,
+            *definitions.get(topic.type, ("", "")),
+            qos=more.get(topic.number, {}).get("offered_qos_profiles", ""),
+            type_hash=more.get(topic.number, {}).get("type_description_hash", ""),
+        )
+        for topic in database.topics(counted=False)
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import Recording
 from deal_core.recording.writer import SESSION_TOPIC, TAGS_TOPIC
 from deal_core.structures import ClassList, TagMarker, TagState, classes_from_json
+from deal_core.text_formats import parse_json
 
 GUARD, DISCARDED = "guard", "discard"
 """Sources of an ignored span: the recorder, around a change; or the operator, who discarded it later."""
@@ -134,9 +134,9 @@ def read_session(recording: Recording, decoder: MessageDecoder) -> Session:
     sessions = []
     for message in recording.messages([SESSION_TOPIC]):
         try:
-            facts = json.loads(decoder.text(message.data))
+            facts = parse_json(decoder.text(message.data))
             sessions.append(Session(classes_from_json(facts.pop("classes")), facts))
-        except (DealError, ValueError, KeyError, AttributeError, TypeError) as error:
+        except (DealError, ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
             raise RecordingError(f"{recording.path}: {SESSION_TOPIC} cannot be read: {error}") from error
     if len({session.classes for session in sessions}) > 1:
         raise RecordingError(
@@ -155,13 +155,13 @@ def read_tags(recording: Recording, decoder: MessageDecoder, classes: ClassList 
     for message in sorted(recording.messages([TAGS_TOPIC]), key=lambda message: message.log_time_ns):
         stamp_ns = message.log_time_ns
         try:
-            content = json.loads(decoder.text(message.data))
+            content = parse_json(decoder.text(message.data))
             stamp_ns = int(content["stamp_ns"])
             tags = TagState.from_json(content)
             if classes is not None:
                 tags.vector(classes)
             spans.append(TagSpan(stamp_ns, tags, str(content.get("source", ""))))
-        except (DealError, ValueError, KeyError, AttributeError, TypeError) as error:
+        except (DealError, ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             problems.append(f"{TAGS_TOPIC} at {stamp_ns} ns cannot be used: {reason}")
             spans.append(TagSpan(stamp_ns, None))

@@ -15,6 +15,7 @@ import numpy as np
 
 from deal_core.errors import RecordingError
 from deal_core.files import os_errors_as, replacing_folder
+from deal_core.ownership import remove_left_of
 from deal_core.recording.image_encodings import RawImage
 from deal_core.recording.mcap_writer import Buffer, McapWriter
 from deal_core.recording.stored_message import StoredChannel
@@ -112,6 +113,7 @@ class RecordingWriter:
         return self._bag.pairs_on_file if self._bag else 0
 
     def __enter__(self) -> RecordingWriter:
+        remove_left_of(self.path)
         if not self._overwrite:
             check_unused(self.path, survives=self._survives)
         self._writing = self._write_bag()

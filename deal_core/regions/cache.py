@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import zipfile
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deal_core.array_files import read_arrays
 from deal_core.dataset.dataset import Dataset
 from deal_core.errors import ConfigError
 from deal_core.features.digest import folder_name, pixels_name, weights_digest
@@ -23,7 +24,6 @@ from deal_core.structures import BoolArray, DepthKind, Float32Array, Sample
 
 _VERSION = 1
 _LONGEST = 96
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +92,12 @@ def _frame(network: RegionMil, sample: Sample, kind: DepthKind, size: tuple[int,
 
 def _read(file: Path) -> FrameRegions | None:
     """Return the regions in a file; None if it is missing or damaged."""
-    if not file.is_file():
-        return None
     try:
-        with np.load(file, allow_pickle=False) as content:
-            shape = tuple(content["shape"])
-            masks = np.unpackbits(content["masks"], count=int(np.prod(shape))).reshape(shape).astype(bool)
-            return FrameRegions(content["features"], content["votes"], masks)
-    except _DAMAGE:
+        lengths, packed, features, votes = read_arrays(file, ("shape", "masks", "features", "votes"))
+        shape = tuple(int(length) for length in lengths)
+        masks = np.unpackbits(packed, count=math.prod(shape)).reshape(shape).astype(bool)
+        return FrameRegions(features, votes, masks)
+    except (OSError, ValueError, TypeError, OverflowError):
         return None
 
 

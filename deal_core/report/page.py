@@ -24,10 +24,11 @@ from deal_core.evaluation.metrics import FrameScore, MaskScore
 from deal_core.evaluation.picture_folder import Picture, read_pictures, worst_frames
 from deal_core.evaluation.result import EvaluationResult
 from deal_core.evaluation.seeds import SeedSummary, summarise_seeds
-from deal_core.files import os_errors_as, replacing
+from deal_core.files import os_errors_as, read_text, replacing
 from deal_core.quality.verdict import ClassVerdict, Verdict
 from deal_core.report.charts import SERIES_COLORS, Line, Mark, line_chart, smooth
 from deal_core.structures import Float64Array, Int64Array
+from deal_core.text_formats import parse_json
 
 HISTORY_FILE = "history.jsonl"
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -82,13 +83,16 @@ def read_history(path: Path) -> History | None:
     """
     if not path.is_file():
         return None
-    whole, _, _ = path.read_text("utf-8").rpartition("\n")
+    try:
+        whole, _, _ = read_text(path).rpartition("\n")
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path} cannot be read ({error})") from None
     series: dict[str, dict[float, float]] = {}
     for number, line in enumerate(whole.splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line, finite=False)
             step = float(entry["step"])
         except (KeyError, TypeError, ValueError):
             raise EvaluationError(

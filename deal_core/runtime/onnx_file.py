@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deal_core.errors import ModelFileError
+from deal_core.limits import read_bytes
 from deal_core.models.header import HeaderError, entry, read_header
 from deal_core.models.model_info import ModelInfo, info_from_metadata, info_to_metadata, refuse_newer_format
 from deal_core.runtime.protobuf import ProtobufError, integer, messages, text
@@ -24,7 +25,10 @@ _AGAIN = "make it again with `deal export`"
 _GRAPH, _OPSETS, _METADATA = 7, 8, 14  # of ModelProto
 _DOMAIN, _VERSION = 1, 2  # of OperatorSetIdProto
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2  # of StringStringEntryProto
-_INPUTS, _OUTPUTS = 11, 12  # of GraphProto
+_NODES, _INITIALIZERS, _INPUTS, _OUTPUTS = 1, 5, 11, 12  # of GraphProto
+_ATTRIBUTES = 5  # of NodeProto
+_ATTRIBUTE_TENSOR, _SUBGRAPH, _SUBGRAPHS = 5, 6, 11  # of AttributeProto
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of TensorProto
 _NAME, _TYPE = 1, 2  # of ValueInfoProto
 _TENSOR, _SHAPE, _DIMENSION, _LENGTH = 1, 2, 1, 1  # of TypeProto, its tensor, its shape, its dimensions
 
@@ -71,9 +75,10 @@ def read_onnx(path: Path) -> OnnxModel:
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
         raise ModelFileError(f"{path}: expected a model file (.onnx), found {found}")
-    data = path.read_bytes()
     try:
-        return _read(path, data)
+        return _read(path, read_bytes(path, "onnx_bytes"))
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read ({error.strerror or error})") from None
     except ProtobufError as error:
         raise ModelFileError(f"{path}: damaged or truncated, or not an .onnx file ({error}); {_AGAIN}") from None
 
@@ -98,6 +103,7 @@ def _read(path: Path, data: bytes) -> OnnxModel:
     if graph_sha256 not in ("", hashlib.sha256(graph).hexdigest()):
         raise ModelFileError(f"{path}: damaged: the network is not the exported one; copy it again, or {_AGAIN}")
     _check_shapes(path, memoryview(graph), info)
+    _check_contents(path, memoryview(graph))
     return OnnxModel(data, info, model_sha256, precision)
 
 
@@ -111,6 +117,20 @@ def _check_shapes(path: Path, graph: memoryview, info: ModelInfo) -> None:
                 f"{path}: its header, with {len(info.classes)} classes at {info.input_size[0]}x{info.input_size[1]}, "
                 f"contradicts its network, where '{name}' has the shape {found.get(name)}; {_AGAIN}"
             )
+
+
+def _check_contents(path: Path, graph: memoryview) -> None:
+    """Refuse weights that lie in other files, which may be any file, and loops, which may have no end."""
+    tensors = messages(graph, _INITIALIZERS)
+    for node in messages(graph, _NODES):
+        for attribute in messages(node, _ATTRIBUTES):
+            if messages(attribute, _SUBGRAPH) or messages(attribute, _SUBGRAPHS):
+                raise ModelFileError(
+                    f"{path}: its network has a loop or branch, which none of `deal export` has; {_AGAIN}"
+                )
+            tensors += messages(attribute, _ATTRIBUTE_TENSOR)
+    if any(integer(tensor, _DATA_LOCATION) or messages(tensor, _EXTERNAL_DATA) for tensor in tensors):
+        raise ModelFileError(f"{path}: some of its weights are in another file, which is not read; {_AGAIN}")
 
 
 def _name_and_shape(value: memoryview) -> tuple[str, tuple[int, ...]]:

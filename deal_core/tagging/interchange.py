@@ -31,6 +31,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -43,9 +44,11 @@ from deal_core.dataset.image_files import first_few
 from deal_core.dataset.taps import Box, Mark, Tap
 from deal_core.errors import DatasetError, UsageError, nearest_hint
 from deal_core.files import os_errors_as, read_lines, read_text, replacing, replacing_folder
+from deal_core.ownership import remove_left_of
 from deal_core.structures import ClassList
 from deal_core.tagging.choices import TagFormat
 from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN, Change, MarkChange
+from deal_core.text_formats import FormatError, parse_json
 
 _VOC_LIST = "trainval"
 
@@ -93,7 +96,7 @@ def import_tags(path: Path, form: TagFormat, root: Path, frames: Sequence[FrameR
     try:
         _READERS[form](reader)
     except OSError as error:
-        raise DatasetError(f"{error.filename or path} cannot be read: {error.strerror}") from None
+        raise DatasetError(f"{error.filename or path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path} cannot be read: expected UTF-8 text ({error.reason})") from None
     changes = tuple(Change(frame, label, state) for (frame, label), state in reader.states.items())
@@ -164,14 +167,14 @@ class _Reader:
             self.found.add(index)
         return index
 
-    def label(self, name: Any, file: Path, line: int | None) -> int:
-        """Return the index of a class, or refuse its name."""
+    def label(self, name: Any, file: Path, line: Callable[[], int | None]) -> int:
+        """Return the index of a class, or refuse its name; `line` tells where it is in the file."""
         if name in self.classes.names:
             return self.classes.names.index(name)
-        place = f"{file} line {line}" if line else str(file)
+        place = f"{file} line {number}" if (number := line()) else str(file)
         raise DatasetError(
-            f"{place}: unknown class '{name}': expected one of {', '.join(self.classes.names)}."
-            f"{nearest_hint(str(name), self.classes.names)}"
+            f"{place}: unknown class '{str(name)[:80]}': expected one of {', '.join(self.classes.names)}."
+            f"{nearest_hint(str(name)[:80], self.classes.names)}"
         )
 
     def say(self, frame: int, label: int, state: int) -> None:
@@ -197,10 +200,13 @@ def _read_csv(reader: _Reader) -> None:
         head = re.match(r"\W*frame\W*?([,;\t])", file.readline())
         file.seek(0)
         rows = csv.reader(file, delimiter=head[1] if head else ",")
-        header = [name.strip() for name in next(rows, [])]
+        try:
+            header = [name.strip() for name in next(rows, [])]
+        except csv.Error as error:
+            raise DatasetError(f"{reader.path} line 1: {error}") from None
         if len(header) < 2 or header[0] != "frame":
             raise DatasetError(f"{reader.path} line 1: expected `frame,<class>,…`, found {','.join(header)[:80]!r}")
-        labels = [reader.label(name, reader.path, 1) for name in header[1:]]
+        labels = [reader.label(name, reader.path, lambda: 1) for name in header[1:]]
         meaning = {"1": PRESENT, "0": ABSENT, "": UNKNOWN}
         try:
             for row in rows:
@@ -210,7 +216,9 @@ def _read_csv(reader: _Reader) -> None:
                 if len(row) != len(header):
                     raise DatasetError(f"{place}: expected {len(header)} values, found {len(row)}")
                 if wrong := [cell for cell in row[1:] if cell.strip() not in meaning]:
-                    raise DatasetError(f"{place}: expected 1, 0 or an empty cell for each class, found '{wrong[0]}'")
+                    raise DatasetError(
+                        f"{place}: expected 1, 0 or an empty cell for each class, found '{wrong[0][:80]}'"
+                    )
                 frame = reader.frame(row[0])
                 if frame is not None:
                     for label, cell in zip(labels, row[1:], strict=True):
@@ -231,7 +239,10 @@ def _to_csv(root: Path, frames: Sequence[FrameRecord], states: npt.NDArray[np.in
 def _read_coco(reader: _Reader) -> None:
     text, content = _read_json(reader.path)
     try:
-        labels = {c["id"]: reader.label(c["name"], reader.path, _line(text, c["name"])) for c in content["categories"]}
+        labels = {
+            c["id"]: reader.label(c["name"], reader.path, partial(_line, text, c["name"]))
+            for c in content["categories"]
+        }
         annotated = {annotation["image_id"] for annotation in content["annotations"]}
         images: dict[Any, int | None] = {}
         for image in content["images"]:
@@ -312,11 +323,11 @@ def _read_labelstudio(reader: _Reader) -> None:
             for result in (r for a in task.get("annotations", []) if not a.get("was_cancelled") for r in a["result"]):
                 names = _named(result)
                 if names is None:
-                    reader.not_understood[str(result.get("type"))] += 1
+                    reader.not_understood[str(result.get("type"))[:80]] += 1
                     continue
                 of_whole_image |= "choices" in result["value"]
                 for name in names:
-                    label = reader.label(name, reader.path, _line(text, name))
+                    label = reader.label(name, reader.path, partial(_line, text, name))
                     if result["from_name"] != "not":
                         said.append((label, ABSENT if result["from_name"] == "absent" else PRESENT))
                     if frame is not None:
@@ -397,7 +408,7 @@ def _read_voc(reader: _Reader) -> None:
         raise DatasetError(f"{reader.path} contains no list of tags: expected files like <class>_{_VOC_LIST}.txt")
     meaning = {"1": PRESENT, "-1": ABSENT, "0": UNKNOWN}
     for file in files:
-        label = reader.label(file.stem.rpartition("_")[0], file, 1)
+        label = reader.label(file.stem.rpartition("_")[0], file, lambda: 1)
         for number, line in enumerate(read_lines(file), 1):
             name, _, value = line.strip().rpartition(" ")
             if not line.strip():
@@ -412,6 +423,7 @@ def _read_voc(reader: _Reader) -> None:
 def _write_voc(path: Path, frames: Sequence[FrameRecord], states: npt.NDArray[np.int8], classes: ClassList) -> None:
     if bad := [name for name in classes.names if "/" in name or "\0" in name]:
         raise UsageError(f"class '{bad[0]}' cannot be a file name, which VOC needs: choose another format")
+    remove_left_of(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DatasetError(f"{path} exists: the lists of VOC are written to a new folder; choose another name")
     values = {PRESENT: " 1", ABSENT: "-1", UNKNOWN: " 0"}
@@ -442,10 +454,10 @@ def _color_path(root: Path, frame: FrameRecord) -> str:
 
 
 def _read_json(path: Path) -> tuple[str, Any]:
-    text = read_text(path)
+    text = read_text(path, "annotation_bytes")
     try:
-        return text, json.loads(text)
-    except ValueError as error:
+        return text, parse_json(text)
+    except FormatError as error:
         raise DatasetError(f"{path} is not JSON: {error}") from None
 
 
@@ -458,5 +470,5 @@ def _line(text: str, name: Any) -> int | None:
 
 
 def _other_form(path: Path, expected: str, error: object) -> DatasetError:
-    found = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    found = f"{str(error)[:200]} is missing" if isinstance(error, KeyError) else str(error)[:200]
     return DatasetError(f"{path}: expected {expected}: {found}")

@@ -77,7 +77,7 @@ def fit(
     # Convolutions over images stored channels last are much faster, on the CPU as on tensor cores.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # A checkpoint holds the plain module and optimiser: it does not depend on how the run was launched.
-    plain_optimizer = create_optimizer(network, settings.optimizer)
+    plain_optimizer = create_optimizer(network, settings.optimizer, on_cpu=fabric.device.type == "cpu")
     wrapped, optimizer = fabric.setup(objective, plain_optimizer)
     steps_per_epoch = views.epoch // settings.batch_size
     state = TrainState(total_steps=steps_per_epoch * settings.epochs)

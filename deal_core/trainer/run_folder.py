@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import torch
@@ -18,13 +17,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deal_core.errors import ConfigError, ModelFileError
-from deal_core.files import os_errors_as, replacing
+from deal_core.files import os_errors_as, read_text, replacing
+from deal_core.limits import read_bytes
 from deal_core.models.backbone import settle_weights
 from deal_core.models.earlier_model import arguments_from
 from deal_core.models.factory import OLDER_ARGUMENTS, with_older_defaults
 from deal_core.models.model_info import read_info
 from deal_core.ownership import remove_leftovers
 from deal_core.settings_file import Settings, dump_settings
+from deal_core.text_formats import FormatError, parse_json, parse_yaml
 from deal_core.trainer.settings import RunSettings
 
 SETTINGS_FILE = "settings.yaml"
@@ -68,7 +69,10 @@ class TrainState:
             replacing(path) as temporary,
             temporary.open("wb") as file,
         ):
-            torch.save(content, file)
+            try:
+                torch.save(content, file)
+            except RuntimeError as error:  # torch's own, behind that of the system
+                raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
 
     def load(self, path: Path, network: nn.Module, optimizer: Optimizer, precision: Precision) -> int:
         """Resume from a checkpoint and return its step; return 0 if the file does not exist.
@@ -86,8 +90,8 @@ class TrainState:
                 network.load_state_dict(content["network"])
                 optimizer.load_state_dict(content["optimizer"])
                 precision.load_state_dict(content["precision"])
-        except (OSError, EOFError, RuntimeError, KeyError, IndexError, ValueError, TypeError, UnpicklingError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        except Exception as error:  # PyTorch, pickle and struct raise different errors on damaged bytes
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise ModelFileError(f"{path}: damaged checkpoint ({reason}); delete it to start the run again") from None
         if total != self.total_steps:
             raise ConfigError(
@@ -148,7 +152,7 @@ def as_begun(settings: R) -> R:
     if not has_begun or _is_new(_read(path)):
         if settings.model.arguments.get("weights") != "auto":
             return settings
-        there = _dotted(yaml.safe_load(_read(path))) if has_begun else {}
+        there = _settings_in(_read(path), {}) if has_begun else {}
         weights = {"weights": there.get("model.arguments.weights")}
         return _with_arguments(settings, settle_weights(settings.model.arguments, weights))
     begun = _unless_given(settings, _OLDER)
@@ -196,7 +200,7 @@ def prepare_folder(settings: RunSettings) -> None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): choose another output") from None
 
@@ -204,8 +208,8 @@ def _read(path: Path) -> str:
 def _settings_in(text: str, ours: Mapping[str, Any]) -> dict[str, Any]:
     """Return the dotted settings of a file; what version 0.1.0 did not write has the value that it meant."""
     try:
-        there = yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+        there = parse_yaml(text)
+    except FormatError as error:
         raise ConfigError(f"{SETTINGS_FILE} cannot be read ({error}): choose another output") from None
     theirs = _dotted(there) if isinstance(there, dict) else {}
     if _is_new(text):
@@ -239,9 +243,9 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _history_lines(path: Path, last_step: int) -> Iterator[str]:
     """Yield the lines up to a step, without lines that an interrupted write left incomplete."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+    for line in read_bytes(path).decode(errors="replace").splitlines() if path.exists() else ():
         try:
-            if json.loads(line)["step"] <= last_step:
+            if parse_json(line, finite=False)["step"] <= last_step:
                 yield line
         except (ValueError, KeyError, TypeError):
             continue

@@ -62,7 +62,7 @@ def time_training(settings: TrainSettings) -> TrainingCost:
     try_out(network, task)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = task.objective(network, dataset.depth_kind)
-    wrapped, optimizer = fabric.setup(objective, create_optimizer(network, settings.optimizer))
+    wrapped, optimizer = fabric.setup(objective, create_optimizer(network, settings.optimizer, on_cpu=on_cpu))
     wrapped.train()
     state = TrainState(total_steps=steps)
     batches = iter(batch_loader(_views(frames, few, task), few, fabric, TrainState(total_steps=2)))

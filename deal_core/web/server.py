@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 import socket
 import threading
@@ -22,7 +23,6 @@ from deal_core.web.connection import LimitedConnection
 from deal_core.web.guard import OwnPageOnly, TokenRequired
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-_ANY_HOST = ("0.0.0.0", "::")
 _FOLDER = Path(__file__).parent
 _SHARED = ("common.css", "common.js")
 _SMALL_BODY = 64 * 2**10
@@ -90,7 +90,8 @@ class Door(AbstractContextManager["Door"]):
         self.token = token or (None if host in LOCAL_HOSTS else secrets.token_urlsafe(12))
         self.socket = _listen(host, port, names)
         bound, number = self.socket.getsockname()[:2]
-        self.address_without_token = f"http://{_reachable(bound if bound in _ANY_HOST else host)}:{number}/"
+        is_any = ipaddress.ip_address(bound.partition("%")[0]).is_unspecified
+        self.address_without_token = f"http://{_own_address() if is_any else _in_url(host)}:{number}/"
         asked = f"?token={quote(self.token, safe='')}" if self.token else ""
         self.address = self.address_without_token + asked
 
@@ -163,13 +164,15 @@ def _listen(host: str, port: int, names: tuple[str, str]) -> socket.socket:
     return listening
 
 
-def _reachable(host: str) -> str:
-    """Return the address of this machine for other machines, also if it listens on all addresses."""
-    if host not in _ANY_HOST:
-        return f"[{host}]" if ":" in host else host
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _own_address() -> str:
+    """Return the address of this machine for other machines; without a network, for itself."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing: only the route is looked up
             return str(probe.getsockname()[0])
         except OSError:
-            return "127.0.0.1"  # without a network, only this machine can open the page
+            return LOCAL_HOSTS[0]

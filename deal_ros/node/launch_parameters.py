@@ -16,6 +16,8 @@ from typing import Any, ClassVar, TypeAlias
 import yaml
 
 from deal_core.errors import UsageError, nearest_hint
+from deal_core.files import read_text
+from deal_core.text_formats import compose_yaml
 
 Value: TypeAlias = bool | int | float | str | list[str]
 """The value of a parameter."""
@@ -70,8 +72,8 @@ class ParameterFile:
             UsageError: the file cannot be read or is not YAML.
         """
         try:
-            return cls(path, yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            return cls(path, compose_yaml(read_text(path)))
+        except (OSError, ValueError) as error:
             raise UsageError(
                 f"launch argument 'params_file': expected a parameter file, found {path}: {error}"
             ) from None
@@ -174,7 +176,7 @@ def _list(text: str) -> Value:
     if not (text.startswith("[") and text.endswith("]")):
         return text
     try:
-        found = yaml.load(text, Loader=yaml.BaseLoader)  # it reads each entry as text, and nothing else
+        found = yaml.load(text, Loader=yaml.BaseLoader)  # it reads each entry as text  # nosec B506
     except yaml.YAMLError:
         return text
     is_list_of_text = isinstance(found, list) and all(isinstance(entry, str) for entry in found)

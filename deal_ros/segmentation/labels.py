@@ -13,6 +13,7 @@ from deal_core.errors import DealError
 from deal_core.runtime.class_filter import OTHER_LABELS
 from deal_core.runtime.objects import OBJECTS_PER_CLASS, object_id
 from deal_core.structures import BACKGROUND, UNLABELLED, ClassList
+from deal_core.text_formats import parse_json
 from deal_ros.input.qos import labels_qos
 
 try:
@@ -113,8 +114,8 @@ def names_from_json(text: str) -> dict[int, str]:
         DealError: the text is not the JSON of a labels topic.
     """
     try:
-        return {int(label["id"]): str(label["name"]) for label in json.loads(text)["labels"]}
-    except (KeyError, TypeError, ValueError) as error:
+        return {int(label["id"]): str(label["name"]) for label in parse_json(text)["labels"]}
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DealError(f"expected the JSON of a labels topic, found {text[:80]!r} ({error})") from None
 
 

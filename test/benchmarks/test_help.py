@@ -4,7 +4,7 @@ import pytest
 from helpers.scripts import FOLDER, load_script
 
 SCRIPTS = sorted(file.stem for file in FOLDER.glob("[!_]*.py"))
-NEEDS = {"collect": "pyrealsense2", "node": "rclpy", "recorder": "rclpy"}
+NEEDS = {"collect": "pyrealsense2", "node": "rclpy", "recorder": "rclpy", "strangers": "rclpy"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -17,13 +17,23 @@ from helpers.paths import PROJECT
 
 from deal_core.errors import DatasetError, InUseError
 from deal_core.files import owning, replacing, replacing_folder
-from deal_core.ownership import OWNER_FILE, Owner, is_empty, leftovers, remove_leftovers, work_folder
+from deal_core.ownership import (
+    OWNER_FILE,
+    Owner,
+    is_empty,
+    leftovers,
+    leftovers_of,
+    remove_left_of,
+    remove_leftovers,
+    work_folder,
+)
 
 
 @contextmanager
 def process(code: str) -> Iterator[subprocess.Popen[str]]:
     """Yield a process that has run the code and waits; it is killed at the end."""
-    head = "from pathlib import Path\nfrom deal_core.errors import *\nfrom deal_core.files import *\n"
+    rooms = ("pathlib", "deal_core.errors", "deal_core.files", "deal_core.ownership")
+    head = "".join(f"from {room} import *\n" for room in rooms)
     tail = "print('ready', flush=True)\nimport time\ntime.sleep(600)\n"
     command = [sys.executable, "-c", head + textwrap.dedent(code) + tail]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as started:
@@ -115,6 +125,30 @@ def test_an_old_folder_comes_back_where_its_replacement_was_killed(tmp_path: Pat
     remove_leftovers(tmp_path)
     assert (out / "frames").read_text() == "old"
     assert names(tmp_path) == ["recordings", "recordings/kitchen", "recordings/kitchen/frames"]
+
+
+def test_a_kill_between_the_last_two_steps_leaves_nothing_for_ever(tmp_path: Path) -> None:
+    """The output is there, its work folder too, and the next command refuses to write the output again."""
+    killed(f"""
+    making = work_folder(Path({str(tmp_path / "kitchen")!r}))
+    making.__enter__()
+    Path({str(tmp_path / "kitchen")!r}).mkdir()
+    """)
+    assert leftovers_of(tmp_path / "kitchen") == [
+        f"{tmp_path / '.kitchen.tmp'}: a process that was killed left it; the command that writes here removes it when "
+        "it runs again"
+    ]
+    with work_folder(tmp_path / "other"):
+        remove_left_of(tmp_path / "other")
+        assert names(tmp_path) == [
+            ".kitchen.tmp",
+            f".kitchen.tmp/{OWNER_FILE}",
+            ".other.tmp",
+            f".other.tmp/{OWNER_FILE}",
+            "kitchen",
+        ]
+    remove_left_of(tmp_path / "kitchen")
+    assert names(tmp_path) == ["kitchen"] and leftovers_of(tmp_path / "kitchen") == []
 
 
 def test_what_other_processes_are_writing_stays(tmp_path: Path) -> None:

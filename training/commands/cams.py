@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from deal_core.masks.decide import IgnoreBand
     from deal_core.masks.score_dataset import CamSettings
     from deal_core.models.model_file import LoadedModel, Threshold
+    from deal_core.taps.masks import TapMasks
 
 MaskSourceName = Literal["auto", "cam", "regions"]
 
@@ -46,6 +47,10 @@ def cams(
         Path | None,
         typer.Option(help="Region model (`deal regions`): a second source of masks.", show_default=False),
     ] = None,
+    taps: Annotated[
+        bool,
+        typer.Option(help="Let the scores give way to masks of taps and boxes (deal tag), where there are any."),
+    ] = True,
     mask_source: Annotated[
         MaskSourceName | None,
         typer.Option(
@@ -80,10 +85,26 @@ def cams(
     if regions:
         loaded, settings = _chosen(loaded, load_model(regions), frames, settings, mask_source or "auto")
     threshold = _threshold(loaded, frames, out, settings, threshold_rule) if threshold_rule else None
-    steps = write_cams(loaded, frames, out, settings, threshold=threshold, ignore_band=band)
+    known = _tapped(frames) if taps else None
+    steps = write_cams(loaded, frames, out, settings, threshold=threshold, ignore_band=band, known=known)
     made = sum(track(steps, "CAMs", total=len(frames)))
     console().print(f"{out}: {made} frames written, {len(frames) - made} existed already", markup=False)
     _judge(out, frames, loaded, threshold)
+
+
+def _tapped(frames: Dataset) -> TapMasks | None:
+    """Return the masks of the taps and boxes of a dataset; None without any."""
+    if not any(frame.marks for frame in frames.frames):
+        return None
+    from deal_core.taps.masks import TapMasks
+    from training.support.console import console
+
+    found = TapMasks(frames)
+    if not len(found):
+        return None
+    told = "carried to other frames by poses.json" if found.can_carry else "used in their own frames (no poses.json)"
+    console().print(f"taps and boxes in {len(found)} frames, {told}", markup=False)
+    return found
 
 
 def _chosen(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deal_core.experiments.choices import BenchmarkName
+from deal_core.masks.choices import Precision
 from training.support.options import parse_scales, split_list
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ def experiments(
     scales: Annotated[
         str, typer.Option(help="Image scales of the CAMs, separated by commas. Default: the published ones.")
     ] = "",
+    cam_precision: Annotated[
+        Precision,
+        typer.Option(help="Numbers of the networks in the evaluations: 32, as published, or bf16, which is faster."),
+    ] = "32",
     presets: Annotated[
         Path | None, typer.Option(help="Folder of <benchmark>-<network>.yaml. Default: config/experiments.")
     ] = None,
@@ -98,6 +103,7 @@ def experiments(
         val=val,
         full_train=full_train,
         scales=parse_scales(scales) if scales else (),
+        cam_precision=cam_precision,
         overrides=[*(overrides or []), *([f"epochs={epochs}"] if epochs else [])],
     )
     plan = make_plan(options)

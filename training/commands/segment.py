@@ -44,12 +44,12 @@ def segment(
     refuse_output_on_input([out, *written], [*folders, *files], UsageError)
     if passed_over:
         console().print(f"passed over, no images: {_first_few(passed_over)}", markup=False)
-    segmenter = Segmenter.load(model, device=device)
-    if depth is not None and not segmenter.uses_depth:
-        raise UsageError(f"--depth: {model} does not use depth")
-    without_depth = 0
-    shares = np.zeros(256, np.int64)
     with owning(out, DatasetError):
+        segmenter = Segmenter.load(model, device=device)
+        if depth is not None and not segmenter.uses_depth:
+            raise UsageError(f"--depth: {model} does not use depth")
+        without_depth = 0
+        shares = np.zeros(256, np.int64)
         for file in track(files, "segmenting", len(files)):
             rgb = read_color(file, "image", "convert it, or leave it out")
             metres = None if depth is None else _read_depth(depth / f"{file.stem}.png", rgb.shape[:2])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from deal_core.dataset.choices import ClassIds, Layout
-from deal_core.masks.choices import ImageSize, Normalisation, TagSource
+from deal_core.masks.choices import ImageSize, Normalisation, Precision, TagSource
 from deal_core.masks.refine.choices import Refinement
 
 if TYPE_CHECKING:
@@ -134,6 +134,10 @@ class ScoreOptions:
         ),
     ] = None
     device: DeviceOption = "auto"
+    precision: Annotated[
+        Precision,
+        typer.Option(help="Numbers of the network: bf16 is faster on GPUs and on processors with AMX, and less exact."),
+    ] = "32"
 
     def settings(self) -> CamSettings:
         """Return the settings that these options give.
@@ -153,6 +157,7 @@ class ScoreOptions:
             size=self.size,
             normalise=self.normalise,
             refine=refinement_settings(self.refine, self.refine_options or ()),
+            precision=self.precision,
         )
 
 

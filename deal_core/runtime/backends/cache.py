@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deal_core.errors import InUseError
 from deal_core.files import replacing
+from deal_core.text_formats import parse_json
 
 _MAGIC = b"DEAL cache 1\n"
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def _read(path: Path, key: Mapping[str, str]) -> bytes | None:
         _log.warning("%s cannot be read (%s): making it again", path, error)
         return None
     try:
-        described = json.loads(header) if magic == _MAGIC else {}
+        described = parse_json(header.decode()) if magic == _MAGIC else {}
     except ValueError:
         described = {}
     if not isinstance(described, dict) or described.get("sha256") != hashlib.sha256(contents).hexdigest():

@@ -96,6 +96,16 @@ def test_other_classes_are_refused_with_both_lists(
     assert not (tmp_path / "cams").exists()
 
 
+def test_scores_in_bfloat16_are_nearly_those_in_float32(model: LoadedModel, dataset: Dataset) -> None:
+    exact = [frame.scores for frame in score_frames(model, dataset, CamSettings(device="cpu"))]
+    fast = [frame.scores for frame in score_frames(model, dataset, CamSettings(device="cpu", precision="bf16"))]
+    again = [frame.scores for frame in score_frames(model, dataset, CamSettings(device="cpu"))]
+    errors = [float(np.abs(one - other).max()) for one, other in zip(exact, fast, strict=True)]
+    assert 0 < max(errors) < 0.1 and all(scores.dtype == np.float32 for scores in fast)
+    for one, other in zip(exact, again, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_a_device_that_is_not_there(model: LoadedModel, dataset: Dataset) -> None:
     with pytest.raises(UsageError, match="device 'gpu'"):
         next(score_frames(model, dataset, CamSettings(device="gpu")))

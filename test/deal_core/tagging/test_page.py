@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from deal_core.dataset.dataset import Dataset
+from deal_core.dataset.taps import Box, Mark, Tap
 from deal_core.structures import ClassList
 from deal_core.tagging.store import ABSENT, PRESENT, UNKNOWN, states_of
 
@@ -45,7 +46,7 @@ class Page(Browser):
         self.server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.server.stderr
         said = self.server.stderr.readline()
-        assert "open http" in said, said + self.server.stderr.read()
+        assert "open http" in said, said
         self.address = said.partition("open ")[2].split()[0]
 
     def stop(self, how: int = signal.SIGINT) -> None:
@@ -63,6 +64,39 @@ class Page(Browser):
     def until_saved(self) -> None:
         self.until(lambda: self.run("queue.length === 0 && !sending"))
 
+    def stage(self, frame: int, label: int) -> None:
+        """Open a frame and choose the class that taps are for."""
+        self.run(f"(() => {{ openFrame({frame}); hold({label}); }})()")
+        self.until(lambda: self.run("el('marks').viewBox.baseVal.width") > 0)
+
+    def at(self, x: int, y: int) -> tuple[float, float]:
+        """The place in the window of a pixel of the open frame, of 32 x 24."""
+        room = self.run(
+            "(() => { const r = el('canvas').getBoundingClientRect(); return [r.x, r.y, r.width, r.height]; })()"
+        )
+        return room[0] + (x + 0.5) / 32 * room[2], room[1] + (y + 0.5) / 24 * room[3]
+
+    def drag(self, *places: tuple[int, int]) -> None:
+        """Press the mouse at the first pixel and release it at the last one."""
+        actions = webdriver.ActionChains(self.browser, duration=0)
+        moves = [tuple(round(value) for value in self.at(*place)) for place in places]
+        actions.w3c_actions.pointer_action.move_to_location(*moves[0])
+        actions.w3c_actions.pointer_action.pointer_down()
+        for move in moves[1:]:
+            actions.w3c_actions.pointer_action.move_to_location(*move)
+        actions.w3c_actions.pointer_action.pointer_up()
+        actions.perform()
+
+    def touch(self, *places: tuple[int, int]) -> None:
+        """Put a finger on the first pixel, and lift it at the last one."""
+        for kind, at in (
+            ("touchStart", places[0]),
+            *(("touchMove", place) for place in places[1:]),
+            ("touchEnd", None),
+        ):
+            points = [] if at is None else [dict(zip("xy", self.at(*at), strict=True))]
+            self.browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Page]:
@@ -74,6 +108,92 @@ def page(browser: Any) -> Iterator[Page]:
 
 def on_disk(path: Path) -> np.ndarray:
     return states_of([frame.tags for frame in Dataset.open(path).frames], CLASSES)
+
+
+def marks_on_disk(path: Path) -> list[set[Mark]]:
+    return [set(frame.marks) for frame in Dataset.open(path).frames]
+
+
+def test_taps_and_boxes_of_mouse_and_finger_are_on_disk(page: Page, make_dataset: MakeDataset) -> None:
+    path = make_dataset(2)
+    page.start(path)
+    page.open()
+    page.stage(0, 0)
+    page.drag((5, 7))
+    page.until_saved()
+    assert marks_on_disk(path) == [{Tap("mug", 5, 7)}, set()]
+    assert on_disk(path)[0].tolist() == [PRESENT, UNKNOWN, UNKNOWN], "a tap says that the class is there"
+    page.until(lambda: page.run("el('stage').dataset.seconds"))  # the mask is shown
+    assert page.run("el('mask').naturalWidth") == 32
+    page.press("2")
+    page.drag((20, 15), (15, 10), (10, 9))
+    page.press("q")
+    page.touch((1, 2))
+    page.press("q", "3")
+    page.touch((30, 20))
+    page.touch((4, 4), (6, 6), (9, 12))
+    page.until_saved()
+    box, wrong, tap, other = (
+        Box("pepper mill", 10, 9, 21, 16),
+        Tap("pepper mill", 1, 2, False),
+        Tap("jar", 30, 20),
+        Box("jar", 4, 4, 10, 13),
+    )
+    assert marks_on_disk(path)[0] == {Tap("mug", 5, 7), box, wrong, tap, other}
+    assert page.run("el('marks').childElementCount") == 5
+    page.press("u", "u")
+    page.until_saved()
+    assert marks_on_disk(path)[0] == {Tap("mug", 5, 7), box, wrong}
+    assert on_disk(path)[0].tolist() == [PRESENT, PRESENT, UNKNOWN]
+    page.browser.find_element(By.ID, "clear").click()
+    page.until_saved()
+    assert marks_on_disk(path) == [set(), set()]
+    page.chord(Keys.CONTROL, "z")
+    page.press(Keys.ARROW_RIGHT)
+    page.until_saved()
+    assert marks_on_disk(path)[0] == {Tap("mug", 5, 7), box, wrong}
+    assert page.run("staged") == 1 and page.run("el('marks').childElementCount") == 0
+    page.press(Keys.ESCAPE)
+    assert not page.browser.find_element(By.ID, "stage").is_displayed()
+
+
+@pytest.mark.slow
+def test_taps_of_two_tabs_are_both_kept_and_shown(page: Page, make_dataset: MakeDataset) -> None:
+    path = make_dataset(2)
+    page.start(path)
+    page.open()
+    first = page.browser.current_window_handle
+    page.stage(0, 0)
+    page.browser.switch_to.new_window("tab")
+    page.open()
+    page.stage(0, 0)
+    page.drag((5, 7))
+    page.until_saved()
+    page.browser.switch_to.window(first)
+    page.drag((9, 9))
+    page.until_saved()
+    assert marks_on_disk(path)[0] == {Tap("mug", 5, 7), Tap("mug", 9, 9)}
+    page.until(lambda: page.run("el('marks').childElementCount") == 2)
+    page.press("u")  # one's own tap, not that of the other tab
+    page.until_saved()
+    assert marks_on_disk(path)[0] == {Tap("mug", 5, 7)}
+
+
+@pytest.mark.slow
+def test_taps_outlive_a_server_that_is_killed_while_they_are_saved(page: Page, make_dataset: MakeDataset) -> None:
+    path = make_dataset(2)
+    page.start(path)
+    page.open()
+    port = page.run("location.port")
+    page.stage(1, 2)
+    page.drag((3, 3))
+    page.stop(signal.SIGKILL)  # saved or not: the page knows
+    page.drag((20, 11), (25, 18))
+    page.until(lambda: page.text("saved") == "✗ not saved")
+    page.start(path, port)
+    page.until(lambda: page.text("saved") == "✓ saved")
+    assert marks_on_disk(path)[1] == {Tap("jar", 3, 3), Box("jar", 20, 11, 26, 19)}
+    assert on_disk(path)[1].tolist() == [UNKNOWN, UNKNOWN, PRESENT]
 
 
 def test_what_the_keyboard_says_is_on_disk(page: Page, make_dataset: MakeDataset) -> None:

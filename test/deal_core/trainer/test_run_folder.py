@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -72,14 +70,25 @@ def test_a_checkpoint_that_cannot_be_written_keeps_the_old_one(
     checkpoint = settings.output / "checkpoint.pt"
     before = checkpoint.read_bytes()
 
-    def full_disk(content: object, file: BinaryIO) -> None:
-        file.write(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as PyTorch lets it through from its file
+    def stop_with(error: Exception, before: Exception | None) -> Callable[[object, BinaryIO], None]:
+        def save_half(content: object, file: BinaryIO) -> None:
+            file.write(b"half")
+            error.__context__ = before
+            raise error
 
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", full_disk)
-        with pytest.raises(ModelFileError, match=f"{checkpoint}: the checkpoint cannot be written: the disk is full"):
-            train(settings)
+        return save_half
+
+    full = OSError(28, "No space left on device")
+    unexpected = RuntimeError("unexpected pos 704 vs 598")  # what torch says, and Python before it, of a full disk
+    for error, cause, told in (
+        (full, None, "the disk is full"),
+        (unexpected, full, "the disk is full"),
+        (RuntimeError("unexpected pos 704 vs 598"), None, "unexpected pos 704 vs 598"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "save", stop_with(error, cause))
+            with pytest.raises(ModelFileError, match=f"{checkpoint}: the checkpoint cannot be written: {told}"):
+                train(settings)
     assert checkpoint.read_bytes() == before and not list(settings.output.glob(".*"))
     assert train(settings).resumed_from == 3
 

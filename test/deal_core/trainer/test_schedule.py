@@ -154,6 +154,41 @@ def test_a_factor_of_0_freezes_the_backbone() -> None:
         assert torch.equal(parameter, before[name]) is in_backbone
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_fused_steps_on_the_cpu_are_the_formulas(name: Any) -> None:
+    """Also for weights stored channels last, whose gradients come in another order of memory."""
+    settings = OptimizerSettings(name=name, learning_rate=0.1, weight_decay=0.2, momentum=0.9, nesterov=name == "sgd")
+    net = tiny_net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = create_optimizer(net, settings, on_cpu=True)
+    assert {group["fused"] for group in optimizer.param_groups} == {True}
+    weight, group = next((p, g) for g in optimizer.param_groups for p in g["params"] if p.ndim == 4 and p.shape[2] > 1)
+    rate, decay = group["lr"], group["weight_decay"]
+    expected, first, second = weight.detach().double(), torch.zeros(()), torch.zeros(())
+    torch.manual_seed(0)
+    for step in range(1, 4):
+        optimizer.zero_grad()
+        (net(torch.rand(2, 3, 32, 32)).cams * torch.randn(())).sum().backward()
+        gradient = torch.zeros_like(expected) if weight.grad is None else weight.grad.double()
+        optimizer.step()
+        if name == "adamw":
+            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+            change = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            expected = expected * (1 - rate * decay) - rate * change
+        else:
+            gradient = gradient + decay * expected
+            first = gradient if step == 1 else 0.9 * first + gradient
+            expected = expected - rate * (gradient + 0.9 * first)
+        torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_keeps_its_implementation() -> None:
+    net = tiny_net()
+    older = create_optimizer(net, OptimizerSettings())
+    resumed = create_optimizer(net, OptimizerSettings(), on_cpu=True)
+    resumed.load_state_dict(older.state_dict())
+    assert {group["fused"] for group in resumed.param_groups} == {None}
+
+
 @pytest.mark.parametrize(
     ("names", "layers"),
     [

@@ -316,6 +316,39 @@ def test_the_page_says_the_same_as_a_service(record: Callable[..., Operator]) ->
 
 
 @pytest.mark.slow
+def test_the_token_of_the_page_is_for_its_owner_alone(
+    record: Callable[..., Operator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fastapi", reason="fastapi is not installed (extra tag)")
+    from rcl_interfaces.msg import Log
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+
+    monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path / "log"))
+    kitchen = record(page=True, page_port=0, page_host="0.0.0.0", data_dir=str(tmp_path / "data"))
+    heard: list[str] = []
+    latched = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    kitchen.camera.node.create_subscription(Log, "/rosout", lambda found: heard.append(found.msg), latched)
+    kitchen.film_until_recording()
+    file = tmp_path / "data" / "deal_recorder.page"
+    kitchen.wait(lambda: any(str(file) in said for said in heard), "the address on /rosout")
+    assert file.stat().st_mode & 0o777 == 0o600
+    address = file.read_text(encoding="utf-8").strip()
+    token = address.partition("?token=")[2]
+    with urllib.request.urlopen(address, timeout=60) as answer:
+        assert answer.status == 200
+    logs = [path.read_text(encoding="utf-8") for path in (tmp_path / "log").rglob("*") if path.is_file()]
+    assert logs and len(token) >= 16
+    assert not any(token in said for said in (*heard, *logs, kitchen.process.text()))
+    refused, reason = kitchen.set_parameter("output", "/etc/recording")
+    assert not refused and "takes a path below" in reason
+    for output in ("x" * 300, "/", "", str(tmp_path)):
+        assert not kitchen.set_parameter("output", output)[0], output
+    kitchen.film(1)
+    kitchen.process.stop()
+    assert not file.exists()
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no pseudo-terminals")
 def test_keys_set_tags_start_stop_undo_and_quit(
     new_domain: Callable[[], int], new_camera: Callable[..., Any], tmp_path: Path

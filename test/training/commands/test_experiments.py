@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def test_the_table_of_voc_from_nothing_and_again(deal: Deal, voc: Path, depth: P
     words += ["--variants", "baseline,deal", "--jobs", "2", "--scales", "1.0", *TINY]
     done = deal(*words)
     assert done.returncode == 0, done.stderr
+    assert re.search(r"cost: weaktr, 2 runs: 2 steps of \S+ s and 12 images of \S+ s, 0 min", done.stderr)
     for said in ("weaktr", "baseline", "deal", "train", "val", "63.5", "61.9"):
         assert said in done.stdout
     assert f"table:  {out}/table.md" in done.stderr and cv2.imread(str(out / "figure.png")) is not None
@@ -86,6 +88,76 @@ def test_the_table_of_voc_from_nothing_and_again(deal: Deal, voc: Path, depth: P
     val = json.loads((runs["deal"] / "val" / "evaluation.json").read_text())
     assert rows[3]["oracle"]["values"] == [val["oracle"]["miou"]]
     assert {file: file.stat().st_mtime_ns for file in made} == made, "nothing is made twice"
+    again = deal(*words, "--dry-run")
+    assert again.returncode == 0 and not again.stdout and "cost" not in again.stderr, "nothing is missing"
+
+
+KILLED_TABLE = os.environ.get("DEAL_KILLED_TABLE", "").split()
+"""Networks and variants of the test below, such as `weaktr,seam baseline,deal`; it takes minutes."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif(len(KILLED_TABLE) != 2, reason="DEAL_KILLED_TABLE names no networks and variants")
+def test_a_table_that_is_killed_three_times_is_the_same(deal: Deal, voc: Path, depth: Path, tmp_path: Path) -> None:
+    """From imported weights; kill -9 of everything in a training, in an evaluation and between two results."""
+    models, variants = KILLED_TABLE
+
+    def words(out: Path) -> list[str]:
+        given: list[str | Path] = ["experiments", "voc", "--data", voc, "--depth", depth, "--out", out]
+        given += ["--seeds", "11", "--scales", "1.0"]
+        given += ["--models", models, "--variants", variants, "--jobs", "1", *TINY, "epochs=6", "batch_size=2"]
+        given += ["data.image_size=[64,64]", *imported_weights(deal, tmp_path, models.split(","))]
+        return [*map(str, given), "--json"]
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = deal(*words(whole))
+    assert done.returncode == 0, done.stderr
+    assert "cost: " in done.stderr and " steps of " in done.stderr and " images of " in done.stderr
+    places = []
+    for place in ("checkpoint.pt", "*/evaluation_frames/1-of-1.frames", "train/made.json"):
+        kill_when(words(killed), lambda place=place: list(killed.glob(f"*/*/*/{place}")))
+        places.append({file.relative_to(killed).as_posix() for file in killed.rglob("*") if file.is_file()})
+    assert not any(name.endswith("model.safetensors") for name in places[0])
+    assert not any(name.endswith("evaluation.json") for name in places[1])
+    assert not any(name.endswith("val/evaluation.json") for name in places[2])
+    resumed = deal(*words(killed))
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["rows"] == json.loads(done.stdout)["rows"]
+    assert (killed / "table.md").read_text() == (whole / "table.md").read_text()
+    assert not list(killed.glob("*/*/*/*/evaluation_frames"))
+
+
+def imported_weights(deal: Deal, folder: Path, models: list[str]) -> list[str]:
+    """Return the settings of small networks whose weights were published as .pth, one as DeiT's are."""
+    import timm
+    import torch
+
+    names, settings = {"weaktr": "test_vit", "seam": "test_resnet"}, []
+    for model in models:
+        name = names[model]
+        out = folder / f"{name}.safetensors"
+        if not out.exists():
+            torch.manual_seed(0)
+            tensors = timm.create_model(name).state_dict()
+            torch.save({"model": tensors} if model == "weaktr" else tensors, folder / f"{name}.pth")
+            done = deal("import-weights", folder / f"{name}.pth", "--backbone", name, "--out", out)
+            assert done.returncode == 0, done.stderr
+        settings.append(f"{model}:model.arguments=" + json.dumps({"backbone": name, "weights": str(out)}))
+    return settings
+
+
+def kill_when(words: list[str], reached: Callable[[], object]) -> None:
+    """Run `deal` and kill it with all processes that it started, by signal 9, when a place is reached."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "training.cli", *words], cwd=PROJECT, stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + 250
+    while not reached():
+        assert command.poll() is None and time.monotonic() < deadline, command.communicate()[1].decode()
+        time.sleep(0.002)
+    os.killpg(command.pid, signal.SIGKILL)
+    command.communicate()
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def test_interrupt_leaves_nothing_half_written(new_bag: Callable[[], Any], tmp_p
         [*COMMAND, "extract", path, "--out", tmp_path / "dataset"], cwd=PROJECT, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("dataset/recordings/.long.*/color/*")):
+    while not list(tmp_path.glob("dataset/recordings/.long.tmp/new/color/*")):
         assert process.poll() is None and time.monotonic() < deadline, "it did not start to write"
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)

@@ -1,0 +1,47 @@
+"""Files of numpy arrays (`.npz`) from others, which may say that they hold more than fits in memory."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deal_core.limits import read_bytes, refuse_over
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+    """Return arrays of an `.npz` file by their names; pickled ones are refused.
+
+    Raises:
+        OSError: the file cannot be read, or is no regular file.
+        ValueError: it is damaged, lacks an array, or the arrays exceed the limit.
+    """
+    data = read_bytes(path, "array_bytes")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            return [_array(file, f"{name}.npy") for name in names]
+    except Exception as error:  # zipfile, zlib, lzma and numpy raise different errors, even RuntimeError
+        raise ValueError(str(error)[:200] or type(error).__name__) from None
+
+
+def _array(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    refuse_over("array_bytes", file.getinfo(name).file_size, f"bytes of {name}", ValueError)
+    with file.open(name) as content:
+        major, _ = np.lib.format.read_magic(content)
+        if major not in (1, 2):
+            raise ValueError(f"{name} has the version {major} of the format, expected 1 or 2")
+        read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(content)
+        if dtype.hasobject or not dtype.itemsize:
+            raise ValueError(f"{name} has values of {dtype}, expected numbers")
+        size = dtype.itemsize
+        for length in shape:
+            size *= max(length, 1)
+            refuse_over("array_bytes", size, f"bytes of {name}", ValueError)
+    with file.open(name) as content:
+        return np.lib.format.read_array(content, allow_pickle=False)

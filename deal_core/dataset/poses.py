@@ -1,0 +1,124 @@
+"""Poses of the camera in the frames of a recording.
+
+`recordings/<name>/poses.json` has, for each stamp in nanoseconds, the `rotation` (3 x 3) from the optical frame (x
+right, y down, z forward) to a world that stands still, and the `position` of the camera in it, in metres. `deal poses`
+writes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from deal_core.dataset.dataset import RECORDINGS
+from deal_core.errors import DatasetError, explain_invalid
+from deal_core.files import os_errors_as, read_lines, read_text, replacing
+from deal_core.structures import Float64Array
+
+POSES_FILE = "poses.json"
+_ROTATION_ERROR = 1e-3
+_TUM = "stamp tx ty tz qx qy qz qw"
+
+
+def read_poses(dataset: Path, recording: str) -> dict[int, Float64Array]:
+    """Return the (4, 4) matrix from camera to world by stamp in nanoseconds; empty without poses.json.
+
+    Raises:
+        DatasetError: the file cannot be read, or has another form.
+    """
+    file = dataset / RECORDINGS / recording / POSES_FILE
+    return read_trajectory(file) if file.exists() else {}
+
+
+def read_trajectory(file: Path) -> dict[int, Float64Array]:
+    """Return the (4, 4) matrix from camera to world by stamp in nanoseconds.
+
+    Args:
+        file: JSON as in a dataset or in `ground_truth/poses.json` of `deal synth`; or text with a line
+            `stamp tx ty tz qx qy qz qw` for each pose, with the stamp in seconds, as in the TUM benchmark.
+
+    Raises:
+        DatasetError: the file cannot be read, or has another form; the message names the line or the stamp.
+    """
+    try:
+        if file.suffix == ".json":
+            return _from_json(file, read_text(file))
+        return _from_tum(file)
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{file} cannot be read: expected text ({error.reason})") from None
+    except OSError as error:
+        raise DatasetError(f"{file} cannot be read: {error.strerror}") from None
+
+
+def write_poses(dataset: Path, recording: str, poses: Mapping[int, Float64Array]) -> None:
+    """Write the poses of a recording, which replace those that it had.
+
+    Raises:
+        DatasetError: the file cannot be written.
+    """
+    file = dataset / RECORDINGS / recording / POSES_FILE
+    content = {
+        str(stamp): {"rotation": p[:3, :3].tolist(), "position": p[:3, 3].tolist()} for stamp, p in poses.items()
+    }
+    with os_errors_as(DatasetError, f"{file} cannot be written"), replacing(file) as temporary:
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+class _Pose(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    rotation: list[list[float]] = Field(min_length=3, max_length=3)
+    position: list[float] = Field(min_length=3, max_length=3)
+
+
+def _from_json(file: Path, text: str) -> dict[int, Float64Array]:
+    try:
+        found = TypeAdapter(dict[str, _Pose]).validate_json(text)
+    except ValidationError as error:
+        raise DatasetError(f"{file}: {explain_invalid(error)}") from None
+    poses = {}
+    for name, pose in found.items():
+        if not name.isdecimal() or any(len(row) != 3 for row in pose.rotation):
+            raise DatasetError(f"{file}: expected a stamp in nanoseconds with a rotation of 3 x 3, found '{name}'")
+        poses[int(name)] = _matrix(file, name, np.array(pose.rotation), np.array(pose.position))
+    return poses
+
+
+def _from_tum(file: Path) -> dict[int, Float64Array]:
+    poses: dict[int, Float64Array] = {}
+    for number, line in enumerate(read_lines(file), 1):
+        words = line.replace(",", " ").split()
+        if not words or words[0].startswith("#"):
+            continue
+        place = f"{file} line {number}"
+        try:
+            seconds, _, fraction = words[0].partition(".")
+            stamp = int(seconds) * 10**9 + int((fraction or "0")[:9].ljust(9, "0"))
+            values = np.array([float(word) for word in words[1:]])
+        except ValueError:
+            raise DatasetError(f"{place}: expected the numbers {_TUM}, found '{line[:80]}'") from None
+        norm = float(np.linalg.norm(values[3:])) if len(values) == 7 else 0.0
+        if not (np.isfinite(values).all() and norm > 0):
+            raise DatasetError(f"{place}: expected the numbers {_TUM}, found '{line[:80]}'")
+        poses[stamp] = _matrix(file, f"line {number}", _rotation(values[3:] / norm), values[:3])
+    return poses
+
+
+def _rotation(quaternion: Float64Array) -> Float64Array:
+    """Return the (3, 3) rotation of a quaternion (x, y, z, w) of length 1."""
+    vector, w = quaternion[:3], float(quaternion[3])
+    x, y, z = vector
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.asarray(np.eye(3) + 2 * w * cross + 2 * cross @ cross)
+
+
+def _matrix(file: Path, place: str, rotation: Float64Array, position: Float64Array) -> Float64Array:
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > _ROTATION_ERROR or np.linalg.det(rotation) < 0:
+        raise DatasetError(f"{file}: the rotation of {place} is no rotation: its rows are not orthonormal")
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = rotation, position
+    return pose

@@ -1,0 +1,67 @@
+"""Poses in a dataset, and trajectories of other tools."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deal_core.dataset.poses import read_poses, read_trajectory, write_poses
+from deal_core.errors import DatasetError
+from deal_core.runtime.pose_track import pose_matrix
+
+PARTS = st.floats(-1, 1)
+
+
+def test_poses_are_read_as_they_were_written(tmp_path: Path) -> None:
+    folder = tmp_path / "recordings" / "a"
+    folder.mkdir(parents=True)
+    assert read_poses(tmp_path, "a") == {}
+    poses = {5: pose_matrix((1, 2, 3), (0, 0, 1, 1)), 7: pose_matrix((0, 0, 0), (1, 2, 3, 4))}
+    write_poses(tmp_path, "a", poses)
+    found = read_poses(tmp_path, "a")
+    assert found.keys() == poses.keys() and all(np.array_equal(found[stamp], poses[stamp]) for stamp in poses)
+
+
+@given(st.tuples(PARTS, PARTS, PARTS, PARTS).filter(lambda q: np.linalg.norm(q) > 0.1))
+def test_a_line_of_tum_is_the_pose_of_the_node(tmp_path_factory: pytest.TempPathFactory, quaternion: tuple) -> None:
+    file = tmp_path_factory.mktemp("poses") / "poses.txt"
+    numbers = " ".join(repr(float(part)) for part in (0.5, -1, 2, *quaternion))
+    file.write_text(f"# stamp tx ty tz qx qy qz qw\n\n1305031098.6659 {numbers}\n")
+    ((stamp, pose),) = read_trajectory(file).items()
+    assert stamp == 1305031098665900000
+    np.testing.assert_allclose(pose, pose_matrix((0.5, -1, 2), quaternion), atol=1e-12)
+
+
+EYE = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.txt", "1 2 3\n", r"line 1: expected the numbers stamp tx"),
+        ("p.txt", "1 0 0 0 0 0 0 0\n", r"line 1: expected the numbers"),
+        ("p.txt", "1 0 0 nan 0 0 0 1\n", r"line 1: expected the numbers"),
+        ("p.txt", "x 0 0 0 0 0 0 1\n", r"line 1: expected the numbers"),
+        ("p.json", "[]", r"p\.json"),
+        ("p.json", json.dumps({"now": {"rotation": EYE, "position": [0, 0, 0]}}), r"a stamp in nanoseconds .* 'now'"),
+        ("p.json", json.dumps({"1": {"rotation": EYE, "position": [0, 0]}}), r"position"),
+        ("p.json", json.dumps({"1": {"rotation": EYE[:2], "position": [0, 0, 0]}}), r"rotation"),
+        ("p.json", json.dumps({"1": {"rotation": [[1], [0], [0]], "position": [0, 0, 0]}}), r"3 x 3"),
+        ("p.json", json.dumps({"1": {"rotation": [[2, 0, 0], *EYE[1:]], "position": [0, 0, 0]}}), r"no rotation"),
+        ("p.json", json.dumps({"1": {"rotation": [[-1, 0, 0], *EYE[1:]], "position": [0, 0, 0]}}), r"no rotation"),
+    ],
+)
+def test_a_broken_trajectory_is_refused_with_its_place(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        read_trajectory(tmp_path / name)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"none\.txt cannot be read: No such file"):
+        read_trajectory(tmp_path / "none.txt")
