@@ -51,9 +51,10 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     out, (width, height) = options.out, options.size
     results = out / "results.jsonl"
     known = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    old, old_test = (place(out, f"old_{seed}", seed, 6, count, width, height) for seed, count in ((1, 60), (2, 10)))
+    old = place(out, "old", 1, 6, 60, width, height)
+    old_test = place(out, "old_test", 2, 5, 12, width, height)
     most = max(options.frames)
-    new = place(out, "new", 700, 2, -(-most // 2), width, height, **CROWDED)
+    new = place(out, "new", 700, 2, -(-most * 5 // 8), width, height, **CROWDED)
     new_test = place(out, "new_test", 800, 2, 30, width, height, **CROWDED)
     size = f"data.image_size=[{height}, {width}]"
     common = [f"data.path={old}", "masks=drawn", f"output={out / 'old'}", size, "device=cpu", "epochs=20", "seed=11"]

@@ -81,8 +81,6 @@ def _network(backbone: str, weights: str, levels: str) -> tuple[nn.Module, tuple
     try:
         chosen = [int(level) for level in levels.split(",")]
     except ValueError:
-        raise UsageError(
-            f"--levels: expected whole numbers separated by commas, like -3,-2, found '{levels}'"
-        ) from None
+        raise UsageError(f"--levels: expected whole numbers like -3,-2, found '{levels}'") from None
     default: tuple[int, int] = DataSettings.model_fields["image_size"].default
     return CamNet(1, backbone, chosen, weights=weights).eval(), default
