@@ -36,8 +36,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "test")]
 
@@ -433,6 +431,8 @@ def main() -> None:
     parser.add_argument("--no-disks", action="store_true", help="fill no disks")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     given = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     is_inside = os.environ.get("DEAL_KILLS_MOUNTS") == "yes"
     disks = not given.no_disks
     if disks and not is_inside:

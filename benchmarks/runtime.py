@@ -212,7 +212,7 @@ def prepare(out: Path, size: tuple[int, int], files: set[str], *, quick: bool) -
         exported = export_onnx(loaded)
         (out / f"{kind}.onnx").write_bytes(exported.data)
         if f"{kind}_int8.onnx" in files:
-            frames = [FrameRecord("blobs", i, Path(), None, None, TagState(()), 0) for i in range(8)]
+            frames = [FrameRecord("blobs", i, out / "blobs", None, None, TagState(()), 0) for i in range(8)]
             dataset = Dataset(out, classes, frames, Pictures(size))
             with mock.patch.object(quantisation, "LEAST_AGREEMENT", 0.0):  # random weights have little to agree on
                 quantised = quantisation.quantise(exported, loaded.sha256, dataset)

@@ -29,10 +29,9 @@ class DealError(Exception):
     """
 
     def __init__(self, message: object = "") -> None:
-        text = str(message)
-        if len(text) > _LONGEST:
-            text = f"{text[: _LONGEST * 2 // 3]} … {text[-_LONGEST // 3 :]}"
-        super().__init__("".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text))
+        text = _without_middle(str(message))
+        escaped = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+        super().__init__(_without_middle(escaped))
 
 
 class UsageError(DealError):
@@ -111,6 +110,10 @@ def short_key(parts: Iterable[str | int]) -> str:
     'classes.3.name'
     """
     return ".".join(str(part)[:100] for part in parts)
+
+
+def _without_middle(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST * 2 // 3]} … {text[-_LONGEST // 3 :]}"
 
 
 _REPR = reprlib.Repr()

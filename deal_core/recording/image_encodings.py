@@ -159,12 +159,12 @@ def decode_image(
     layout = _layout(_ENCODINGS, "an image", encoding)
     if height <= 0 or width <= 0:
         raise ImageFormatError("zero_size", f"expected an image with pixels, found {width}x{height}")
-    refuse_over("image_pixels", height * width, f"pixels ({width}x{height})", partial(ImageFormatError, "length"))
     pixel = layout.dtype.itemsize * layout.channels
     if step < width * pixel:
         raise ImageFormatError(
             "step", f"expected a step of at least {width * pixel} bytes ({width} pixels of {encoding}), found {step}"
         )
+    refuse_over("image_pixels", height * width, f"pixels ({width}x{height})", partial(ImageFormatError, "length"))
     if height % layout.share[0] or width % layout.share[1]:
         raise ImageFormatError("odd_size", f"expected even sizes for encoding '{encoding}', found {width}x{height}")
     buffer, rows = memoryview(data), height * 3 // 2 if layout.share[0] == 2 else height

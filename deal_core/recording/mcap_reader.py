@@ -153,7 +153,9 @@ class _Region:
 
     def read(self, at: int, length: int) -> bytes:
         """Return bytes from a place; fewer at the end of the region."""
-        length = min(length, self.end - at)
+        if not 0 <= at < self.end:
+            return b""
+        length = max(min(length, self.end - at), 0)
         if isinstance(self._source, bytes):
             return self._source[at : at + length]
         return os.pread(self._source.fileno(), length, at)

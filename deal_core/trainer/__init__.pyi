@@ -2,7 +2,7 @@
 from .cam_training import TrainResult, train
 from .distillation import DistillResult, distill
 from .figures import ClassFigures, TrainingFigures
-from .fine_tune_settings import FineTuneRequest, fine_tune_settings
+from .fine_tune_request import FineTuneRequest, fine_tune_settings
 from .loop import Progress, fit
 from .settings import DistillSettings, TrainSettings
 

@@ -61,7 +61,7 @@ def fine_tune(
     """
     from deal_core.errors import UsageError
     from deal_core.regions.settings import RegionTrainSettings
-    from deal_core.trainer.fine_tune_settings import FineTuneRequest, fine_tune_settings
+    from deal_core.trainer.fine_tune_request import FineTuneRequest, fine_tune_settings
     from deal_core.trainer.settings import DistillSettings
     from training.commands.distill import run_distillation
     from training.commands.regions import run_region_training

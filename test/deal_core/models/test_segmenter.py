@@ -140,7 +140,7 @@ def test_depth_matters_where_it_is_known_and_is_not_needed() -> None:
 def test_in_training_depth_is_taken_from_some_samples_and_wholly(share: float) -> None:
     net = create_model("segmenter", 2, encoder="test_resnet", inputs="rgbd", depth_dropout=share)
     seen: list[torch.Tensor] = []
-    net.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    net.network.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     torch.manual_seed(0)
     images, depth = torch.rand(200, 3, 32, 32), torch.full((200, 1, 32, 32), 0.5)
     with torch.no_grad():

@@ -603,7 +603,7 @@ def test_where_the_system_takes_no_more_everything_before_is_kept(tmp_path: Path
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parent, HELPERS.parent)))}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True, timeout=WAIT_S)
     summary = json.loads(done.stdout)
-    assert "File too large" in summary["failure"]
+    assert "a file would become larger than this user may write" in summary["failure"]
     assert summary["counts"]["written"] == 5 and summary["counts"]["lost"] == {"disk full or failed": 1}
     report = check_recording(Path(summary["path"]))
     assert report.pairs == 5 and report.unpaired == {}

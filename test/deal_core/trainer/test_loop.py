@@ -139,7 +139,9 @@ def test_killed_while_it_trains_a_run_ends_in_the_same_bits(make_settings: MakeS
     assert process.returncode == -signal.SIGKILL and not (settings.output / "model.safetensors").exists()
     with (settings.output / "history.jsonl").open("a") as file:
         file.write('{"step": 119, "los')  # a line that was being written
-    (settings.output / ".checkpoint.pt.tmp").write_bytes(b"half a checkpoint")
+    work = settings.output / ".checkpoint.pt.tmp"
+    work.mkdir(exist_ok=True)
+    (work / "new").write_bytes(b"half a checkpoint")
 
     result = train(settings)
     assert 0 < result.resumed_from < 120

@@ -76,7 +76,7 @@ def test_only_this_machine_is_answered_without_a_token(serve: Callable[..., str]
     address = serve()
     status, text, _ = ask(address)
     assert status == 200 and "deal tag" in text
-    assert "://" not in text, "the page asks nothing of other machines"
+    assert "://" not in text.replace("http://www.w3.org/2000/svg", ""), "the page asks nothing of other machines"
     assert ask(address, Host="evil.example")[0] == 400
     frames = json.loads(ask(f"{address}frames")[1])
     assert len(frames["frames"]) == len(frames["states"]) == 12
