@@ -101,11 +101,11 @@ def work_folder(output: Path) -> Iterator[Path]:
                 _log.warning("%s: removed; a process that was killed left it", work)
             yield work
         finally:
-            with suppress(OSError):  # an old output that cannot go back stays in the work folder
-                _clear(work)
-            owner.release()
-            with suppress(OSError):  # another process may have entered it
-                work.rmdir()
+            try:
+                _leave(work, owner)
+            except KeyboardInterrupt:  # a Ctrl-C in the middle; each step may be done twice
+                _leave(work, owner)
+                raise
 
 
 @contextmanager
@@ -242,10 +242,19 @@ def _enter(work: Path, output: Path) -> Owner:
             return Owner(work / OWNER_FILE, output)
         except FileNotFoundError:  # its owner removed it in between
             continue
-        except OSError:
+        except (OSError, KeyboardInterrupt):
             with suppress(OSError):
                 work.rmdir()
             raise
+
+
+def _leave(work: Path, owner: Owner) -> None:
+    """Remove a work folder that this process owns."""
+    with suppress(OSError):  # an old output that cannot go back stays in the work folder
+        _clear(work)
+    owner.release()
+    with suppress(OSError):  # another process may have entered it
+        work.rmdir()
 
 
 def _clear(work: Path) -> bool:

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.paths import PROJECT
@@ -18,6 +19,7 @@ from helpers.paths import PROJECT
 from deal_core.errors import DatasetError, InUseError
 from deal_core.files import owning, replacing, replacing_folder
 from deal_core.ownership import (
+    NEW,
     OWNER_FILE,
     Owner,
     is_empty,
@@ -227,3 +229,21 @@ def test_a_folder_is_not_removed_under_another_process(tmp_path: Path) -> None:
         with work_folder(tmp_path / "file") as again:
             assert again == work
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("step", ["unlink", "rmdir"])
+def test_a_ctrl_c_while_the_work_folder_is_left_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    original, interrupted = getattr(Path, step), []
+
+    def interrupt_once(self: Path, *arguments: Any, **options: Any) -> None:
+        if not interrupted:
+            interrupted.append(self)
+            raise KeyboardInterrupt
+        original(self, *arguments, **options)
+
+    with pytest.raises(KeyboardInterrupt), work_folder(tmp_path / "model.safetensors") as work:
+        (work / NEW).write_text("half")
+        monkeypatch.setattr(Path, step, interrupt_once)
+    assert interrupted and not list(tmp_path.iterdir())
