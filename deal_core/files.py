@@ -93,8 +93,7 @@ def refuse_output_on_input(outputs: Iterable[Path], inputs: Iterable[Path], kind
 def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """Yield a name to write to; the file becomes `path` if the block ends well, else it is removed.
 
-    It lies in the work folder of `path`, see `deal_core.ownership`. It has the access rights of a new file, also where
-    a library writes it.
+    It lies in the work folder of `path`, see `deal_core.ownership`. It has the access rights that the block gives it.
 
     Args:
         path: the file to write; its folder is made if missing.

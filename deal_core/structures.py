@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
@@ -320,6 +320,23 @@ def depth_to_metres(depth_mm: UInt16Array) -> tuple[Float32Array, BoolArray]:
     """Return depth in metres (float32) and where it is valid, from millimetres with 0 = invalid."""
     metres = depth_mm.astype(np.float32) / np.float32(1000.0)
     return metres, valid_depth(metres)
+
+
+def pose_matrix(translation: Sequence[float], quaternion: Sequence[float]) -> Float64Array:
+    """Return the (4, 4) matrix of a translation (x, y, z) and a rotation (x, y, z, w), which need not be of length 1.
+
+    >>> pose_matrix((1, 2, 3), (0, 0, 1, 1)).round(9).tolist()
+    [[0.0, -1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 2.0], [0.0, 0.0, 1.0, 3.0], [0.0, 0.0, 0.0, 1.0]]
+    """
+    x, y, z, w = np.asarray(quaternion, np.float64) / np.linalg.norm(quaternion)
+    pose = np.eye(4)
+    pose[:3, :3] = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
+        (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
+        (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
+    )
+    pose[:3, 3] = translation
+    return pose
 
 
 def metres_to_depth(depth_m: npt.NDArray[np.floating[Any]]) -> UInt16Array:

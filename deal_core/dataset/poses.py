@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from deal_core.dataset.dataset import RECORDINGS
 from deal_core.errors import DatasetError, explain_invalid
 from deal_core.files import os_errors_as, read_lines, read_text, replacing
-from deal_core.structures import Float64Array
+from deal_core.structures import Float64Array, pose_matrix
 
 POSES_FILE = "poses.json"
 _ROTATION_ERROR = 1e-3
@@ -101,19 +101,10 @@ def _from_tum(file: Path) -> dict[int, Float64Array]:
             values = np.array([float(word) for word in words[1:]])
         except ValueError:
             raise DatasetError(f"{place}: expected the numbers {_TUM}, found '{line[:80]}'") from None
-        norm = float(np.linalg.norm(values[3:])) if len(values) == 7 else 0.0
-        if not (np.isfinite(values).all() and norm > 0):
+        if not (len(values) == 7 and np.isfinite(values).all() and np.linalg.norm(values[3:]) > 0):
             raise DatasetError(f"{place}: expected the numbers {_TUM}, found '{line[:80]}'")
-        poses[stamp] = _matrix(file, f"line {number}", _rotation(values[3:] / norm), values[:3])
+        poses[stamp] = pose_matrix(values[:3].tolist(), values[3:].tolist())
     return poses
-
-
-def _rotation(quaternion: Float64Array) -> Float64Array:
-    """Return the (3, 3) rotation of a quaternion (x, y, z, w) of length 1."""
-    vector, w = quaternion[:3], float(quaternion[3])
-    x, y, z = vector
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.asarray(np.eye(3) + 2 * w * cross + 2 * cross @ cross)
 
 
 def _matrix(file: Path, place: str, rotation: Float64Array, position: Float64Array) -> Float64Array:

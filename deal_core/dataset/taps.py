@@ -48,6 +48,11 @@ class Box(NamedTuple):
     right: int
     bottom: int
 
+    @property
+    def has_pixels(self) -> bool:
+        """Whether the box has at least one pixel, and none left of or above the image."""
+        return 0 <= self.left < self.right and 0 <= self.top < self.bottom
+
 
 Mark = Tap | Box
 """What a person draws in an image: a tap or a box."""
@@ -81,7 +86,7 @@ class BoxLine(BaseModel):
 
     @model_validator(mode="after")
     def _has_pixels(self) -> BoxLine:
-        if self.left >= self.right or self.top >= self.bottom:
+        if not self.box().has_pixels:
             raise ValueError(
                 f"expected left below right and top below bottom, found {self.left}, {self.right} and "
                 f"{self.top}, {self.bottom}"

@@ -17,6 +17,7 @@ from deal_core.experiments.run import epochs_done, is_evaluated, is_trained
 from deal_core.masks.score_dataset import CamSettings, score_frames
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
+from deal_core.models.model_info import without_initial_weights
 from deal_core.trainer.timing import repeated, time_training
 
 
@@ -110,9 +111,7 @@ def _frames(plan: Plan, run: PlannedRun, part: Part) -> Dataset:
 def _time_image(run: PlannedRun, frames: Dataset) -> float:
     """Return the seconds of the CAMs of an image, with an untrained network."""
     settings, recipe = run.settings, run.recipe
-    arguments = {**settings.model.arguments}
-    if "weights" in arguments:
-        arguments["weights"] = "none"
+    arguments = without_initial_weights(settings.model.arguments)
     network = create_model(settings.model.name, len(frames.classes), **arguments).eval()
     threshold = Threshold(0.5, "fixed")
     info = ModelInfo(settings.model.name, arguments, frames.classes, settings.data.image_size, threshold)

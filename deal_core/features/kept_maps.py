@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from deal_core.dataset.transforms import image_to_tensor, resize_sample
@@ -158,10 +158,7 @@ def _is_whole(file: Path) -> bool:
 
 def _write(file: Path, maps: dict[str, Tensor]) -> None:
     with os_errors_as(ConfigError, f"{file} cannot be written"), replacing(file) as temporary:
-        try:
-            save_file(maps, temporary)
-        except SafetensorError as error:
-            raise ConfigError(f"{file} cannot be written: {error}") from error
+        temporary.write_bytes(save(maps))  # `save_file` would let only this user read the file
 
 
 def _part(level: Any, view: GridView, grid: Grid) -> Tensor:

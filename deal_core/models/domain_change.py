@@ -133,6 +133,14 @@ def balanced_tag_accuracy(logits: Tensor, tags: Tensor) -> list[float | None]:
     return figures
 
 
+def check_rehearsal(init_from: Path | None, rehearse: object, max_loss_on_old: float | None) -> None:
+    """Raise `ConfigError` for settings of a fine-tuning that have no effect: each needs the one before it."""
+    if rehearse is not None and init_from is None:
+        raise ConfigError("data.rehearse needs init_from, the model that was trained on the earlier dataset")
+    if max_loss_on_old is not None and rehearse is None:
+        raise ConfigError("max_loss_on_old needs data.rehearse, the dataset on which the loss is measured")
+
+
 def _mean(figures: Mapping[str, float | None], names: Sequence[str]) -> float | None:
     known = [figure for name in names if (figure := figures[name]) is not None]
     return sum(known) / len(known) if known else None

@@ -89,14 +89,6 @@ def settings_from(settings: RegionTrainSettings, earlier: Earlier) -> RegionTrai
     return settings.model_copy(update={"network": network, "head": head})
 
 
-def check_settings(settings: RegionTrainSettings) -> None:
-    """Raise `ConfigError` for settings of a fine-tuning that have no effect."""
-    if settings.data.rehearse is not None and settings.init_from is None:
-        raise ConfigError("data.rehearse needs init_from, the model that was trained on the earlier dataset")
-    if settings.max_loss_on_old is not None and settings.data.rehearse is None:
-        raise ConfigError("max_loss_on_old needs data.rehearse, the dataset on which the loss is measured")
-
-
 def old_frames(settings: RegionTrainSettings, new_frames: int) -> OldFrames | None:
     """Return the frames of `data.rehearse`, with their own classes; None without it.
 

@@ -14,7 +14,7 @@ from deal_core.devices import resolve_device
 from deal_core.errors import ConfigError
 from deal_core.files import os_errors_as, owning, replacing
 from deal_core.models.backbone import settle_weights
-from deal_core.models.domain_change import FineTuneReport
+from deal_core.models.domain_change import FineTuneReport, check_rehearsal
 from deal_core.models.earlier_model import start_from
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_model
@@ -27,7 +27,6 @@ from deal_core.regions.choice import LevelChoice, choose_levels
 from deal_core.regions.figures import RegionFigures, class_figures
 from deal_core.regions.fine_tuning import (
     FIGURE,
-    check_settings,
     domain_change,
     old_frames,
     open_earlier,
@@ -77,7 +76,7 @@ def train_regions(
         UsageError: the device is not available.
         EvaluationError: more was lost on the dataset of `data.rehearse` than is accepted; the model is kept.
     """
-    check_settings(settings)
+    check_rehearsal(settings.init_from, settings.data.rehearse, settings.max_loss_on_old)
     with owning(settings.output, ConfigError):
         return _train(settings, advance)
 

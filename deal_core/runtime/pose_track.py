@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -14,23 +13,6 @@ _LONGEST_GAP_NS = 500_000_000
 """Time between two poses above which nothing is known of the motion between them."""
 _AHEAD_NS = 50_000_000
 """Time after the last pose for which the motion is assumed to go on."""
-
-
-def pose_matrix(translation: Sequence[float], quaternion: Sequence[float]) -> Float64Array:
-    """Return the (4, 4) matrix of a translation (x, y, z) and a rotation (x, y, z, w), which need not be of length 1.
-
-    >>> pose_matrix((1, 2, 3), (0, 0, 1, 1)).round(9).tolist()
-    [[0.0, -1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 2.0], [0.0, 0.0, 1.0, 3.0], [0.0, 0.0, 0.0, 1.0]]
-    """
-    x, y, z, w = np.asarray(quaternion, np.float64) / np.linalg.norm(quaternion)
-    pose = np.eye(4)
-    pose[:3, :3] = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
-        (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
-        (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
-    )
-    pose[:3, 3] = translation
-    return pose
 
 
 class PoseTrack:

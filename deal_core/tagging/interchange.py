@@ -190,7 +190,7 @@ class _Reader:
         """Store a box, unless it is empty, given by its corner and size in pixels."""
         sides = (max(round(side), 0) for side in (left, top, left + width, top + height))
         box = Box(self.classes.names[label], *sides)
-        if box.left < box.right and box.top < box.bottom:
+        if box.has_pixels:
             self.marks.append((frame, box))
 
 

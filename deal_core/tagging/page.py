@@ -140,10 +140,9 @@ class MaskPictures:
         if found is None:
             return _png(np.zeros((1, 1, 4), np.uint8))
         mask = found.mask
-        inside = cv2.erode(mask, np.ones((3, 3), np.uint8)) == mask
-        opacity = np.where(
-            mask > 0, np.where(inside & (cv2.dilate(mask, np.ones((3, 3), np.uint8)) == mask), 110, 255), 0
-        )
+        around = np.ones((3, 3), np.uint8)
+        is_inside = cv2.erode(mask, around) == cv2.dilate(mask, around)
+        opacity = np.where(mask > 0, np.where(is_inside, _OPACITY, 255), 0)
         return _png(np.dstack([store.classes.palette()[mask], opacity.astype(np.uint8)]))
 
 

@@ -265,11 +265,7 @@ class _Line(NamedTuple):
 
 def _check_mark(mark: Mark, classes: ClassList) -> None:
     check_marks((mark,), classes)
-    if isinstance(mark, Tap):
-        is_right = mark.x >= 0 and mark.y >= 0
-    else:
-        is_right = 0 <= mark.left < mark.right and 0 <= mark.top < mark.bottom
-    if not is_right:
+    if not (mark.x >= 0 and mark.y >= 0 if isinstance(mark, Tap) else mark.has_pixels):
         raise UsageError(f"expected a tap or box with pixels of the image, found {mark}")
 
 

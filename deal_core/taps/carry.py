@@ -98,9 +98,7 @@ def carry_mask(mask: BoolArray, source: View, target: View) -> BoolArray:
 
 def same_points(mask: BoolArray, source: View, target: View) -> tuple[BoolArray, BoolArray]:
     """Return which pixels (H, W) of the target show a point that the source sees, and which of them are in the mask."""
-    columns, rows, distance = _places_in(source, target)
-    height, width = source.depth.shape
-    hits = target.known & (distance > 0) & (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    columns, rows, distance, hits = _places_in(source, target)
     x, y = np.where(hits, columns, 0), np.where(hits, rows, 0)
     hits &= source.known[y, x]
     seen = hits & (np.abs(source.depth[y, x] - distance) <= _tolerance(distance))
@@ -113,9 +111,7 @@ def gone_share(mask: BoolArray, source: View, target: View) -> float:
     What something nearer hides, and what lies outside the target, does not count.
     """
     there = replace(source, known=mask & source.measured)
-    columns, rows, distance = _places_in(target, there)
-    height, width = target.depth.shape
-    hits = there.known & (distance > 0) & (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    columns, rows, distance, hits = _places_in(target, there)
     x, y = columns[hits], rows[hits]
     known = target.measured[y, x]
     beyond = (target.depth[y, x] - distance[hits])[known]
@@ -144,8 +140,11 @@ def _nearest(mask: BoolArray) -> Int64Array:
     return np.asarray(labels, np.int64)
 
 
-def _places_in(source: View, target: View) -> tuple[Int64Array, Int64Array, Float64Array]:
-    """Return column, row and distance (H, W) in the source of each pixel of the target."""
+def _places_in(source: View, target: View) -> tuple[Int64Array, Int64Array, Float64Array, BoolArray]:
+    """Return column, row and distance (H, W) in the source of each pixel of the target, and whether it lies in there.
+
+    A pixel of the target without depth lies nowhere.
+    """
     right, down = pixel_rays(target.camera).astype(np.float64)
     points = np.stack([right, down, np.ones_like(right)], axis=-1) * target.depth[..., None].astype(np.float64)
     motion = np.linalg.inv(source.pose) @ target.pose
@@ -154,7 +153,10 @@ def _places_in(source: View, target: View) -> tuple[Int64Array, Int64Array, Floa
     safe = np.where(distance > 0, distance, 1.0)[..., None]
     rays = np.where(distance[..., None] > 0, moved[..., :2] / safe, 0.0)
     pixels = np.rint(np.nan_to_num(project(rays, source.camera), nan=-1.0)).clip(-1, 1e6).astype(np.int64)
-    return pixels[..., 0], pixels[..., 1], distance
+    columns, rows = pixels[..., 0], pixels[..., 1]
+    height, width = source.depth.shape
+    hits = target.known & (distance > 0) & (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    return columns, rows, distance, hits
 
 
 def _tolerance(distance: Float64Array) -> Float64Array:

@@ -23,7 +23,7 @@ from deal_core.dataset.settings import SourceSettings
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError, EvaluationError
 from deal_core.files import owning, refuse_output_on_input
-from deal_core.models.domain_change import DomainChange, FineTuneReport
+from deal_core.models.domain_change import DomainChange, FineTuneReport, check_rehearsal
 from deal_core.models.earlier_model import ClassChanges, start_from
 from deal_core.models.factory import create_model
 from deal_core.models.model_file import MODEL_FILE, LoadedModel, ModelInfo, Threshold, load_model, save_model
@@ -239,10 +239,7 @@ def _run(task: Task[F], fabric: Fabric, report: Callable[[Progress], None]) -> T
 def _check_settings(settings: RunSettings) -> None:
     """Raise `ConfigError` for settings of a fine-tuning that have no effect."""
     rehearse = settings.data.rehearse
-    if rehearse is not None and settings.init_from is None:
-        raise ConfigError("data.rehearse needs init_from, the model that was trained on the earlier dataset")
-    if settings.max_loss_on_old is not None and rehearse is None:
-        raise ConfigError("max_loss_on_old needs data.rehearse, the dataset on which the loss is measured")
+    check_rehearsal(settings.init_from, rehearse, settings.max_loss_on_old)
     if isinstance(settings, DistillSettings) and settings.rehearse_masks != "model" and rehearse is None:
         raise ConfigError("rehearse_masks needs data.rehearse, the dataset whose masks they are")
 

@@ -13,6 +13,7 @@ from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.open import open_dataset
 from deal_core.errors import DealError
 from deal_core.models.factory import create_model
+from deal_core.models.model_info import without_initial_weights
 from deal_core.trainer.cam_training import CamTraining
 from deal_core.trainer.loop import batch_loader, check_batch_size, create_fabric
 from deal_core.trainer.run_folder import TrainState
@@ -57,7 +58,8 @@ def time_training(settings: TrainSettings) -> TrainingCost:
             "data": settings.data.model_copy(update={"workers": 0}),
         }
     )
-    network = create_model(settings.model.name, len(dataset.classes), **_untrained(settings))
+    arguments = without_initial_weights(settings.model.arguments)  # none to read or to download
+    network = create_model(settings.model.name, len(dataset.classes), **arguments)
     task.prepare(network, frames)
     try_out(network, task)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -93,12 +95,6 @@ def repeated(work: Callable[[], object]) -> float:
         return first
     times = [timed(work)[0] for _ in range(_REPEATS)]
     return sorted(times)[_REPEATS // 2]
-
-
-def _untrained(settings: TrainSettings) -> dict[str, object]:
-    """Return the arguments of the network without weights to read or to download."""
-    arguments = dict(settings.model.arguments)
-    return {**arguments, "weights": "none"} if "weights" in arguments else arguments
 
 
 def _views(frames: Dataset, settings: TrainSettings, task: CamTraining) -> Views:

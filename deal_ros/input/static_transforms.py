@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deal_core.runtime.pose_track import pose_matrix
-from deal_core.structures import Float64Array
+from deal_core.structures import Float64Array, pose_matrix
 
 
 class StaticTransforms:

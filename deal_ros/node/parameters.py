@@ -13,7 +13,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from deal_core.errors import DealError, UsageError, nearest_hint
+from deal_core.errors import DealError, UsageError, nearest_hint, short
 from deal_ros.node.paths import DATA_DIR, PathKind, check_path, check_reachable
 
 
@@ -246,6 +246,5 @@ def _names(field: dataclasses.Field[Any], value: Any) -> tuple[str, ...]:
 
 
 def _wrong(field: dataclasses.Field[Any], value: Any, hint: str = "") -> UsageError:
-    found = repr(value[:_LONGEST_SHOWN] if isinstance(value, (str, Sequence)) else value)
-    found = found if len(found) <= _LONGEST_SHOWN else f"{found[:_LONGEST_SHOWN]}…"
+    found = short(value, _LONGEST_SHOWN)
     return UsageError(f"parameter '{field.name}': expected {expectation(field)}, found {found}.{hint}")

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from deal_core.errors import UsageError
+from deal_core.errors import UsageError, short
 
 DATA_DIR = "~/.ros/deal"
 """The usual folder of the nodes' files."""
@@ -38,14 +38,14 @@ def check_path(name: str, text: str) -> None:
     encoded = os.fsencode(text) if _can_encode(text) else b""
     longest = max(map(len, encoded.split(b"/")))
     if bool(encoded) != bool(text) or not text.isprintable():
-        raise UsageError(f"parameter '{name}': expected a path of printable characters, found {_shown(text)}")
+        raise UsageError(f"parameter '{name}': expected a path of printable characters, found {short(text)}")
     if longest > _LONGEST_NAME or len(encoded) > _LONGEST_PATH:
         raise UsageError(
             f"parameter '{name}': expected a path of at most {_LONGEST_PATH} bytes with names of at most "
-            f"{_LONGEST_NAME}, found {len(encoded)} bytes with a name of {longest}: {_shown(text)}"
+            f"{_LONGEST_NAME}, found {len(encoded)} bytes with a name of {longest}: {short(text)}"
         )
     if text and not text.strip("/"):
-        raise UsageError(f"parameter '{name}': expected a path below a folder, found {_shown(text)}")
+        raise UsageError(f"parameter '{name}': expected a path below a folder, found {short(text)}")
 
 
 def check_reachable(name: str, kind: PathKind, text: str, given: str, data_dir: str) -> None:
@@ -71,7 +71,7 @@ def check_reachable(name: str, kind: PathKind, text: str, given: str, data_dir: 
         return
     beside = f" or {'beside' if kind == 'file' else 'in'} {given}" if given else ""
     raise UsageError(
-        f"parameter '{name}': while the node runs it takes a path below {data_dir}{beside}, found {_shown(text)}; "
+        f"parameter '{name}': while the node runs it takes a path below {data_dir}{beside}, found {short(text)}; "
         "others have to be given when the node starts, and data_dir there changes the folder"
     )
 
@@ -82,7 +82,3 @@ def _can_encode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _shown(text: str) -> str:
-    return repr(text) if len(text) <= 80 else f"{text[:80]!r}…"

@@ -11,7 +11,8 @@ from std_msgs.msg import Header
 
 from deal_core.errors import UsageError
 from deal_core.runtime.camera_rays import Float64Array
-from deal_core.runtime.pose_track import PoseTrack, pose_matrix
+from deal_core.runtime.pose_track import PoseTrack
+from deal_core.structures import pose_matrix
 from deal_ros.input.conversions import stamp_to_ns
 
 try:

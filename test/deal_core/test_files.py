@@ -169,7 +169,7 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_owned(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    message = "file/run cannot be written .*: Not a directory"
+    message = r"file/run cannot be written \(choose another output\): Not a directory"
     with pytest.raises(DatasetError, match=message), owning(tmp_path / "file" / "run", DatasetError):
         pytest.fail("there is nothing to own")
 

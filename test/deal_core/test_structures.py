@@ -28,6 +28,7 @@ from deal_core.structures import (
     TagMarker,
     TagState,
     metres_to_depth,
+    pose_matrix,
     valid_depth,
 )
 from deal_core.surfaces.planes import find_planes
@@ -101,3 +102,15 @@ def test_tags_for_other_classes_say_nothing_about_what_was_not_asked() -> None:
     partial = TagState(("drill",), ("mug",)).for_classes(ours, others)
     assert np.isnan(partial.vector(others)[0]) and partial.vector(others)[1] == 1
     assert np.isnan(TagState(("drill",), marker=TagMarker.IGNORE).for_classes(ours, others).vector(others)).all()
+
+
+@given(st.lists(st.floats(-1, 1), min_size=4, max_size=4), st.floats(0.1, 5))
+def test_a_quaternion_turns_points_as_its_product_does(numbers: list[float], length: float) -> None:
+    quaternion = np.array(numbers)
+    if np.linalg.norm(quaternion) < 0.1:
+        return
+    x, y, z, w = quaternion / np.linalg.norm(quaternion)
+    axis, point = np.array([x, y, z]), np.array([0.3, -1.0, 2.0])
+    expected = point + 2 * w * np.cross(axis, point) + 2 * np.cross(axis, np.cross(axis, point))
+    found = pose_matrix((1, 2, 3), length * quaternion)
+    np.testing.assert_allclose(found @ [*point, 1], [*(expected + np.array([1, 2, 3])), 1], atol=1e-9)

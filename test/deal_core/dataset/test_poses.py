@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deal_core.dataset.poses import read_poses, read_trajectory, write_poses
 from deal_core.errors import DatasetError
-from deal_core.runtime.pose_track import pose_matrix
+from deal_core.structures import pose_matrix
 
 PARTS = st.floats(-1, 1)
 

@@ -142,3 +142,10 @@ def test_maps_beyond_float16_are_refused(frames: Dataset, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="not finite in float16"):
         keep_maps(net, frames, SIZE, tmp_path)
     assert isinstance(keep_maps(network(), frames, SIZE, tmp_path), KeptMaps)
+
+
+def test_kept_maps_are_files_that_others_can_read(frames: Dataset, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    kept = keep_maps(network(), frames, SIZE, tmp_path / "maps", flip=False)
+    assert {file.stat().st_mode for file in kept.files} == {plain.stat().st_mode}

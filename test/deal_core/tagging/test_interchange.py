@@ -131,16 +131,22 @@ def test_marks_of_other_tools_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "annotation", [{"bbox": [1, 2]}, {"bbox": ["a", 1, 1, 1]}, {"keypoints": [1, 2]}, {"bbox": [float("inf"), 1, 1, 1]}]
+    ("annotation", "said"),
+    [
+        ({"bbox": [1, 2]}, "file: expected .* of COCO"),
+        ({"bbox": ["a", 1, 1, 1]}, "file: expected .* of COCO"),
+        ({"keypoints": [1, 2]}, "file: expected .* of COCO"),
+        ({"bbox": [float("inf"), 1, 1, 1]}, "file is not JSON: .* expected a finite number, found Infinity"),
+    ],
 )
-def test_a_broken_mark_of_coco_is_refused(tmp_path: Path, annotation: dict[str, Any]) -> None:
+def test_a_broken_mark_of_coco_is_refused(tmp_path: Path, annotation: dict[str, Any], said: str) -> None:
     content = {
         "images": [{"id": 5, "file_name": "day 1/7"}],
         "categories": [{"id": 1, "name": "mug"}],
         "annotations": [{"image_id": 5, "category_id": 1, **annotation}],
     }
     (tmp_path / "file").write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match=r"file: expected .* of COCO|expected a finite number, found Infinity"):
+    with pytest.raises(DatasetError, match=said):
         read(tmp_path / "file", TagFormat.COCO)
 
 

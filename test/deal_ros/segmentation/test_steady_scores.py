@@ -17,8 +17,7 @@ from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
 from deal_core.errors import UsageError
-from deal_core.runtime.pose_track import pose_matrix
-from deal_core.structures import CameraIntrinsics
+from deal_core.structures import CameraIntrinsics, pose_matrix
 from deal_ros.input.conversions import camera_to_info, stamp_from_ns, stamp_to_ns
 from deal_ros.segmentation import camera_motion
 from deal_ros.segmentation.outputs import FrameInputs

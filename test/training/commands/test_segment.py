@@ -47,7 +47,7 @@ def test_what_is_no_image_is_named(model: Path, tmp_path: Path) -> None:
         run(model, broken, "--out", tmp_path / "masks")
     image = tmp_path / "image.png"
     cv2.imwrite(str(image), np.zeros((20, 30, 3), np.uint8))
-    with pytest.raises(DatasetError, match=r"broken\.png cannot be written .*: File exists"):
+    with pytest.raises(DatasetError, match=r"broken\.png cannot be written \(choose another output\): File exists"):
         run(model, image, "--out", broken)
     with pytest.raises(UsageError, match="found nothing"):
         run(model, tmp_path / "missing.png", "--out", tmp_path / "masks")
