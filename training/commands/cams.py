@@ -1,6 +1,7 @@
 """`deal cams`: class activation maps and pseudo masks of a dataset.
 
 deal cams runs/kitchen/model.safetensors kitchen --out kitchen_masks --refine auto
+deal cams runs/kitchen/model.safetensors kitchen --out fused_masks --refine auto --views recording
 deal cams runs/voc/model.safetensors VOC2012 --as voc --split train --out masks --size image --scales 1,1.2 --refine crf
 """
 
@@ -23,11 +24,14 @@ from training.support.options import (
 if TYPE_CHECKING:
     from deal_core.dataset.dataset import Dataset
     from deal_core.masks.decide import IgnoreBand
+    from deal_core.masks.other_views import OtherViews
     from deal_core.masks.score_dataset import CamSettings
     from deal_core.models.model_file import LoadedModel, Threshold
     from deal_core.taps.masks import TapMasks
+    from deal_core.views.fusion import FusionCounts
 
 MaskSourceName = Literal["auto", "cam", "regions"]
+ViewsName = Literal["none", "near", "recording"]
 
 
 def cams(
@@ -51,6 +55,13 @@ def cams(
         bool,
         typer.Option(help="Let the scores give way to masks of taps and boxes (deal tag), where there are any."),
     ] = True,
+    views: Annotated[
+        ViewsName,
+        typer.Option(
+            help="Fuse the scores with those of other frames that show the same places, by the poses of the camera: of "
+            "those within 2 s (near), or of all up to a pause (recording). The masks are refined afterwards."
+        ),
+    ] = "none",
     mask_source: Annotated[
         MaskSourceName | None,
         typer.Option(
@@ -71,6 +82,7 @@ def cams(
     from deal_core.errors import UsageError
     from deal_core.masks.mask_folder import write_cams
     from deal_core.models.model_file import load_model
+    from deal_core.views.fusion import FusedScores, FusionCounts
     from training.support.console import console, track
 
     settings, band = scores.settings(), _parse_band(ignore_band)
@@ -84,12 +96,33 @@ def cams(
     loaded = load_model(model)
     if regions:
         loaded, settings = _chosen(loaded, load_model(regions), frames, settings, mask_source or "auto")
-    threshold = _threshold(loaded, frames, out, settings, threshold_rule) if threshold_rule else None
+    fused = None if views == "none" else FusedScores(loaded, frames, settings, views)
+    threshold = _threshold(loaded, frames, out, settings, threshold_rule, fused) if threshold_rule else None
+    if fused:
+        fused.counts = FusionCounts()  # those of the masks alone
     known = _tapped(frames) if taps else None
-    steps = write_cams(loaded, frames, out, settings, threshold=threshold, ignore_band=band, known=known)
+    steps = write_cams(loaded, frames, out, settings, threshold=threshold, ignore_band=band, known=known, views=fused)
     made = sum(track(steps, "CAMs", total=len(frames)))
     console().print(f"{out}: {made} frames written, {len(frames) - made} existed already", markup=False)
+    if fused:
+        _tell(fused.counts)
     _judge(out, frames, loaded, threshold)
+
+
+def _tell(counts: FusionCounts) -> None:
+    """Print how many frames have fused scores, and why others have their own alone."""
+    from training.support.console import console
+
+    console().print(f"scores of {counts.fused} frames are fused with those of other views", markup=False)
+    causes = {
+        "have no pose in poses.json (deal poses gives some)": counts.without_pose,
+        "have no depth": counts.without_depth,
+        "fit no other view, so their poses or the intrinsics may be wrong": counts.left_out,
+    }
+    for why, count in causes.items():
+        if count:
+            text = f"warning: {count} frames {why}: they have their own scores alone"
+            console().print(text, style="yellow", markup=False)
 
 
 def _tapped(frames: Dataset) -> TapMasks | None:
@@ -150,7 +183,9 @@ def _judge(out: Path, frames: Dataset, model: LoadedModel, threshold: Threshold 
     print_outcome(verdict)
 
 
-def _threshold(model: LoadedModel, frames: Dataset, out: Path, settings: CamSettings, rule: str) -> Threshold:
+def _threshold(
+    model: LoadedModel, frames: Dataset, out: Path, settings: CamSettings, rule: str, views: OtherViews | None
+) -> Threshold:
     """Return the threshold that an earlier run recorded in `out`, or choose it by the rule."""
     from deal_core.masks.mask_folder import recorded_threshold
     from deal_core.masks.score_dataset import THRESHOLD_FRAMES, choose_threshold
@@ -159,7 +194,7 @@ def _threshold(model: LoadedModel, frames: Dataset, out: Path, settings: CamSett
     threshold = recorded_threshold(out, rule)
     if threshold is None:
         with counting("threshold", min(len(frames), THRESHOLD_FRAMES)) as advance:
-            threshold = choose_threshold(model, frames, settings, rule, advance=advance)
+            threshold = choose_threshold(model, frames, settings, rule, views=views, advance=advance)
         console().print(f"background threshold {threshold.value:.2f}, {threshold.rule}", markup=False)
     return threshold
 
