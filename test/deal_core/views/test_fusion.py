@@ -41,8 +41,8 @@ def make(tmp_path: Path) -> Callable[..., Dataset]:
         places = [camera_at(x, turn=turn * (n - 4)) for n, x in enumerate(np.linspace(-0.3, 0.5, 9))]
         stamps = stamps or [STEP_NS * number for number in range(1, 10)]
         with DatasetWriter(path, CLASSES).recording("a") as folder:
-            for stamp, pose in zip(stamps, places, strict=True):
-                view, number = ray_cast(pose, BLOCKS)
+            for count, (stamp, pose) in enumerate(zip(stamps, places, strict=True)):
+                view, number = ray_cast(pose, BLOCKS if count < 5 else changed.get("later", BLOCKS))
                 names = tuple(CLASSES.names[k - 1] for k in np.unique(number) if k)
                 tags = TagState(names, marker=TagMarker.COMPLETE)
                 folder.write(RgbdPair(stamp, view.image, metres_to_depth(view.depth)), tags, 0)
@@ -126,6 +126,28 @@ def test_a_wrong_pose_harms_no_other_frame(make: Callable[..., Dataset], blind: 
         np.testing.assert_array_equal(fused(with_wrong, views, 6), fused(without, views, 6))
     source = FusedScores(None, with_wrong, CPU, "recording")  # type: ignore[arg-type]
     assert source.scores(with_wrong.load(3)) is None and source.counts.left_out == 1
+
+
+def test_a_thing_that_was_moved_leaves_no_ghost(make: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = (Block(1, 0.0, 0.15, -0.08, 0.06, 0.8),)
+    dataset = make(later=moved)
+    truths = {
+        frame.key: ray_cast(pose, BLOCKS if n < 5 else moved)[1]
+        for n, (frame, pose) in enumerate(
+            zip(dataset.frames, [camera_at(x) for x in np.linspace(-0.3, 0.5, 9)], strict=True)
+        )
+    }
+
+    def scores(_model: Any, asked: Dataset, *_: Any) -> Iterator[ScoredFrame]:
+        for frame in asked.frames:
+            drawn = np.stack([truths[frame.key] == k for k in (1, 2, 3)]).astype(np.float32)
+            yield ScoredFrame(asked.load(frame), drawn)
+
+    monkeypatch.setattr(fusion, "score_frames", scores)
+    for views in ("near", "recording"):
+        for number in (3, 6):
+            found, truth = fused(dataset, views, number)[0] > 0.5, truths[dataset.frames[number].key] == 1
+            assert (found & truth).sum() / (found | truth).sum() > 0.8, (views, number)
 
 
 def test_frames_do_not_join_by_wrong_intrinsics(make: Callable[..., Dataset], blind: None) -> None:
