@@ -106,9 +106,9 @@ def main() -> None:
     parser.add_argument("--split", choices=("dev", "final"), default="dev")
     parser.add_argument("--seeds", type=int, nargs="+", default=[200])
     parser.add_argument("--worlds", nargs="+", default=[world.name for world in WORLDS], help="names of worlds")
-    parser.add_argument("--rooms", type=int, default=6)
+    parser.add_argument("--rooms", type=int, default=4)
     parser.add_argument("--frames", type=int, default=36, help="of each room")
-    parser.add_argument("--size", type=int, nargs=2, default=(192, 144), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--size", type=int, nargs=2, default=(160, 120), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--epochs", type=int, default=16)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -126,7 +126,7 @@ def rows(world: WorldKind, seed: int, options: argparse.Namespace) -> Iterator[d
     rows_of = (row for row in read_rows(options.out) if (row["world"], row["seed"]) == (world.name, seed))
     known = {(row["way"], row["refine"]): row for row in rows_of}
     folder = options.out / f"{world.name.replace(' ', '_').replace(',', '').replace('%', 'percent')}-{seed}"
-    wanted = [(way, refine) for way in WAYS for refine in ("none", "auto")]
+    wanted = [(way, refine) for refine in ("none", "auto") for way in WAYS if (way, refine) not in LEFT_OUT]
     if known.keys() >= set(wanted):
         yield from (known[one] for one in wanted)
         return
@@ -153,6 +153,7 @@ WAYS: Mapping[str, tuple[str, str]] = {
     "recording, odometry": ("recording", "odometry"),
     "recording, 10 % of the poses wrong": ("recording", "wrong"),
 }
+LEFT_OUT = {("near views, odometry", "auto"), ("recording, 10 % of the poses wrong", "auto")}
 
 
 def make_data(folder: Path, world: WorldKind, seed: int, options: argparse.Namespace) -> Path:
@@ -256,6 +257,7 @@ def score(model: LoadedModel, folder: Path, way: str, refine: str) -> dict[str, 
     keys = {frame.key for frame in dataset.frames[::SCORED]}
     scored = dataset.subset(predicate=lambda frame: frame.key in keys)
     for frame in score_frames(model, scored, settings, fused):
+        assert frame.sample.mask is not None  # of a synthetic recording
         sweep.update(frame.scores, frame.tags, frame.sample.mask)
     best, curve = sweep.best(), sweep.curve()
     usual = int(np.abs(np.asarray(curve.thresholds) - decision_threshold(model, settings).value).argmin())

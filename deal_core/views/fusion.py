@@ -170,7 +170,7 @@ class FusedScores:
     def _near(self, frame: FrameRecord, view: View) -> _Found:
         own = self._scored(frame)
         shape = own.scores.shape
-        sums, tagged, known = (np.zeros(shape, np.float32) for _ in range(3))
+        sums, tagged, known = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         for other in (own, *(self._scored(other) for other in self._neighbours(frame))):
             if other is own:
                 warped, weights = own.scores, np.ones(shape[1:])

@@ -7,7 +7,10 @@ bit. Where the map would grow beyond its bound, its cubes grow to twice the side
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from deal_core.structures import BoolArray, Float32Array, Float64Array, Int64Array
 
@@ -89,7 +92,7 @@ class PlaceMap:
         found = at < len(self._keys)
         found[found] = self._keys[at[found]] == keys[found]
         rows = self._rows[at[found]]
-        sums = self._sums[rows].astype(np.float32) / _LEVELS
+        sums = self._sums[rows].astype(np.float32) / np.float32(_LEVELS)
         scores[found] = fused_scores(sums, self._tagged[rows].astype(np.float32), self._known[rows].astype(np.float32))
         return scores, found
 
@@ -134,7 +137,9 @@ class PlaceMap:
         self._keys, self._rows = keys, np.arange(len(keys))
 
 
-def fused_scores(sums: Float32Array, tagged: Float32Array, known: Float32Array) -> Float32Array:
+def fused_scores(
+    sums: npt.NDArray[np.floating[Any]], tagged: npt.NDArray[np.floating[Any]], known: npt.NDArray[np.floating[Any]]
+) -> Float32Array:
     """Return fused class scores in [0, 1], of one shape with the arguments.
 
     The score of a class at a place is its mean over the views that see the place and are tagged with the class, times
