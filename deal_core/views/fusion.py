@@ -78,10 +78,10 @@ class FusedScores:
         dataset: The frames that are asked for, which are also the other views.
         settings: Settings of the scores; their refinement belongs after the fusion and is not used here.
         views: "near" or "recording".
-        advance: Called after each frame that a map is made of.
 
     Attributes:
         counts: counts of the frames that were asked for.
+        advance: called after each frame that a map is made of; does nothing unless it is set.
 
     Raises:
         UsageError: no recording has poses and intrinsics, depth is not in metres, or the tags are predicted.
@@ -94,11 +94,10 @@ class FusedScores:
         dataset: Dataset,
         settings: CamSettings,
         views: Views,
-        *,
-        advance: Callable[[], None] = lambda: None,
     ) -> None:
         self.counts = FusionCounts()
-        self._model, self._dataset, self._views, self._advance = model, dataset, views, advance
+        self.advance: Callable[[], object] = lambda: None
+        self._model, self._dataset, self._views = model, dataset, views
         self._settings = replace(settings, refine=None)
         self._poses = {name: read_poses(dataset.path, name) for name in dataset.recordings}
         self._cameras = {name: dataset.camera(name) for name in dataset.recordings}
@@ -119,6 +118,11 @@ class FusedScores:
         poses = {name: {stamp: pose.tolist() for stamp, pose in found.items()} for name, found in self._poses.items()}
         content = json.dumps([sorted(self._frames), poses], sort_keys=True)
         return f"{self._views} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+    @property
+    def mapped_frames(self) -> int:
+        """Number of frames that maps are made of."""
+        return sum(min(len(frames), KEYFRAMES) for frames in self._posed.values()) if self._views == "recording" else 0
 
     def scores(self, sample: Sample) -> Tensor | None:
         """Return the fused scores (K, h, w) of a frame; None for a frame that has its own alone.
@@ -164,7 +168,7 @@ class FusedScores:
             seen = self._seen(self._frames[scored.sample.key], scored)
             if seen.view.measured.any():
                 _add(maps, seen, len(self._dataset.classes))
-            self._advance()
+            self.advance()
         return maps
 
     def _near(self, frame: FrameRecord, view: View) -> _Found:

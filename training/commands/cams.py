@@ -7,6 +7,7 @@ deal cams runs/voc/model.safetensors VOC2012 --as voc --split train --out masks 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from deal_core.masks.score_dataset import CamSettings
     from deal_core.models.model_file import LoadedModel, Threshold
     from deal_core.taps.masks import TapMasks
-    from deal_core.views.fusion import FusionCounts
+    from deal_core.views.fusion import FusedScores, FusionCounts
 
 MaskSourceName = Literal["auto", "cam", "regions"]
 ViewsName = Literal["none", "near", "recording"]
@@ -83,7 +84,7 @@ def cams(
     from deal_core.masks.mask_folder import write_cams
     from deal_core.models.model_file import load_model
     from deal_core.views.fusion import FusedScores, FusionCounts
-    from training.support.console import console, track
+    from training.support.console import console
 
     settings, band = scores.settings(), _parse_band(ignore_band)
     if band and threshold_rule:
@@ -102,11 +103,23 @@ def cams(
         fused.counts = FusionCounts()  # those of the masks alone
     known = _tapped(frames) if taps else None
     steps = write_cams(loaded, frames, out, settings, threshold=threshold, ignore_band=band, known=known, views=fused)
-    made = sum(track(steps, "CAMs", total=len(frames)))
+    made = _write(steps, len(frames), fused)
     console().print(f"{out}: {made} frames written, {len(frames) - made} existed already", markup=False)
     if fused:
         _tell(fused.counts)
     _judge(out, frames, loaded, threshold)
+
+
+def _write(steps: Iterator[bool], frames: int, fused: FusedScores | None) -> int:
+    """Take all steps behind a progress bar, with a second one for the maps of other views; return the written ones."""
+    from training.support.console import progress
+
+    with progress() as bar:
+        masks = bar.add_task("CAMs", total=frames)
+        if fused and fused.mapped_frames:
+            maps = bar.add_task("views", total=fused.mapped_frames)
+            fused.advance = lambda: bar.advance(maps)
+        return sum(bar.track(steps, total=frames, task_id=masks))
 
 
 def _tell(counts: FusionCounts) -> None:

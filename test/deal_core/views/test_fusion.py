@@ -101,11 +101,13 @@ def test_a_single_view_keeps_its_scores(make: Callable[..., Dataset], model_of: 
 def test_frames_in_another_order_change_nothing(make: Callable[..., Dataset], blind: None) -> None:
     dataset = make()
     expected = [fused(dataset, "recording", number) for number in range(len(dataset))]
-    source = FusedScores(None, dataset, CPU, "recording")  # type: ignore[arg-type]
+    source, steps = FusedScores(None, dataset, CPU, "recording"), iter(range(100))  # type: ignore[arg-type]
+    source.advance = lambda: next(steps)
     for number in (5, 0, 8, 3):
         found = source.scores(dataset.load(number))
         assert found is not None
         np.testing.assert_array_equal(found.numpy(), expected[number])
+    assert next(steps) == source.mapped_frames == len(dataset)  # the map was made once
 
 
 def test_a_pause_parts_the_views(make: Callable[..., Dataset], blind: None) -> None:
