@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -33,6 +33,8 @@ NEAR_S = 2.0
 """Time to each side from which near views are taken, seconds."""
 NEAR_VIEWS = 6
 """Largest number of near views, evenly spread."""
+NEAR_STEP_S = 0.15
+"""Shortest time between two frames that are near views of others, seconds: each of them is scored once, and kept."""
 ROUNDS = 2
 """How often a map is made: from the second time on, of what the map before says about its views."""
 MAPS = 4
@@ -112,6 +114,7 @@ class FusedScores:
         for frame in dataset.frames:
             if frame.stamp_ns in self._poses[frame.recording]:
                 self._posed[parts[frame.key]].append(frame)
+        self._others = {number: _thinned(frames) for number, frames in self._posed.items()}
         self._maps: tuple[int, list[_Map]] = (-1, [])
         self._kept: OrderedDict[str, _Seen] = OrderedDict()
 
@@ -206,8 +209,8 @@ class FusedScores:
         return _Found(fused_scores(sums, tagged, known), np.ones(shape[1:], bool))
 
     def _neighbours(self, frame: FrameRecord) -> list[FrameRecord]:
-        posed = self._posed[self._number[frame.key]]
-        near = [o for o in posed if o is not frame and abs(o.stamp_ns - frame.stamp_ns) <= NEAR_S * 1e9]
+        others = self._others[self._number[frame.key]]
+        near = [o for o in others if o is not frame and abs(o.stamp_ns - frame.stamp_ns) <= NEAR_S * 1e9]
         count = min(len(near), NEAR_VIEWS)
         return [near[i * len(near) // count] for i in range(count)]
 
@@ -216,7 +219,7 @@ class FusedScores:
         if frame.key not in self._kept:
             alone = self._dataset.subset([frame.recording], lambda other: other.key == frame.key)
             self._kept[frame.key] = self._seen(frame, next(iter(score_frames(self._model, alone, self._settings))))
-            if len(self._kept) > 4 * NEAR_VIEWS:
+            if len(self._kept) > 2 * NEAR_S / NEAR_STEP_S + 2:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(frame.key)
         return self._kept[frame.key]
@@ -274,6 +277,15 @@ def _add(maps: list[_Map], key: str, seen: _Seen, num_classes: int) -> None:
     fitting.last = view
     fitting.members.append(key)
     fitting.places.add(points_of(view)[known], seen.scores[:, known].T, seen.tags)
+
+
+def _thinned(frames: Sequence[FrameRecord]) -> list[FrameRecord]:
+    """Return frames of rising stamps without those that follow another one within `NEAR_STEP_S`."""
+    kept: list[FrameRecord] = []
+    for frame in frames:
+        if not kept or frame.stamp_ns - kept[-1].stamp_ns >= NEAR_STEP_S * 1e9:
+            kept.append(frame)
+    return kept
 
 
 def _flags(tags: Float32Array) -> tuple[Float32Array, Float32Array]:
