@@ -258,23 +258,30 @@ class _Found(NamedTuple):
 
 @dataclass(eq=False)
 class _Map:
-    """The places of views whose depth agrees, the last one of these, and the keys of their frames."""
+    """The places of views whose depth agrees, the last of these and its number, and the keys of their frames."""
 
     places: PlaceMap
     last: View
+    newest: int = 0
     members: list[str] = field(default_factory=list)
 
 
 def _add(maps: list[_Map], key: str, seen: _Seen, num_classes: int) -> None:
-    """Add a view to the map whose last view it agrees with, the newest first, or to a new map."""
+    """Add a view to the map whose last view it agrees with the most, or to a new map.
+
+    A view that has nothing in common with the last ones of all maps joins the map of the view before.
+    """
     view, known = seen.view, seen.view.known
-    fitting = next((each for each in reversed(maps) if not agreement(each.last, view).is_wrong), None)
+    judged = [(agreement(each.last, view), each) for each in maps]
+    fitting = max((one for one in judged if one[0].is_right), key=lambda one: one[0].same, default=(None, None))[1]
+    if fitting is None and maps and not any(found.is_wrong for found, _ in judged):
+        fitting = max(maps, key=lambda each: each.newest)
     if fitting is None:
         if len(maps) == MAPS:
             return
         fitting = _Map(PlaceMap(num_classes), view)
         maps.append(fitting)
-    fitting.last = view
+    fitting.last, fitting.newest = view, sum(len(each.members) for each in maps)
     fitting.members.append(key)
     fitting.places.add(points_of(view)[known], seen.scores[:, known].T, seen.tags)
 

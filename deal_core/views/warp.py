@@ -28,6 +28,16 @@ class Agreement(NamedTuple):
     agreeing: float
 
     @property
+    def same(self) -> float:
+        """Share of the target's pixels that agree."""
+        return self.compared * self.agreeing
+
+    @property
+    def is_right(self) -> bool:
+        """Whether enough is compared, and enough of it agrees."""
+        return self.compared >= _LEAST_SHARED and self.agreeing >= LEAST_AGREEMENT
+
+    @property
     def is_wrong(self) -> bool:
         """Whether the poses or the intrinsics cannot be right: enough is compared, and too little of it agrees."""
         return self.compared >= _LEAST_SHARED and self.agreeing < LEAST_AGREEMENT
