@@ -160,6 +160,8 @@ class RunSettings(Settings):
     max_loss_on_old: Fraction | None = None
     """Largest fall, on the dataset of `data.rehearse`, of the figure of `fine_tune.json`; a larger one fails the run,
     whose model is kept."""
+    compile: bool = False
+    """Whether PyTorch compiles the network (`torch.compile`): needs a C++ compiler, and a minute or more at the start."""
 
 
 class TrainSettings(RunSettings):
