@@ -161,7 +161,7 @@ class RunSettings(Settings):
     """Largest fall, on the dataset of `data.rehearse`, of the figure of `fine_tune.json`; a larger one fails the run,
     whose model is kept."""
     compile: bool = False
-    """Whether PyTorch compiles the network (`torch.compile`): needs a C++ compiler, and a minute or more at the start."""
+    """Whether PyTorch compiles the network (`torch.compile`): needs a C++ compiler and a minute at the start."""
 
 
 class TrainSettings(RunSettings):
