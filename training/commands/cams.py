@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from deal_core.masks.decide import IgnoreBand
     from deal_core.masks.score_dataset import CamSettings
     from deal_core.models.model_file import LoadedModel, Threshold
-    from deal_core.taps.masks import TapMasks
 
 MaskSourceName = Literal["auto", "cam", "regions"]
 
@@ -72,6 +71,7 @@ def cams(
     from deal_core.masks.mask_folder import write_cams
     from deal_core.models.model_file import load_model
     from training.support.console import console, track
+    from training.support.taps import tap_masks
 
     settings, band = scores.settings(), _parse_band(ignore_band)
     if band and threshold_rule:
@@ -85,26 +85,11 @@ def cams(
     if regions:
         loaded, settings = _chosen(loaded, load_model(regions), frames, settings, mask_source or "auto")
     threshold = _threshold(loaded, frames, out, settings, threshold_rule) if threshold_rule else None
-    known = _tapped(frames) if taps else None
+    known = tap_masks(frames) if taps else None
     steps = write_cams(loaded, frames, out, settings, threshold=threshold, ignore_band=band, known=known)
     made = sum(track(steps, "CAMs", total=len(frames)))
     console().print(f"{out}: {made} frames written, {len(frames) - made} existed already", markup=False)
     _judge(out, frames, loaded, threshold)
-
-
-def _tapped(frames: Dataset) -> TapMasks | None:
-    """Return the masks of the taps and boxes of a dataset; None without any."""
-    if not any(frame.marks for frame in frames.frames):
-        return None
-    from deal_core.taps.masks import TapMasks
-    from training.support.console import console
-
-    found = TapMasks(frames)
-    if not len(found):
-        return None
-    told = "carried to other frames by poses.json" if found.can_carry else "used in their own frames (no poses.json)"
-    console().print(f"taps and boxes in {len(found)} frames, {told}", markup=False)
-    return found
 
 
 def _chosen(
