@@ -28,6 +28,7 @@ from deal_core.dataset.taps import Box, Mark, Tap, marks_to_json
 from deal_core.evaluation.metrics import ConfusionMatrix
 from deal_core.masks.decide import predict_mask
 from deal_core.masks.mask_folder import read_mask, write_cams
+from deal_core.masks.refine.refinement import refinement_settings
 from deal_core.masks.score_dataset import CamSettings, score_frames
 from deal_core.models.model_file import LoadedModel, load_model
 from deal_core.regions.settings import RegionTrainSettings
@@ -38,8 +39,9 @@ from deal_core.synthetic.recording import SyntheticFrame, render_scenes, write_r
 from deal_core.synthetic.room_style import Split
 from deal_core.synthetic.rooms import RoomsConfig
 from deal_core.taps.masks import TapMasks
+from deal_core.trainer.cam_training import train
 from deal_core.trainer.distillation import distill
-from deal_core.trainer.settings import DistillSettings
+from deal_core.trainer.settings import DistillSettings, TrainSettings
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 SPAN_NS = 6_000_000_000
@@ -47,6 +49,7 @@ LEAST_PIXELS = 100
 AT_THE_RIM = 0.2
 """How much less a view of a thing counts that the image cuts off."""
 MARKS = ("tags", "tap", "box")
+WITH_MARKS = ", with marks"
 
 
 def main() -> None:
@@ -66,7 +69,7 @@ def main() -> None:
     known = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     done = {(row["seed"], row["name"]) for row in known}
     for seed in options.seeds:
-        for name, figures in Seed(options, seed).rows(lambda name, seed=seed: (seed, name) in done):
+        for name, figures in Seed(options, seed).rows({name for known_seed, name in done if known_seed == seed}):
             row = {"seed": seed, "name": name, **figures}
             with results.open("a") as lines:
                 lines.write(json.dumps(row) + "\n")
@@ -82,38 +85,66 @@ class Seed:
         self.data = {kind: self.folder / kind for kind in MARKS}
         self.test = self.folder / "test"
 
-    def rows(self, is_done: Callable[[str], bool]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows(self, done: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield each figure that is missing, under its name."""
         self.make_worlds()
         for kind in MARKS:
             dataset = Dataset.open(self.data[kind])
             taps = None if kind == "tags" else TapMasks(dataset)
-            if taps is not None and not is_done(f"{kind}: masks without a model"):
-                masks = {key: found.mask for key in half(dataset) if (found := taps.of(key))}
-                yield (
-                    f"{kind}: masks without a model",
-                    {"miou": miou(dataset, masks, half(dataset)), "marks": marks_in(dataset)},
-                )
-            for learnt in (False, True) if taps else (False,):
-                name = f"{kind}: regions{', which learn from them' if learnt else ''}"
-                if is_done(name):
-                    continue
-                model = self.regions(dataset, taps if learnt else None)
-                figures = {"scores alone": miou(dataset, self.masks(model, dataset, None, name), half(dataset))}
-                if taps is not None:
-                    figures["miou"] = miou(
-                        dataset, self.masks(model, dataset, taps, f"{name}, with marks"), half(dataset)
-                    )
-                yield name, figures
-            folder = (
-                self.folder
-                / "masks"
-                / _file_name("tags: regions" if taps is None else f"{kind}: regions, which learn from them, with marks")
-            )
-            if not is_done(f"{kind}: distilled"):
-                yield f"{kind}: distilled", {"miou": self.distilled(dataset, kind, folder)}
-        if not is_done("drawn: distilled"):
-            yield "drawn: distilled", {"miou": self.distilled(Dataset.open(self.data["tags"]), "drawn", None)}
+            for name, work in self.stages(kind, dataset, taps):
+                if name not in done:
+                    yield name, work()
+
+    def stages(
+        self, kind: str, dataset: Dataset, taps: TapMasks | None
+    ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+        """Yield the name of each figure of a kind of marks, and the function that makes it."""
+        best = f"{kind}: regions"
+        if taps is not None:
+            best = f"{kind}: regions, which learn from them"
+            yield f"{kind}: masks without a model", lambda: self.alone(dataset, taps)
+            yield best, lambda: self.scored(best, self.regions(dataset, taps), dataset, taps)
+        else:
+            yield best, lambda: self.scored(best, self.regions(dataset, None), dataset, None)
+        cam = f"{kind}: CAM"
+        yield cam, lambda: self.scored(cam, self.cam(dataset), dataset, taps, refine="auto")
+        masks = self.folder / "masks" / _file_name(best + WITH_MARKS if taps else best)
+        yield f"{kind}: distilled", lambda: {"miou": self.distilled(dataset, kind, masks)}
+        if taps is None:
+            yield "drawn: distilled", lambda: {"miou": self.distilled(dataset, "drawn", None)}
+
+    def alone(self, dataset: Dataset, taps: TapMasks) -> dict[str, Any]:
+        """Score what the marks give without a model."""
+        masks = {key: found.mask for key in half(dataset) if (found := taps.of(key))}
+        marks = sum(len(frame.marks) for frame in dataset.frames)
+        return {"miou": miou(dataset, masks, half(dataset)), "marks": marks}
+
+    def scored(
+        self, name: str, model: LoadedModel, dataset: Dataset, taps: TapMasks | None, refine: str = "none"
+    ) -> dict[str, Any]:
+        """Score the masks of a model alone and, if there are marks, with these on top."""
+        settings = CamSettings(device="cpu", refine=refinement_settings(refine))
+        figures = {"scores alone": miou(dataset, self.masks(model, dataset, None, name, settings), half(dataset))}
+        if taps is not None:
+            found = self.masks(model, dataset, taps, name + WITH_MARKS, settings)
+            figures["miou"] = miou(dataset, found, half(dataset))
+        return figures
+
+    def cam(self, dataset: Dataset) -> LoadedModel:
+        """Return a CAM network with the edge loss on a frozen backbone; it learns from the marks of the dataset."""
+        settings = load_settings(
+            TrainSettings,
+            CONFIG / "frozen.yaml",
+            [
+                *(f"data.path={dataset.path}", f"output={self.folder / f'cam_{dataset.path.name}'}"),
+                *(f"seed={self.seed}", "device=cpu", "data.image_size=[192, 256]"),
+                *(f"data.features={self.folder / 'features'}", f"epochs={self.options.epochs}"),
+                *("model.arguments.backbone=mobilenetv2_100", "model.arguments.backbone_arguments={pad_type: same}"),
+                *(f"model.arguments.weights={self.options.weights}", "model.arguments.mean=[0.5,0.5,0.5]"),
+                *("model.arguments.std=[0.5,0.5,0.5]",),
+            ],
+        )
+        return load_model(train(settings).model)
 
     def make_worlds(self) -> None:
         """Render the rooms, and write a dataset for each kind of marks."""
@@ -138,8 +169,8 @@ class Seed:
 
     def world(self, seed: int, rooms: int, frames: int) -> RoomsConfig:
         """Return rooms with all difficulties."""
-        views = {"scenes": rooms, "frames_per_scene": frames, "width": 240, "height": 180}
-        return RoomsConfig(seed=seed, **views, split=Split(self.options.split))
+        split = Split(self.options.split)
+        return RoomsConfig(seed=seed, scenes=rooms, frames_per_scene=frames, width=240, height=180, split=split)
 
     def regions(self, dataset: Dataset, taps: TapMasks | None) -> LoadedModel:
         """Return a region model that learns from the tags, and from the taps unless they are None."""
@@ -156,10 +187,12 @@ class Seed:
         )
         return load_model(train_regions(settings, find_things=lambda _: taps.of if taps else None).model)
 
-    def masks(self, model: LoadedModel, dataset: Dataset, taps: TapMasks | None, name: str) -> dict[str, Any]:
+    def masks(
+        self, model: LoadedModel, dataset: Dataset, taps: TapMasks | None, name: str, settings: CamSettings
+    ) -> dict[str, Any]:
         """Write the masks of all frames, and return those that are scored."""
         folder = self.folder / "masks" / _file_name(name)
-        for _ in write_cams(model, dataset, folder, CamSettings(device="cpu"), known=taps):
+        for _ in write_cams(model, dataset, folder, settings, known=taps):
             pass
         return {key: read_mask(folder, key, (180, 240), len(dataset.classes)) for key in half(dataset)}
 
@@ -245,11 +278,6 @@ def box_round(mask: BoolArray, name: str) -> Box:
 def half(dataset: Dataset) -> list[str]:
     """Return the keys of every second frame."""
     return [frame.key for frame in evenly_spread(dataset, len(dataset) // 2).frames]
-
-
-def marks_in(dataset: Dataset) -> int:
-    """Return the number of taps and boxes."""
-    return sum(len(frame.marks) for frame in dataset.frames)
 
 
 def miou(dataset: Dataset, masks: dict[str, Any], keys: Iterable[str]) -> float:

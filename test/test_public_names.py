@@ -14,7 +14,7 @@ PUBLIC = {
     "deal_core.losses": (
         "DepthEdgeAlignmentLoss DepthEdgeOptions FeatureSimilarityLoss ImportanceSamplingLoss clipped_cross_entropy "
         "depth_edge_alignment_loss equivariant_cross_regularization_loss equivariant_regularization_loss "
-        "feature_similarity_loss importance_sampling_loss tag_loss"
+        "feature_similarity_loss importance_sampling_loss seed_loss tag_loss"
     ),
     "deal_core.surfaces": ("FilledDepth Planes connected_parts fill_depth fill_depth_image find_planes"),
     "deal_core.models": (

@@ -36,7 +36,7 @@ from deal_core.trainer.figures import MAX_FRAMES
 from deal_core.trainer.loop import Progress, begin_step, end_step, evaluating
 from deal_core.trainer.run_folder import TrainState, as_begun, write_whole
 from deal_core.trainer.settings import ClipSettings, DistillSettings
-from deal_core.trainer.task import run_task
+from deal_core.trainer.task import Shown, run_task
 from deal_core.trainer.views import output_of, plain_batches
 
 REHEARSAL_MASKS = "rehearsal_masks"
@@ -129,7 +129,6 @@ class Distillation:
     """The training of a segmenter on masks, as `deal_core.trainer.task.Task` describes it."""
 
     settings: DistillSettings
-    with_mask = True
     figure = "IoU with masks"
 
     def split(self, dataset: Dataset) -> tuple[LabelledFrames, LabelledFrames]:
@@ -154,6 +153,10 @@ class Distillation:
 
     def frame_weights(self, frames: LabelledFrames) -> None:
         """Show each frame once per epoch."""
+
+    def shown(self, frames: LabelledFrames, old: LabelledFrames | None) -> Shown:
+        """Return the frames with their training masks."""
+        return Shown(frames, old, with_mask=True)
 
     def outputs(self, network: nn.Module, image: Tensor) -> list[Tensor]:
         """Return the logits."""

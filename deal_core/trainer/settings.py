@@ -101,6 +101,12 @@ class FslSettings(MapLossSettings):
     """Range of the comparison, in pixels of the network's input (published with an input of 448)."""
 
 
+class TapLossSettings(LossSettings):
+    """The loss on the activation outside of what taps and boxes show; without them it has no effect."""
+
+    weight: NotNegative = 1.0
+
+
 class OptimizerSettings(Settings):
     """Optimiser and learning-rate schedule."""
 
@@ -170,6 +176,7 @@ class TrainSettings(RunSettings):
     deal: DealSettings = DealSettings()
     isl: IslSettings = IslSettings()
     fsl: FslSettings = FslSettings()
+    taps: TapLossSettings = TapLossSettings()
     bias_from_tags: bool = False
     """Whether the tag logit of a class starts at the log-odds of its share of the tags, if the network has a bias."""
     sampling: Sampling = "balanced"
