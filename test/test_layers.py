@@ -26,7 +26,7 @@ FLOORS = (
     ("deal_core.report",),
     ("deal_core.trainer",),
     ("deal_core.evaluation", "deal_core.quality"),
-    ("deal_core.tagging",),
+    ("deal_core.tagging", "deal_core.views"),
     ("deal_core.taps",),
     ("deal_core.runtime", "deal_core.recorder"),
     ("deal_core.masks", "deal_core.web"),
@@ -49,6 +49,7 @@ FLAT = {
 NEVER_IN_DEAL_ROS = (
     *("trainer", "evaluation", "quality", "report", "experiments", "masks", "regions", "features"),
     "taps",
+    "views",
 )
 
 

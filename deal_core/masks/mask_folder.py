@@ -23,6 +23,7 @@ from deal_core.files import os_errors_as, owning, replacing
 from deal_core.limits import read_bytes, refuse_over
 from deal_core.masks.decide import IgnoreBand, pseudo_mask
 from deal_core.masks.known import KnownMasks, with_known
+from deal_core.masks.other_views import OtherViews
 from deal_core.masks.refine.refinement import refinement_name
 from deal_core.masks.score_dataset import CamSettings, ScoredFrame, check_use, decision_threshold, score_frames
 from deal_core.models.model_file import LoadedModel, Threshold
@@ -41,6 +42,7 @@ def write_cams(
     threshold: Threshold | None = None,
     ignore_band: IgnoreBand | None = None,
     known: KnownMasks | None = None,
+    views: OtherViews | None = None,
 ) -> Iterator[bool]:
     """Write scores and pseudo mask of each frame; yield for each frame whether its files were written now.
 
@@ -57,6 +59,7 @@ def write_cams(
         threshold: Threshold of the masks; default: `decision_threshold`.
         ignore_band: Two thresholds that replace `threshold`; pixels between them become 255.
         known: Masks that the scores give way to, such as those of taps; None changes nothing.
+        views: Scores fused from several frames instead of the model's own; None changes nothing.
 
     Raises:
         DatasetError: `score_frames` raises it, the folder holds CAMs of another model or other settings, or it cannot
@@ -75,11 +78,11 @@ def write_cams(
     paths = {frame.key: cam_paths(out, frame.key) for frame in dataset.frames}
     dataset.refuse_output(out, (file for files in paths.values() for file in files))
     with owning(out, DatasetError):
-        _claim_folder(out, _describe(model, settings, chosen, ignore_band, known))
+        _claim_folder(out, _describe(model, settings, chosen, ignore_band, known, views))
         missing = dataset.subset(predicate=lambda frame: not all(p.exists() for p in paths[frame.key]))
         for _ in range(len(dataset) - len(missing)):
             yield False
-        for scored in score_frames(model, missing, settings):
+        for scored in score_frames(model, missing, settings, views):
             frame = scored if known is None else with_known(scored, known.of(scored.sample.key))
             scores_file, mask_file = paths[frame.sample.key]
             _write_whole(scores_file, _compressed(frame, model.info.input_size if settings.size == "model" else None))
@@ -221,6 +224,7 @@ class _Description(BaseModel):
     refine: dict[str, Any] | None = None
     precision: str | None = None
     known: str | None = None
+    views: str | None = None
 
 
 def _describe(
@@ -229,6 +233,7 @@ def _describe(
     threshold: Threshold,
     ignore_band: IgnoreBand | None,
     known: KnownMasks | None,
+    views: OtherViews | None,
 ) -> _Description:
     refine: dict[str, Any] = {"method": refinement_name(settings.refine)}
     if settings.refine is not None:
@@ -247,6 +252,7 @@ def _describe(
         refine=refine,
         precision=None if settings.precision == "32" else settings.precision,
         known=None if known is None else known.digest,
+        views=None if views is None else views.digest,
     )
 
 
@@ -259,14 +265,19 @@ def _claim_folder(out: Path, ours: _Description) -> None:
     theirs = _read_description(out)
     if theirs is None:
         content = ours.model_dump(mode="json")
-        if ours.known is None:
-            del content["known"]
+        for name in ("known", "views"):
+            if content[name] is None:
+                del content[name]
         _write_whole(out / CAMS_FILE, (json.dumps(content, indent=1) + "\n").encode())
         return
     remove_leftovers(out)
     here, there = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
     for about in (here, there):
         (about["refine"] or {}).pop("backend", None)  # version 0.1.0 had two for the CRF, with equal results
+    if here.get("views") != there.get("views"):
+        raise DatasetError(
+            f"{out} holds CAMs made with other --views, poses or frames: choose another folder, or delete this one"
+        )
     if here.get("known") != there.get("known"):
         raise DatasetError(
             f"{out} holds CAMs made with other taps, boxes or poses: choose another folder, or delete this one"
