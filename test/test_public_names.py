@@ -30,6 +30,7 @@ PUBLIC = {
         "ClassFigures Proposals RegionFigures RegionResult RegionTrainSettings propose_regions region_scores "
         "train_regions"
     ),
+    "deal_core.audit": "Audit AuditSettings NextFrame PlaceShortcut WrongTag WrongTags audit_dataset",
     "deal_core.masks": (
         "CamSettings ScoredFrame ThresholdRule choose_threshold create_rule multi_scale_scores predict_mask "
         "pseudo_mask read_cam read_mask score_frames winning_class write_cams"

@@ -13,6 +13,7 @@ import typer
 
 from deal_core.errors import DealError, UsageError
 from deal_core.limits import raise_limits
+from training.commands.audit import audit
 from training.commands.cams import cams
 from training.commands.check import check
 from training.commands.collect import collect
@@ -38,7 +39,7 @@ from training.commands.view import view
 from training.support.options import spread_options
 
 _COMMANDS = (
-    *(cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, features),
+    *(audit, cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, features),
     *(fine_tune, import_weights, poses, regions, report, segment, synth, tag, train, view),
 )
 _INTERRUPTED = 130
