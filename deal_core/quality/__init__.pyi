@@ -1,6 +1,6 @@
 # The names that users may rely on; each is imported when it is first used.
 from .choice import MaskSource, choose_source, judge_source
-from .frame_scores import FrameScore, score_masks
+from .frame_scores import FrameQuality, score_masks
 from .mask_figures import ClassMaskFigures, MaskFigures, MaskMeter, measure_masks
 from .training_facts import ClassTrainingFacts, TrainingFacts, facts_of_training
 from .verdict import ClassVerdict, Finding, Verdict, judge
@@ -10,7 +10,7 @@ __all__ = [
     "ClassTrainingFacts",
     "ClassVerdict",
     "Finding",
-    "FrameScore",
+    "FrameQuality",
     "MaskFigures",
     "MaskMeter",
     "MaskSource",

@@ -30,7 +30,7 @@ from deal_core.structures import (
 
 
 @dataclass(frozen=True)
-class FrameScore:
+class FrameQuality:
     """The figure of the mask of one frame.
 
     Args:
@@ -44,7 +44,7 @@ class FrameScore:
 
 def score_masks(
     folder: Path, dataset: Dataset, *, advance: Callable[[int], None] = lambda frames: None
-) -> list[FrameScore]:
+) -> list[FrameQuality]:
     """Return the figure of each frame that has a mask in a folder, in the order of the frames, in constant memory.
 
     The recogniser of the second opinion learns from at most `MEASURED_FRAMES` frames, evenly spread.
@@ -75,15 +75,15 @@ def score_masks(
     for done, (sample, mask) in enumerate(_masks(folder, frames, frames.frames), 1):
         scores = recogniser.scores(describe_cells(sample.image, grid), part_of[sample.key])
         agreement = _agreement(scores, mask_shares(mask, grid, len(dataset.classes)), sample.tags)
-        found.append(FrameScore(sample.key, _score(agreement, sample, mask, dataset)))
+        found.append(FrameQuality(sample.key, _score(agreement, sample, mask, dataset)))
         advance(done)
     return found
 
 
-def worst_frames(scores: Sequence[FrameScore], count: int) -> list[str]:
+def worst_frames(scores: Sequence[FrameQuality], count: int) -> list[str]:
     """Return the keys of the frames with the lowest figures, worst first; those of nan come last.
 
-    >>> worst_frames([FrameScore("a", 0.5), FrameScore("b", 0.1), FrameScore("c", math.nan)], 2)
+    >>> worst_frames([FrameQuality("a", 0.5), FrameQuality("b", 0.1), FrameQuality("c", math.nan)], 2)
     ['b', 'a']
     """
     ranked = sorted(scores, key=lambda each: math.inf if math.isnan(each.score) else each.score)

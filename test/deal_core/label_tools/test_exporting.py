@@ -150,7 +150,8 @@ for number, task in enumerate(tasks):
     task.update(id=number, annotations=[{"id": number, "completed_by": 1, "result": task["predictions"][0]["result"]}])
 (folder / "submitted.json").write_text(json.dumps(tasks))
 pixels = {}
-for item in Converter(config, str(folder), download_resources=False).iter_from_json_file(str(folder / "submitted.json")):
+converter = Converter(config, str(folder), download_resources=False)
+for item in converter.iter_from_json_file(str(folder / "submitted.json")):
     masks = pixels[item["input"]["frame"]] = {}
     for result in item["output"].get("brush", []):
         shape = result["original_height"], result["original_width"], 4
@@ -172,20 +173,22 @@ WRITTEN_BY_DATUMARO = """
 import json, sys
 from datumaro.components.dataset import Dataset
 
-Dataset.import_from(sys.argv[1], "cvat").export(sys.argv[2], sys.argv[3])
+options = {"label_map": sys.argv[4]} if sys.argv[3].startswith("voc") else {}
+Dataset.import_from(sys.argv[1], "cvat").export(sys.argv[2], sys.argv[3], **options)
 print("null")
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("theirs", "ours"), [("cvat", "cvat"), ("coco", "coco"), ("voc_segmentation", "cvat-masks")]
-)
+@pytest.mark.parametrize(("theirs", "ours"), [("cvat", "cvat"), ("coco", "coco"), ("voc_segmentation", "cvat-masks")])
 def test_what_datumaro_writes_comes_in_bit_by_bit(
     theirs: str, ours: Any, dataset: Dataset, masks: Path, tmp_path: Path
 ) -> None:
     export_masks(masks, dataset, "cvat", tmp_path / "out", keys(dataset))
-    parse(WRITTEN_BY_DATUMARO, tmp_path / "out" / "annotations.xml", tmp_path / "theirs", theirs)
+    colors = {"background": "0,0,0", "mug": "250,50,83", "jar": "0,0,1", "box": "1,0,0", "unlabelled": "255,255,255"}
+    (tmp_path / "labelmap.txt").write_text("".join(f"{name}:{color}::\n" for name, color in colors.items()))
+    files = tmp_path / "out" / "annotations.xml", tmp_path / "theirs", theirs, tmp_path / "labelmap.txt"
+    parse(WRITTEN_BY_DATUMARO, *files)
     import_masks(open_masks(tmp_path / "theirs", ours, CLASSES), dataset, tmp_path / "back", AS_THEY_ARE)
     expected = odd_masks(dataset)
     if theirs == "voc_segmentation":  # it has no mask for an image without objects
