@@ -25,6 +25,7 @@ FLOORS = (
     ("deal_core.experiments",),
     ("deal_core.report",),
     ("deal_core.trainer",),
+    ("deal_core.label_tools",),
     ("deal_core.evaluation", "deal_core.quality", "deal_core.audit"),
     ("deal_core.tagging", "deal_core.views"),
     ("deal_core.taps",),
@@ -48,7 +49,7 @@ FLAT = {
 }
 NEVER_IN_DEAL_ROS = (
     *("trainer", "evaluation", "quality", "report", "experiments", "masks", "regions", "features"),
-    *("taps", "views", "audit"),
+    *("taps", "views", "audit", "label_tools"),
 )
 
 
