@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import cv2
@@ -33,6 +33,10 @@ NEAR_S = 2.0
 """Time to each side from which near views are taken, seconds."""
 NEAR_VIEWS = 6
 """Largest number of near views, evenly spread."""
+NEAR_STEP_S = 0.15
+"""Shortest time between two frames that are near views of others, seconds: each of them is scored once, and kept."""
+ROUNDS = 2
+"""How often a map is made: from the second time on, of what the map before says about its views."""
 MAPS = 4
 """Largest number of maps of one part of a recording, whose poses may not all fit each other."""
 VIEW_WIDTH = 320
@@ -68,8 +72,9 @@ class FusedScores:
 
     Frames are fused within one part of a recording, up to a pause in which things may have been moved. With `near`, the
     scores of up to `NEAR_VIEWS` frames within `NEAR_S` are warped, without those whose depth does not agree. With
-    `recording`, a map of the whole part is made of up to `KEYFRAMES` frames. A frame whose depth does not agree with
-    that of the frame before begins a map of its own, which later frames may join.
+    `recording`, a map of the whole part is made of up to `KEYFRAMES` frames, and then made again of what it says about
+    them: in each view, the likeliest place of a tag weakens the others. A frame whose depth does not agree with that of
+    the frame before begins a map of its own, which later frames may join.
 
     Frames are best asked for in their order: the maps of one part are in memory at a time.
 
@@ -109,6 +114,7 @@ class FusedScores:
         for frame in dataset.frames:
             if frame.stamp_ns in self._poses[frame.recording]:
                 self._posed[parts[frame.key]].append(frame)
+        self._others = {number: _thinned(frames) for number, frames in self._posed.items()}
         self._maps: tuple[int, list[_Map]] = (-1, [])
         self._kept: OrderedDict[str, _Seen] = OrderedDict()
 
@@ -120,9 +126,10 @@ class FusedScores:
         return f"{self._views} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
     @property
-    def mapped_frames(self) -> int:
-        """Number of frames that maps are made of."""
-        return sum(min(len(frames), KEYFRAMES) for frames in self._posed.values()) if self._views == "recording" else 0
+    def mapping_steps(self) -> int:
+        """Number of calls of `advance`, if all maps are made and no frame is left out."""
+        frames = sum(min(len(frames), KEYFRAMES) for frames in self._posed.values())
+        return ROUNDS * frames if self._views == "recording" else 0
 
     def scores(self, sample: Sample) -> Tensor | None:
         """Return the fused scores (K, h, w) of a frame; None for a frame that has its own alone.
@@ -157,7 +164,7 @@ class FusedScores:
             scores, seen = each.places.look_up(points)
             found = _Found(scores.T.reshape(-1, *view.depth.shape), seen.reshape(view.depth.shape) & view.known)
             if found.known.sum() >= least:
-                least, best, is_alone = found.known.sum(), found, each.views == 1
+                least, best, is_alone = found.known.sum(), found, len(each.members) == 1
         return None if is_alone else best
 
     def _make_maps(self, number: int) -> list[_Map]:
@@ -167,9 +174,24 @@ class FusedScores:
         for scored in score_frames(self._model, part, self._settings):
             seen = self._seen(self._frames[scored.sample.key], scored)
             if seen.view.measured.any():
-                _add(maps, seen, len(self._dataset.classes))
+                _add(maps, scored.sample.key, seen, len(self._dataset.classes))
             self.advance()
+        for each in maps:
+            for _ in range(ROUNDS - 1):
+                each.places = self._said_again(each)
         return maps
+
+    def _said_again(self, earlier: _Map) -> PlaceMap:
+        """Return a map of the same views with the scores that an earlier map gives each, relative to their largest."""
+        places = PlaceMap(len(self._dataset.classes))
+        for key in earlier.members:
+            sample = self._dataset.load(self._frames[key])
+            view = self._view(self._frames[key], sample)
+            assert view is not None  # of a frame with a pose
+            points = points_of(view)[view.known]
+            places.add(points, _normalised(earlier.places.look_up(points)[0].T, sample.tags).T, sample.tags)
+            self.advance()
+        return places
 
     def _near(self, frame: FrameRecord, view: View) -> _Found:
         own = self._scored(frame)
@@ -187,8 +209,8 @@ class FusedScores:
         return _Found(fused_scores(sums, tagged, known), np.ones(shape[1:], bool))
 
     def _neighbours(self, frame: FrameRecord) -> list[FrameRecord]:
-        posed = self._posed[self._number[frame.key]]
-        near = [o for o in posed if o is not frame and abs(o.stamp_ns - frame.stamp_ns) <= NEAR_S * 1e9]
+        others = self._others[self._number[frame.key]]
+        near = [o for o in others if o is not frame and abs(o.stamp_ns - frame.stamp_ns) <= NEAR_S * 1e9]
         count = min(len(near), NEAR_VIEWS)
         return [near[i * len(near) // count] for i in range(count)]
 
@@ -197,7 +219,7 @@ class FusedScores:
         if frame.key not in self._kept:
             alone = self._dataset.subset([frame.recording], lambda other: other.key == frame.key)
             self._kept[frame.key] = self._seen(frame, next(iter(score_frames(self._model, alone, self._settings))))
-            if len(self._kept) > 4 * NEAR_VIEWS:
+            if len(self._kept) > 2 * NEAR_S / NEAR_STEP_S + 2:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(frame.key)
         return self._kept[frame.key]
@@ -236,14 +258,14 @@ class _Found(NamedTuple):
 
 @dataclass(eq=False)
 class _Map:
-    """The places of views whose depth agrees, the last one of these, and their number."""
+    """The places of views whose depth agrees, the last one of these, and the keys of their frames."""
 
     places: PlaceMap
     last: View
-    views: int = 0
+    members: list[str] = field(default_factory=list)
 
 
-def _add(maps: list[_Map], seen: _Seen, num_classes: int) -> None:
+def _add(maps: list[_Map], key: str, seen: _Seen, num_classes: int) -> None:
     """Add a view to the map whose last view it agrees with, the newest first, or to a new map."""
     view, known = seen.view, seen.view.known
     fitting = next((each for each in reversed(maps) if not agreement(each.last, view).is_wrong), None)
@@ -252,8 +274,18 @@ def _add(maps: list[_Map], seen: _Seen, num_classes: int) -> None:
             return
         fitting = _Map(PlaceMap(num_classes), view)
         maps.append(fitting)
-    fitting.last, fitting.views = view, fitting.views + 1
+    fitting.last = view
+    fitting.members.append(key)
     fitting.places.add(points_of(view)[known], seen.scores[:, known].T, seen.tags)
+
+
+def _thinned(frames: Sequence[FrameRecord]) -> list[FrameRecord]:
+    """Return frames of rising stamps without those that follow another one within `NEAR_STEP_S`."""
+    kept: list[FrameRecord] = []
+    for frame in frames:
+        if not kept or frame.stamp_ns - kept[-1].stamp_ns >= NEAR_STEP_S * 1e9:
+            kept.append(frame)
+    return kept
 
 
 def _flags(tags: Float32Array) -> tuple[Float32Array, Float32Array]:
@@ -272,10 +304,10 @@ def _without_holes(scores: Float32Array, known: BoolArray) -> Float32Array:
 
 
 def _normalised(scores: Float32Array, tags: Float32Array) -> Float32Array:
-    """Return scores whose largest is 1 for each class that is tagged as present, and 0 for all others."""
-    largest = scores.max(axis=(1, 2), keepdims=True)
-    relative = np.where(largest > 0, scores / np.maximum(largest, 1e-9), 0)
-    return np.where((tags == 1)[:, None, None], relative, 0).astype(np.float32)
+    """Return scores (K, ...) whose largest is 1 for each class that is tagged as present, and 0 for all others."""
+    largest = scores.reshape(len(scores), -1).max(axis=1)
+    factors = np.where((tags == 1) & (largest > 0), 1 / np.maximum(largest, 1e-9), 0)
+    return np.asarray(scores * factors.reshape(-1, *[1] * (scores.ndim - 1)), np.float32)
 
 
 def _check(

@@ -116,8 +116,8 @@ def _write(steps: Iterator[bool], frames: int, fused: FusedScores | None) -> int
 
     with progress() as bar:
         masks = bar.add_task("CAMs", total=frames)
-        if fused and fused.mapped_frames:
-            maps = bar.add_task("views", total=fused.mapped_frames)
+        if fused and fused.mapping_steps:
+            maps = bar.add_task("views", total=fused.mapping_steps)
             fused.advance = lambda: bar.advance(maps)
         return sum(bar.track(steps, total=frames, task_id=masks))
 

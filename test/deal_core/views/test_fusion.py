@@ -107,7 +107,23 @@ def test_frames_in_another_order_change_nothing(make: Callable[..., Dataset], bl
         found = source.scores(dataset.load(number))
         assert found is not None
         np.testing.assert_array_equal(found.numpy(), expected[number])
-    assert next(steps) == source.mapped_frames == len(dataset)  # the map was made once
+    assert next(steps) == source.mapping_steps == 2 * len(dataset)  # the map was made once, in two rounds
+
+
+def test_near_views_of_a_fast_camera_are_scored_once(
+    make: Callable[..., Dataset], blind: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make([33_000_000 * number for number in range(1, 10)])
+    scores, asked = fusion.score_frames, []
+
+    def counted(model: Any, frames: Dataset, *options: Any) -> Iterator[ScoredFrame]:
+        asked.extend(frame.key for frame in frames.frames)
+        return scores(model, frames, *options)
+
+    monkeypatch.setattr(fusion, "score_frames", counted)
+    source = FusedScores(None, dataset, CPU, "near")  # type: ignore[arg-type]
+    assert all(source.scores(dataset.load(number)) is not None for number in range(len(dataset)))
+    assert sorted(asked) == sorted(frame.key for frame in dataset.frames)
 
 
 def test_a_pause_parts_the_views(make: Callable[..., Dataset], blind: None) -> None:
