@@ -221,6 +221,7 @@ class _Description(BaseModel):
     refine: dict[str, Any] | None = None
     precision: str | None = None
     known: str | None = None
+    gate: bool | None = None
 
 
 def _describe(
@@ -247,6 +248,7 @@ def _describe(
         refine=refine,
         precision=None if settings.precision == "32" else settings.precision,
         known=None if known is None else known.digest,
+        gate=settings.gate or None,
     )
 
 
@@ -259,8 +261,9 @@ def _claim_folder(out: Path, ours: _Description) -> None:
     theirs = _read_description(out)
     if theirs is None:
         content = ours.model_dump(mode="json")
-        if ours.known is None:
-            del content["known"]
+        for name in ("known", "gate"):
+            if content[name] is None:
+                del content[name]
         _write_whole(out / CAMS_FILE, (json.dumps(content, indent=1) + "\n").encode())
         return
     remove_leftovers(out)

@@ -205,3 +205,5 @@ class DistillSettings(RunSettings):
     clip: ClipSettings = ClipSettings()
     batch_size: Annotated[Whole, Field(ge=2)] = 16
     """Images per step, over all processes; at least 2, since some decoders normalise over the batch."""
+    rounds: PositiveWhole = 1
+    """Largest number of rounds: after each, the masks of the student teach the next one if they are judged better."""
