@@ -40,7 +40,7 @@ from deal_core.synthetic.room_style import Split
 from deal_core.synthetic.rooms import RoomsConfig
 from deal_core.taps.masks import TapMasks
 from deal_core.trainer.cam_training import train
-from deal_core.trainer.distillation import distill
+from deal_core.trainer.rounds import distill
 from deal_core.trainer.settings import DistillSettings, TrainSettings
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"

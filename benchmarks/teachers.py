@@ -35,7 +35,7 @@ from deal_core.models.model_file import load_model
 from deal_core.quality.frame_scores import score_masks, worst_frames
 from deal_core.settings_file import load_settings
 from deal_core.structures import UInt8Array
-from deal_core.trainer.distillation import distill
+from deal_core.trainer.rounds import distill
 from deal_core.trainer.settings import DistillSettings
 
 FALSE, MERGED = 0.2, 0.5

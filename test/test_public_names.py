@@ -68,8 +68,8 @@ PUBLIC = {
     ),
     "deal_core.report": ("read_run render_report write_report"),
     "deal_core.trainer": (
-        "ClassFigures DistillResult DistillSettings FineTuneRequest Progress TrainResult TrainSettings TrainingFigures "
-        "distill fine_tune_settings fit train"
+        "ClassFigures DistillResult DistillSettings FineTuneRequest Progress Round TrainResult TrainSettings "
+        "TrainingFigures distill fine_tune_settings fit train"
     ),
     "deal_core.experiments": ("ExperimentOptions collect_rows make_plan run_plan write_table"),
     "deal_core.tagging": ("TagStore create_app"),

@@ -21,6 +21,8 @@ from deal_core.dataset.tag_notes import FEWEST_SEGMENTS, tag_notes
 from deal_core.devices import resolve_device
 from deal_core.errors import ConfigError
 from deal_core.models.backbone import settle_weights
+from deal_core.models.factory import create_model
+from deal_core.models.model_info import REGION_MIL
 from deal_core.models.region_mil import RegionMil
 from deal_core.structures import Float32Array, Int64Array
 
@@ -186,7 +188,8 @@ def find_wrong(
 def _look(dataset: Dataset, settings: AuditSettings, progress: AuditProgress) -> tuple[list[FrameEvidence], list[int]]:
     arguments = settle_weights(settings.network)
     torch.manual_seed(settings.seed)
-    network = RegionMil(1, **{**arguments, "levels": _LEVELS, "members": 1}).eval()
+    network = create_model(REGION_MIL, 1, **{**arguments, "levels": _LEVELS, "members": 1}).eval()
+    assert isinstance(network, RegionMil)
     size = settings.image_size or tuple(dataset.load_image(0).shape[:2])
     evidence = gather_evidence(
         network.to(resolve_device(settings.device)),

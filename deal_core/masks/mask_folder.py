@@ -273,6 +273,7 @@ class _Description(BaseModel):
     precision: str | None = None
     known: str | None = None
     views: str | None = None
+    gate: bool | None = None
 
 
 def _describe(
@@ -301,6 +302,7 @@ def _describe(
         precision=None if settings.precision == "32" else settings.precision,
         known=None if known is None else known.digest,
         views=None if views is None else views.digest,
+        gate=settings.gate or None,
     )
 
 
@@ -313,7 +315,7 @@ def _claim_folder(out: Path, ours: _Description) -> None:
     theirs = _read_description(out)
     if theirs is None:
         content = ours.model_dump(mode="json")
-        for name in ("known", "views"):
+        for name in ("known", "views", "gate"):
             if content[name] is None:
                 del content[name]
         _write_whole(out / CAMS_FILE, (json.dumps(content, indent=1) + "\n").encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,23 @@ REPORT_FILE = "distill.json"
 
 
 @dataclass(frozen=True)
+class Round:
+    """One round of a distillation, see `deal_core.trainer.rounds`; scores are those of `deal_core.quality`, in [0, 1].
+
+    Args:
+        number: Number of the round, from 1.
+        masks: Folder of the masks from which its student learnt.
+        taught: Score of these masks.
+        own: Score of the masks that the student makes, gated by tags and depth.
+    """
+
+    number: int
+    masks: str
+    taught: float
+    own: float
+
+
+@dataclass(frozen=True)
 class DistillResult:
     """The result of a training.
 
@@ -63,6 +80,8 @@ class DistillResult:
         drawn_without_depth: `drawn` when the network gets no depth; None if it uses no depth.
         initial_weights: Where the first weights of the encoder came from; None if it is not known.
         report: What was gained and lost since the model of `init_from`; None without one.
+        rounds: The rounds, if there may be several.
+        kept_round: Number of the round whose model this is.
     """
 
     model: Path
@@ -76,6 +95,8 @@ class DistillResult:
     drawn_without_depth: MaskScore | None = None
     initial_weights: InitialWeights | None = None
     report: FineTuneReport | None = None
+    rounds: tuple[Round, ...] = ()
+    kept_round: int = 1
 
     def scores(self) -> dict[str, MaskScore]:
         """Return the scores that are not None, by name."""
@@ -95,11 +116,14 @@ class DistillResult:
             "drawn": None,
             **{name: score_to_json(score) for name, score in self.scores().items()},
             **({"fine_tune": self.report.to_json()} if self.report else {}),
+            **({"rounds": [asdict(one) for one in self.rounds], "kept_round": self.kept_round} if self.rounds else {}),
         }
 
 
-def distill(settings: DistillSettings, report: Callable[[Progress], None] = lambda progress: None) -> DistillResult:
-    """Train the run in `settings.output`, or resume it.
+def distill_once(
+    settings: DistillSettings, report: Callable[[Progress], None] = lambda progress: None
+) -> DistillResult:
+    """Train one round in `settings.output`, or resume it.
 
     Raises:
         DatasetError: the dataset cannot be read, or masks are missing, damaged, of another size or for other classes.

@@ -33,6 +33,7 @@ HISTORY_FILE = "history.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
 _MAY_CHANGE = (
     *("device", "compile", "threshold_rule", "checkpoint_every", "log_every", "data.workers", "max_loss_on_old"),
+    "rounds",
 )
 """Settings that do not affect the weights and may change when a run resumes."""
 _FORMAT_LINE = "# Settings of a run, format 2. A run of version 0.1.0 has no such line.\n"
@@ -43,6 +44,7 @@ _OLDER: Mapping[str, Any] = {
     "optimizer": {"backbone_factor": 1.0, "layer_decay": 1.0},
     "bias_from_tags": False,
     "sampling": "plain",
+    "rounds": 1,
 }
 """What version 0.1.0 did where its settings say nothing, or had another default."""
 

@@ -220,6 +220,8 @@ class DistillSettings(RunSettings):
     edge_weight: NotNegative | None = None
     """Factor of the edge loss on the scores of the tagged classes, which guides boundaries to steps in depth; default:
     no edge loss."""
+    rounds: PositiveWhole = 1
+    """Largest number of rounds: after each, the masks of the student teach the next one if they are judged better."""
 
     @property
     def mask_sources(self) -> tuple[Path | None, ...]:

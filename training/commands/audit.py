@@ -35,9 +35,13 @@ def audit(
     weights: Annotated[
         str, typer.Option(help="auto or hub (pretrained weights of timm), or a file of weights.")
     ] = "auto",
-    colours: Annotated[
-        str, typer.Option(help="Colours that the weights expect: timm, or tensorflow (mean and deviation 0.5).")
-    ] = "timm",
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Further argument of the network as key=value, as in config/regions.yaml: mean=[0.5,0.5,0.5]; may be "
+            "repeated."
+        ),
+    ] = None,
     size: Annotated[
         str | None, typer.Option(help="Width x height of the images. Default: their own.", show_default=False)
     ] = None,
@@ -71,13 +75,8 @@ def audit(
     given = parse_pair(size, "x", "--size", "320x240") if size else None
     frames = source.open(dataset)
     frames.refuse_output(dataset, [path for path in (out, page) if path])
-    scale = {"timm": {}, "tensorflow": {"mean": (0.5,) * 3, "std": (0.5,) * 3}}
-    if colours not in scale:
-        from deal_core.errors import UsageError
-
-        raise UsageError(f"--colours: expected timm or tensorflow, found {colours}")
     settings = AuditSettings(
-        network={"backbone": backbone, "weights": weights, **scale[colours]},
+        network={**_arguments(network or []), "backbone": backbone, "weights": weights},
         image_size=(given[1], given[0]) if given else None,
         precision=precision,
         next_frames=next_frames,
@@ -98,6 +97,23 @@ def audit(
     for path in (out, page):
         if path:
             console().print(f"{path}: written", markup=False)
+
+
+def _arguments(given: list[str]) -> dict[str, object]:
+    """Read arguments of the network from items like `scale=1.5`."""
+    from deal_core.errors import UsageError
+    from deal_core.text_formats import FormatError, parse_yaml
+
+    found: dict[str, object] = {}
+    for item in given:
+        name, separator, value = item.partition("=")
+        if name not in ("mean", "std", "scale", "backbone_arguments") or not separator:
+            raise UsageError(f"--network: expected mean=, std=, scale= or backbone_arguments=, found '{item}'")
+        try:
+            found[name] = parse_yaml(value)
+        except FormatError as error:
+            raise UsageError(f"--network: {item} cannot be read ({error})") from None
+    return found
 
 
 @contextmanager

@@ -30,6 +30,10 @@ def distill(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings as key=value: data.path=kitchen masks=kitchen_masks")
     ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, help="At most so many rounds (setting rounds): the student's masks teach again if better."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a segmenter for the robot on pseudo masks written by `deal cams`, or on drawn masks.
@@ -38,14 +42,17 @@ def distill(
     end the segmenter is compared with the masks of held-out frames, class by class; distill.json holds the
     same figures. The run folder has the layout of `deal train`, and the same command continues an interrupted run.
 
-    Example: deal distill config/distill.yaml data.path=kitchen masks=kitchen_masks output=runs/student
+    Examples:
+      deal distill config/distill.yaml data.path=kitchen masks=kitchen_masks output=runs/student
+      deal distill config/distill.yaml data.path=kitchen masks=kitchen_masks output=runs/student --rounds 2
     """
     from deal_core.settings_file import load_settings
     from deal_core.trainer.settings import DistillSettings
     from training.support.console import console, is_first_process, print_json
     from training.support.fine_tuning import print_report
 
-    settings = load_settings(DistillSettings, config, overrides or [])
+    given = [] if rounds is None else [f"rounds={rounds}"]
+    settings = load_settings(DistillSettings, config, [*(overrides or []), *given])
     if is_first_process():
         _judge_masks(settings, quiet=as_json)
     result = run_distillation(settings, quiet=as_json)
@@ -54,6 +61,11 @@ def distill(
     if as_json:
         print_json(result.to_json())
         return
+    for one in result.rounds:
+        console().print(
+            f"round {one.number}: learnt from masks of score {one.taught:.2f}, makes masks of score {one.own:.2f}"
+            f"{' (kept)' if one.number == result.kept_round else ''}"
+        )
     console().print(f"model: {result.model} (each pixel takes its strongest class or background)", markup=False)
     if result.report:
         print_report(result.report)
@@ -77,7 +89,7 @@ def _judge_masks(settings: DistillSettings, *, quiet: bool) -> None:
 
 def run_distillation(settings: DistillSettings, *, quiet: bool = False) -> DistillResult:
     """Train under a progress bar, which only the first of several processes shows."""
-    from deal_core.trainer.distillation import distill as distill_model
+    from deal_core.trainer.rounds import distill as distill_model
     from training.support.console import console, is_first_process, training_progress
 
     def losses(now: Mapping[str, float]) -> str:

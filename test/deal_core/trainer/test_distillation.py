@@ -28,7 +28,7 @@ from deal_core.settings_file import load_settings
 from deal_core.structures import ClassList
 from deal_core.trainer import task
 from deal_core.trainer.cam_training import train
-from deal_core.trainer.distillation import distill
+from deal_core.trainer.rounds import distill
 from deal_core.trainer.settings import DistillSettings, TrainSettings
 
 MakeSettings = Callable[..., DistillSettings]

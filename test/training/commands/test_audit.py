@@ -32,12 +32,13 @@ def test_an_audit_is_printed_written_and_shown(deal: Deal, tmp_path: Path) -> No
     assert done.returncode == 0 and "told by the place" in done.stdout and "red" in done.stdout
 
 
-def test_outputs_that_would_replace_frames_and_unknown_colours_are_refused(deal: Deal, tmp_path: Path) -> None:
+def test_outputs_that_would_replace_frames_and_unknown_arguments_are_refused(deal: Deal, tmp_path: Path) -> None:
     data = write_boxes(tmp_path / "boxes", segments=2, frames=1)
     frame = next((data / "recordings" / "boxes" / "color").iterdir())
     assert deal("audit", data, *TINY, "--out", frame).returncode == 2
-    done = deal("audit", data, *TINY, "--colours", "caffe")
-    assert done.returncode == 2 and "expected timm or tensorflow" in done.stderr
+    for given, said in (("levels=[1]", "expected mean="), ("mean=[", "cannot be read"), ("scale=x", "scale")):
+        done = deal("audit", data, *TINY, "--network", given)
+        assert done.returncode in (1, 2) and said in done.stderr, done.stderr
     assert deal("tag", data, "--audit", frame, "--export", tmp_path / "tags.csv").returncode == 2
 
 
