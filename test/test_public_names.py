@@ -74,7 +74,7 @@ PUBLIC = {
     "deal_core.experiments": ("ExperimentOptions collect_rows make_plan run_plan write_table"),
     "deal_core.tagging": ("TagStore create_app"),
     "deal_core.taps": ("TapMask TapMasks Thing View carry_mask grow_things"),
-    "deal_core.views": ("FusedScores PlaceMap agreement warp_scores"),
+    "deal_core.views": "EstimatedPoses FusedScores PlaceMap agreement estimate_poses warp_scores",
 }
 
 

@@ -37,6 +37,20 @@ def test_each_frame_takes_the_nearest_pose(deal: Deal, dataset: Path, tmp_path: 
     assert list(read_poses(dataset, "tiny")) == [stamps[1]]
 
 
+def test_poses_are_estimated_from_the_images(deal: Deal, dataset: Path) -> None:
+    frames = Dataset.open(dataset).frames
+    done = deal("poses", dataset, "--odometry")
+    assert done.returncode == 0 and f"poses of {len(frames)} of {len(frames)} frames of tiny" in done.stderr
+    assert "chains of frames" in done.stderr
+    assert sorted(read_poses(dataset, "tiny")) == [frame.stamp_ns for frame in frames]
+
+
+def test_a_trajectory_or_odometry_is_asked_for(deal: Deal, dataset: Path, tmp_path: Path) -> None:
+    for arguments in ((), (tmp_path / "track.txt", "--odometry")):
+        done = deal("poses", dataset, *arguments)
+        assert done.returncode == 2 and "expected either a trajectory or --odometry" in done.stderr
+
+
 def test_what_fits_nothing_is_refused_and_changes_nothing(deal: Deal, dataset: Path, tmp_path: Path) -> None:
     file = tmp_path / "track.txt"
     file.write_text(lines([10**9]))
