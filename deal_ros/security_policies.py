@@ -81,10 +81,11 @@ def recorder_access(wanted: RecorderParameters) -> Access:
         tags = tag_services(wanted.class_list())
     except Exception:  # of a file that another machine has
         tags = ["*"]
+    motion = (name if name.startswith(("/", "~")) else f"/{name}" for name in wanted.motion_topics)
     names = ("start", "stop", "clear_tags", "next_segment", "keep", "discard_last", "complete", "ignore")
     return Access(
         publish=("/diagnostics",),
-        subscribe=(*_color_topics(wanted), *_depth_topics(wanted), "~/set_tags"),
+        subscribe=(*_color_topics(wanted), *_depth_topics(wanted), *motion, "~/set_tags"),
         reply=(*(f"~/{name}" for name in names), *(f"~/tag/{name}" for name in tags)),
     )
 

@@ -150,6 +150,11 @@ class Bag:
 
         self._store = get_typestore(Stores.ROS2_JAZZY)
 
+    @property
+    def types(self) -> Mapping[str, Any]:
+        """The classes of messages by type."""
+        return self._store.types
+
     def add(self, topic: str, kind: str, log_time: int, **fields: Any) -> None:
         message = self._store.types[kind](**fields)
         self.raw(topic, kind, log_time, bytes(self._store.serialize_cdr(message, kind)))

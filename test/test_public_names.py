@@ -14,7 +14,7 @@ PUBLIC = {
     "deal_core.losses": (
         "DepthEdgeAlignmentLoss DepthEdgeOptions FeatureSimilarityLoss ImportanceSamplingLoss clipped_cross_entropy "
         "depth_edge_alignment_loss equivariant_cross_regularization_loss equivariant_regularization_loss "
-        "feature_similarity_loss importance_sampling_loss tag_loss"
+        "feature_similarity_loss importance_sampling_loss seed_loss tag_loss"
     ),
     "deal_core.surfaces": ("FilledDepth Planes connected_parts fill_depth fill_depth_image find_planes"),
     "deal_core.models": (
@@ -74,6 +74,7 @@ PUBLIC = {
     "deal_core.experiments": ("ExperimentOptions collect_rows make_plan run_plan write_table"),
     "deal_core.tagging": ("TagStore create_app"),
     "deal_core.taps": ("TapMask TapMasks Thing View carry_mask grow_things"),
+    "deal_core.views": ("FusedScores PlaceMap agreement warp_scores"),
 }
 
 

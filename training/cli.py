@@ -7,6 +7,7 @@ and the rest inside the function that needs them.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -28,6 +29,7 @@ from training.commands.extract import extract
 from training.commands.features import features
 from training.commands.fine_tune import fine_tune
 from training.commands.import_weights import import_weights
+from training.commands.masks import export_masks, import_masks
 from training.commands.poses import poses
 from training.commands.regions import regions
 from training.commands.report import report
@@ -42,6 +44,13 @@ _COMMANDS = (
     *(audit, cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, features),
     *(fine_tune, import_weights, poses, regions, report, segment, synth, tag, train, view),
 )
+_GROUPS = {
+    "masks": (
+        "Masks of other tools: from any teacher, and to a person who corrects them.",
+        (export_masks, import_masks),
+    ),
+}
+"""Commands of two words, by the first word: `deal masks import`."""
 _INTERRUPTED = 130
 
 app = typer.Typer(
@@ -51,8 +60,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for _command in _COMMANDS:
-    app.command()(spread_options(_command))
+_named: dict[str, typer.Typer | Callable[..., None]] = {one.__name__.replace("_", "-"): one for one in _COMMANDS}
+for _name, (_help, _commands) in _GROUPS.items():
+    _group = _named[_name] = typer.Typer(help=_help, no_args_is_help=True)
+    for _command in _commands:
+        _group.command(_command.__name__.partition("_")[0])(spread_options(_command))
+for _name, _one in sorted(_named.items()):
+    if isinstance(_one, typer.Typer):
+        app.add_typer(_one, name=_name)
+    else:
+        app.command()(spread_options(_one))
 
 
 def _print_version(asked: bool) -> None:

@@ -59,7 +59,7 @@ def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguo
     """
     root, split = Path(path), split or "train2014"
     file = _annotation_file(root, split)
-    content = _read_annotations(file)
+    content = read_annotations(file)
     classes, mask_ids = _coco_classes(file, content["categories"], class_ids)
     annotations: defaultdict[Any, list[_Annotation]] = defaultdict(list)
     for entry in content["annotations"]:
@@ -158,8 +158,8 @@ def draw_mask(
     drawn = []
     kept = 0
     for annotation in annotations:
-        covered = _decode(frame, annotation.segmentation, size, stated or size)
-        place = _box(covered)
+        covered = decode_segmentation(frame, annotation.segmentation, size, stated or size)
+        place = box_of(covered)
         part = covered[place].copy()
         kept += part.size
         refuse_over("object_pixels", kept, f"pixels of the objects of image {frame.name}", _refused(frame))
@@ -170,21 +170,32 @@ def draw_mask(
     return mask
 
 
-def _box(covered: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Return the rows and columns in which a mask is set."""
+def box_of(covered: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Return the rows and columns in which a mask (H, W) is set."""
     rows, columns = (np.flatnonzero(covered.any(axis)) for axis in (1, 0))
     if not len(rows):
         return slice(0, 0), slice(0, 0)
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _refused(frame: FrameRecord) -> Callable[[str], DatasetError]:
     return lambda sentence: DatasetError(f"{frame.mask}: {sentence}")
 
 
-def _decode(
+def decode_segmentation(
     frame: FrameRecord, segmentation: Any, size: tuple[int, int], stated: tuple[int, int]
 ) -> npt.NDArray[np.bool_]:
+    """Return the pixels (H, W) that polygons or run lengths of COCO cover.
+
+    Args:
+        frame: the image; `mask` is the file of the annotation, for the message.
+        segmentation: polygons `[[x, y, x, y, …], …]` in pixels, or run lengths `{"size": [H, W], "counts": …}`.
+        size: (H, W) of the image as it is read, turned by its orientation tag.
+        stated: (H, W) for which the annotation was made; run lengths state their own.
+
+    Raises:
+        DatasetError: it is neither, exceeds a limit, or is for an image of another shape.
+    """
     from pycocotools import mask as coder
 
     if isinstance(segmentation, dict) and "size" in segmentation:
@@ -196,19 +207,16 @@ def _decode(
         if isinstance(segmentation, dict):
             compressed = isinstance(segmentation["counts"], str)
             coded = segmentation if compressed else coder.frPyObjects(segmentation, *stated)
-            pixels = np.asarray(coder.decode(coded), np.uint8)
-            if pixels.shape != target:
-                pixels = cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        else:
-            scale = np.array([target[1] / stated[1], target[0] / stated[0]])
-            scaled = [np.reshape(np.asarray(points, np.float64), (-1, 2)) * scale for points in segmentation]
-            length = sum(float(np.abs(np.diff(points, axis=0, append=points[:1])).sum()) for points in scaled)
-            if not np.isfinite(length):
-                raise ValueError("a coordinate is not finite")
-            refuse_over("outline_pixels", length, f"pixels of an outline in image {frame.name}", _refused(frame))
-            if any(np.abs(points).max(initial=0) > limit("outline_pixels") for points in scaled):
-                raise ValueError("a coordinate is far outside of the image")
-            pixels = coder.decode(coder.merge(coder.frPyObjects([p.ravel().tolist() for p in scaled], *target)))
+            return fitted(frame, np.asarray(coder.decode(coded), np.uint8), size).astype(np.bool_)
+        scale = np.array([target[1] / stated[1], target[0] / stated[0]])
+        scaled = [np.reshape(np.asarray(points, np.float64), (-1, 2)) * scale for points in segmentation]
+        length = sum(float(np.abs(np.diff(points, axis=0, append=points[:1])).sum()) for points in scaled)
+        if not np.isfinite(length):
+            raise ValueError("a coordinate is not finite")
+        refuse_over("outline_pixels", length, f"pixels of an outline in image {frame.name}", _refused(frame))
+        if any(np.abs(points).max(initial=0) > limit("outline_pixels") for points in scaled):
+            raise ValueError("a coordinate is far outside of the image")
+        pixels = coder.decode(coder.merge(coder.frPyObjects([p.ravel().tolist() for p in scaled], *target)))
     except DatasetError:
         raise
     except Exception as error:  # pycocotools raises many kinds, also plain Exception
@@ -217,6 +225,19 @@ def _decode(
             f"({str(error)[:200]})"
         ) from None
     return turned(np.asarray(pixels, np.bool_), turn)
+
+
+def fitted(frame: FrameRecord, pixels: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Return a mask (h, w) of an image, turned and scaled by nearest neighbour to the (H, W) in which it is read.
+
+    Raises:
+        DatasetError: the mask has another shape than the image.
+    """
+    turn = _turn(frame, size, (pixels.shape[0], pixels.shape[1]))
+    target = size if turn < 5 else size[::-1]
+    if pixels.shape != target:
+        pixels = np.asarray(cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
+    return turned(pixels, turn)
 
 
 def _turn(frame: FrameRecord, size: tuple[int, int], stated: tuple[int, int]) -> int:
@@ -256,7 +277,12 @@ def _annotation_file(root: Path, split: str) -> Path:
     raise UsageError(f"{root} has no split '{split}': expected {file}; found annotations of {', '.join(known)}")
 
 
-def _read_annotations(file: Path) -> dict[str, list[dict[str, Any]]]:
+def read_annotations(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the lists images, annotations and categories of a file of COCO; their entries have their ids and names.
+
+    Raises:
+        DatasetError: the file cannot be read, or is of another form.
+    """
     try:
         content = read_json(file, "annotation_bytes")
     except (OSError, ValueError) as error:

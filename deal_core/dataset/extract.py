@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from deal_core.errors import DatasetError, RecordingError, UsageError
 from deal_core.files import owning
 from deal_core.limits import read_bytes
 from deal_core.ownership import remove_leftovers
+from deal_core.recording.camera_poses import read_camera_poses
 from deal_core.recording.depth_values import DepthValues
 from deal_core.recording.image_messages import MessageDecoder
 from deal_core.recording.reader import Recording, open_recording
@@ -27,9 +28,10 @@ from deal_core.recording.tagged_frames import FrameReader, explain_no_pairs, rea
 from deal_core.recording.tags import Session, TagTimeline, read_session, read_tags, recorded_depth
 from deal_core.recording.topics import find_topics
 from deal_core.recording.writer import GROUND_TRUTH, TAGS_TOPIC
-from deal_core.structures import ClassList, TagState, classes_to_json, require_same_classes
+from deal_core.structures import CameraIntrinsics, ClassList, TagState, classes_to_json, require_same_classes
 
-_NEWER = ("aligned", "depth_unit", "max_depth_m")  # options that version 0.1.0 did not have
+# Options that version 0.1.0 did not have.
+_NEWER = ("aligned", "depth_unit", "max_depth_m", "fixed_frame", "odometry_topic")
 _LAYOUT = 1  # increases when the same recording gives other files
 
 
@@ -48,6 +50,8 @@ class ExtractOptions:
         color_format: "png", exact, or "jpeg".
         jpeg_quality: 1 to 100.
         overwrite: replace a recording of the dataset.
+        fixed_frame: frame of TF in which the poses of the camera are given; None chooses map, odom or the highest.
+        odometry_topic: topic of nav_msgs/Odometry that gives the poses instead of TF; None for TF, or else the best.
     """
 
     classes: ClassList | None = None
@@ -61,6 +65,8 @@ class ExtractOptions:
     color_format: ColorFormat = "png"
     jpeg_quality: int = 95
     overwrite: bool = False
+    fixed_frame: str | None = None
+    odometry_topic: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ def extract_recording(
         reader = FrameReader(recording, topics, timeline, decoder, slop_ns=options.slop_ns, aligned=options.aligned)
         on_start(topics.color.count)
         with folder:
-            report = _write_frames(folder, reader, depth, classes, on_pair)
+            report = _write_frames(folder, reader, depth, classes, options, on_pair)
             if not report.frames:
                 raise RecordingError(_why_no_frames(recording, reader, report, options.slop_ns))
             source = {"fingerprint": fingerprint, "session": session.facts, "depth": asdict(depth)}
@@ -167,19 +173,44 @@ def _write_frames(
     reader: FrameReader,
     depth: DepthValues,
     classes: ClassList,
+    options: ExtractOptions,
     on_pair: Callable[[], object],
 ) -> RecordingReport:
-    """Write all frames with their masks, and the camera if it fits."""
+    """Write all frames with their masks, and the camera and its poses if they are known."""
     masks = GroundTruth(reader.recording.folder / GROUND_TRUTH, classes)
+    stamps = []
     for frame in reader:
+        stamps.append(frame.pair.stamp_ns)
         mask = masks.read(frame.pair.stamp_ns, frame.pair.depth_mm.shape)
         folder.write(frame.pair, frame.tags, frame.segment, mask)
         on_pair()
     camera = read_camera(reader.recording, reader.decoder, reader.topics, reader.size) if reader.size else None
     if camera:
         folder.write_camera(camera, depth_unit=depth.unit_of(reader.survey.depth_encoding), max_depth_m=depth.max_m)
-    notes = [*masks.notes(), *([] if camera else [NO_CAMERA])]
+    known = _write_poses(folder, reader, camera, stamps, options) if camera else [NO_CAMERA]
+    notes = [*masks.notes(), *known]
     return make_report(reader, classes, masks=masks.used, notes=notes, errors=masks.problems)
+
+
+def _write_poses(
+    folder: RecordingFolder,
+    reader: FrameReader,
+    camera: CameraIntrinsics,
+    stamps: Sequence[int],
+    options: ExtractOptions,
+) -> tuple[str, ...]:
+    """Write the poses that the recording has, and return what is to be said of them."""
+    found = read_camera_poses(
+        reader.recording,
+        reader.decoder,
+        camera.frame_id,
+        stamps,
+        fixed_frame=options.fixed_frame,
+        odometry_topic=options.odometry_topic,
+    )
+    if found.poses:
+        folder.write_poses(found.poses)
+    return found.notes
 
 
 def _why_no_frames(recording: Recording, reader: FrameReader, report: RecordingReport, slop_ns: int) -> str:

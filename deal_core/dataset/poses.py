@@ -1,8 +1,8 @@
 """Poses of the camera in the frames of a recording.
 
 `recordings/<name>/poses.json` has, for each stamp in nanoseconds, the `rotation` (3 x 3) from the optical frame (x
-right, y down, z forward) to a world that stands still, and the `position` of the camera in it, in metres. `deal poses`
-writes it.
+right, y down, z forward) to a world that stands still, and the `position` of the camera in it, in metres. `deal
+extract` writes those that the recording has in TF or odometry, and `deal poses` others.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -61,11 +62,13 @@ def write_poses(dataset: Path, recording: str, poses: Mapping[int, Float64Array]
         DatasetError: the file cannot be written.
     """
     file = dataset / RECORDINGS / recording / POSES_FILE
-    content = {
-        str(stamp): {"rotation": p[:3, :3].tolist(), "position": p[:3, 3].tolist()} for stamp, p in poses.items()
-    }
     with os_errors_as(DatasetError, f"{file} cannot be written"), replacing(file) as temporary:
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(poses_to_json(poses)) + "\n", encoding="utf-8")
+
+
+def poses_to_json(poses: Mapping[int, Float64Array]) -> dict[str, Any]:
+    """Return the content of poses.json."""
+    return {str(stamp): {"rotation": p[:3, :3].tolist(), "position": p[:3, 3].tolist()} for stamp, p in poses.items()}
 
 
 class _Pose(BaseModel):

@@ -25,12 +25,14 @@ from deal_core.dataset.dataset import (
     read_classes,
 )
 from deal_core.dataset.image_files import DEPTH_PNG_FLAGS, PNG_FLAGS, check_image, refuse_outside
+from deal_core.dataset.poses import POSES_FILE, poses_to_json
 from deal_core.errors import DatasetError, UsageError
 from deal_core.files import os_errors_as, replacing, replacing_folder
 from deal_core.ownership import is_empty
 from deal_core.structures import (
     CameraIntrinsics,
     ClassList,
+    Float64Array,
     RgbdPair,
     TagState,
     UInt8Array,
@@ -182,6 +184,10 @@ class RecordingFolder:
         """
         content = {**asdict(camera), "depth_unit": depth_unit, "max_depth_m": max_depth_m}
         self._write_json(CAMERA_FILE, content)
+
+    def write_poses(self, poses: Mapping[int, Float64Array]) -> None:
+        """Write the poses of the camera, see `deal_core.dataset.poses`."""
+        self._write_json(POSES_FILE, poses_to_json(poses))
 
     def write_source(self, source: Mapping[str, Any]) -> None:
         """Write the origin of the recording and what was left out, as plain JSON."""

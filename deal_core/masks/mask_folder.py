@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,17 +21,20 @@ from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.image_files import first_few, read_ids
 from deal_core.devices import resolve_device
 from deal_core.errors import DatasetError, UsageError, explain_invalid
-from deal_core.files import os_errors_as, owning, replacing
+from deal_core.files import os_errors_as, owning, replacing, replacing_folder
 from deal_core.limits import read_bytes, refuse_over
 from deal_core.masks.decide import IgnoreBand, pseudo_mask
 from deal_core.masks.known import KnownMasks, with_known
+from deal_core.masks.other_views import OtherViews
 from deal_core.masks.refine.refinement import refinement_name
 from deal_core.masks.score_dataset import CamSettings, ScoredFrame, check_use, decision_threshold, score_frames
 from deal_core.models.model_file import LoadedModel, Threshold
-from deal_core.ownership import remove_leftovers
-from deal_core.structures import UNLABELLED, Float32Array, UInt8Array
+from deal_core.ownership import remove_left_of, remove_leftovers
+from deal_core.structures import UNLABELLED, ClassList, Float32Array, UInt8Array
 
 CAMS_FILE = "cams.json"
+IMPORTED = "imported"
+"""The rule of the threshold of masks that another tool made."""
 
 
 def write_cams(
@@ -41,6 +46,7 @@ def write_cams(
     threshold: Threshold | None = None,
     ignore_band: IgnoreBand | None = None,
     known: KnownMasks | None = None,
+    views: OtherViews | None = None,
 ) -> Iterator[bool]:
     """Write scores and pseudo mask of each frame; yield for each frame whether its files were written now.
 
@@ -57,6 +63,7 @@ def write_cams(
         threshold: Threshold of the masks; default: `decision_threshold`.
         ignore_band: Two thresholds that replace `threshold`; pixels between them become 255.
         known: Masks that the scores give way to, such as those of taps; None changes nothing.
+        views: Scores fused from several frames instead of the model's own; None changes nothing.
 
     Raises:
         DatasetError: `score_frames` raises it, the folder holds CAMs of another model or other settings, or it cannot
@@ -75,17 +82,59 @@ def write_cams(
     paths = {frame.key: cam_paths(out, frame.key) for frame in dataset.frames}
     dataset.refuse_output(out, (file for files in paths.values() for file in files))
     with owning(out, DatasetError):
-        _claim_folder(out, _describe(model, settings, chosen, ignore_band, known))
+        _claim_folder(out, _describe(model, settings, chosen, ignore_band, known, views))
         missing = dataset.subset(predicate=lambda frame: not all(p.exists() for p in paths[frame.key]))
         for _ in range(len(dataset) - len(missing)):
             yield False
-        for scored in score_frames(model, missing, settings):
+        for scored in score_frames(model, missing, settings, views):
             frame = scored if known is None else with_known(scored, known.of(scored.sample.key))
             scores_file, mask_file = paths[frame.sample.key]
             _write_whole(scores_file, _compressed(frame, model.info.input_size if settings.size == "model" else None))
             mask = pseudo_mask(frame.scores, frame.tags, ignore_band or (chosen.value, chosen.value))
             _write_whole(mask_file, cv2.imencode(".png", mask)[1].tobytes())
             yield True
+
+
+@contextmanager
+def new_mask_folder(
+    out: Path, classes: ClassList, about: Mapping[str, Any], *, overwrite: bool = False
+) -> Iterator[Callable[[str, UInt8Array], None]]:
+    """Yield a function that writes the mask of a frame, by its key, into a new folder of masks without scores.
+
+    The folder appears when the block ends well. cams.json has the SHA-256 of the masks in the place of
+    that of the model, the rule `imported`, and under `source` where the masks come from.
+
+    Args:
+        out: Folder to write.
+        classes: Classes of the masks.
+        about: Where the masks come from, as JSON values.
+        overwrite: Whether to replace a folder of masks that is there.
+
+    Raises:
+        DatasetError: the folder exists and is not to be replaced, is no folder of masks, or cannot be written.
+        InUseError: another process writes the folder.
+    """
+    remove_left_of(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / CAMS_FILE).is_file():
+            raise DatasetError(
+                f"{out} exists and holds no {CAMS_FILE}, so it is no folder of masks: choose another name"
+            )
+        if not overwrite:
+            raise DatasetError(f"{out} holds masks: choose another folder, or replace it with --overwrite")
+    digest = hashlib.sha256()
+    with os_errors_as(DatasetError, f"{out} cannot be written"), replacing_folder(out, overwrite=True) as folder:
+
+        def write(key: str, mask: UInt8Array) -> None:
+            file = cam_paths(folder, key)[1]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            digest.update(f"{key} {mask.shape}\n".encode() + np.ascontiguousarray(mask).tobytes())
+            file.write_bytes(cv2.imencode(".png", mask)[1].tobytes())
+
+        yield write
+        told = {"model": digest.hexdigest(), "classes": list(classes.names), "threshold": None}
+        content = json.dumps({**told, "threshold_rule": IMPORTED, "source": dict(about)}, indent=1)
+        (folder / CAMS_FILE).write_text(content + "\n", encoding="utf-8")
 
 
 def read_cam(path: Path, num_classes: int) -> Float32Array:
@@ -155,7 +204,9 @@ def check_masks(folder: Path, dataset: Dataset, what: Literal["masks", "CAMs"] =
     """
     found = _read_description(folder)
     if found is None:
-        raise DatasetError(f"{folder} holds no {CAMS_FILE}: expected a folder that `deal cams` wrote")
+        raise DatasetError(
+            f"{folder} holds no {CAMS_FILE}: expected a folder that `deal cams` or `deal masks import` wrote"
+        )
     if found.classes != list(dataset.classes.names):
         raise DatasetError(
             f"{folder} is for the classes {found.classes}, but {dataset.path} has {list(dataset.classes.names)}"
@@ -221,6 +272,7 @@ class _Description(BaseModel):
     refine: dict[str, Any] | None = None
     precision: str | None = None
     known: str | None = None
+    views: str | None = None
     gate: bool | None = None
 
 
@@ -230,6 +282,7 @@ def _describe(
     threshold: Threshold,
     ignore_band: IgnoreBand | None,
     known: KnownMasks | None,
+    views: OtherViews | None,
 ) -> _Description:
     refine: dict[str, Any] = {"method": refinement_name(settings.refine)}
     if settings.refine is not None:
@@ -248,6 +301,7 @@ def _describe(
         refine=refine,
         precision=None if settings.precision == "32" else settings.precision,
         known=None if known is None else known.digest,
+        views=None if views is None else views.digest,
         gate=settings.gate or None,
     )
 
@@ -261,7 +315,7 @@ def _claim_folder(out: Path, ours: _Description) -> None:
     theirs = _read_description(out)
     if theirs is None:
         content = ours.model_dump(mode="json")
-        for name in ("known", "gate"):
+        for name in ("known", "views", "gate"):
             if content[name] is None:
                 del content[name]
         _write_whole(out / CAMS_FILE, (json.dumps(content, indent=1) + "\n").encode())
@@ -270,6 +324,10 @@ def _claim_folder(out: Path, ours: _Description) -> None:
     here, there = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
     for about in (here, there):
         (about["refine"] or {}).pop("backend", None)  # version 0.1.0 had two for the CRF, with equal results
+    if here.get("views") != there.get("views"):
+        raise DatasetError(
+            f"{out} holds CAMs made with other --views, poses or frames: choose another folder, or delete this one"
+        )
     if here.get("known") != there.get("known"):
         raise DatasetError(
             f"{out} holds CAMs made with other taps, boxes or poses: choose another folder, or delete this one"

@@ -16,6 +16,7 @@ from deal_core.devices import resolve_device
 from deal_core.errors import ModelFileError, UsageError
 from deal_core.masks.choices import ImageSize, Normalisation, Precision, TagSource
 from deal_core.masks.class_scores import multi_scale_scores
+from deal_core.masks.other_views import OtherViews
 from deal_core.masks.refine.background import ARGMAX_THRESHOLD
 from deal_core.masks.refine.refinement import (
     RefineSettings,
@@ -80,8 +81,16 @@ class ScoredFrame:
         return (self.scores.max(axis=(1, 2)) > 0).astype(np.float32)
 
 
-def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | None = None) -> Iterator[ScoredFrame]:
+def score_frames(
+    model: LoadedModel, dataset: Dataset, settings: CamSettings | None = None, views: OtherViews | None = None
+) -> Iterator[ScoredFrame]:
     """Yield every frame of the dataset with its class scores, in order and in constant memory.
+
+    Args:
+        model: Model that makes the scores.
+        dataset: Frames to score.
+        settings: Settings of the scores.
+        views: Scores fused from several frames, which are refined instead of the model's own where there are some.
 
     Raises:
         ModelFileError: the model is for other classes than the dataset, or its scores are not finite.
@@ -94,20 +103,15 @@ def score_frames(model: LoadedModel, dataset: Dataset, settings: CamSettings | N
     network = model.network.to(device)
     if settings.precision != "32":  # in bfloat16, convolutions over images stored channels last take half the time
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if isinstance(network, RegionMil):
-        for index in range(len(dataset)):
-            sample = dataset.load(index)
-            tags = sample.tags if settings.tags == "given" else None
-            scores = torch.from_numpy(region_scores(network, sample, model.info.input_size, dataset.depth_kind, tags))
-            yield ScoredFrame(sample, _finished(model, dataset, settings, sample, scores))
-        return
-    at_once = frames_at_once(settings)
+    at_once = 1 if isinstance(network, RegionMil) else frames_at_once(settings)
     for start in range(0, len(dataset), at_once):
         samples = [dataset.load(i) for i in range(start, min(start + at_once, len(dataset)))]
-        with torch.inference_mode(), _autocast(device, settings.precision):
-            batch = _batch_scores(network, samples, model.info, device, settings)
+        fused = [views.scores(sample) if views else None for sample in samples]
+        alone = [sample for sample, found in zip(samples, fused, strict=True) if found is None]
         # No `yield` inside inference mode: alternating iterators would leave it active for each other.
-        for sample, scores in zip(samples, batch, strict=True):
+        own = iter(_own_scores(network, alone, model, dataset, device, settings) if alone else ())
+        for sample, found in zip(samples, fused, strict=True):
+            scores = next(own) if found is None else found.to(device)
             yield ScoredFrame(sample, _finished(model, dataset, settings, sample, scores))
 
 
@@ -129,6 +133,7 @@ def choose_threshold(
     settings: CamSettings,
     rule: str,
     *,
+    views: OtherViews | None = None,
     advance: Callable[[int], None] = lambda frames: None,
 ) -> Threshold:
     """Choose a threshold for these frames by a rule without masks, from at most `THRESHOLD_FRAMES`, evenly spread.
@@ -138,6 +143,7 @@ def choose_threshold(
         dataset: Frames.
         settings: Settings of the scores.
         rule: Name of a rule for `deal_core.masks.threshold_rules.create_rule`.
+        views: Fused scores, see `score_frames`.
         advance: Function to call with the number of processed frames.
 
     Raises:
@@ -147,7 +153,7 @@ def choose_threshold(
     """
     chooser = create_rule(rule, depth_kind=dataset.depth_kind)
     need_depth_for_rule(rule, dataset)
-    for done, frame in enumerate(score_frames(model, evenly_spread(dataset, THRESHOLD_FRAMES), settings), 1):
+    for done, frame in enumerate(score_frames(model, evenly_spread(dataset, THRESHOLD_FRAMES), settings, views), 1):
         chooser.update(frame.scores, frame.sample.depth, frame.sample.depth_valid, frame.tags)
         advance(done)
     return Threshold(chooser.threshold(), rule)
@@ -211,6 +217,23 @@ def _finished(
     )
     finished: Float32Array = refined.cpu().numpy()
     return finished
+
+
+def _own_scores(
+    network: torch.nn.Module,
+    samples: Sequence[Sample],
+    model: LoadedModel,
+    dataset: Dataset,
+    device: str,
+    settings: CamSettings,
+) -> Sequence[Tensor] | Tensor:
+    """Return the scores (K, h, w) of each frame by the network."""
+    if isinstance(network, RegionMil):
+        given = settings.tags == "given"
+        size, kind = model.info.input_size, dataset.depth_kind
+        return [torch.from_numpy(region_scores(network, s, size, kind, s.tags if given else None)) for s in samples]
+    with torch.inference_mode(), _autocast(device, settings.precision):
+        return _batch_scores(network, samples, model.info, device, settings)
 
 
 def _autocast(device: str, precision: Precision) -> torch.autocast:

@@ -13,7 +13,7 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,14 @@ from deal_core.errors import RecordingError
 from deal_core.recorder.demand import PairDemand
 from deal_core.recorder.summary import Lost, RecordingCounts, RecordingSummary, Skipped, summarize
 from deal_core.recorder.tag_commands import TagTrack, check_class_names, parse_tags
-from deal_core.recorder.write_queue import RESERVE_BYTES, LoggedTags, RecordingQueue, RgbdImages, WriterThread
+from deal_core.recorder.write_queue import (
+    RESERVE_BYTES,
+    LoggedMessage,
+    LoggedTags,
+    RecordingQueue,
+    RgbdImages,
+    WriterThread,
+)
 from deal_core.recording.depth_values import DepthValues
 from deal_core.recording.image_encodings import ImageFormatError, RawImage
 from deal_core.recording.image_messages import IMAGE, CameraImage, is_color_encoding, is_depth_encoding
@@ -36,6 +43,7 @@ from deal_core.structures import CameraIntrinsics, ClassList, TagMarker, TagStat
 
 _NS_PER_S = 1_000_000_000
 _USUAL_RATE_HZ = 30.0
+_LATCHED_MESSAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -150,6 +158,7 @@ class PairRecorder:
         self._period_ns = 0
         self._heard_s = 0.0
         self._camera: CameraIntrinsics | None = None
+        self._latched: dict[tuple[str, bytes], LoggedMessage] = {}
         self._session: _Session | None = None
         self._last_counts = RecordingCounts()
         message_types()  # loaded now, because images would have to wait at the start of a recording
@@ -174,6 +183,27 @@ class PairRecorder:
         """Set the colour camera's intrinsics for the next recording."""
         with self._lock:
             self._camera = camera
+
+    def add_message(self, topic: str, kind: str, data: bytes, *, is_latched: bool = False) -> None:
+        """Add a message of another topic, such as TF or odometry, which is recorded unchanged.
+
+        Args:
+            topic: name of the topic.
+            kind: type of the message.
+            data: the serialised message.
+            is_latched: whether it also belongs to later recordings, as one of /tf_static does.
+        """
+        with self._lock:
+            message = LoggedMessage(self._now_ns(), topic, kind, data)
+            if is_latched:
+                key = topic, data
+                if key in self._latched:
+                    return
+                self._latched[key] = message
+                if len(self._latched) > _LATCHED_MESSAGES:
+                    del self._latched[next(iter(self._latched))]
+            if self._session:
+                self._session.add_message(message)
 
     @property
     def has_images(self) -> bool:
@@ -231,6 +261,8 @@ class PairRecorder:
             _check_disk(path, first, self._settings, _NS_PER_S / self._period_ns if self._period_ns > 0 else 0)
             begin_ns = max(image.stamp_ns for image in first) - with_latest
             self._session = _Session(path, self._settings, self._camera, self._tags, first, begin_ns)
+            for message in self._latched.values():
+                self._session.add_message(replace(message, log_time_ns=begin_ns))
             if with_latest:
                 self._session.add_color(first[0])
                 self._session.add_depth(first[1])
@@ -383,6 +415,8 @@ class _Session:
                 wanted=wanted,
                 color_hz=self._demand.rate_hz("color"),
                 depth_hz=self._demand.rate_hz("depth"),
+                others=dict(self._queue.others),
+                others_lost=self._queue.others_lost,
             )
 
     @property
@@ -410,6 +444,9 @@ class _Session:
 
     def begin_segment(self, now_ns: int, source: str) -> None:
         self._put_tags([self._track.begin_segment(now_ns, source)], now_ns)
+
+    def add_message(self, message: LoggedMessage) -> None:
+        self._queue.put_message(message)
 
     def keep_next(self) -> None:
         with self._lock:

@@ -56,6 +56,8 @@ class RecordingCounts:
         missed: number of wanted pairs for which an image had no partner, by cause.
         wanted: number of wanted pairs that came or were missed.
         color_hz, depth_hz: rates of the streams; 0 if unknown.
+        others: number of recorded messages of other topics, such as TF, by topic.
+        others_lost: number of those that were lost.
     """
 
     received_color: int = 0
@@ -74,6 +76,8 @@ class RecordingCounts:
     wanted: int = 0
     color_hz: float = 0.0
     depth_hz: float = 0.0
+    others: Mapping[str, int] = field(default_factory=dict)
+    others_lost: int = 0
 
     @property
     def loss(self) -> float:
@@ -150,6 +154,7 @@ class RecordingSummary:
                 f"unknown {n.unknown}"
                 for name, n in self.tags.items()
             ),
+            *([f"  other messages: {_listed(counts.others)}; lost: {counts.others_lost}"] if counts.others else []),
             *([f"  ended by itself: {self.failure}"] if self.failure else []),
         ]
 

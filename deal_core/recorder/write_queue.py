@@ -27,6 +27,7 @@ from deal_core.structures import Float32Array, TagState
 RESERVE_BYTES = 128 * 2**20
 """Free space at which recording ends, so that it can still be finished."""
 _SYNC_PERIOD_S = 1.0
+_WAITING_MESSAGES = 10_000  # of other topics: some seconds of TF
 _VIEW_SIZE = (32, 24)
 
 RgbdImages = Pair[CameraImage, CameraImage]
@@ -40,8 +41,18 @@ class LoggedTags:
     span: TagSpan
 
 
+@dataclass(frozen=True)
+class LoggedMessage:
+    """A serialised message of another topic on the way to the file."""
+
+    log_time_ns: int
+    topic: str
+    type: str
+    data: bytes
+
+
 class RecordingQueue:
-    """A bounded queue of pairs and tags for the writer, which counts the outcome of every pair.
+    """A bounded queue of pairs, tags and other messages for the writer, which counts the outcome of every pair.
 
     Args:
         max_pairs: number of pairs that may wait.
@@ -52,6 +63,8 @@ class RecordingQueue:
         written: number of pairs in the file.
         pending: number of pairs on the way.
         skipped, lost: number of other pairs, by cause.
+        others: number of other messages that were queued, by topic.
+        others_lost: number of other messages that found the queue full, or the disk failed.
         is_on_disk: whether the writer waits for the disk.
     """
 
@@ -60,10 +73,12 @@ class RecordingQueue:
         self.written = self.pending = 0
         self.skipped: Counter[Skipped] = Counter()
         self.lost: Counter[Lost] = Counter()
+        self.others: Counter[str] = Counter()
+        self.others_lost = 0
         self.is_on_disk = False
-        self._items: deque[RgbdImages | LoggedTags] = deque()
+        self._items: deque[RgbdImages | LoggedTags | LoggedMessage] = deque()
         self._asked_for: set[int] = set()
-        self._pairs = self._bytes = 0
+        self._pairs = self._bytes = self._messages = 0
         self._max_pairs, self._max_bytes = max_pairs, max_bytes
         self._closed = self._failed = False
 
@@ -93,13 +108,25 @@ class RecordingQueue:
             self._items.append(tags)
             self.lock.notify()
 
-    def get(self, timeout_s: float) -> RgbdImages | LoggedTags | None:
+    def put_message(self, message: LoggedMessage) -> None:
+        """Queue another message, or count it as lost if too many wait."""
+        with self.lock:
+            if self._failed or self._messages >= _WAITING_MESSAGES:
+                self.others_lost += 1
+                return
+            self._items.append(message)
+            self.others[message.topic] += 1
+            self._messages += 1
+            self.lock.notify()
+
+    def get(self, timeout_s: float) -> RgbdImages | LoggedTags | LoggedMessage | None:
         """Return the next item; None after the timeout."""
         with self.lock:
             self.lock.wait_for(lambda: self._items or self._closed, max(timeout_s, 0))
             item = self._items.popleft() if self._items else None
             if isinstance(item, Pair):
                 self._pairs, self._bytes = self._pairs - 1, self._bytes - _bytes(item)
+            self._messages -= isinstance(item, LoggedMessage)
             return item
 
     def take_wish(self, stamp_ns: int) -> bool:
@@ -195,6 +222,8 @@ class WriterThread(threading.Thread):
                 item = self._queue.get(due - time.monotonic())
                 if isinstance(item, Pair):
                     self._write(item)
+                elif isinstance(item, LoggedMessage):
+                    self._writer.write_message(item.topic, item.type, item.log_time_ns, item.data)
                 elif item:
                     span, tags = item.span, item.span.tags or TagState()
                     self._writer.write_tags(span.stamp_ns, tags, span.source, log_time_ns=item.log_time_ns)

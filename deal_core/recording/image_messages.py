@@ -23,13 +23,16 @@ from deal_core.recording.image_encodings import (
 )
 from deal_core.recording.image_payload import ImageFile, identify_image, image_end, why_not_decode
 from deal_core.recording.rvl import decode_rvl
+from deal_core.recording.transforms import pose_of
 from deal_core.recording.writer import message_types
-from deal_core.structures import CameraIntrinsics, UInt8Array, UInt16Array
+from deal_core.structures import CameraIntrinsics, Float64Array, UInt8Array, UInt16Array
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 STRING = "std_msgs/msg/String"
+TRANSFORMS = "tf2_msgs/msg/TFMessage"
+ODOMETRY = "nav_msgs/msg/Odometry"
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SETTINGS = struct.Struct("<iff")
@@ -100,6 +103,21 @@ class EncodedImage:
 
 CameraImage = RawImage | EncodedImage
 """An image on its way from a camera to a recording."""
+
+
+class FramePose(NamedTuple):
+    """The pose of a frame in its parent.
+
+    Attributes:
+        parent, child: names of the frames.
+        stamp_ns: time at which it holds, nanoseconds.
+        pose: (4, 4) matrix that takes points from the child's frame to the parent's.
+    """
+
+    parent: str
+    child: str
+    stamp_ns: int
+    pose: Float64Array
 
 
 class ImageHead(NamedTuple):
@@ -250,11 +268,34 @@ class MessageDecoder:
         """Return the intrinsics of a `CameraInfo` message; see `camera_of`."""
         return camera_of(self._decode(data, CAMERA_INFO), is_rectified=is_rectified)
 
+    def transforms(self, data: bytes | memoryview) -> list[FramePose]:
+        """Return the transforms of a `TFMessage`; those that are no pose are left out."""
+        found = []
+        for each in self._decode(data, TRANSFORMS).transforms:
+            pose = pose_of(each.transform.translation, each.transform.rotation)
+            if pose is not None:
+                found.append(_frame_pose(each, pose))
+        return found
+
+    def odometry(self, data: bytes | memoryview) -> FramePose:
+        """Return the pose of an `Odometry` message; one that is no pose counts as damaged."""
+        message = self._decode(data, ODOMETRY)
+        pose = pose_of(message.pose.pose.position, message.pose.pose.orientation)
+        if pose is None:
+            raise _damaged(ODOMETRY, "its orientation or position is no pose")
+        return _frame_pose(message, pose)
+
     def _decode(self, data: bytes | memoryview, kind: str) -> Any:
         try:
             return self._types.deserialize_cdr(bytes(data), kind)
         except Exception as error:  # rosbags raises errors of several kinds on damaged bytes
             raise _damaged(kind, error) from error
+
+
+def _frame_pose(message: Any, pose: Float64Array) -> FramePose:
+    stamp = message.header.stamp
+    stamp_ns = int(stamp.sec) * 10**9 + int(stamp.nanosec)
+    return FramePose(str(message.header.frame_id), str(message.child_frame_id), stamp_ns, pose)
 
 
 def camera_of(info: Any, *, is_rectified: bool = False) -> CameraIntrinsics | None:

@@ -43,6 +43,19 @@ GROUND_TRUTH = "ground_truth"
 POSES_FILE = "poses.json"
 """File in that folder with the true poses of a synthetic camera, for evaluation only."""
 
+_LATCHED = """\
+- history: 1
+  depth: 100
+  reliability: 1
+  durability: 1
+  deadline: {sec: 9223372036, nsec: 854775807}
+  lifespan: {sec: 9223372036, nsec: 854775807}
+  liveliness: 1
+  liveliness_lease_duration: {sec: 9223372036, nsec: 854775807}
+  avoid_ros_namespace_conventions: false
+"""
+"""QoS profile with which `ros2 bag play` offers a topic to late subscribers; as Humble writes it."""
+
 MAX_STAMP_NS = 2**31 * 10**9  # builtin_interfaces/Time counts seconds in 31 bits
 _IMAGE, _INFO, _STRING = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo", "std_msgs/msg/String"
 
@@ -149,6 +162,20 @@ class RecordingWriter:
         bag.check_stamp(log_time_ns)
         self._write_session(bag, log_time_ns)
         bag.write_string(topic, log_time_ns, text)
+
+    def write_message(self, topic: str, kind: str, log_time_ns: int, data: bytes) -> None:
+        """Write a serialised message of another topic unchanged, such as one of TF.
+
+        Args:
+            topic: name of the topic.
+            kind: type of the message, one of the standard ones.
+            log_time_ns: log time on the clock of the images.
+            data: the message in CDR.
+        """
+        bag = self._open_bag()
+        bag.check_stamp(log_time_ns)
+        self._write_session(bag, log_time_ns)
+        bag.write_message(topic, kind, log_time_ns, data)
 
     def write_pair(self, pair: RgbdPair) -> None:
         """Write both images, as `rgb8` and `16UC1`, and both camera_info with the pair's stamp.
@@ -351,6 +378,10 @@ class _Bag:
         self._write(topic, _STRING, log_time_ns, [self._serialize(_STRING, data=text)])
         self._end_group()
 
+    def write_message(self, topic: str, kind: str, log_time_ns: int, data: bytes) -> None:
+        self._write(topic, kind, log_time_ns, [data])
+        self._end_group()
+
     def write_session(self, log_time_ns: int, text: str) -> None:
         """Write the session as a topic, for programs, and as a metadata record, for MCAP tools."""
         self.write_string(SESSION_TOPIC, log_time_ns, text)
@@ -399,7 +430,8 @@ class _Bag:
     def _write(self, topic: str, kind: str, log_time_ns: int, parts: list[Buffer]) -> None:
         if topic not in self._channels:
             definition, _ = self._types.generate_msgdef(kind, ros_version=2)
-            channel = StoredChannel(topic, kind, "ros2msg", definition, type_hash=self._types.hash_rihs01(kind))
+            qos = _LATCHED if topic.endswith("tf_static") else ""
+            channel = StoredChannel(topic, kind, "ros2msg", definition, qos, self._types.hash_rihs01(kind))
             self._channels[topic] = self.mcap.add_channel(channel)
         self.mcap.write(self._channels[topic], log_time_ns, parts)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-import cv2
-import numpy as np
-
-from deal_core.runtime.camera_rays import Float64Array
+from deal_core.recording.transforms import pose_between
+from deal_core.structures import Float64Array
 
 _LONGEST_GAP_NS = 500_000_000
 """Time between two poses above which nothing is known of the motion between them."""
@@ -47,9 +45,4 @@ def _between(before: tuple[int, Float64Array], after: tuple[int, Float64Array], 
     gap_ns = after[0] - before[0]
     if gap_ns > _LONGEST_GAP_NS:
         return None
-    share = (stamp_ns - before[0]) / gap_ns
-    turn = np.asarray(cv2.Rodrigues(before[1][:3, :3].T @ after[1][:3, :3])[0])
-    pose = np.eye(4)
-    pose[:3, :3] = before[1][:3, :3] @ np.asarray(cv2.Rodrigues(share * turn)[0])
-    pose[:3, 3] = (1 - share) * before[1][:3, 3] + share * after[1][:3, 3]
-    return pose
+    return pose_between(before[1], after[1], (stamp_ns - before[0]) / gap_ns)

@@ -98,10 +98,10 @@ def carry_mask(mask: BoolArray, source: View, target: View) -> BoolArray:
 
 def same_points(mask: BoolArray, source: View, target: View) -> tuple[BoolArray, BoolArray]:
     """Return which pixels (H, W) of the target show a point that the source sees, and which of them are in the mask."""
-    columns, rows, distance, hits = _places_in(source, target)
+    columns, rows, distance, hits = places_in(source, target)
     x, y = np.where(hits, columns, 0), np.where(hits, rows, 0)
     hits &= source.known[y, x]
-    seen = hits & (np.abs(source.depth[y, x] - distance) <= _tolerance(distance))
+    seen = hits & (np.abs(source.depth[y, x] - distance) <= depth_tolerance(distance))
     return seen, seen & mask[y, x]
 
 
@@ -111,44 +111,37 @@ def gone_share(mask: BoolArray, source: View, target: View) -> float:
     What something nearer hides, and what lies outside the target, does not count.
     """
     there = replace(source, known=mask & source.measured)
-    columns, rows, distance, hits = _places_in(target, there)
+    columns, rows, distance, hits = places_in(target, there)
     x, y = columns[hits], rows[hits]
     known = target.measured[y, x]
     beyond = (target.depth[y, x] - distance[hits])[known]
-    limit = _tolerance(distance[hits])[known]
+    limit = depth_tolerance(distance[hits])[known]
     gone, same = int((beyond > limit).sum()), int((np.abs(beyond) <= limit).sum())
     return gone / (gone + same) if gone + same else 0.0
 
 
-def _with_own_depth(mask: BoolArray, view: View) -> View:
-    """Return a view in which the holes of a thing have the depth of its nearest measured pixel."""
-    own = mask & view.measured
-    if own.sum() < max(_OWN_DEPTH * mask.sum(), 1):
-        return view
-    nearest = _nearest(own)
-    values = np.zeros(int(nearest.max()) + 1, np.float32)
-    values[nearest[own]] = view.depth[own]
-    depth = np.where(mask & ~view.measured, values[nearest], view.depth)
-    return replace(view, depth=depth, known=view.known | mask)
+def points_of(view: View, pose: Float64Array | None = None) -> Float64Array:
+    """Return (H, W, 3) the point that each pixel shows, metres; that of a pixel without depth means nothing.
+
+    Args:
+        view: The view.
+        pose: (4, 4) matrix from the optical frame of the camera to the points' frame; that to the world if None.
+
+    Raises:
+        CameraModelError: the lens of the camera cannot be inverted.
+    """
+    pose = view.pose if pose is None else pose
+    right, down = pixel_rays(view.camera).astype(np.float64)
+    points = np.stack([right, down, np.ones_like(right)], axis=-1) * view.depth[..., None].astype(np.float64)
+    return np.asarray(points @ pose[:3, :3].T + pose[:3, 3])
 
 
-def _nearest(mask: BoolArray) -> Int64Array:
-    """Return (H, W) a number for each pixel: that of the nearest pixel in a mask, each of which has its own."""
-    labels = cv2.distanceTransformWithLabels(
-        (~mask).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
-    )[1]
-    return np.asarray(labels, np.int64)
-
-
-def _places_in(source: View, target: View) -> tuple[Int64Array, Int64Array, Float64Array, BoolArray]:
+def places_in(source: View, target: View) -> tuple[Int64Array, Int64Array, Float64Array, BoolArray]:
     """Return column, row and distance (H, W) in the source of each pixel of the target, and whether it lies in there.
 
     A pixel of the target without depth lies nowhere.
     """
-    right, down = pixel_rays(target.camera).astype(np.float64)
-    points = np.stack([right, down, np.ones_like(right)], axis=-1) * target.depth[..., None].astype(np.float64)
-    motion = np.linalg.inv(source.pose) @ target.pose
-    moved = points @ motion[:3, :3].T + motion[:3, 3]
+    moved = points_of(target, np.linalg.inv(source.pose) @ target.pose)
     distance = np.where(target.known, moved[..., 2], 0.0)
     safe = np.where(distance > 0, distance, 1.0)[..., None]
     rays = np.where(distance[..., None] > 0, moved[..., :2] / safe, 0.0)
@@ -159,13 +152,34 @@ def _places_in(source: View, target: View) -> tuple[Int64Array, Int64Array, Floa
     return columns, rows, distance, hits
 
 
-def _tolerance(distance: Float64Array) -> Float64Array:
+def depth_tolerance(distance: Float64Array) -> Float64Array:
+    """Return the largest difference of two depths of one point at some distances, metres."""
     return np.asarray(_TOLERANCE_M + _TOLERANCE_A_SQUARE_METRE * distance**2)
+
+
+def nearest_labels(mask: BoolArray) -> Int64Array:
+    """Return (H, W) a number for each pixel: that of the nearest pixel in a mask, each of which has its own."""
+    labels = cv2.distanceTransformWithLabels(
+        (~mask).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )[1]
+    return np.asarray(labels, np.int64)
+
+
+def _with_own_depth(mask: BoolArray, view: View) -> View:
+    """Return a view in which the holes of a thing have the depth of its nearest measured pixel."""
+    own = mask & view.measured
+    if own.sum() < max(_OWN_DEPTH * mask.sum(), 1):
+        return view
+    nearest = nearest_labels(own)
+    values = np.zeros(int(nearest.max()) + 1, np.float32)
+    values[nearest[own]] = view.depth[own]
+    depth = np.where(mask & ~view.measured, values[nearest], view.depth)
+    return replace(view, depth=depth, known=view.known | mask)
 
 
 def _finished(seen: BoolArray, inside: BoolArray, image: UInt8Array) -> BoolArray:
     """Return the mask from the pixels that are known, with holes filled and the outline at an edge of colour."""
-    far, nearest = cv2.distanceTransform((~seen).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5), _nearest(seen)
+    far, nearest = cv2.distanceTransform((~seen).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5), nearest_labels(seen)
     side = np.zeros(int(nearest.max()) + 1, bool)
     side[nearest[seen]] = inside[seen]
     mask = side[nearest] & (far <= max(_REACH_OF_UNKNOWN * max(inside.shape), 1.0))

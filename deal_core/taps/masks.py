@@ -79,7 +79,7 @@ class TapMasks:
         self._marked = _by_recording(dataset.frames if marked is None else marked)
         self._poses = {name: read_poses(dataset.path, name) for name in self._marked}
         self._cameras: dict[str, CameraIntrinsics | None] = {}
-        self._parts = _parts(dataset.frames)
+        self._parts = recording_parts(dataset.frames)
         self._sources: OrderedDict[FrameRecord, _Source] = grown._sources if grown else OrderedDict()
 
     def __len__(self) -> int:
@@ -167,6 +167,18 @@ class TapMasks:
         return View.of(sample, camera, pose)
 
 
+def recording_parts(frames: Iterable[FrameRecord]) -> dict[str, int]:
+    """Return a number for each frame, which rises with each new recording and after each pause."""
+    parts: dict[str, int] = {}
+    number, last = 0, None
+    for frame in sorted(frames, key=lambda frame: (frame.recording, frame.stamp_ns)):
+        if last and (last.recording != frame.recording or frame.stamp_ns - last.stamp_ns > PAUSE_S * 1e9):
+            number += 1
+        parts[frame.key] = number
+        last = frame
+    return parts
+
+
 def _flat(things: list[Thing], sample: Sample) -> TapMask:
     """Return the mask of things, the first on top, and the classes that they reach."""
     mask = np.full(sample.depth.shape, BACKGROUND, np.uint8)
@@ -184,18 +196,6 @@ def _by_recording(frames: Iterable[FrameRecord]) -> dict[str, list[FrameRecord]]
         if any(not isinstance(mark, Tap) or mark.is_on for mark in frame.marks):
             found.setdefault(frame.recording, []).append(frame)
     return found
-
-
-def _parts(frames: Iterable[FrameRecord]) -> dict[str, int]:
-    """Return a number for each frame, which rises with each new recording and after each pause."""
-    parts: dict[str, int] = {}
-    number, last = 0, None
-    for frame in sorted(frames, key=lambda frame: (frame.recording, frame.stamp_ns)):
-        if last and (last.recording != frame.recording or frame.stamp_ns - last.stamp_ns > PAUSE_S * 1e9):
-            number += 1
-        parts[frame.key] = number
-        last = frame
-    return parts
 
 
 def _overlap(one: BoolArray, two: BoolArray) -> float:

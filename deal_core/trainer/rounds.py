@@ -50,13 +50,17 @@ def distill(settings: DistillSettings, report: Callable[[Progress], None] = lamb
     """
     if settings.rounds == 1:
         return distill_once(settings, report)
-    if settings.masks == "drawn":
-        raise ConfigError(f"rounds: expected 1 for drawn masks, which no student improves, found {settings.rounds}")
+    first = settings.mask_sources[0]
+    if first is None or len(settings.mask_sources) > 1:
+        raise ConfigError(
+            f"rounds: expected 1 for drawn masks, which no student improves, and for several sources of masks, found "
+            f"{settings.rounds}"
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(f"rounds: expected 1 in several processes, found {settings.rounds}: use one process")
     dataset = open_dataset(settings.data)
     now, rounds, results = settings, [], []
-    taught = _score(judge(measure_masks(Path(settings.masks), dataset)))
+    taught = _score(judge(measure_masks(first, dataset)))
     for number in range(1, settings.rounds + 1):
         result = distill_once(now, report)
         masks = settings.output / ROUNDS / str(number + 1) / MASKS

@@ -31,7 +31,10 @@ from deal_core.trainer.settings import RunSettings
 SETTINGS_FILE = "settings.yaml"
 HISTORY_FILE = "history.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
-_MAY_CHANGE = ("device", "threshold_rule", "checkpoint_every", "log_every", "data.workers", "max_loss_on_old", "rounds")
+_MAY_CHANGE = (
+    *("device", "compile", "threshold_rule", "checkpoint_every", "log_every", "data.workers", "max_loss_on_old"),
+    "rounds",
+)
 """Settings that do not affect the weights and may change when a run resumes."""
 _FORMAT_LINE = "# Settings of a run, format 2. A run of version 0.1.0 has no such line.\n"
 _OLDER: Mapping[str, Any] = {

@@ -55,6 +55,7 @@ from deal_ros.node.executor_calls import ExecutorCalls
 from deal_ros.node.parameters import LiveParameters
 from deal_ros.node.paths import path_of
 from deal_ros.recorder.diagnostics import RecorderSnapshot, assess_recorder
+from deal_ros.recorder.motion_topics import MotionTopics
 from deal_ros.recorder.parameters import RecorderParameters
 
 NODE_NAME = "deal_recorder"
@@ -87,6 +88,7 @@ class RecorderNode(Node):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._inputs: list[ImageInput] = []
         self._alignment: DepthAlignment | None = None
+        self._motion: MotionTopics | None = None
         self._timers: list[Timer] = []
         self._calls = ExecutorCalls(self)
         self._people = ExitStack()
@@ -141,6 +143,8 @@ class RecorderNode(Node):
         """
         for found in self._inputs:
             found.close()
+        if self._motion:
+            self._motion.close()
         for timer in self._timers:
             self.destroy_timer(timer)
         if self._core.state.is_recording:
@@ -214,6 +218,11 @@ class RecorderNode(Node):
             topic, kind = transported(base, transport)
             self._inputs.append(ImageInput(self, stream, topic, qos, take, kind, depth=_INPUT_DEPTH))
         self.create_subscription(CameraInfo, CAMERA_INFO_TOPIC, self._take_info, camera_info_qos())
+        self._motion = MotionTopics(self, wanted.motion_topics, self._take_motion)
+        if self._motion.missing:
+            self.get_logger().info(
+                f"not recorded, because tf2_msgs or nav_msgs is not installed: {', '.join(self._motion.missing)}"
+            )
 
     def _create_timers(self) -> None:
         # Steady time: with simulated time and no /clock, the node must still publish diagnostics.
@@ -255,6 +264,9 @@ class RecorderNode(Node):
             self._core.add_depth(self._alignment.lazily(message))
         except DepthAlignmentError as error:
             self.get_logger().warning(f"depth is not recorded: {error}", throttle_duration_sec=_LOG_PERIOD_S)
+
+    def _take_motion(self, topic: str, kind: str, data: bytes, is_static: bool) -> None:
+        self._core.add_message(topic, kind, data, is_latched=is_static)
 
     def _take_info(self, message: CameraInfo) -> None:
         camera = camera_of(message, is_rectified=is_rectified_topic(self._inputs[0].topic))

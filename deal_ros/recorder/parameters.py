@@ -21,6 +21,7 @@ from deal_ros.input.parameters import (
 from deal_ros.input.synchronizer import slop_ns
 from deal_ros.node.parameters import check_values, data_dir_parameter, live_parameter, parameter
 from deal_ros.node.paths import path_of
+from deal_ros.recorder.motion_topics import MOTION_TOPICS
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,12 @@ class RecorderParameters(InputParameters):
         "none",
         "depth compresses depth images with zstd at level 1, to about a fifth; none compresses nothing.",
         choices=("none", "depth"),
+    )
+    motion_topics: tuple[str, ...] = parameter(
+        MOTION_TOPICS,
+        "Topics to record beside the images that tell how the camera moves, separated by commas: those that end in tf "
+        "or tf_static have tf2_msgs/TFMessage, all others nav_msgs/Odometry. deal extract makes poses of them; empty "
+        "records none.",
     )
     planned_minutes: float = parameter(
         10.0,

@@ -169,7 +169,12 @@ def completion(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[s
     script = folder / "deal"
     script.write_text(f"#!{sys.executable}\nfrom deal_ros.__main__ import main\nmain()\n")
     script.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(PROJECT)}
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(PROJECT),
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",  # bash, whatever shell started the tests
+    }
     run: dict[str, Any] = {"env": environment, "capture_output": True, "text": True, "check": True, "timeout": 120}
     offer = folder / "complete.sh"
     source = subprocess.run([script, "--show-completion", "bash"], **run).stdout

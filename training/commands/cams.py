@@ -1,11 +1,13 @@
 """`deal cams`: class activation maps and pseudo masks of a dataset.
 
 deal cams runs/kitchen/model.safetensors kitchen --out kitchen_masks --refine auto
+deal cams runs/kitchen/model.safetensors kitchen --out fused_masks --refine auto --views recording
 deal cams runs/voc/model.safetensors VOC2012 --as voc --split train --out masks --size image --scales 1,1.2 --refine crf
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -23,11 +25,13 @@ from training.support.options import (
 if TYPE_CHECKING:
     from deal_core.dataset.dataset import Dataset
     from deal_core.masks.decide import IgnoreBand
+    from deal_core.masks.other_views import OtherViews
     from deal_core.masks.score_dataset import CamSettings
     from deal_core.models.model_file import LoadedModel, Threshold
-    from deal_core.taps.masks import TapMasks
+    from deal_core.views.fusion import FusedScores, FusionCounts
 
 MaskSourceName = Literal["auto", "cam", "regions"]
+ViewsName = Literal["none", "near", "recording"]
 
 
 def cams(
@@ -51,6 +55,13 @@ def cams(
         bool,
         typer.Option(help="Let the scores give way to masks of taps and boxes (deal tag), where there are any."),
     ] = True,
+    views: Annotated[
+        ViewsName,
+        typer.Option(
+            help="Fuse the scores with those of other frames that show the same places, by the poses of the camera: of "
+            "those within 2 s (near), or of all up to a pause (recording). The masks are refined afterwards."
+        ),
+    ] = "none",
     mask_source: Annotated[
         MaskSourceName | None,
         typer.Option(
@@ -71,7 +82,9 @@ def cams(
     from deal_core.errors import UsageError
     from deal_core.masks.mask_folder import write_cams
     from deal_core.models.model_file import load_model
-    from training.support.console import console, track
+    from deal_core.views.fusion import FusedScores, FusionCounts
+    from training.support.console import console
+    from training.support.taps import tap_masks
 
     settings, band = scores.settings(), _parse_band(ignore_band)
     if band and threshold_rule:
@@ -84,27 +97,45 @@ def cams(
     loaded = load_model(model)
     if regions:
         loaded, settings = _chosen(loaded, load_model(regions), frames, settings, mask_source or "auto")
-    threshold = _threshold(loaded, frames, out, settings, threshold_rule) if threshold_rule else None
-    known = _tapped(frames) if taps else None
-    steps = write_cams(loaded, frames, out, settings, threshold=threshold, ignore_band=band, known=known)
-    made = sum(track(steps, "CAMs", total=len(frames)))
+    fused = None if views == "none" else FusedScores(loaded, frames, settings, views)
+    threshold = _threshold(loaded, frames, out, settings, threshold_rule, fused) if threshold_rule else None
+    if fused:
+        fused.counts = FusionCounts()  # those of the masks alone
+    known = tap_masks(frames) if taps else None
+    steps = write_cams(loaded, frames, out, settings, threshold=threshold, ignore_band=band, known=known, views=fused)
+    made = _write(steps, len(frames), fused)
     console().print(f"{out}: {made} frames written, {len(frames) - made} existed already", markup=False)
+    if fused:
+        _tell(fused.counts)
     _judge(out, frames, loaded, threshold)
 
 
-def _tapped(frames: Dataset) -> TapMasks | None:
-    """Return the masks of the taps and boxes of a dataset; None without any."""
-    if not any(frame.marks for frame in frames.frames):
-        return None
-    from deal_core.taps.masks import TapMasks
+def _write(steps: Iterator[bool], frames: int, fused: FusedScores | None) -> int:
+    """Take all steps behind a progress bar, with a second one for the maps of other views; return the written ones."""
+    from training.support.console import progress
+
+    with progress() as bar:
+        masks = bar.add_task("CAMs", total=frames)
+        if fused and fused.mapping_steps:
+            maps = bar.add_task("views", total=fused.mapping_steps)
+            fused.advance = lambda: bar.advance(maps)
+        return sum(bar.track(steps, total=frames, task_id=masks))
+
+
+def _tell(counts: FusionCounts) -> None:
+    """Print how many frames have fused scores, and why others have their own alone."""
     from training.support.console import console
 
-    found = TapMasks(frames)
-    if not len(found):
-        return None
-    told = "carried to other frames by poses.json" if found.can_carry else "used in their own frames (no poses.json)"
-    console().print(f"taps and boxes in {len(found)} frames, {told}", markup=False)
-    return found
+    console().print(f"scores of {counts.fused} frames are fused with those of other views", markup=False)
+    causes = {
+        "have no pose in poses.json (deal poses gives some)": counts.without_pose,
+        "have no depth": counts.without_depth,
+        "fit no other view, so their poses or the intrinsics may be wrong": counts.left_out,
+    }
+    for why, count in causes.items():
+        if count:
+            text = f"warning: {count} frames {why}: they have their own scores alone"
+            console().print(text, style="yellow", markup=False)
 
 
 def _chosen(
@@ -150,7 +181,9 @@ def _judge(out: Path, frames: Dataset, model: LoadedModel, threshold: Threshold 
     print_outcome(verdict)
 
 
-def _threshold(model: LoadedModel, frames: Dataset, out: Path, settings: CamSettings, rule: str) -> Threshold:
+def _threshold(
+    model: LoadedModel, frames: Dataset, out: Path, settings: CamSettings, rule: str, views: OtherViews | None
+) -> Threshold:
     """Return the threshold that an earlier run recorded in `out`, or choose it by the rule."""
     from deal_core.masks.mask_folder import recorded_threshold
     from deal_core.masks.score_dataset import THRESHOLD_FRAMES, choose_threshold
@@ -159,7 +192,7 @@ def _threshold(model: LoadedModel, frames: Dataset, out: Path, settings: CamSett
     threshold = recorded_threshold(out, rule)
     if threshold is None:
         with counting("threshold", min(len(frames), THRESHOLD_FRAMES)) as advance:
-            threshold = choose_threshold(model, frames, settings, rule, advance=advance)
+            threshold = choose_threshold(model, frames, settings, rule, views=views, advance=advance)
         console().print(f"background threshold {threshold.value:.2f}, {threshold.rule}", markup=False)
     return threshold
 

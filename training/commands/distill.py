@@ -53,7 +53,7 @@ def distill(
 
     given = [] if rounds is None else [f"rounds={rounds}"]
     settings = load_settings(DistillSettings, config, [*(overrides or []), *given])
-    if is_first_process() and settings.masks != "drawn":
+    if is_first_process():
         _judge_masks(settings, quiet=as_json)
     result = run_distillation(settings, quiet=as_json)
     if not is_first_process():
@@ -76,10 +76,15 @@ def _judge_masks(settings: DistillSettings, *, quiet: bool) -> None:
     """Print what is wrong with the pseudo masks before a segmenter learns them."""
     from deal_core.dataset.open import open_dataset
     from deal_core.quality.verdict import judge
+    from training.support.console import console
     from training.support.quality import count_masks, print_outcome
 
-    figures = count_masks(Path(settings.masks), open_dataset(settings.data), quiet=quiet)
-    print_outcome(judge(figures))
+    folders = [folder for folder in settings.mask_sources if folder is not None]
+    for folder in folders:
+        figures = count_masks(folder, open_dataset(settings.data), quiet=quiet)
+        if len(folders) > 1:
+            console().print(f"{folder}:", markup=False)
+        print_outcome(judge(figures))
 
 
 def run_distillation(settings: DistillSettings, *, quiet: bool = False) -> DistillResult:

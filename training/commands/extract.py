@@ -51,11 +51,26 @@ def extract(
         ColorFormat, typer.Option(help="Format of colour images: png is lossless, jpeg is smaller.")
     ] = "png",
     jpeg_quality: Annotated[int, typer.Option(help="Quality of JPEG images.", min=1, max=100)] = 95,
+    fixed_frame: Annotated[
+        str | None,
+        typer.Option(
+            help="Frame of TF that stands still, for the poses of the camera. Default: map, odom, or the highest.",
+            show_default=False,
+        ),
+    ] = None,
+    odometry_topic: Annotated[
+        str | None,
+        typer.Option(
+            help="Topic of nav_msgs/Odometry that gives the poses of the camera. Default: TF, or else the one that "
+            "gives the most.",
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name in the dataset, if there is one recording.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace recordings that are in the dataset already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the reports as JSON.")] = False,
 ) -> None:
-    """Turn recordings into a dataset: colour, depth in millimetres, tags, segments.
+    """Turn recordings into a dataset: colour, depth in millimetres, tags, segments, and poses where they were recorded.
 
     Each recording becomes one folder of the dataset, which is written completely or not at all. A recording that was
     extracted from the same files with the same options is not extracted again; after a kill or a full disk, the same
@@ -85,6 +100,8 @@ def extract(
         color_format=color_format,
         jpeg_quality=jpeg_quality,
         overwrite=overwrite,
+        fixed_frame=fixed_frame,
+        odometry_topic=odometry_topic,
     )
     with owning(out, DatasetError):
         results, failed = _extract_all(recordings, out, options, name, quiet=as_json)

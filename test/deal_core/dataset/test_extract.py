@@ -15,12 +15,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from helpers.motion import add_tf, transform
 from helpers.paths import PROJECT
 from helpers.rvl import encode
 
 from deal_core.dataset.check import check_recording
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.extract import Extraction, ExtractOptions, extract_recording
+from deal_core.dataset.poses import read_poses
 from deal_core.errors import DatasetError, DealError, RecordingError, UsageError
 from deal_core.recording.tags import Skip
 from deal_core.recording.writer import RecordingWriter, message_types
@@ -627,3 +629,37 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:
         peaks.append(int(done.stdout))
         shutil.rmtree(path)
     assert peaks[1] - peaks[0] < 40, f"peak memory in MB: {peaks}"
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_poses_are_written_where_the_recording_has_them(
+    bag: Any, extract: Callable[..., tuple[Extraction, Dataset]], storage: str
+) -> None:
+    bag.tags(1000 * MS, "mug")
+    bag.camera_info("/camera/camera/color/camera_info", 1000 * MS, 10.0)
+    for ms in (1000, 1100, 1200, 1300):
+        bag.pair(ms * MS)
+    for ms in (950, 1150, 1250):
+        add_tf(bag, ms * MS, transform(bag, "odom", "optical", ms * MS, (ms / 100, 0, 0)))
+    extraction, dataset = extract(bag, storage=storage)
+    assert "poses of TF, in the frame odom for 3 of 4 frames" in extraction.report.notes
+    poses = read_poses(dataset.path, extraction.name)
+    assert {stamp: round(float(pose[0, 3]), 9) for stamp, pose in poses.items()} == {
+        1000 * MS: 10.0,
+        1100 * MS: 11.0,
+        1200 * MS: 12.0,
+    }
+
+
+def test_a_recording_without_tf_has_no_poses(
+    bag: Any, extract: Callable[..., tuple[Extraction, Dataset]], tmp_path: Path
+) -> None:
+    bag.tags(1000 * MS, "mug")
+    bag.camera_info("/camera/camera/color/camera_info", 1000 * MS, 10.0)
+    bag.pair(1000 * MS)
+    with pytest.raises(RecordingError, match="expected one of no frame"):
+        extract(bag, fixed_frame="map")
+    assert not (tmp_path / "dataset").exists() or not list((tmp_path / "dataset").glob("recordings/*"))
+    extraction, dataset = extract(tmp_path / "kitchen")
+    assert read_poses(dataset.path, extraction.name) == {}
+    assert not any("poses" in note for note in extraction.report.notes)

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from helpers.motion import add_tf, transform
 from helpers.paths import HELPERS
 from helpers.rvl import encode
 from hypothesis import given, settings
@@ -30,6 +31,7 @@ from hypothesis import strategies as st
 from deal_core.dataset.check import check_recording
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.extract import ExtractOptions, extract_recording
+from deal_core.dataset.poses import read_poses
 from deal_core.errors import RecordingError, UsageError
 from deal_core.recorder import write_queue
 from deal_core.recorder.pair_recorder import PairRecorder, RecorderSettings
@@ -628,3 +630,46 @@ def test_the_reference_reader_of_mcap_finds_everything(tmp_path: Path) -> None:
     assert json.loads(metadata["deal"]["session"])["device"] == "D435" and summary.statistics.metadata_count == 2
     assert yaml.safe_load(metadata["rosbag2"]["serialized_metadata"])["message_count"] == sum(found.values())
     assert {schema.encoding for schema in summary.schemas.values()} == {"ros2msg"}
+
+
+def message_of(topic: str, parent: str, child: str, stamp: int, x: float, new_bag: Callable[[], Any]) -> bytes:
+    bag = new_bag()
+    add_tf(bag, 0, transform(bag, parent, child, stamp, (x, 0, 0)), topic=topic)
+    return bag.messages[0][-1]
+
+
+def test_the_motion_of_the_camera_is_recorded_and_becomes_poses(tmp_path: Path, new_bag: Callable[[], Any]) -> None:
+    rig, kind = Rig(TagState(("mug",))), "tf2_msgs/msg/TFMessage"
+    static = message_of("/tf_static", "base", "optical", 0, 1.0, new_bag)
+    for _ in range(3):  # a latched message may come again
+        rig.recorder.add_message("/tf_static", kind, static, is_latched=True)
+    for name in ("one", "two"):
+        start = rig.now
+        rig.recorder.start(tmp_path / name)
+        for ms in range(100, 1100, 100):
+            stamp = start + ms * MS
+            rig.recorder.add_message("/tf", kind, message_of("/tf", "odom", "base", stamp, ms / 100, new_bag))
+            rig.pair(stamp - 50 * MS)
+        counts = rig.recorder.stop().counts
+        assert counts.others == {"/tf_static": 1, "/tf": 10} and counts.others_lost == 0
+        extract_recording(tmp_path / name, tmp_path / "data", ExtractOptions())
+        poses = read_poses(tmp_path / "data", name)
+        frames = [frame.stamp_ns for frame in Dataset.open(tmp_path / "data").subset([name]).frames]
+        # The frame before the first message of TF has no pose.
+        assert sorted(poses) == frames[-len(poses) :] and len(poses) >= len(frames) - 1 > 0
+        for stamp, pose in poses.items():
+            assert pose[0, 3] == pytest.approx(1.0 + (stamp - start) / (100 * MS))
+    with open_recording(tmp_path / "two") as recording:
+        assert recording.count("/tf_static") == 1
+
+
+def test_messages_beyond_the_queue_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = write_queue.RecordingQueue(1, 1)
+    monkeypatch.setattr(write_queue, "_WAITING_MESSAGES", 3)
+    message = write_queue.LoggedMessage(1, "/tf", "tf2_msgs/msg/TFMessage", b"")
+    for _ in range(5):
+        queue.put_message(message)
+    assert queue.others == {"/tf": 3} and queue.others_lost == 2
+    assert queue.get(0) == message
+    queue.put_message(message)
+    assert queue.others == {"/tf": 4}
