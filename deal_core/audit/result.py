@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as checked
 
 from deal_core.errors import EvaluationError, explain_invalid
 from deal_core.files import os_errors_as, replacing
 from deal_core.text_formats import read_json
 
 VERSION = 1
-_FORBID = ConfigDict(extra="forbid")
 
 
-@checked(frozen=True, config=_FORBID)
-class WrongTag:
+class _Checked:
+    """A file with a key that is not a field of these classes is refused."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class WrongTag(_Checked):
     """A tag that looks wrong.
 
     Args:
@@ -39,8 +43,8 @@ class WrongTag:
     probability: float
 
 
-@checked(frozen=True, config=_FORBID)
-class WrongTags:
+@dataclass(frozen=True)
+class WrongTags(_Checked):
     """Tags that look wrong. A tag is that of one class in frames in a row with the same tags.
 
     Args:
@@ -58,8 +62,8 @@ class WrongTags:
     recall: float | None
 
 
-@checked(frozen=True, config=_FORBID)
-class PlaceShortcut:
+@dataclass(frozen=True)
+class PlaceShortcut(_Checked):
     """A class whose tags the place predicts, with all things cut out.
 
     Args:
@@ -81,8 +85,8 @@ class PlaceShortcut:
         )
 
 
-@checked(frozen=True, config=_FORBID)
-class NextFrame:
+@dataclass(frozen=True)
+class NextFrame(_Checked):
     """A frame that would help most if a person tagged it, or looked at its tags.
 
     Args:
@@ -100,8 +104,8 @@ class NextFrame:
     is_tagged: bool
 
 
-@checked(frozen=True, config=_FORBID)
-class ClassFacts:
+@dataclass(frozen=True)
+class ClassFacts(_Checked):
     """What the tags and the background say about one class.
 
     Args:
@@ -120,8 +124,8 @@ class ClassFacts:
     place_ranking: float | None
 
 
-@checked(frozen=True, config=_FORBID)
-class Audit:
+@dataclass(frozen=True)
+class Audit(_Checked):
     """The result of `audit_dataset`.
 
     Args:
