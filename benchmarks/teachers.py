@@ -42,7 +42,7 @@ FALSE, MERGED = 0.2, 0.5
 """Share of the things with a wrong name, and of the pairs of near things that become one blob."""
 LOOSE, NEAR = 2, 10
 """Pixels by which the outlines are too wide, and between the boxes of near things; the images are 160 pixels wide."""
-STEPS, BATCH, SIZE = 150, 8, (64, 80)
+STEPS, BATCH, SIZE = 120, 8, (48, 64)
 
 IMPORTS: Mapping[str, ImportSettings] = {
     "as it is": ImportSettings(veto=False),
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("bench_teachers"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 42, 55])
-    parser.add_argument("--scenes", type=int, default=30, help="tabletops for training, with 6 views each")
+    parser.add_argument("--scenes", type=int, default=16, help="tabletops for training, with 6 views each")
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
