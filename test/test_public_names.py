@@ -31,6 +31,7 @@ PUBLIC = {
         "train_regions"
     ),
     "deal_core.audit": "Audit AuditSettings NextFrame PlaceShortcut WrongTag WrongTags audit_dataset",
+    "deal_core.label_tools": ("ClassImport ImportSettings ImportSummary export_masks import_masks open_masks"),
     "deal_core.masks": (
         "CamSettings ScoredFrame ThresholdRule choose_threshold create_rule multi_scale_scores predict_mask "
         "pseudo_mask read_cam read_mask score_frames winning_class write_cams"
@@ -63,8 +64,8 @@ PUBLIC = {
         "evaluate_masks evaluate_model evaluate_predictions evaluate_shard forget_decisions summarise_seeds"
     ),
     "deal_core.quality": (
-        "ClassMaskFigures ClassTrainingFacts ClassVerdict Finding MaskFigures MaskMeter MaskSource TrainingFacts "
-        "Verdict choose_source facts_of_training judge judge_source measure_masks"
+        "ClassMaskFigures ClassTrainingFacts ClassVerdict Finding FrameQuality MaskFigures MaskMeter MaskSource "
+        "TrainingFacts Verdict choose_source facts_of_training judge judge_source measure_masks score_masks"
     ),
     "deal_core.report": ("read_run render_report write_report"),
     "deal_core.trainer": (

@@ -7,10 +7,10 @@ and the rest inside the function that needs them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from deal_core.errors import DealError, UsageError
 from deal_core.limits import raise_limits
@@ -53,23 +53,29 @@ _GROUPS = {
 """Commands of two words, by the first word: `deal masks import`."""
 _INTERRUPTED = 130
 
+
+class _Sorted(typer.core.TyperGroup):
+    """Lists commands of one word and of two in the order of their names."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands)
+
+
 app = typer.Typer(
     name="deal",
+    cls=_Sorted,
     help="Semantic segmentation from image-level tags and depth: record, train, run.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-_named: dict[str, typer.Typer | Callable[..., None]] = {one.__name__.replace("_", "-"): one for one in _COMMANDS}
+for _command in _COMMANDS:
+    app.command()(spread_options(_command))
 for _name, (_help, _commands) in _GROUPS.items():
-    _group = _named[_name] = typer.Typer(help=_help, no_args_is_help=True)
+    _group = typer.Typer(help=_help, no_args_is_help=True)
     for _command in _commands:
         _group.command(_command.__name__.partition("_")[0])(spread_options(_command))
-for _name, _one in sorted(_named.items()):
-    if isinstance(_one, typer.Typer):
-        app.add_typer(_one, name=_name)
-    else:
-        app.command()(spread_options(_one))
+    app.add_typer(_group, name=_name)
 
 
 def _print_version(asked: bool) -> None:

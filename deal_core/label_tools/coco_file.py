@@ -57,7 +57,7 @@ def open_coco_masks(path: Path, boxes: BoxUse = "refuse") -> ShapeSource:
 def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
     """Return the stated (H, W) of an image; None without one."""
     sides = entry.get("height"), entry.get("width")
-    whole = [int(n) for n in sides if type(n) in (int, float) and 0 < n < 2**31]
+    whole = [int(n) for n in sides if isinstance(n, (int, float)) and 0 < n < 2**31]
     return (whole[0], whole[1]) if len(whole) == 2 else None
 
 

@@ -95,8 +95,8 @@ def _polygon(given: _Attributes, stated: tuple[int, int]) -> Outline:
 
 
 def _mask(given: _Attributes, stated: tuple[int, int]) -> Outline:
-    sides = (given.whole(key) for key in ("left", "top", "width", "height"))
-    return RowRuns(given.wholes("rle"), *sides, stated)
+    left, top, width, height = (given.whole(key) for key in ("left", "top", "width", "height"))
+    return RowRuns(given.wholes("rle"), left, top, width, height, stated)
 
 
 def _box(given: _Attributes, stated: tuple[int, int]) -> Outline:

@@ -138,16 +138,23 @@ def open_ade(path: Path) -> FlatSource:
     if masks is None or file is None:
         lacking = "the folder annotations" if masks is None else f"the names in {' or '.join(ADE_NAMES)}"
         raise DatasetError(f"{path}: expected {lacking}, as in ADE20K's scene parsing")
-    lines = [line for line in _lines(path, file) if line.strip()]
-    ids = {BACKGROUND: UNLABELLED_NAME, UNLABELLED: UNLABELLED_NAME}
-    for place, line in enumerate(lines[1:] if lines and "\t" in lines[0] else lines, 1):
-        first, *rest = line.split("\t")
-        if rest and not (first.strip().isdecimal() and 0 < int(first[:4]) < UNLABELLED):
-            raise DatasetError(f"{file}: expected `id<tab>…<tab>names`, found {short(line)}")
-        ids[int(first[:4]) if rest else place] = (rest or [first])[-1].split(",")[0].strip()
-    if len(ids) > UNLABELLED + 1 or not all(ids.values()):
-        raise DatasetError(f"{file}: expected at most {UNLABELLED - 1} names, none empty")
+    ids = {BACKGROUND: UNLABELLED_NAME, UNLABELLED: UNLABELLED_NAME, **_ade_names(path, file)}
     return FlatSource(path, _images(path, masks), ids, {})
+
+
+def _ade_names(path: Path, file: Path) -> dict[int, str]:
+    """Return the first name of each id, from a table with a heading or from a list."""
+    lines = [line for line in _lines(path, file) if line.strip()]
+    is_table = bool(lines) and "\t" in lines[0]
+    names: dict[int, str] = {}
+    for place, line in enumerate(lines[1:] if is_table else lines, 1):
+        first, *rest = line.split("\t")
+        if is_table and not (rest and first.strip().isdecimal() and len(first) < 9):
+            raise DatasetError(f"{file}: expected `id<tab>…<tab>names`, found {short(line)}")
+        names[int(first) if is_table else place] = (rest or [first])[-1].split(",")[0].strip()
+    if not names or not all(0 < number < UNLABELLED and name for number, name in names.items()):
+        raise DatasetError(f"{file}: expected names for ids from 1 to {UNLABELLED - 1}, none of them empty")
+    return names
 
 
 def _images(path: Path, folder: Path) -> dict[str, Path]:

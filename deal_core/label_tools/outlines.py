@@ -247,7 +247,7 @@ def unpack_brush(data: bytes, expected: int) -> npt.NDArray[np.uint8]:
 
 
 def pack_brush(values: npt.NDArray[np.uint8]) -> bytes:
-    """Return the bytes of a brush of Label Studio for its values, see `unpack_brush`."""
+    """Return the bytes of a brush of Label Studio for its values (N,), N > 0, see `unpack_brush`."""
     pieces = [f"{len(values):032b}", f"{8 - 1:05b}", *(f"{length - 1:04b}" for length in _LENGTHS)]
     for length, value in _runs(values):
         kind = next(place for place, bits in enumerate(_LENGTHS) if length <= 2**bits)
@@ -263,7 +263,7 @@ _LENGTHS = (3, 4, 8, 16)
 
 def _runs(values: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
     """Yield (length, value) of each run, none longer than the longest count."""
-    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else np.zeros(0, int)
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
     for start, stop in zip(starts, [*starts[1:], len(values)], strict=True):
         for at in range(int(start), int(stop), 2 ** _LENGTHS[-1]):
             yield min(int(stop) - at, 2 ** _LENGTHS[-1]), int(values[start])

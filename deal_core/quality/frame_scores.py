@@ -112,9 +112,11 @@ def _agreement(scores: Float64Array, shares: Float32Array, tags: Float32Array) -
 def _score(agreement: float, sample: Sample, mask: UInt8Array, dataset: Dataset) -> float:
     areas = np.bincount(mask.ravel(), minlength=256)[1 : len(dataset.classes) + 1] / mask.size
     present = sample.tags == 1
+    if not present.any() and not areas.any():
+        return math.nan
     there = float((areas[present] >= LEAST_SHARE).mean()) if present.any() else 1.0
     if math.isnan(agreement):
-        return math.nan if not present.any() and not areas.any() else 0.0
+        return 0.0
     size = cell_grid(mask.shape, _LONGEST)[::-1]
     small, depth = (cv2.resize(each, size, interpolation=cv2.INTER_NEAREST_EXACT) for each in (mask, sample.depth))
     named = (small != BACKGROUND) & (small != UNLABELLED)

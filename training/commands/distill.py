@@ -3,6 +3,7 @@
 deal distill config/distill.yaml data.path=kitchen masks=kitchen_masks output=runs/student
 deal distill config/distill.yaml data.path=kitchen masks=drawn output=runs/supervised
 deal distill config/distill.yaml data.path=kitchen masks=kitchen_masks output=runs/rgbd model.arguments.inputs=rgbd
+deal distill config/distill.yaml data.path=kitchen "masks=[corrected, kitchen_masks]" output=runs/mixed
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def distill(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a segmenter for the robot on pseudo masks written by `deal cams`, or on drawn masks.
+    """Train a segmenter for the robot on masks of `deal cams` or `deal masks import`, on drawn masks, or on several.
 
     Before the training, the pseudo masks are judged, and warnings say what is wrong with them and what to do. At the
     end the segmenter is compared with the masks of held-out frames, class by class; distill.json holds the

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import cv2
 import numpy as np
 import pytest
-from helpers.teacher_frames import CLASSES, drawn, make_frames, mask_folder, masks_in, odd_masks, parse
+from helpers.teacher_frames import CLASSES, drawn, mask_folder, masks_in, odd_masks, parse
 
 from deal_core.dataset.dataset import Dataset
 from deal_core.errors import DatasetError
@@ -20,11 +20,6 @@ from deal_core.label_tools.open import open_masks
 
 FORMATS = get_args(ExportFormat)
 AS_THEY_ARE = ImportSettings(veto=False)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return make_frames(tmp_path_factory.mktemp("frames") / "dataset")
 
 
 @pytest.fixture(scope="module")
