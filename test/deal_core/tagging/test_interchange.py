@@ -136,7 +136,7 @@ def test_marks_of_other_tools_are_read(tmp_path: Path) -> None:
         ({"bbox": [1, 2]}, "file: expected .* of COCO"),
         ({"bbox": ["a", 1, 1, 1]}, "file: expected .* of COCO"),
         ({"keypoints": [1, 2]}, "file: expected .* of COCO"),
-        ({"bbox": [float("inf"), 1, 1, 1]}, "file is not JSON: .* expected a finite number, found Infinity"),
+        ({"bbox": [float("inf"), 1, 1, 1]}, "file cannot be read: expected a finite number, found Infinity"),
     ],
 )
 def test_a_broken_mark_of_coco_is_refused(tmp_path: Path, annotation: dict[str, Any], said: str) -> None:
@@ -226,7 +226,7 @@ def test_an_unknown_class_of_voc_is_named_by_its_file(tmp_path: Path) -> None:
             "frame,mug\nnowhere/7,1\n",
             r"no frame of this file is in kitchen: expected names like day 1/7",
         ),
-        (TagFormat.COCO, "{", r"is not JSON"),
+        (TagFormat.COCO, "{", r"cannot be read: no JSON: Expecting"),
         (TagFormat.COCO, "{}", r"of COCO: 'categories' is missing"),
         (TagFormat.COCO, "[]", r"of COCO"),
         (TagFormat.LABELSTUDIO, "{}", r"of Label Studio: found dict"),
