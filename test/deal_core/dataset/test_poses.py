@@ -73,3 +73,10 @@ def test_a_broken_trajectory_is_refused_with_its_place(tmp_path: Path, name: str
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"none\.txt cannot be read: No such file"):
         read_trajectory(tmp_path / "none.txt")
+
+
+def test_a_trajectory_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEAL_LIMITS", "poses=3")
+    (tmp_path / "p.txt").write_text("".join(f"{stamp} 0 0 0 0 0 0 1\n" for stamp in range(1, 5)))
+    with pytest.raises(DatasetError, match=r"p\.txt: 4 poses are over the limit of 3"):
+        read_trajectory(tmp_path / "p.txt")
