@@ -170,7 +170,7 @@ def _images(path: Path, folder: Path) -> dict[str, Path]:
 def _lines(path: Path, file: Path) -> list[str]:
     refuse_outside(path, file)
     try:
-        return read_lines(file)
+        return list(read_lines(file))
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file} cannot be read ({error})") from None
 

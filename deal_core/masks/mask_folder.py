@@ -343,7 +343,7 @@ def _claim_folder(out: Path, ours: _Description) -> None:
 def _read_description(out: Path) -> _Description | None:
     file = out / CAMS_FILE
     try:
-        return _Description.model_validate_json(read_bytes(file))
+        return _Description.model_validate_json(read_bytes(file, "description_bytes"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:

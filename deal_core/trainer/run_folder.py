@@ -23,6 +23,7 @@ from deal_core.models.backbone import settle_weights
 from deal_core.models.earlier_model import arguments_from
 from deal_core.models.factory import OLDER_ARGUMENTS, with_older_defaults
 from deal_core.models.model_info import read_info
+from deal_core.models.pickled_file import read_pickled
 from deal_core.ownership import remove_leftovers
 from deal_core.settings_file import Settings, dump_settings
 from deal_core.text_formats import FormatError, parse_json, parse_yaml
@@ -88,7 +89,7 @@ class TrainState:
         if not path.exists():
             return 0
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = read_pickled(path)
             step, total = int(content["step"]), int(content["total_steps"])
             if total == self.total_steps:
                 network.load_state_dict(content["network"])

@@ -217,6 +217,25 @@ def camera_json(place: Place) -> Target:
 
 
 @harness
+def poses(place: Place) -> Target:
+    from deal_core.dataset.poses import read_trajectory
+
+    file = place.folder / "poses.json"
+    pose = {"rotation": [[1.0, 0, 0], [0, 0, -1], [0, 1, 0]], "position": [0.5, 1e-3, -2]}
+    seed = json.dumps({"1700000000000000000": pose, "1700000000033000000": pose}).encode()
+    return Target(file, lambda: read_trajectory(file), [seed], text=True)
+
+
+@harness
+def trajectory(place: Place) -> Target:
+    from deal_core.dataset.poses import read_trajectory
+
+    file = place.folder / "trajectory.txt"
+    seed = b"# stamp tx ty tz qx qy qz qw\n1305031098.6659 0.5 -1.0 2.0 0.0 0.0 0.6 0.8\n1305031099,0,0,0,0,0,0,1\n"
+    return Target(file, lambda: read_trajectory(file), [seed], text=True)
+
+
+@harness
 def depth_json(place: Place) -> Target:
     from deal_core.dataset.depth_maps import DepthMaps
 
@@ -378,13 +397,18 @@ def model_file(place: Place) -> Target:
 @harness
 def onnx(place: Place) -> Target:
     from deal_core.models.model_file import load_model
-    from deal_core.runtime.backends.onnxruntime_backend import open_session
+    from deal_core.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
     from deal_core.runtime.onnx_export import export_onnx
     from deal_core.runtime.onnx_file import read_onnx
 
     file = place.folder / "model.onnx"
     seed = export_onnx(load_model(OLD / "cam_run" / "model.safetensors")).data
-    return Target(file, lambda: open_session(read_onnx(file).data), [seed], mend=onnx_with_hash)
+
+    def read() -> None:
+        model = read_onnx(file)
+        OnnxRuntimeBackend(model.data)(np.zeros((1, 3, *model.info.input_size), np.float32))
+
+    return Target(file, read, [seed], mend=onnx_with_hash)
 
 
 @harness
@@ -447,6 +471,40 @@ def pictures(place: Place) -> Target:
 
     shutil.copytree(OLD / "cam_run" / "pictures", place.folder / "pictures")
     return Target(place.folder / "pictures" / "pictures.json", lambda: read_pictures(place.folder), text=True)
+
+
+@harness
+def frame_file(place: Place) -> Target:
+    from deal_core.evaluation.decided_frames import _packed, _unpacked
+    from deal_core.evaluation.frame_file import FrameFile
+
+    path = place.folder / "1-of-1.frames"
+    file = FrameFile(path, "about")
+    for key in ("a/1", "a/2"):
+        file.append(key, 5, _packed([np.zeros((4, 6), np.uint8), np.ones(2, np.float32), *[np.zeros(3, np.uint8)] * 3]))
+    file.close()
+
+    def read() -> None:
+        opened = FrameFile(path, "about", may_write=False)
+        try:
+            for key in opened.keys:
+                _unpacked(opened.read(key))
+        finally:
+            opened.close()
+
+    return Target(path, read)
+
+
+@harness
+def feature_maps(place: Place) -> Target:
+    import torch
+    from safetensors.torch import save
+
+    from deal_core.features.kept_maps import KeptMaps
+
+    file = place.folder / "a.safetensors"
+    seed = save({"0": torch.zeros(4, 3, 2, dtype=torch.float16), "1": torch.ones(2, 2, 1, dtype=torch.float16)})
+    return Target(file, lambda: KeptMaps((file,), ()).read(0), [seed], mend=safetensors_with_length)
 
 
 @harness
