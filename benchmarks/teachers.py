@@ -86,15 +86,18 @@ def main() -> None:
     ranks: list[dict[str, float]] = []
     for seed in arguments.seeds:
         folder = arguments.out / str(seed)
-        for name, result in imported(train, folder, seed).items():
-            masks.setdefault(name, []).append(result)
-            print(f"seed {seed}: masks {name}: {100 * result:.1f}", file=sys.stderr, flush=True)
+        for name, found in imported(train, folder, seed).items():
+            masks.setdefault(name, []).append(found)
+            print(f"seed {seed}: masks {name}: {100 * found:.1f}", file=sys.stderr, flush=True)
         ranks.append(ranking(train, folder / _plain("veto, snap")))
+        _write(arguments.out, masks, nets, ranks)
+    for seed in arguments.seeds:
+        folder = arguments.out / str(seed)
         for training in trainings(train, folder, seed):
             found = trained(training, path, train, test, folder, seed, arguments.steps)
             nets.setdefault(training.name, []).append(found)
             print(f"seed {seed}: {training.name}: {100 * found:.1f}", file=sys.stderr, flush=True)
-        _write(arguments.out, masks, nets, ranks, arguments.seeds)
+            _write(arguments.out, masks, nets, ranks)
     print((arguments.out / "tables.md").read_text(encoding="utf-8"))
 
 
@@ -247,21 +250,16 @@ def ranking(train: Dataset, masks: Path) -> dict[str, float]:
 
 
 def _write(
-    out: Path,
-    masks: Mapping[str, list[float]],
-    nets: Mapping[str, list[float]],
-    ranks: Sequence[Mapping[str, float]],
-    seeds: Sequence[int],
+    out: Path, masks: Mapping[str, list[float]], nets: Mapping[str, list[float]], ranks: Sequence[Mapping[str, float]]
 ) -> None:
-    said = ", ".join(map(str, seeds[: len(ranks)]))
-    lines = [f"mIoU in %, mean ± std over the seeds {said}", "", "| training | masks | network |", "|---|---|---|"]
-    for name in [
-        *(f"teacher, {each}" for each in masks),
-        *(each for each in nets if each.endswith(("drawn", "teacher"))),
-    ]:
-        of_masks = masks.get(name.removeprefix("teacher, "))
-        columns = [summarise_seeds(found).percent() if found else "–" for found in (of_masks, nets.get(name))]
-        lines.append(f"| {name} | {' | '.join(columns)} |")
+    lines = [f"mIoU in %, mean ± std over {len(ranks)} seeds (networks: number in brackets)", ""]
+    lines += ["| masks and training | masks | network |", "|---|---|---|"]
+    names = [f"teacher, {name}" for name in masks]
+    for name in [*names, *(name for name in nets if name not in names)]:
+        found = masks.get(name.removeprefix("teacher, ")), nets.get(name)
+        told = [summarise_seeds(each).percent() if each else "–" for each in found]
+        count = f" ({len(found[1])})" if found[1] else ""
+        lines.append(f"| {name} | {told[0]} | {told[1]}{count} |")
     lines += ["", "| ranking of the frames | mean over the seeds |", "|---|---|"]
     lines += [f"| {key} | {np.mean([rank[key] for rank in ranks]):.3f} |" for key in ranks[0]]
     (out / "tables.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -73,8 +73,8 @@ for _command in _COMMANDS:
     app.command()(spread_options(_command))
 for _name, (_help, _commands) in _GROUPS.items():
     _group = typer.Typer(help=_help, no_args_is_help=True)
-    for _member in _commands:
-        _group.command(_member.__name__.partition("_")[0])(spread_options(_member))
+    for _second in _commands:
+        _group.command(_second.__name__.partition("_")[0])(spread_options(_second))
     app.add_typer(_group, name=_name)
 
 
