@@ -8,10 +8,10 @@ BIN := .venv$(patsubst %,-%,$(filter-out kilted,$(ROS)))/bin
 # Every node and command would compile torch anew, which takes longer than their work.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz cases lint docs bench params pins audit sbom clean distclean
+.PHONY: help setup demo test fuzz cases label-tools lint docs bench params pins audit sbom clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make .venv with everything, and the system libraries it needs (PROFILE=robot: without PyTorch, to run exports)
 	@requirements/install.sh
@@ -43,6 +43,12 @@ fuzz: setup ## change files of every format for SECONDS= each, and see whether t
 # The scripts make inputs that people brought, and are not part of the project: without them the tests are skipped.
 cases: setup ## run the scripts in ../shared/cases
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest $(PLUGINS) -n 0 test/test_cases.py $(ARGS)
+
+# Their packages need older versions of others than the project, and take 540 MB: they have an environment of their own.
+label-tools: setup ## install the parsers of other label tools, with which the tests read exported masks
+	@PATH="$$PATH:.uv/bin" && uv venv --quiet --allow-existing --python $(BIN)/python .venv-label-tools && \
+	    touch .venv-label-tools/COLCON_IGNORE && uv pip install --quiet --python .venv-label-tools/bin/python \
+	    --require-hashes --requirement requirements/label-tools.txt
 
 lint: setup ## check style, types and the site of the documents
 	@$(BIN)/ruff check .
@@ -85,7 +91,7 @@ pins: setup ## choose the versions in requirements/ anew (ARGS=--upgrade: the ne
 	@for file in $(PINS); do \
 	    awk '/^[^ #]/ {other = /$(OTHER_BUILDS)/} other {sub(/ \\$$/, "")} !(other && /^ +--hash=/)' $$file >$$file.tmp && \
 	    mv $$file.tmp $$file || exit; done
-	@for name in uv audit; do \
+	@for name in uv audit label-tools; do \
 	    PATH="$$PATH:.uv/bin" uv pip $(PIN) $(ARGS) --quiet requirements/$$name.in --output-file requirements/$$name.txt || exit; done
 
 audit: setup ## look for risky code, and for known vulnerabilities of the pinned packages

@@ -26,8 +26,8 @@ from deal_core.masks.score_dataset import CamSettings
 from deal_core.models.model_file import load_model
 from deal_core.settings_file import load_settings
 from deal_core.synthetic.recording import SyntheticConfig, write_recording
-from deal_core.trainer.distillation import distill
 from deal_core.trainer.fine_tune_request import FineTuneRequest, fine_tune_settings
+from deal_core.trainer.rounds import distill
 from deal_core.trainer.settings import DistillSettings
 
 CONFIG = Path(__file__).resolve().parents[1] / "config" / "demo_distill.yaml"

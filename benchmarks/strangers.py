@@ -30,6 +30,7 @@ from deal_ros.node.process import NodeProcess, node_process
 OPERATOR, HOME = "operator", "home"
 """Folders in the output folder: where the operator keeps files, and the user's home, with the folder `data_dir`."""
 START_TIMEOUT_S, ANSWER_TIMEOUT_S = 300.0, 20.0
+_PASSED_OVER_S = 2.0  # a later call has been answered for so long: this one was not taken
 _AT_ONCE = 5  # services keep 10 requests, and lose others
 _SETTLE_S = 2.0
 _NO_TYPE = 0.002  # share of parameters of a type that does not exist: rclpy fails and does not answer
@@ -165,8 +166,9 @@ class _Stranger:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._waiting: list[tuple[Any, float]] = []
+        self._late: list[Any] = []
         self._answers: list[Any] = []
-        self._unanswered = 0
+        self._answered_asked_s: list[tuple[float, float]] = []  # of the last calls with an answer
 
     def close(self) -> None:
         self._executor.shutdown()
@@ -182,7 +184,7 @@ class _Stranger:
             publisher.publish(make())
             self._spin(0.0)
         self._answers.clear()
-        self._unanswered = 0
+        self._late.clear()
         sets = self._sets(name, names)
         self._settle()
         for _ in range(count):
@@ -197,7 +199,8 @@ class _Stranger:
         is_there = process.is_alive() and self._ask_parameters(name, START_TIMEOUT_S) is not None
         growth = resident_mib(process.process.pid) - before if is_there else float("nan")
         sent = count if publishers else 0
-        return Outcome(name, sent, count, accepted, count, self._unanswered, is_there, growth)
+        unanswered = sum(not answer.done() for answer in self._late)
+        return Outcome(name, sent, count, accepted, count, unanswered, is_there, growth)
 
     # --- messages
 
@@ -383,15 +386,23 @@ class _Stranger:
 
     def _spin(self, timeout_s: float) -> None:
         self._executor.spin_once(timeout_sec=timeout_s)
-        waiting = []
+        waiting, now = [], time.monotonic()
         for answer, asked_s in self._waiting:
             if answer.done():
                 self._answers.append(answer.result())
-            elif time.monotonic() - asked_s > ANSWER_TIMEOUT_S:
-                self._unanswered += 1
+                self._answered_asked_s = [*self._answered_asked_s[-_AT_ONCE:], (now, asked_s)]
+            elif self._is_passed_over(asked_s, now):
+                self._late.append(answer)
             else:
                 waiting.append((answer, asked_s))
         self._waiting = waiting
+
+    def _is_passed_over(self, asked_s: float, now: float) -> bool:
+        """Return whether a call gets no answer; while a node loads a model, it answers nobody, and then everybody."""
+        if now - asked_s > START_TIMEOUT_S:
+            return True
+        later = (at for at, asked in self._answered_asked_s if asked > asked_s + _PASSED_OVER_S)
+        return now - asked_s > ANSWER_TIMEOUT_S and now - min(later, default=now) > _PASSED_OVER_S
 
 
 def _results(answer: Any) -> list[Any]:

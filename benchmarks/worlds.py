@@ -387,7 +387,7 @@ class Unit:
         from deal_core.masks.decide import predict_mask
         from deal_core.masks.score_dataset import CamSettings, score_frames
         from deal_core.models.model_file import load_model
-        from deal_core.trainer.distillation import distill
+        from deal_core.trainer.rounds import distill
 
         settings = self.common(
             "distill",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from deal_core.limits import read_bytes, refuse_over
+
+_LONGEST_END = 2**16 + 200  # a comment of any length, and the two records before it
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
@@ -23,10 +26,24 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
     """
     data = read_bytes(path, "array_bytes")
     try:
+        refuse_many_members(io.BytesIO(data))
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             return [_array(file, f"{name}.npy") for name in names]
     except Exception as error:  # zipfile, zlib, lzma and numpy raise different errors, even RuntimeError
         raise ValueError(str(error)[:200] or type(error).__name__) from None
+
+
+def refuse_many_members(file: IO[bytes]) -> None:
+    """Raise ValueError if the list of members of a zip archive is longer than its limit; it may fill the memory."""
+    file.seek(0, io.SEEK_END)
+    file.seek(max(file.tell() - _LONGEST_END, 0))
+    tail = file.read()
+    file.seek(0)
+    for mark, form, place in ((b"PK\x05\x06", "<I", 12), (b"PK\x06\x06", "<Q", 40)):
+        at = tail.rfind(mark)
+        if 0 <= at <= len(tail) - place - struct.calcsize(form):
+            (size,) = struct.unpack_from(form, tail, at + place)
+            refuse_over("archive_list_bytes", size, "bytes of the list of members", ValueError)
 
 
 def _array(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:

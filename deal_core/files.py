@@ -66,10 +66,9 @@ def decoded(data: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text, see `read_text`, without blank ones at its end."""
-    text = read_text(path).rstrip()
-    return text.split("\n") if text else []
+def read_lines(path: Path) -> Iterator[str]:
+    """Read a text, see `read_text`, and return its lines one by one, without blank ones at its end."""
+    return _lines(read_text(path).rstrip())
 
 
 def refuse_output_on_input(outputs: Iterable[Path], inputs: Iterable[Path], kind: Callable[[str], Exception]) -> None:
@@ -175,6 +174,15 @@ def owning(folder: Path, kind: Callable[[str], Exception]) -> Iterator[None]:
             owner = Owner(folder / OWNER_FILE, folder)
         stack.callback(owner.release)
         yield
+
+
+def _lines(text: str) -> Iterator[str]:
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        yield text[start:end]
+        start = end + 1
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

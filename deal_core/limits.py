@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
 
 from deal_core.errors import UsageError, nearest_hint
@@ -28,16 +29,23 @@ LIMITS: Mapping[str, int] = {
     "message_bytes": 2**28,  # bytes of one message of a recording, unpacked
     "chunk_bytes": 2**28,  # bytes of one chunk of an MCAP file, unpacked
     "text_bytes": 2**26,  # bytes of JSON, CSV, XML and lists
-    "annotation_bytes": 2**29,  # bytes of COCO's annotations; those of train2017 have 470 million
+    "annotation_bytes": 2**29,  # bytes of COCO's annotations, read entry by entry; those of train2017 have 470 million
+    "description_bytes": 2**20,  # bytes of a small JSON or XML file, such as camera.json, and of a line of frames.jsonl
+    "listed_images": 2**18,  # images in the lists of VOC and COCO, and frames of a file of tags that are not there
+    "poses": 2**20,  # poses of a trajectory
     "yaml_bytes": 2**20,  # characters of YAML, with each alias written out
     "yaml_values": 50_000,  # keys and values of YAML, with each alias written out
+    "json_memory": 2**29,  # bytes that the lists, objects and numbers of a JSON text take at most in memory
     "nesting": 100,  # lists and mappings inside one another, in YAML and JSON
     "outline_pixels": 2**22,  # length of the outlines of an object
     "object_pixels": 2**29,  # pixels of the boxes around all objects of an image
     "array_bytes": 2**28,  # bytes of the arrays of an .npz file, unpacked
-    "header_bytes": 2**23,  # bytes of the header of a .safetensors file
+    "archive_list_bytes": 2**21,  # bytes of the list of members of an .npz file, and of a file of PyTorch
+    "header_bytes": 2**23,  # bytes of the header of a .safetensors file, and of the pickle in a file of PyTorch
     "input_pixels": 2**22,  # pixels of the input of a model
     "onnx_bytes": 2**29,  # bytes of an .onnx file, which is read as a whole
+    "onnx_nodes": 10_000,  # operators of an .onnx network
+    "onnx_memory": 3 * 2**28,  # bytes of memory for the weights and layers of a running .onnx network
     "outside_links": 0,  # 1: follow links that leave a dataset
 }
 """The limits by name, with their defaults."""
@@ -105,20 +113,39 @@ def read_bytes(path: Path, name: str = "text_bytes") -> bytes:
     Raises:
         OSError: it cannot be read, is no regular file (a pipe or a device may never end), or exceeds the limit.
     """
-    # A pipe without a writer would block here.
-    with open(path, "rb", opener=lambda file, flags: os.open(file, flags | os.O_NONBLOCK)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"expected a file, found {_kind(status.st_mode)}")
-        refuse_over(name, status.st_size, "bytes", OSError)
-        content = file.read(status.st_size + 1)
-        if len(content) <= status.st_size:
+    with open_file(path, name) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1)
+        if len(content) <= size:
             return content
         pieces = [content]  # it grows, or lies in a file system that does not know sizes
         while piece := file.read(_PIECE):
             pieces.append(piece)
             refuse_over(name, sum(map(len, pieces)), "bytes", OSError)
         return b"".join(pieces)
+
+
+def open_file(path: Path, name: str) -> BufferedReader:
+    """Return a file, opened to be read piece by piece.
+
+    Args:
+        path: the file.
+        name: limit of its length.
+
+    Raises:
+        OSError: it cannot be read, is no regular file (a pipe or a device may never end), or exceeds the limit.
+    """
+    # A pipe without a writer would block here.
+    file = open(path, "rb", opener=lambda file, flags: os.open(file, flags | os.O_NONBLOCK))  # noqa: SIM115 (returned)
+    try:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"expected a file, found {_kind(status.st_mode)}")
+        refuse_over(name, status.st_size, "bytes", OSError)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def require_file(path: Path) -> None:

@@ -119,7 +119,7 @@ def command_line_page() -> str:
     command += ["--title", "Command line"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     page = re.sub(r"\*\*Commands\*\*:.*?(?=^## )", "", done.stdout, count=1, flags=re.DOTALL | re.MULTILINE)
-    page = re.sub(r"^## `(deal \w[\w-]*)`", r"## \1", page, flags=re.MULTILINE)
+    page = re.sub(r"^(##+) `(deal \w[\w -]*)`", r"\1 \2", page, flags=re.MULTILINE)
     return _EXAMPLE.sub(_as_code, page)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -56,9 +57,11 @@ def test_every_command_in_the_documents_parses(line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     while words[0] == "--limit":  # the option of all commands stands before the command
         words = words[2:]
-    name, *arguments = words
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
-    command.make_context(name, arguments)
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):  # a command of two words, as in `deal masks import`
+        name, *words = words
+        command = command.commands[name]
+    command.make_context(name, words)
 
 
 # --- snippets
@@ -185,6 +188,40 @@ def test_the_commands_of_the_page_on_fine_tuning_run_in_order(
         assert report["classes"]["kept"] and report["old"]["frames"] and report["new"]["frames"]
 
 
+# --- masks of teachers and people
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_commands_of_the_pages_on_masks_of_others_run_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deal: Callable[..., Any]
+) -> None:
+    from helpers.teacher_frames import drawn, make_frames, mask_folder
+
+    monkeypatch.chdir(tmp_path)
+    Path("config").symlink_to(CONFIG)
+    dataset = make_frames(Path("kitchen"), frames=4)
+    make_frames(Path("held_out"), frames=2)
+    mask_folder(Path("kitchen_masks"), dataset, drawn(dataset))
+    (scope,) = run_snippets(DOCS / "how_to" / "teacher_masks.md")
+    for key, mask in drawn(dataset).items():
+        objects = [(name, 0.5, mask == number) for number, name in enumerate(dataset.classes.names, 1)]
+        scope["save"]("sam3_masks", *key.split("/"), mask.shape, objects)  # type: ignore[operator]
+    short = {"distill": ["epochs=1", "batch_size=2", "data.image_size=[32, 48]", "model.arguments.weights=none"]}
+    lines = [
+        line for page in ("teacher_masks", "correct_masks") for line in commands_in(DOCS / "how_to" / f"{page}.md")
+    ]
+    assert len(lines) >= 8 and lines[0].startswith("deal masks import kitchen sam3_masks")
+    for line in lines:
+        arguments = shlex.split(line, comments=True)[1:]
+        if "corrected.xml" in arguments:  # what a person has corrected
+            shutil.copy("to_correct/annotations.xml", "corrected.xml")
+        done = deal(*arguments, *short.get(arguments[0], []))
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    for run in ("taught", "both", "corrected"):
+        assert (Path("runs") / run / "model.safetensors").is_file()
+
+
 # --- the site
 
 
@@ -258,8 +295,13 @@ def test_the_site_loads_nothing_from_another_host(site: Path) -> None:
 def test_the_site_has_the_commands_the_settings_and_the_readme(site: Path) -> None:
     reference = (site / "reference" / "cli.html").read_text(encoding="utf-8")
     group: Any = typer.main.get_command(app)
-    for name, command in group.commands.items():
-        assert f'id="deal-{name}"' in reference
+    leaves = {
+        f"{first}-{second}": command
+        for first, one in group.commands.items()
+        for second, command in getattr(one, "commands", {"": one}).items()
+    }
+    for name, command in leaves.items():
+        assert f'id="deal-{name.rstrip("-")}"' in reference
         for parameter in command.params:
             assert all(option in reference for option in parameter.opts)
     assert "validation_fraction" in (site / "reference" / "settings.html").read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ FLOORS = (
     ("deal_core.experiments",),
     ("deal_core.report",),
     ("deal_core.trainer",),
-    ("deal_core.evaluation", "deal_core.quality"),
+    ("deal_core.evaluation", "deal_core.quality", "deal_core.audit", "deal_core.label_tools"),
     ("deal_core.tagging", "deal_core.views"),
     ("deal_core.taps",),
     ("deal_core.runtime", "deal_core.recorder"),
@@ -48,8 +48,7 @@ FLAT = {
 }
 NEVER_IN_DEAL_ROS = (
     *("trainer", "evaluation", "quality", "report", "experiments", "masks", "regions", "features"),
-    "taps",
-    "views",
+    *("taps", "views", "audit", "label_tools"),
 )
 
 

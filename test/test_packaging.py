@@ -142,7 +142,7 @@ def pins(name: str) -> list[Requirement]:
     return [Requirement(line) for line in asked]
 
 
-@pytest.mark.parametrize("name", (*PINS, *JETSON_PINS, JAZZY))
+@pytest.mark.parametrize("name", (*PINS, *JETSON_PINS, JAZZY, "label-tools.txt"))
 def test_pins_name_no_place(name):
     text = (PROJECT / "requirements" / name).read_text()
     assert not re.search(r"://|--\S*(index|links|host)|(?<!\S)/|@ ", text)

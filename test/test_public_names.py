@@ -14,7 +14,7 @@ PUBLIC = {
     "deal_core.losses": (
         "DepthEdgeAlignmentLoss DepthEdgeOptions FeatureSimilarityLoss ImportanceSamplingLoss clipped_cross_entropy "
         "depth_edge_alignment_loss equivariant_cross_regularization_loss equivariant_regularization_loss "
-        "feature_similarity_loss importance_sampling_loss tag_loss"
+        "feature_similarity_loss importance_sampling_loss seed_loss tag_loss"
     ),
     "deal_core.surfaces": ("FilledDepth Planes connected_parts fill_depth fill_depth_image find_planes"),
     "deal_core.models": (
@@ -30,6 +30,8 @@ PUBLIC = {
         "ClassFigures Proposals RegionFigures RegionResult RegionTrainSettings propose_regions region_scores "
         "train_regions"
     ),
+    "deal_core.audit": "Audit AuditSettings NextFrame PlaceShortcut WrongTag WrongTags audit_dataset",
+    "deal_core.label_tools": ("ClassImport ImportSettings ImportSummary export_masks import_masks open_masks"),
     "deal_core.masks": (
         "CamSettings ScoredFrame ThresholdRule choose_threshold create_rule multi_scale_scores predict_mask "
         "pseudo_mask read_cam read_mask score_frames winning_class write_cams"
@@ -62,13 +64,13 @@ PUBLIC = {
         "evaluate_masks evaluate_model evaluate_predictions evaluate_shard forget_decisions summarise_seeds"
     ),
     "deal_core.quality": (
-        "ClassMaskFigures ClassTrainingFacts ClassVerdict Finding MaskFigures MaskMeter MaskSource TrainingFacts "
-        "Verdict choose_source facts_of_training judge judge_source measure_masks"
+        "ClassMaskFigures ClassTrainingFacts ClassVerdict Finding FrameQuality MaskFigures MaskMeter MaskSource "
+        "TrainingFacts Verdict choose_source facts_of_training judge judge_source measure_masks score_masks"
     ),
     "deal_core.report": ("read_run render_report write_report"),
     "deal_core.trainer": (
-        "ClassFigures DistillResult DistillSettings FineTuneRequest Progress TrainResult TrainSettings TrainingFigures "
-        "distill fine_tune_settings fit train"
+        "ClassFigures DistillResult DistillSettings FineTuneRequest Progress Round TrainResult TrainSettings "
+        "TrainingFigures distill fine_tune_settings fit train"
     ),
     "deal_core.experiments": ("ExperimentOptions collect_rows make_plan run_plan write_table"),
     "deal_core.tagging": ("TagStore create_app"),

@@ -7,12 +7,14 @@ and the rest inside the function that needs them.
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from deal_core.errors import DealError, UsageError
 from deal_core.limits import raise_limits
+from training.commands.audit import audit
 from training.commands.cams import cams
 from training.commands.check import check
 from training.commands.collect import collect
@@ -27,6 +29,7 @@ from training.commands.extract import extract
 from training.commands.features import features
 from training.commands.fine_tune import fine_tune
 from training.commands.import_weights import import_weights
+from training.commands.masks import export_masks, import_masks
 from training.commands.poses import poses
 from training.commands.regions import regions
 from training.commands.report import report
@@ -38,13 +41,29 @@ from training.commands.view import view
 from training.support.options import spread_options
 
 _COMMANDS = (
-    *(cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, features),
+    *(audit, cams, check, collect, demo, depth, distill, doctor, evaluate, experiments, export, extract, features),
     *(fine_tune, import_weights, poses, regions, report, segment, synth, tag, train, view),
 )
+_GROUPS = {
+    "masks": (
+        "Masks of other tools: from any teacher, and to a person who corrects them.",
+        (export_masks, import_masks),
+    ),
+}
+"""Commands of two words, by the first word: `deal masks import`."""
 _INTERRUPTED = 130
+
+
+class _Sorted(typer.core.TyperGroup):
+    """Lists commands of one word and of two in the order of their names."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands)
+
 
 app = typer.Typer(
     name="deal",
+    cls=_Sorted,
     help="Semantic segmentation from image-level tags and depth: record, train, run.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -52,6 +71,11 @@ app = typer.Typer(
 )
 for _command in _COMMANDS:
     app.command()(spread_options(_command))
+for _name, (_help, _commands) in _GROUPS.items():
+    _group = typer.Typer(help=_help, no_args_is_help=True)
+    for _second in _commands:
+        _group.command(_second.__name__.partition("_")[0])(spread_options(_second))
+    app.add_typer(_group, name=_name)
 
 
 def _print_version(asked: bool) -> None:

@@ -14,13 +14,12 @@ the stated size of an image is compared with its pixels, ids may begin at 0 and 
 
 from __future__ import annotations
 
-import json
-import zlib
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -32,7 +31,7 @@ from deal_core.dataset.image_files import first_few, inside, orientation_of, rea
 from deal_core.errors import DatasetError, UsageError, short
 from deal_core.limits import limit, refuse_over
 from deal_core.structures import BACKGROUND, MAX_CLASSES, UNLABELLED, ClassList, TagMarker, TagState, UInt8Array
-from deal_core.text_formats import read_json
+from deal_core.text_formats import LargeJson, Span
 
 _ADVICE = "unpack the COCO archives again"
 
@@ -59,19 +58,18 @@ def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguo
     """
     root, split = Path(path), split or "train2014"
     file = _annotation_file(root, split)
-    content = _read_annotations(file)
-    classes, mask_ids = _coco_classes(file, content["categories"], class_ids)
-    annotations: defaultdict[Any, list[_Annotation]] = defaultdict(list)
-    for entry in content["annotations"]:
-        image, annotation = _annotation(file, entry, mask_ids)
-        annotations[image].append(annotation)
+    content = _read_content(file)
+    classes, mask_ids = _coco_classes(file, content.categories, class_ids)
+    for category, annotation in content.used.items():
+        if category not in mask_ids:
+            raise DatasetError(f"{file}: annotation {annotation} has the unknown category id {short(category)}")
     folder = _image_folder(root, split)
-    images = _listed_images(file, folder, content["images"])
+    images = _listed_images(file, folder, content.images)
     known = {number for image in images for number in image.numbers}
-    if orphans := [str(number) for number in annotations if number not in known]:
+    if orphans := [str(number) for number in content.annotations if number not in known]:
         raise DatasetError(f"{file}: annotations have {len(orphans)} image ids without an image: {first_few(orphans)}")
-    objects = [[a for number in image.numbers for a in annotations.get(number, ())] for image in images]
-    annotated = [(image, found) for image, found in zip(images, objects, strict=True) if found]
+    ids = [mask_ids[category] for category in content.used]
+    annotated = [(image, found) for image in images if (found := content.of(image.numbers, ids))]
     if not annotated:
         raise DatasetError(f"{file} contains no image with annotations")
     names = _frame_names([image.path for image, _ in annotated], folder)
@@ -81,9 +79,8 @@ def open_coco(path: Path | str, split: str = "", class_ids: ClassIds = "contiguo
         for name, (image, found) in zip(names, annotated, strict=True)
     ]
     require_files([frame.color for frame in frames], folder, "images", _ADVICE)
-    loader = CocoLoader(
-        {name: _packed(image, found) for name, (image, found) in zip(names, annotated, strict=True)},
-    )
+    objects = {name: (image.size, found) for name, (image, found) in zip(names, annotated, strict=True)}
+    loader = CocoLoader(content.file, objects)
     return Dataset(root, classes, frames, loader, notes=_notes(images, frames, masks))
 
 
@@ -104,19 +101,29 @@ class CocoLoader(FrameLoader):
     """Reads images, and reads or draws masks.
 
     Args:
-        annotations: packed annotations by frame name; as Python objects, COCO's would fill 2 GB.
+        file: file of the annotations; as Python objects, COCO's would fill 2 GB.
+        objects: stated (H, W) of the image and its annotations, by frame name.
     """
 
-    annotations: Mapping[str, bytes] = field(repr=False)
+    file: LargeJson
+    objects: Mapping[str, tuple[tuple[int, int] | None, tuple[_Annotation, ...]]] = field(repr=False)
     advice = _ADVICE
 
     def mask(self, frame: FrameRecord, size: tuple[int, int]) -> UInt8Array | None:
-        """Return (H, W) class ids, read from a mask file if there is one, else drawn; None without outlines."""
+        """Return (H, W) class ids, read from a mask file if there is one, else drawn; None without outlines.
+
+        Raises:
+            DatasetError: a file cannot be read, an annotation is wrong, or the annotations have changed meanwhile.
+        """
         if frame.mask is None:
             return None
-        stated, annotations = _unpack(self.annotations[frame.name])
+        stated, annotations = self.objects[frame.name]
         if frame.mask.suffix == ".json":
-            return draw_mask(frame, annotations, size, stated)
+            try:
+                drawn = [(a.mask_id, self.file.value(a.span).get("segmentation")) for a in annotations]
+            except (OSError, ValueError) as error:
+                raise DatasetError(f"{self.file.path} cannot be read ({error}): start again") from None
+            return draw_mask(frame, drawn, size, stated)
         mask = read_ids(frame.mask, _ADVICE)
         known = [BACKGROUND, UNLABELLED, *(a.mask_id for a in annotations)]
         wrong = [i for i in np.unique(mask).tolist() if i not in known]
@@ -128,15 +135,17 @@ class CocoLoader(FrameLoader):
         return mask
 
 
-@dataclass(frozen=True)
-class _Annotation:
+class _Annotation(NamedTuple):
+    """An object of an image: its id in masks, whether it has an outline, and its place in the file."""
+
     mask_id: int
-    segmentation: Any
+    has_outline: bool
+    span: Span
 
 
 def draw_mask(
     frame: FrameRecord,
-    annotations: Sequence[_Annotation],
+    annotations: Sequence[tuple[int, Any]],
     size: tuple[int, int],
     stated: tuple[int, int] | None = None,
 ) -> UInt8Array:
@@ -147,7 +156,7 @@ def draw_mask(
 
     Args:
         frame: the image.
-        annotations: its objects.
+        annotations: id in the mask, and segmentation, of its objects.
         size: (H, W) of the image as it is read, turned by its orientation tag.
         stated: (H, W) for which the annotations were made; run lengths state their own. Annotations of a larger or
             smaller copy of the image are scaled, and those of the image before it is turned are turned, too.
@@ -157,34 +166,45 @@ def draw_mask(
     """
     drawn = []
     kept = 0
-    for annotation in annotations:
-        covered = _decode(frame, annotation.segmentation, size, stated or size)
-        place = _box(covered)
+    for mask_id, segmentation in annotations:
+        covered = decode_segmentation(frame, segmentation, size, stated or size)
+        place = box_of(covered)
         part = covered[place].copy()
         kept += part.size
         refuse_over("object_pixels", kept, f"pixels of the objects of image {frame.name}", _refused(frame))
-        drawn.append((annotation.mask_id, place, part))
+        drawn.append((mask_id, place, part))
     mask = np.zeros(size, np.uint8)
     for mask_id, place, part in sorted(drawn, key=lambda each: -int(each[2].sum())):
         mask[place][part] = mask_id
     return mask
 
 
-def _box(covered: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Return the rows and columns in which a mask is set."""
+def box_of(covered: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Return the rows and columns in which a mask (H, W) is set."""
     rows, columns = (np.flatnonzero(covered.any(axis)) for axis in (1, 0))
     if not len(rows):
         return slice(0, 0), slice(0, 0)
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _refused(frame: FrameRecord) -> Callable[[str], DatasetError]:
     return lambda sentence: DatasetError(f"{frame.mask}: {sentence}")
 
 
-def _decode(
+def decode_segmentation(
     frame: FrameRecord, segmentation: Any, size: tuple[int, int], stated: tuple[int, int]
 ) -> npt.NDArray[np.bool_]:
+    """Return the pixels (H, W) that polygons or run lengths of COCO cover.
+
+    Args:
+        frame: the image; `mask` is the file of the annotation, for the message.
+        segmentation: polygons `[[x, y, x, y, …], …]` in pixels, or run lengths `{"size": [H, W], "counts": …}`.
+        size: (H, W) of the image as it is read, turned by its orientation tag.
+        stated: (H, W) for which the annotation was made; run lengths state their own.
+
+    Raises:
+        DatasetError: it is neither, exceeds a limit, or is for an image of another shape.
+    """
     from pycocotools import mask as coder
 
     if isinstance(segmentation, dict) and "size" in segmentation:
@@ -196,19 +216,16 @@ def _decode(
         if isinstance(segmentation, dict):
             compressed = isinstance(segmentation["counts"], str)
             coded = segmentation if compressed else coder.frPyObjects(segmentation, *stated)
-            pixels = np.asarray(coder.decode(coded), np.uint8)
-            if pixels.shape != target:
-                pixels = cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        else:
-            scale = np.array([target[1] / stated[1], target[0] / stated[0]])
-            scaled = [np.reshape(np.asarray(points, np.float64), (-1, 2)) * scale for points in segmentation]
-            length = sum(float(np.abs(np.diff(points, axis=0, append=points[:1])).sum()) for points in scaled)
-            if not np.isfinite(length):
-                raise ValueError("a coordinate is not finite")
-            refuse_over("outline_pixels", length, f"pixels of an outline in image {frame.name}", _refused(frame))
-            if any(np.abs(points).max(initial=0) > limit("outline_pixels") for points in scaled):
-                raise ValueError("a coordinate is far outside of the image")
-            pixels = coder.decode(coder.merge(coder.frPyObjects([p.ravel().tolist() for p in scaled], *target)))
+            return fitted(frame, np.asarray(coder.decode(coded), np.uint8), size).astype(np.bool_)
+        scale = np.array([target[1] / stated[1], target[0] / stated[0]])
+        scaled = [np.reshape(np.asarray(points, np.float64), (-1, 2)) * scale for points in segmentation]
+        length = sum(float(np.abs(np.diff(points, axis=0, append=points[:1])).sum()) for points in scaled)
+        if not np.isfinite(length):
+            raise ValueError("a coordinate is not finite")
+        refuse_over("outline_pixels", length, f"pixels of an outline in image {frame.name}", _refused(frame))
+        if any(np.abs(points).max(initial=0) > limit("outline_pixels") for points in scaled):
+            raise ValueError("a coordinate is far outside of the image")
+        pixels = coder.decode(coder.merge(coder.frPyObjects([p.ravel().tolist() for p in scaled], *target)))
     except DatasetError:
         raise
     except Exception as error:  # pycocotools raises many kinds, also plain Exception
@@ -217,6 +234,19 @@ def _decode(
             f"({str(error)[:200]})"
         ) from None
     return turned(np.asarray(pixels, np.bool_), turn)
+
+
+def fitted(frame: FrameRecord, pixels: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Return a mask (h, w) of an image, turned and scaled by nearest neighbour to the (H, W) in which it is read.
+
+    Raises:
+        DatasetError: the mask has another shape than the image.
+    """
+    turn = _turn(frame, size, (pixels.shape[0], pixels.shape[1]))
+    target = size if turn < 5 else size[::-1]
+    if pixels.shape != target:
+        pixels = np.asarray(cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
+    return turned(pixels, turn)
 
 
 def _turn(frame: FrameRecord, size: tuple[int, int], stated: tuple[int, int]) -> int:
@@ -256,23 +286,104 @@ def _annotation_file(root: Path, split: str) -> Path:
     raise UsageError(f"{root} has no split '{split}': expected {file}; found annotations of {', '.join(known)}")
 
 
-def _read_annotations(file: Path) -> dict[str, list[dict[str, Any]]]:
+class _Content:
+    """What is read of a file of annotations; of its annotations, their places."""
+
+    file: LargeJson
+
+    def __init__(self) -> None:
+        self.categories: list[Any] = []
+        self.images: list[dict[str, Any]] = []
+        self.annotations: defaultdict[Any, array[int]] = defaultdict(lambda: array("q"))
+        """Numbers of three for each annotation of an image: place of its category in `used`, start and length in the
+        file; the length is negative without an outline."""
+        self.used: dict[Any, str] = {}
+        """Name of the first annotation of each category."""
+        self._places: dict[Any, int] = {}
+
+    def add_image(self, entry: dict[str, Any]) -> None:
+        self.images.append({key: entry[key] for key in ("id", "file_name", "height", "width") if key in entry})
+        refuse_over("listed_images", len(self.images), "images", DatasetError)
+
+    def add_annotation(self, entry: dict[str, Any], span: Span) -> None:
+        category = entry["category_id"]
+        place = self._places.setdefault(category, len(self._places))
+        self.used.setdefault(category, short(entry.get("id")))
+        length = span.length if entry.get("segmentation") else -span.length
+        if entry["image_id"] not in self.annotations:
+            refuse_over("listed_images", len(self.annotations) + 1, "images", DatasetError)
+        self.annotations[entry["image_id"]].extend((place, span.start, length))
+
+    def of(self, images: Iterable[int], mask_ids: Sequence[int]) -> tuple[_Annotation, ...]:
+        """Return the annotations of images; `mask_ids` are those of the categories in `used`."""
+        found = [self.annotations[number] for number in images if number in self.annotations]
+        return tuple(
+            _Annotation(mask_ids[place], length > 0, Span(start, abs(length)))
+            for numbers in found
+            for place, start, length in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
+        )
+
+
+_KEYS = {
+    "images": ("id", "file_name"),
+    "annotations": ("image_id", "category_id"),
+    "categories": ("id", "name"),
+}
+"""What the entries of each list need."""
+
+
+def read_annotations(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the lists images, annotations and categories of a file of COCO; their entries have their ids and names.
+
+    They are in memory as a whole, so the file may be as long as any other text (`text_bytes`).
+
+    Raises:
+        DatasetError: the file cannot be read, or is of another form.
+    """
+    lists: dict[str, list[dict[str, Any]]] = {name: [] for name in _KEYS}
+
+    def keeping(name: str) -> Callable[[Any, Span], None]:
+        return lambda entry, _: lists[name].append(entry)
+
+    _read_lists(file, {name: keeping(name) for name in lists}, "text_bytes")
+    return lists
+
+
+def _read_content(file: Path) -> _Content:
+    content = _Content()
+    use = {
+        "images": lambda entry, _: content.add_image(entry),
+        "annotations": content.add_annotation,
+        "categories": lambda entry, _: content.categories.append(entry),
+    }
+    content.file = _read_lists(file, use, "annotation_bytes")
+    return content
+
+
+def _read_lists(file: Path, use: Mapping[str, Callable[[Any, Span], None]], limit_name: str) -> LargeJson:
+    """Call the functions in `use` with the entries of the three lists, and where they are in the file."""
+    counts: Counter[str] = Counter()
+
+    def checking(name: str) -> Callable[[Any, Span], None]:
+        def check(entry: Any, span: Span) -> None:
+            number, counts[name] = counts[name], counts[name] + 1
+            if missing := [key for key in _KEYS[name] if not isinstance(entry, dict) or key not in entry]:
+                raise DatasetError(f"{file} is not COCO: entry {number} of {name} has no {missing[0]}")
+            if wrong := [key for key in _KEYS[name] if key.endswith("id") and isinstance(entry[key], (list, dict))]:
+                raise DatasetError(f"{file} is not COCO: entry {number} of {name} has no number as {wrong[0]}")
+            use[name](entry, span)
+
+        return check
+
     try:
-        content = read_json(file, "annotation_bytes")
+        content, found = LargeJson.read_lists(file, {name: checking(name) for name in _KEYS}, limit_name)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{file} cannot be read ({error}): {_ADVICE}") from None
-    keys = {"categories": ("id", "name"), "images": ("id", "file_name"), "annotations": ("image_id", "category_id")}
-    for name, needed in keys.items():
-        entries = content.get(name) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
-            raise DatasetError(f"{file} is not COCO: expected lists images, annotations, categories, {name} is missing")
-        for number, entry in enumerate(entries):
-            missing = [key for key in needed if not isinstance(entry, dict) or key not in entry]
-            if missing:
-                raise DatasetError(f"{file} is not COCO: entry {number} of {name} has no {missing[0]}")
-            if wrong := [key for key in needed if key.endswith("id") and isinstance(entry[key], (list, dict))]:
-                raise DatasetError(f"{file} is not COCO: entry {number} of {name} has no number as {wrong[0]}")
-    return dict(content)
+    if missing := sorted(_KEYS.keys() - found):
+        raise DatasetError(
+            f"{file} is not COCO: expected lists images, annotations, categories, {missing[0]} is missing"
+        )
+    return content
 
 
 def _coco_classes(
@@ -296,13 +407,6 @@ def _coco_classes(
         return ClassList(tuple(names.get(i, f"unused {i}") for i in every)), {i: i for i in ids}
     except DatasetError as error:
         raise DatasetError(f"{file}: {error}") from None
-
-
-def _annotation(file: Path, entry: Mapping[str, Any], mask_ids: Mapping[int, int]) -> tuple[int, _Annotation]:
-    category = entry["category_id"]
-    if category not in mask_ids:
-        raise DatasetError(f"{file}: annotation {short(entry.get('id'))} has the unknown category id {short(category)}")
-    return entry["image_id"], _Annotation(mask_ids[category], entry.get("segmentation") or None)
 
 
 def _image_folder(root: Path, split: str) -> Path:
@@ -356,10 +460,10 @@ def _frame_names(paths: Iterable[Path], folder: Path) -> list[str]:
 
 
 def _coco_frame(
-    mask: Path, split: str, image: _Listed, name: str, annotations: list[_Annotation], classes: ClassList
+    mask: Path, split: str, image: _Listed, name: str, annotations: Sequence[_Annotation], classes: ClassList
 ) -> FrameRecord:
     present = {classes.names[annotation.mask_id - 1] for annotation in annotations}
-    drawn = mask.suffix != ".json" or all(annotation.segmentation is not None for annotation in annotations)
+    drawn = mask.suffix != ".json" or all(annotation.has_outline for annotation in annotations)
     return FrameRecord(
         recording=split,
         stamp_ns=image.numbers[0],
@@ -370,13 +474,3 @@ def _coco_frame(
         segment=image.numbers[0],
         name=name,
     )
-
-
-def _packed(image: _Listed, annotations: Sequence[_Annotation]) -> bytes:
-    content = [image.size, [(a.mask_id, a.segmentation) for a in annotations]]
-    return zlib.compress(json.dumps(content).encode(), 1)
-
-
-def _unpack(packed: bytes) -> tuple[tuple[int, int] | None, list[_Annotation]]:
-    size, annotations = json.loads(zlib.decompress(packed))
-    return _whole_pair(size), [_Annotation(mask_id, segmentation) for mask_id, segmentation in annotations]

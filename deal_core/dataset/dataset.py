@@ -37,7 +37,7 @@ from deal_core.dataset.image_files import (
 from deal_core.dataset.taps import BoxLine, Mark, TapLine, check_marks
 from deal_core.errors import DatasetError, DealError, UsageError, explain_invalid, nearest_hint
 from deal_core.files import read_lines, refuse_output_on_input
-from deal_core.limits import read_bytes
+from deal_core.limits import read_bytes, refuse_over
 from deal_core.structures import (
     BACKGROUND,
     UNLABELLED,
@@ -296,7 +296,7 @@ class Dataset:
             return None
         refuse_outside(self.path, file)
         try:
-            found = TypeAdapter(_CameraFile).validate_json(read_bytes(file))
+            found = TypeAdapter(_CameraFile).validate_json(read_bytes(file, "description_bytes"))
             return CameraIntrinsics(**{each.name: getattr(found, each.name) for each in fields(CameraIntrinsics)})
         except ValidationError as error:
             raise DatasetError(f"{file}: {explain_invalid(error)}; extract the recording again") from None
@@ -547,6 +547,7 @@ class _FrameLine(BaseModel):
 
 
 def _parse_frame(folder: Path, recording: str, line: str) -> FrameRecord:
+    refuse_over("description_bytes", len(line), "characters", DatasetError)
     try:
         values = _FrameLine.model_validate_json(line)
     except ValidationError as error:

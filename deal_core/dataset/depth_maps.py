@@ -60,7 +60,7 @@ class DepthMaps:
         folder = Path(folder)
         file = folder / DEPTH_FILE
         try:
-            found = _Description.model_validate_json(read_bytes(file))
+            found = _Description.model_validate_json(read_bytes(file, "description_bytes"))
         except (FileNotFoundError, NotADirectoryError):
             raise DatasetError(
                 f"{folder} contains no depth maps: expected {DEPTH_FILE} in it; make them with `deal depth`"

@@ -259,7 +259,7 @@ class _Source(BaseModel):
 
 def _done_before(dataset: Path, name: str, fingerprint: str) -> RecordingReport | None:
     try:
-        source = _Source.model_validate_json(read_bytes(dataset / RECORDINGS / name / SOURCE_FILE))
+        source = _Source.model_validate_json(read_bytes(dataset / RECORDINGS / name / SOURCE_FILE, "description_bytes"))
     except (OSError, ValidationError):
         return None  # missing, or written by another tool: then the folder must not exist
     return source.report if source.fingerprint == fingerprint else None

@@ -8,20 +8,26 @@ extract` writes those that the recording has in TF or odometry, and `deal poses`
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from deal_core.dataset.dataset import RECORDINGS
-from deal_core.errors import DatasetError, explain_invalid
+from deal_core.errors import DatasetError, explain_invalid, short
 from deal_core.files import os_errors_as, read_lines, read_text, replacing
+from deal_core.limits import refuse_over
 from deal_core.structures import Float64Array, pose_matrix
+from deal_core.text_formats import FormatError, parse_json
 
 POSES_FILE = "poses.json"
 _ROTATION_ERROR = 1e-3
+_STAMP = re.compile(r"[0-9]{1,19}")
+_SECONDS = re.compile(r"[0-9]{1,10}(\.[0-9]*)?")
+_LARGEST = 1e6  # part of a quaternion, whose length need not be 1
 _TUM = "stamp tx ty tz qx qy qz qw"
 
 
@@ -74,19 +80,25 @@ def poses_to_json(poses: Mapping[int, Float64Array]) -> dict[str, Any]:
 class _Pose(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
-    rotation: list[list[float]] = Field(min_length=3, max_length=3)
-    position: list[float] = Field(min_length=3, max_length=3)
+    rotation: Annotated[list[Annotated[list[float], FailFast()]], FailFast(), Field(min_length=3, max_length=3)]
+    position: Annotated[list[float], FailFast(), Field(min_length=3, max_length=3)]
 
 
 def _from_json(file: Path, text: str) -> dict[int, Float64Array]:
     try:
-        found = TypeAdapter(dict[str, _Pose]).validate_json(text)
-    except ValidationError as error:
-        raise DatasetError(f"{file}: {explain_invalid(error)}") from None
+        found = parse_json(text)
+    except FormatError as error:
+        raise DatasetError(f"{file} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise DatasetError(f"{file}: expected a JSON object, found {short(found)}")
     poses = {}
-    for name, pose in found.items():
-        if not name.isdecimal() or any(len(row) != 3 for row in pose.rotation):
-            raise DatasetError(f"{file}: expected a stamp in nanoseconds with a rotation of 3 x 3, found '{name}'")
+    for name, value in found.items():
+        try:
+            pose = _Pose.model_validate(value)
+        except ValidationError as error:  # one at a time: a list of all errors may fill the memory
+            raise DatasetError(f"{file}: '{name[:80]}': {explain_invalid(error)}") from None
+        if not _STAMP.fullmatch(name) or int(name) >= 2**63 or any(len(row) != 3 for row in pose.rotation):
+            raise DatasetError(f"{file}: expected a stamp in nanoseconds with a rotation of 3 x 3, found '{name[:80]}'")
         poses[int(name)] = _matrix(file, name, np.array(pose.rotation), np.array(pose.position))
     return poses
 
@@ -98,13 +110,19 @@ def _from_tum(file: Path) -> dict[int, Float64Array]:
         if not words or words[0].startswith("#"):
             continue
         place = f"{file} line {number}"
+        refuse_over("poses", len(poses) + 1, "poses", lambda sentence: DatasetError(f"{file}: {sentence}"))
         try:
+            if not _SECONDS.fullmatch(words[0]):
+                raise ValueError
             seconds, _, fraction = words[0].partition(".")
             stamp = int(seconds) * 10**9 + int((fraction or "0")[:9].ljust(9, "0"))
+            if stamp >= 2**63:
+                raise ValueError
             values = np.array([float(word) for word in words[1:]])
         except ValueError:
             raise DatasetError(f"{place}: expected the numbers {_TUM}, found '{line[:80]}'") from None
-        if not (len(values) == 7 and np.isfinite(values).all() and np.linalg.norm(values[3:]) > 0):
+        length = np.abs(values[3:]).max(initial=0)
+        if not (len(values) == 7 and np.isfinite(values).all() and 1 / _LARGEST < length < _LARGEST):
             raise DatasetError(f"{place}: expected the numbers {_TUM}, found '{line[:80]}'")
         poses[stamp] = pose_matrix(values[:3].tolist(), values[3:].tolist())
     return poses

@@ -11,6 +11,7 @@ In VOCdevkit/VOC2012:
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -30,7 +31,7 @@ from deal_core.dataset.image_files import (
 )
 from deal_core.errors import DatasetError, UsageError, nearest_hint
 from deal_core.files import read_lines
-from deal_core.limits import read_bytes
+from deal_core.limits import read_bytes, refuse_over
 from deal_core.structures import BACKGROUND, UNLABELLED, ClassList, TagMarker, TagState, UInt8Array
 
 VOC_CLASSES = ClassList(
@@ -116,11 +117,14 @@ def _read_list(root: Path, split: str) -> list[str]:
         lines = read_lines(file)
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file} cannot be read: {error}") from None
-    names = [_image_name(line.strip()) for line in lines if line.strip()]
+    names = []
+    for line in lines:
+        if line.strip():
+            names.append(_image_name(line.strip()))
+            refuse_over("listed_images", len(names), "images", lambda sentence: DatasetError(f"{file}: {sentence}"))
     if not names:
         raise DatasetError(f"{file} is empty, expected names of images: {_ADVICE}")
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if repeated:
+    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
         raise DatasetError(f"{file} names {len(repeated)} images twice: {first_few(repeated)}")
     return names
 
@@ -163,7 +167,8 @@ def _read_tags(root: Path, frame: FrameRecord) -> TagState:
         assert frame.mask is not None  # images with neither were refused
         return _tags_of_mask(frame.mask)
     try:
-        objects = ElementTree.fromstring(read_bytes(file)).findall("object")  # expat bounds entities  # nosec B314
+        text = read_bytes(file, "description_bytes")
+        objects = ElementTree.fromstring(text).findall("object")  # expat bounds entities  # nosec B314
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: unknown encodings
         raise DatasetError(f"{file} cannot be read ({error}): {_ADVICE}") from None
     present = {(entry.findtext("name") or "").strip() for entry in objects}

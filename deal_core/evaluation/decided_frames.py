@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from deal_core.errors import EvaluationError
 from deal_core.evaluation.frame_file import FrameFile
 from deal_core.evaluation.metrics import checked_mask, require_same_shape
 from deal_core.masks.decide import threshold_bins, winning_class
 from deal_core.structures import Float32Array, Float64Array, Sample, UInt8Array
+from deal_core.text_formats import parse_json
 
 if TYPE_CHECKING:
     from deal_core.structures import Array
@@ -144,11 +147,16 @@ def _packed(arrays: Sequence[npt.NDArray[Any]]) -> bytes:
 
 
 def _unpacked(content: bytes) -> list[npt.NDArray[Any]]:
-    start, arrays = content.index(b"\n") + 1, []
-    for kind, shape in json.loads(content[:start]):
-        array: npt.NDArray[Any] = np.frombuffer(content, kind, int(np.prod(shape)), start).reshape(shape)
-        start += array.nbytes
-        arrays.append(array)
+    start, arrays = content.find(b"\n") + 1, []
+    try:
+        for kind, shape in parse_json(content[:start].decode()):
+            array: npt.NDArray[Any] = np.frombuffer(content, kind, math.prod(shape), start).reshape(shape)
+            start += array.nbytes
+            arrays.append(array)
+        if len(arrays) < 4:
+            raise ValueError(f"expected at least 4 arrays, found {len(arrays)}")
+    except (ValueError, TypeError, OverflowError) as error:
+        raise EvaluationError(f"a kept decision is damaged ({error}): delete the folder evaluation_frames") from None
     return arrays
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import tempfile
@@ -14,8 +15,10 @@ from pydantic import BaseModel, Field, ValidationError
 
 from deal_core.errors import EvaluationError
 from deal_core.files import os_errors_as
+from deal_core.limits import limit, over
 
 _FORMAT = "deal-evaluation-frames"
+_LONGEST_LINE, _PIECE = 2**16, 2**20
 
 
 class FrameFile:
@@ -79,7 +82,7 @@ class FrameFile:
         """Return the content of a record."""
         entry = self._entries[key]
         self._file.seek(entry.start)
-        return zlib.decompress(self._file.read(entry.size))
+        return zlib.decompressobj().decompress(self._file.read(entry.size), limit("array_bytes"))
 
     def close(self) -> None:
         """Close the file, so that others can open it."""
@@ -105,24 +108,24 @@ class FrameFile:
         end, size = self._file.tell(), os.fstat(self._file.fileno()).st_size
         with os.fdopen(os.dup(self._file.fileno()), "rb") as file:
             file.seek(end)
-            while line := file.readline():
+            while line := file.readline(_LONGEST_LINE):
                 try:
                     entry = _Entry.model_validate_json(line)
                 except ValidationError:
                     break
                 entry.start = file.tell()
-                if entry.start + entry.size > size or not _is_whole(file.read(entry.size)):
+                if entry.start + entry.size > size or over("array_bytes", entry.size, "bytes"):
+                    break
+                if not _is_whole(file.read(entry.size)):
                     break
                 self._entries[entry.key] = entry
                 end = file.tell()
         return end
 
     def _write(self, data: bytes) -> None:
-        try:
+        with os_errors_as(EvaluationError, f"the decisions of frames cannot be kept in {self._place}"):
             if self._file.write(data) != len(data):
-                raise OSError("no space left on device")
-        except OSError as error:
-            raise EvaluationError(f"the decisions of frames cannot be kept in {self._place}: {error}") from error
+                raise OSError(errno.ENOSPC, "")
 
 
 class _Head(BaseModel):
@@ -141,8 +144,13 @@ class _Entry(BaseModel):
 
 
 def _is_whole(packed: bytes) -> bool:
+    """Return whether a record was written completely, and unpacks to no more than its limit."""
+    unpacker, size = zlib.decompressobj(), 0
     try:
-        zlib.decompress(packed)
+        while part := unpacker.decompress(packed, _PIECE):
+            packed, size = unpacker.unconsumed_tail, size + len(part)
+            if over("array_bytes", size, "bytes"):
+                return False
     except zlib.error:
         return False
-    return True
+    return unpacker.eof

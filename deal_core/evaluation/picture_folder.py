@@ -208,7 +208,7 @@ def read_pictures(run: Path) -> tuple[Picture, ...]:
     if not listing.is_file():
         return ()
     try:
-        found = _Listing.model_validate_json(read_bytes(listing))
+        found = _Listing.model_validate_json(read_bytes(listing, "description_bytes"))
         pictures = [_read_entry(folder, entry) for entry in found.pictures]
     except (OSError, ValueError) as error:
         reason = explain_invalid(error) if isinstance(error, ValidationError) else error

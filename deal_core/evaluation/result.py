@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     PlainSerializer,
     Strict,
@@ -164,7 +165,7 @@ class _ScoreJson(_Json):
     miou: _Figure
     pixel_accuracy: _Figure
     boundary_f: _Figure
-    per_class: list[_ClassJson] = Field(validation_alias=AliasChoices("per_class", "classes"))
+    per_class: Annotated[list[_ClassJson], FailFast()] = Field(validation_alias=AliasChoices("per_class", "classes"))
 
     def score(self) -> MaskScore:
         classes = tuple(ClassScore(**dict(entry)) for entry in self.per_class)
@@ -172,8 +173,8 @@ class _ScoreJson(_Json):
 
 
 class _CurveJson(_Json):
-    thresholds: list[_Figure]
-    miou: list[_Figure]
+    thresholds: Annotated[list[_Figure], FailFast()]
+    miou: Annotated[list[_Figure], FailFast()]
 
     def curve(self) -> SweepCurve:
         return SweepCurve(np.array(self.thresholds, np.float64), np.array(self.miou, np.float64))
@@ -194,6 +195,6 @@ class _EvaluationJson(BaseModel):
     oracle: _ScoreJson | None
     auto: _ScoreJson | None
     curve: _CurveJson | None
-    per_frame: list[_FrameJson]
+    per_frame: Annotated[list[_FrameJson], FailFast()]
     flicker: Annotated[float, Strict(), Field(ge=0, le=1)] | None = None
     details: dict[str, str | int | float | bool]

@@ -138,7 +138,7 @@ def is_evaluated(run: PlannedRun, evaluation: Evaluation) -> bool:
     folder = run.folder / evaluation.part
     try:
         EvaluationResult.read(folder)
-        made = _Made.model_validate_json(read_bytes(folder / MADE_FILE))
+        made = _Made.model_validate_json(read_bytes(folder / MADE_FILE, "description_bytes"))
         return made == _made_from(run, evaluation)
     except (DealError, OSError, ValueError):
         return False

@@ -51,24 +51,48 @@ class KeptMaps:
         Raises:
             ConfigError: the file was removed or damaged meanwhile.
         """
-        return self._read(frame, flip, None, None)
+        return read_maps((self.flipped if flip else self.files)[frame])
 
     def read_view(self, frame: int, view: GridView, grid: Grid) -> tuple[Tensor, ...]:
         """Return a view of the maps of a frame; of a crop, only its part of the file is read."""
-        return self._read(frame, view.flip, view, grid)
+        file = (self.flipped if view.flip else self.files)[frame]
+        return read_maps(file) if grid.is_whole else read_maps(file, lambda level: _part(level, view, grid))
 
-    def _read(self, frame: int, flip: bool, view: GridView | None, grid: Grid | None) -> tuple[Tensor, ...]:
-        file = (self.flipped if flip else self.files)[frame]
-        try:
-            with safe_open(file, framework="pt") as content:
-                count = len(content.keys())
-                if view is None or grid is None or grid.is_whole:
-                    return tuple(content.get_tensor(str(level)) for level in range(count))
-                return tuple(_part(content.get_slice(str(level)), view, grid) for level in range(count))
-        except _DAMAGE as error:
-            raise ConfigError(
-                f"{file} cannot be read ({error}): start the command again, which makes it again"
-            ) from None
+
+class MapFolder:
+    """Feature maps on disk of one backbone, at one image size.
+
+    They are those of the network in evaluation mode, for one image at a time. The name of a subfolder follows from the
+    layers and weights of the backbone, its levels, the colours that it expects and the image size; that of a file from
+    the pixels. So one folder serves several datasets, and models that share a backbone.
+
+    Args:
+        network: A `MappedNetwork`, on any device.
+        size: (height, width) of the image for the network.
+        folder: Folder for the maps.
+
+    Raises:
+        ConfigError: the network has no such maps.
+    """
+
+    def __init__(self, network: nn.Module, size: tuple[int, int], folder: Path) -> None:
+        self._network, self._mapped = network, require_mapped(network)
+        self._folder = folder / _name(network, self._mapped, size)
+
+    def keep(self, sample: Sample, *, flip: bool = False) -> Path:
+        """Return the file of the maps of a sample of the network's size, or of its mirror image; make what is missing.
+
+        Raises:
+            ConfigError: a value is too large for float16, or the file cannot be written.
+        """
+        name = pixels_name(sample.key, sample.image)
+        file = self._folder / f"{name}{'.flip' if flip else ''}.safetensors"
+        if not _is_whole(file):
+            was_training = self._network.training
+            self._network.eval()
+            _write(file, _maps(self._network, self._mapped, image_to_tensor(sample.image), flip))
+            self._network.train(was_training)
+        return file
 
 
 def keep_maps(
@@ -82,15 +106,11 @@ def keep_maps(
 ) -> KeptMaps:
     """Return the feature maps of all frames and, with `flip`, of their mirror images; those in `folder` are kept.
 
-    They are those of the network in evaluation mode, for one image at a time. The name of a subfolder follows from the
-    layers and weights of the backbone, its levels, the colours that it expects and the image size; that of a file from
-    the pixels. So one folder serves several datasets, and models that share a backbone.
-
     Args:
         network: A `MappedNetwork`, on any device.
         frames: Frames.
         size: (height, width) of the image for the network.
-        folder: Folder for the maps.
+        folder: Folder for the maps, see `MapFolder`.
         flip: Whether to keep the maps of mirror images, too.
         advance: Function to call with the number of completed frames.
 
@@ -98,22 +118,31 @@ def keep_maps(
         DatasetError: a frame cannot be read.
         ConfigError: the network has no such maps, a value is too large for float16, or the folder cannot be written.
     """
-    mapped = require_mapped(network)
-    folder = folder / _name(network, mapped, size)
-    was_training = network.training
-    network.eval()
+    kept = MapFolder(network, size, folder)
     files: dict[bool, list[Path]] = {False: [], True: []}
     for frame in range(len(frames)):
         sample = resize_sample(frames.load(frame), size)
-        name = pixels_name(sample.key, sample.image)
         for is_flipped in (False, True) if flip else (False,):
-            file = folder / f"{name}{'.flip' if is_flipped else ''}.safetensors"
-            if not _is_whole(file):
-                _write(file, _maps(network, mapped, image_to_tensor(sample.image), is_flipped))
-            files[is_flipped].append(file)
+            files[is_flipped].append(kept.keep(sample, flip=is_flipped))
         advance(frame + 1)
-    network.train(was_training)
     return KeptMaps(tuple(files[False]), tuple(files[True]))
+
+
+def read_maps(file: Path, part: Callable[[Any], Tensor] = lambda level: level[:]) -> tuple[Tensor, ...]:
+    """Return the maps (C, h, w) of a file, float16, from fine to coarse, or a part of each.
+
+    Args:
+        file: File of `MapFolder.keep`.
+        part: Function that cuts a slice of safetensors.
+
+    Raises:
+        ConfigError: the file was removed or damaged meanwhile.
+    """
+    try:
+        with safe_open(file, framework="pt") as content:
+            return tuple(part(content.get_slice(str(level))) for level in range(len(content.keys())))
+    except _DAMAGE as error:
+        raise ConfigError(f"{file} cannot be read ({error}): start the command again, which makes it again") from None
 
 
 def require_mapped(network: nn.Module) -> MappedNetwork:

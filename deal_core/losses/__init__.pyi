@@ -4,6 +4,7 @@ from .depth_edge import DepthEdgeAlignmentLoss, DepthEdgeOptions, depth_edge_ali
 from .equivariance import equivariant_cross_regularization_loss, equivariant_regularization_loss
 from .feature_similarity import FeatureSimilarityLoss, feature_similarity_loss
 from .importance_sampling import ImportanceSamplingLoss, importance_sampling_loss
+from .seeds import seed_loss
 from .tags import tag_loss
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "equivariant_regularization_loss",
     "feature_similarity_loss",
     "importance_sampling_loss",
+    "seed_loss",
     "tag_loss",
 ]

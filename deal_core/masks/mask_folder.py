@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +21,7 @@ from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.image_files import first_few, read_ids
 from deal_core.devices import resolve_device
 from deal_core.errors import DatasetError, UsageError, explain_invalid
-from deal_core.files import os_errors_as, owning, replacing
+from deal_core.files import os_errors_as, owning, replacing, replacing_folder
 from deal_core.limits import read_bytes, refuse_over
 from deal_core.masks.decide import IgnoreBand, pseudo_mask
 from deal_core.masks.known import KnownMasks, with_known
@@ -27,10 +29,12 @@ from deal_core.masks.other_views import OtherViews
 from deal_core.masks.refine.refinement import refinement_name
 from deal_core.masks.score_dataset import CamSettings, ScoredFrame, check_use, decision_threshold, score_frames
 from deal_core.models.model_file import LoadedModel, Threshold
-from deal_core.ownership import remove_leftovers
-from deal_core.structures import UNLABELLED, Float32Array, UInt8Array
+from deal_core.ownership import remove_left_of, remove_leftovers
+from deal_core.structures import UNLABELLED, ClassList, Float32Array, UInt8Array
 
 CAMS_FILE = "cams.json"
+IMPORTED = "imported"
+"""The rule of the threshold of masks that another tool made."""
 
 
 def write_cams(
@@ -89,6 +93,48 @@ def write_cams(
             mask = pseudo_mask(frame.scores, frame.tags, ignore_band or (chosen.value, chosen.value))
             _write_whole(mask_file, cv2.imencode(".png", mask)[1].tobytes())
             yield True
+
+
+@contextmanager
+def new_mask_folder(
+    out: Path, classes: ClassList, about: Mapping[str, Any], *, overwrite: bool = False
+) -> Iterator[Callable[[str, UInt8Array], None]]:
+    """Yield a function that writes the mask of a frame, by its key, into a new folder of masks without scores.
+
+    The folder appears when the block ends well. cams.json has the SHA-256 of the masks in the place of
+    that of the model, the rule `imported`, and under `source` where the masks come from.
+
+    Args:
+        out: Folder to write.
+        classes: Classes of the masks.
+        about: Where the masks come from, as JSON values.
+        overwrite: Whether to replace a folder of masks that is there.
+
+    Raises:
+        DatasetError: the folder exists and is not to be replaced, is no folder of masks, or cannot be written.
+        InUseError: another process writes the folder.
+    """
+    remove_left_of(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / CAMS_FILE).is_file():
+            raise DatasetError(
+                f"{out} exists and holds no {CAMS_FILE}, so it is no folder of masks: choose another name"
+            )
+        if not overwrite:
+            raise DatasetError(f"{out} holds masks: choose another folder, or replace it with --overwrite")
+    digest = hashlib.sha256()
+    with os_errors_as(DatasetError, f"{out} cannot be written"), replacing_folder(out, overwrite=True) as folder:
+
+        def write(key: str, mask: UInt8Array) -> None:
+            file = cam_paths(folder, key)[1]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            digest.update(f"{key} {mask.shape}\n".encode() + np.ascontiguousarray(mask).tobytes())
+            file.write_bytes(cv2.imencode(".png", mask)[1].tobytes())
+
+        yield write
+        told = {"model": digest.hexdigest(), "classes": list(classes.names), "threshold": None}
+        content = json.dumps({**told, "threshold_rule": IMPORTED, "source": dict(about)}, indent=1)
+        (folder / CAMS_FILE).write_text(content + "\n", encoding="utf-8")
 
 
 def read_cam(path: Path, num_classes: int) -> Float32Array:
@@ -158,7 +204,9 @@ def check_masks(folder: Path, dataset: Dataset, what: Literal["masks", "CAMs"] =
     """
     found = _read_description(folder)
     if found is None:
-        raise DatasetError(f"{folder} holds no {CAMS_FILE}: expected a folder that `deal cams` wrote")
+        raise DatasetError(
+            f"{folder} holds no {CAMS_FILE}: expected a folder that `deal cams` or `deal masks import` wrote"
+        )
     if found.classes != list(dataset.classes.names):
         raise DatasetError(
             f"{folder} is for the classes {found.classes}, but {dataset.path} has {list(dataset.classes.names)}"
@@ -225,6 +273,7 @@ class _Description(BaseModel):
     precision: str | None = None
     known: str | None = None
     views: str | None = None
+    gate: bool | None = None
 
 
 def _describe(
@@ -253,6 +302,7 @@ def _describe(
         precision=None if settings.precision == "32" else settings.precision,
         known=None if known is None else known.digest,
         views=None if views is None else views.digest,
+        gate=settings.gate or None,
     )
 
 
@@ -265,7 +315,7 @@ def _claim_folder(out: Path, ours: _Description) -> None:
     theirs = _read_description(out)
     if theirs is None:
         content = ours.model_dump(mode="json")
-        for name in ("known", "views"):
+        for name in ("known", "views", "gate"):
             if content[name] is None:
                 del content[name]
         _write_whole(out / CAMS_FILE, (json.dumps(content, indent=1) + "\n").encode())
@@ -293,7 +343,7 @@ def _claim_folder(out: Path, ours: _Description) -> None:
 def _read_description(out: Path) -> _Description | None:
     file = out / CAMS_FILE
     try:
-        return _Description.model_validate_json(read_bytes(file))
+        return _Description.model_validate_json(read_bytes(file, "description_bytes"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:

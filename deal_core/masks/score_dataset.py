@@ -52,6 +52,7 @@ class CamSettings:
         depth_fails: Whether to give no depth to a network that uses it, as if the sensor had failed.
         precision: Numbers of the network: "32", or "bf16", which is faster on GPUs and on processors with AMX, and
             changes few pixels (docs/results.md).
+        gate: Whether a segmenter, too, gives no score to classes that are tagged absent, as for masks that teach.
     """
 
     tags: TagSource = "given"
@@ -64,6 +65,7 @@ class CamSettings:
     refine: RefineSettings | None = None
     depth_fails: bool = False
     precision: Precision = "32"
+    gate: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +203,8 @@ def _finished(
             f"{sample.key}: the class scores of the network are not finite, so its training has diverged: train again "
             "with a lower learning rate"
         )
+    if settings.gate:
+        scores = torch.where(torch.from_numpy(sample.tags == 0).to(scores.device)[:, None, None], 0.0, scores)
     refined = refine_scores(
         sample.image,
         _resize(scores, sample.image.shape[:2]).clamp(0, 1),

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,11 @@ from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from deal_core.errors import ModelFileError
-from deal_core.models.model_info import PICKLED
+from deal_core.models.model_info import PICKLED, open_tensors
+from deal_core.models.pickled_file import read_pickled
 
 CheckpointFormat = Literal["timm", "weaktr", "seam", "resnet38d"]
 """Whose names the tensors have; DeiT and most of torchvision name them as timm does."""
@@ -80,10 +78,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ModelFileError(f"{path}: expected a .safetensors, .pth or .pt file of weights, found no file")
     if path.suffix in PICKLED:
         return _read_pickled(path)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelFileError(f"{path}: not a readable .safetensors file ({error})") from None
+    with open_tensors(path, "pt") as file:
+        try:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except Exception as error:  # types of numbers that this PyTorch does not have
+            raise ModelFileError(f"{path}: its tensors cannot be read ({str(error)[:200]})") from None
     return _checkpoint(path, tensors)
 
 
@@ -124,17 +123,14 @@ def _format_of(tensors: Mapping[str, Tensor]) -> CheckpointFormat:
 
 def _read_pickled(path: Path) -> Checkpoint:
     try:
-        _refuse_packed(path)
         # Training scripts keep the options of their command line beside the tensors.
-        with torch.serialization.safe_globals([(_Options, "argparse.Namespace")]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_pickled(path, [(_Options, "argparse.Namespace")])
     except UnpicklingError:
         raise ModelFileError(
             f"{path}: holds more than tensors, and reading that could run code; save its state_dict as .safetensors"
         ) from None
-    except Exception as error:  # PyTorch, pickle and struct raise different errors on damaged bytes
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ModelFileError(f"{path}: not a readable file of PyTorch ({reason})") from None
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path}: not a readable file of PyTorch ({error})") from None
     options = content.get("args") if isinstance(content, dict) else None
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -150,17 +146,6 @@ def _checkpoint(path: Path, tensors: dict[str, Tensor], options: Mapping[str, An
     if form != "timm":
         tensors = {_without_prefix(name): tensor for name, tensor in tensors.items()}
     return Checkpoint(path, form, tensors, options or {})
-
-
-def _refuse_packed(path: Path) -> None:
-    """Raise ValueError if an archive unpacks to more than it holds; PyTorch packs none of its tensors."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as file:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
-            raise ValueError("its tensors are compressed, which no version of PyTorch does")
-        if sum(entry.file_size for entry in file.infolist()) > path.stat().st_size:
-            raise ValueError("its tensors are larger than the file")
 
 
 class _Options:

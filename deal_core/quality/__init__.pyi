@@ -1,5 +1,6 @@
 # The names that users may rely on; each is imported when it is first used.
 from .choice import MaskSource, choose_source, judge_source
+from .frame_scores import FrameQuality, score_masks
 from .mask_figures import ClassMaskFigures, MaskFigures, MaskMeter, measure_masks
 from .training_facts import ClassTrainingFacts, TrainingFacts, facts_of_training
 from .verdict import ClassVerdict, Finding, Verdict, judge
@@ -9,6 +10,7 @@ __all__ = [
     "ClassTrainingFacts",
     "ClassVerdict",
     "Finding",
+    "FrameQuality",
     "MaskFigures",
     "MaskMeter",
     "MaskSource",
@@ -19,4 +21,5 @@ __all__ = [
     "judge",
     "judge_source",
     "measure_masks",
+    "score_masks",
 ]

@@ -78,16 +78,43 @@ def second_opinion(cells: Float32Array, shares: Float32Array, folds: Int64Array)
         shares: (N, M, K + 1) shares of the classes in each cell, by `mask_shares`.
         folds: (N,) part of each frame.
     """
-    flat = cells.reshape(-1, cells.shape[-1]).astype(np.float64)
-    spread = flat.std(axis=0)
-    known = np.divide(cells - flat.mean(axis=0), spread, out=np.zeros(cells.shape), where=spread > 0)
-    known = np.concatenate([known, np.ones((*cells.shape[:2], 1))], axis=-1)
+    recogniser = Recogniser(cells, shares, folds)
     scores = np.zeros(shares.shape)
     for part in np.unique(folds):
-        others, own = folds != part, folds == part
-        if others.any():
-            scores[own] = known[own] @ _learn(known[others], shares[others])
+        scores[folds == part] = recogniser.scores(cells[folds == part], int(part))
     return scores
+
+
+class Recogniser:
+    """What a small recogniser learnt from the masks of each choice of all parts but one.
+
+    Args:
+        cells: (N, M, C) descriptions of the M cells of N frames.
+        shares: (N, M, K + 1) shares of the classes in each cell, by `mask_shares`.
+        folds: (N,) part of each frame.
+    """
+
+    def __init__(self, cells: Float32Array, shares: Float32Array, folds: Int64Array) -> None:
+        flat = cells.reshape(-1, cells.shape[-1]).astype(np.float64)
+        self._mean, self._spread = flat.mean(axis=0), flat.std(axis=0)
+        self._none = np.zeros((cells.shape[-1] + 1, shares.shape[-1]))
+        known = self._known(cells)
+        self._weights = {
+            part: _learn(known[folds != part], shares[folds != part]) if (folds != part).any() else self._none
+            for part in np.unique(folds).tolist()
+        }
+
+    def scores(self, cells: Float32Array, part: int) -> Float64Array:
+        """Return the scores (..., M, K + 1) of cells (..., M, C) by what was learnt from the other parts.
+
+        They are 0 where there are no other parts.
+        """
+        return np.asarray(self._known(cells) @ self._weights.get(part, self._none))
+
+    def _known(self, cells: Float32Array) -> Float64Array:
+        centred = cells - self._mean
+        known = np.divide(centred, self._spread, out=np.zeros(cells.shape), where=self._spread > 0)
+        return np.concatenate([known, np.ones((*cells.shape[:-1], 1))], axis=-1)
 
 
 def _learn(cells: Float64Array, shares: Float32Array) -> Float64Array:

@@ -128,7 +128,7 @@ class Verdict:
         if not path.is_file():
             return None
         try:
-            return cls.from_json(read_json(path, finite=False))
+            return cls.from_json(read_json(path, "description_bytes", finite=False))
         except (EvaluationError, ValueError, OSError) as error:
             raise EvaluationError(f"{path}: {error}. Write it again with `deal cams`, or delete it") from None
 

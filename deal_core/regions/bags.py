@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,12 +12,48 @@ from torch import Tensor
 
 from deal_core.dataset.dataset import Dataset
 from deal_core.regions.cache import FrameRegions
-from deal_core.regions.proposals import overlaps_of
-from deal_core.structures import Int64Array
+from deal_core.regions.proposals import overlaps_of, smaller
+from deal_core.structures import BoolArray, Float32Array, Int64Array
 
 _LEAST_STD = 1e-3
 LINKED = 0.5
 """Least intersection over union of two regions of neighbouring frames that show the same thing."""
+SAME_THING = 0.5
+"""Least intersection over union of a region with a known thing whose name it takes."""
+APART = 0.1
+"""Largest share of a region that lies on known things of a class, if the region is not of this class."""
+
+
+class KnownThing(Protocol):
+    """A thing that a person showed."""
+
+    @property
+    def label(self) -> int:
+        """Index of its class."""
+        ...
+
+    @property
+    def mask(self) -> BoolArray:
+        """Its pixels, (H, W)."""
+        ...
+
+
+class KnownThings(Protocol):
+    """What a person showed in an image."""
+
+    @property
+    def things(self) -> Sequence[KnownThing]:
+        """The things."""
+        ...
+
+    @property
+    def reached(self) -> BoolArray:
+        """Classes (K,) of which all things of the image are among them."""
+        ...
+
+
+FindThings = Callable[[str], KnownThings | None]
+"""Returns what is known of the frame with this key; None for nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +67,8 @@ class RegionBags:
         tags: (F, K) with 1 for present, 0 for absent and nan for unknown classes.
         segments: (F,) number of the segment of each frame, int64.
         links: (L, 2) pairs of regions that show the same thing in neighbouring frames of a segment, int64.
+        names: (R, K) with 1 for regions of the class, 0 for regions of another one or of none, and nan where unknown;
+            see `region_names`. None: no region is known.
     """
 
     features: Tensor
@@ -39,11 +77,15 @@ class RegionBags:
     tags: Tensor
     segments: Tensor
     links: Tensor
+    names: Tensor | None = None
 
     def of_segments(self, segments: Tensor) -> RegionBags:
-        """Return the same regions with the tags of all other segments unknown."""
+        """Return the same regions with the tags and names of all other segments unknown."""
         chosen = torch.isin(self.segments, segments)
-        return replace(self, tags=torch.where(chosen[:, None], self.tags, torch.nan))
+        tags = torch.where(chosen[:, None], self.tags, torch.nan)
+        if self.names is None:
+            return replace(self, tags=tags)
+        return replace(self, tags=tags, names=torch.where(chosen[self.frame][:, None], self.names, torch.nan))
 
     def with_features(self, columns: Sequence[int]) -> RegionBags:
         """Return the same regions with some columns of their features."""
@@ -68,8 +110,8 @@ def standardise(bags: RegionBags, mean: Tensor | None = None, std: Tensor | None
     return Standardised(replace(bags, features=(bags.features - mean) / std), mean, std)
 
 
-def make_bags(frames: Sequence[FrameRegions], dataset: Dataset) -> RegionBags:
-    """Return the regions of the frames of a dataset, in its order."""
+def make_bags(frames: Sequence[FrameRegions], dataset: Dataset, find_things: FindThings | None = None) -> RegionBags:
+    """Return the regions of the frames of a dataset, in its order, with the names that known things give them."""
     numbers = {name: number for number, name in enumerate(sorted({(f.recording, f.segment) for f in dataset.frames}))}
     segments = [numbers[frame.recording, frame.segment] for frame in dataset.frames]
     counts = np.array([len(regions) for regions in frames])
@@ -80,7 +122,36 @@ def make_bags(frames: Sequence[FrameRegions], dataset: Dataset) -> RegionBags:
         tags=torch.from_numpy(dataset.tags),
         segments=torch.tensor(segments),
         links=torch.from_numpy(_links(frames, segments, counts)),
+        names=_names(frames, dataset, find_things) if find_things else None,
     )
+
+
+def region_names(regions: BoolArray, known: KnownThings | None, num_classes: int) -> Float32Array:
+    """Return (N, K) what known things say about regions: 1 of this class, 0 not of it, nan unknown.
+
+    A region is of the class of a thing if their intersection over union is `SAME_THING` at least. It is not of a class
+    that `known` has reached if at most `APART` of it lies on things of this class. Parts of things stay unknown.
+
+    Args:
+        regions: (N, h, w) masks, at the size of the image or smaller.
+        known: What is known of the image.
+        num_classes: Number of classes K.
+    """
+    names = np.full((len(regions), num_classes), np.nan, np.float32)
+    if known is None or not known.things or not len(regions):
+        return names
+    labels = np.array([thing.label for thing in known.things])
+    things = smaller(np.stack([thing.mask for thing in known.things]), max(regions.shape[1:]))
+    same = overlaps_of(regions, things) >= SAME_THING
+    for label in np.flatnonzero(known.reached):
+        mine = labels == label
+        inside = (regions & things[mine].any(0)).sum((1, 2)) / np.maximum(regions.sum((1, 2)), 1)
+        names[inside <= APART, label] = 0
+    for label in np.unique(labels):
+        of_class = same[:, labels == label].any(1)
+        names[of_class] = 0
+        names[of_class, label] = 1
+    return names
 
 
 def join_bags(one: RegionBags, two: RegionBags) -> RegionBags:
@@ -93,6 +164,7 @@ def join_bags(one: RegionBags, two: RegionBags) -> RegionBags:
         tags=torch.cat([one.tags, two.tags]),
         segments=torch.cat([one.segments, two.segments + int(one.segments.max()) + 1]),
         links=torch.cat([one.links, two.links + regions]),
+        names=_join_names(one, two),
     )
 
 
@@ -111,6 +183,23 @@ def best_of_frames(probabilities: Tensor, bags: RegionBags) -> Tensor:
             mine = probabilities[:, rows]
             best[:, index] = mine.gather(1, mine.mean(0).argmax(0).expand(len(mine), 1, classes))[:, 0]
     return best
+
+
+def _names(frames: Sequence[FrameRegions], dataset: Dataset, find_things: FindThings) -> Tensor:
+    pairs = zip(frames, dataset.frames, strict=True)
+    found = [region_names(regions.masks, find_things(frame.key), len(dataset.classes)) for regions, frame in pairs]
+    return torch.from_numpy(np.concatenate(found))
+
+
+def _join_names(one: RegionBags, two: RegionBags) -> Tensor | None:
+    if one.names is None and two.names is None:
+        return None
+    names = (bags.names if bags.names is not None else _unknown_names(bags) for bags in (one, two))
+    return torch.cat(list(names))
+
+
+def _unknown_names(bags: RegionBags) -> Tensor:
+    return torch.full((len(bags.frame), bags.tags.shape[1]), torch.nan)
 
 
 def _links(frames: Sequence[FrameRegions], segments: Sequence[int], counts: Int64Array) -> Int64Array:

@@ -41,12 +41,16 @@ def train_heads(bags: RegionBags, settings: HeadSettings, seed: int, start: Head
     """Train all heads at once; each learns from the tags of a random share of the segments.
 
     The loss is the binary cross entropy of the image scores, the weight decay and, with `settings.links`, the squared
-    difference of the probabilities of linked regions. Each step of Adam sees all regions. The result depends on the
-    arguments alone. The heads begin as those of `start`, or else at random.
+    difference of the probabilities of linked regions. Regions with known names add `settings.taps` times `name_loss`.
+    Each step of Adam sees all regions. The result depends on the arguments alone. The heads begin as those of `start`,
+    or else at random.
     """
     generator = torch.Generator().manual_seed(seed)
     frames, classes = bags.tags.shape
-    tags = torch.stack([_of_some_segments(bags, settings.share, generator) for _ in range(settings.members)])
+    chosen = [_of_some_segments(bags, settings.share, generator) for _ in range(settings.members)]
+    tags = torch.stack([mine.tags for mine in chosen])
+    named = [mine.names for mine in chosen if mine.names is not None] if settings.taps else []
+    names = torch.stack(named) if named else None
     size = (settings.members, classes + 1, bags.features.shape[1])
     weight, bias = 1e-3 * torch.randn(size, generator=generator), torch.zeros(size[:2])
     bias[:, 0] = settings.none_bias
@@ -60,6 +64,8 @@ def train_heads(bags: RegionBags, settings: HeadSettings, seed: int, start: Head
         probabilities = Heads(weight, bias).probabilities(bags.features)
         absence = log_absence(probabilities[..., 1:], bags.votes, bags.frame, frames)
         loss = settings.members * (bag_loss(absence, tags) + settings.links * _link_loss(probabilities, bags.links))
+        if names is not None:
+            loss = loss + settings.members * settings.taps * name_loss(probabilities[..., 1:], names, bags)
         loss = loss + settings.weight_decay * weight.square().sum()
         optimizer.zero_grad()
         loss.backward()
@@ -96,10 +102,29 @@ def bag_loss(absence: Tensor, tags: Tensor) -> Tensor:
     return loss.sum() / (present | absent).sum().clamp(min=1)
 
 
-def _of_some_segments(bags: RegionBags, share: float, generator: torch.Generator) -> Tensor:
+def name_loss(probabilities: Tensor, names: Tensor, bags: RegionBags) -> Tensor:
+    """Return the cross entropy of the regions with known names, for each pair of a frame and a class that has some.
+
+    A region r of the class costs -v_r log p_r, one of another class or of none -v_r log(1 - p_r), as in `bag_loss`.
+
+    Args:
+        probabilities: (E, R, K) probabilities of the classes.
+        names: (E, R, K) names, as those of `RegionBags`.
+        bags: Regions, their votes and frames.
+    """
+    known = ~torch.isnan(names)
+    kept = probabilities.clamp(_LEAST, 1 - _LEAST)
+    losses = torch.where(names == 1, -torch.log(kept), -torch.log1p(-kept))
+    total = (torch.where(known, losses, 0.0) * bags.votes[:, None]).sum()
+    members, _, classes = names.shape
+    counts = names.new_zeros(members, len(bags.tags), classes).index_add(1, bags.frame, known.to(names.dtype))
+    return total / (counts > 0).sum().clamp(min=1)
+
+
+def _of_some_segments(bags: RegionBags, share: float, generator: torch.Generator) -> RegionBags:
     names = bags.segments.unique()
     count = max(round(share * len(names)), 1)
-    return bags.of_segments(names[torch.randperm(len(names), generator=generator)[:count]]).tags
+    return bags.of_segments(names[torch.randperm(len(names), generator=generator)[:count]])
 
 
 def _link_loss(probabilities: Tensor, links: Tensor) -> Tensor:

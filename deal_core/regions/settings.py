@@ -39,6 +39,8 @@ class HeadSettings(Settings):
     """Logit of "none of the classes" before training; above 0, a region has no class at first."""
     links: NotNegative = 0.0
     """Factor on the difference of the probabilities of overlapping regions in neighbouring frames."""
+    taps: NotNegative = 1.0
+    """Factor on the loss of regions that taps and boxes name; without taps it has no effect."""
 
 
 class RegionDataSettings(SourceSettings):

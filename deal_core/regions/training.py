@@ -21,7 +21,7 @@ from deal_core.models.model_file import MODEL_FILE, ModelInfo, Threshold, save_m
 from deal_core.models.model_info import REGION_MIL
 from deal_core.models.region_mil import RegionMil
 from deal_core.ownership import remove_leftovers
-from deal_core.regions.bags import RegionBags, join_bags, make_bags, standardise
+from deal_core.regions.bags import FindThings, RegionBags, join_bags, make_bags, standardise
 from deal_core.regions.cache import frame_regions
 from deal_core.regions.choice import LevelChoice, choose_levels
 from deal_core.regions.figures import RegionFigures, class_figures
@@ -56,7 +56,9 @@ class RegionResult:
 
 
 def train_regions(
-    settings: RegionTrainSettings, advance: Callable[[int, int], None] = lambda done, total: None
+    settings: RegionTrainSettings,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+    find_things: Callable[[Dataset], FindThings | None] = lambda dataset: None,
 ) -> RegionResult:
     """Train a region model and write it to the run folder.
 
@@ -66,6 +68,7 @@ def train_regions(
     Args:
         settings: Settings of the run.
         advance: Function to call with the number of frames that have features, and the number of all frames.
+        find_things: Function that returns what a person showed in the frames of the dataset; None for nothing.
 
     Raises:
         DatasetError: the dataset cannot be read.
@@ -78,10 +81,14 @@ def train_regions(
     """
     check_rehearsal(settings.init_from, settings.data.rehearse, settings.max_loss_on_old)
     with owning(settings.output, ConfigError):
-        return _train(settings, advance)
+        return _train(settings, advance, find_things)
 
 
-def _train(settings: RegionTrainSettings, advance: Callable[[int, int], None]) -> RegionResult:
+def _train(
+    settings: RegionTrainSettings,
+    advance: Callable[[int, int], None],
+    find_things: Callable[[Dataset], FindThings | None],
+) -> RegionResult:
     earlier = open_earlier(settings)
     if earlier:
         settings = settings_from(settings, earlier)
@@ -100,7 +107,7 @@ def _train(settings: RegionTrainSettings, advance: Callable[[int, int], None]) -
     total = len(dataset) + (len(old.rehearsed) + len(old.watched) if old else 0)
     done = 0
 
-    def bags_of(frames: Dataset) -> RegionBags:
+    def bags_of(frames: Dataset, things: FindThings | None = None) -> RegionBags:
         nonlocal done
         before, done = done, done + len(frames)
         found = frame_regions(
@@ -112,9 +119,9 @@ def _train(settings: RegionTrainSettings, advance: Callable[[int, int], None]) -
             advance=lambda count: advance(before + count, total),
         )
         network.cpu()
-        return make_bags(found, frames)
+        return make_bags(found, frames, things)
 
-    bags = bags_of(dataset)
+    bags = bags_of(dataset, find_things(dataset) if settings.head.taps else None)
     if not len(bags.frame):
         raise ConfigError(f"{dataset.path}: no frame has a region; look at its depth with `deal check`")
     learnt = bags

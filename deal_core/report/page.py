@@ -116,6 +116,7 @@ def write_report(
     title: str = "",
     num_pictures: int | None = None,
     pairs: Float64Array | None = None,
+    audit: str = "",
 ) -> Path:
     """Write the page about the runs; it compares all runs with the first one.
 
@@ -125,20 +126,26 @@ def write_report(
         title: Title of the page; default: made from the datasets.
         num_pictures: Number of frames with pictures to show; default: all.
         pairs: (R, R) mIoU of each pair of runs, for runs without truth.
+        audit: Section about the tags, as HTML, by `deal_core.report.audit_page.render_audit`.
 
     Raises:
         EvaluationError: there is no run, a file cannot be read, or the page cannot be written.
     """
     if not runs:
         raise EvaluationError("expected at least one run for a report, found none")
-    page = render_report(runs, title=title, num_pictures=num_pictures, pairs=pairs)
+    page = render_report(runs, title=title, num_pictures=num_pictures, pairs=pairs, audit=audit)
     with os_errors_as(EvaluationError, f"{path}: the report cannot be written there"), replacing(path) as temporary:
         temporary.write_text(page, "utf-8")
     return path
 
 
 def render_report(
-    runs: Sequence[Run], *, title: str = "", num_pictures: int | None = None, pairs: Float64Array | None = None
+    runs: Sequence[Run],
+    *,
+    title: str = "",
+    num_pictures: int | None = None,
+    pairs: Float64Array | None = None,
+    audit: str = "",
 ) -> str:
     """Return the page as text, with arguments as in `write_report`."""
     import jinja2
@@ -163,6 +170,7 @@ def render_report(
         history=_history_charts(views),
         frames=_frame_cards(views, num_pictures),
         pairs=pairs,
+        audit=audit,
         judged=[view for view in views if view.run.verdict],
         verdicts=_verdict_rows(views, colors),
         has_truth=not any(view.headline and view.headline.rule == AGREEMENT for view in views),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deal_core.errors import ModelFileError
-from deal_core.limits import read_bytes
+from deal_core.limits import read_bytes, refuse_over
 from deal_core.models.header import HeaderError, entry, read_header
 from deal_core.models.model_info import ModelInfo, info_from_metadata, info_to_metadata, refuse_newer_format
 from deal_core.runtime.protobuf import ProtobufError, integer, messages, text
@@ -121,8 +121,9 @@ def _check_shapes(path: Path, graph: memoryview, info: ModelInfo) -> None:
 
 def _check_contents(path: Path, graph: memoryview) -> None:
     """Refuse weights that lie in other files, which may be any file, and loops, which may have no end."""
-    tensors = messages(graph, _INITIALIZERS)
-    for node in messages(graph, _NODES):
+    tensors, nodes = messages(graph, _INITIALIZERS), messages(graph, _NODES)
+    refuse_over("onnx_nodes", len(nodes), "operators", lambda sentence: ModelFileError(f"{path}: {sentence}"))
+    for node in nodes:
         for attribute in messages(node, _ATTRIBUTES):
             if messages(attribute, _SUBGRAPH) or messages(attribute, _SUBGRAPHS):
                 raise ModelFileError(

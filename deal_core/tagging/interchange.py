@@ -44,6 +44,7 @@ from deal_core.dataset.image_files import first_few
 from deal_core.dataset.taps import Box, Mark, Tap
 from deal_core.errors import DatasetError, UsageError, nearest_hint
 from deal_core.files import os_errors_as, read_lines, read_text, replacing, replacing_folder
+from deal_core.limits import refuse_over
 from deal_core.ownership import remove_left_of
 from deal_core.structures import ClassList
 from deal_core.tagging.choices import TagFormat
@@ -163,9 +164,13 @@ class _Reader:
             index = self.names.get(unquote(name.rpartition("?d=")[2]))
         if index is None:
             self.strangers[name] = None
+            refuse_over("listed_images", len(self.strangers), "frames that are not in the dataset", self._refused)
         else:
             self.found.add(index)
         return index
+
+    def _refused(self, sentence: str) -> DatasetError:
+        return DatasetError(f"{self.path}: {sentence}")
 
     def label(self, name: Any, file: Path, line: Callable[[], int | None]) -> int:
         """Return the index of a class, or refuse its name; `line` tells where it is in the file."""
@@ -454,11 +459,11 @@ def _color_path(root: Path, frame: FrameRecord) -> str:
 
 
 def _read_json(path: Path) -> tuple[str, Any]:
-    text = read_text(path, "annotation_bytes")
+    text = read_text(path)
     try:
         return text, parse_json(text)
     except FormatError as error:
-        raise DatasetError(f"{path} is not JSON: {error}") from None
+        raise DatasetError(f"{path} cannot be read: {error}") from None
 
 
 def _line(text: str, name: Any) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,12 +48,15 @@ class Edit(BaseModel):
     marks: list[tuple[_Number, bool, _Number, _Numbers]] = []
 
 
-def create_app(store: TagStore, token: str | None = None) -> FastAPI:
+def create_app(
+    store: TagStore, token: str | None = None, suspects: Mapping[int, Sequence[int]] | None = None
+) -> FastAPI:
     """Return the application that serves a dataset's tagging page.
 
     Args:
         store: tags to edit.
         token: token that requests need, see `new_app`.
+        suspects: tags that look wrong, as classes (from 0) by frame, which the page shows first.
     """
     app = new_app(Path(__file__).with_name("page.html"), token, largest_body=_LARGEST_BODY)
     session = secrets.token_hex(8)
@@ -77,6 +80,7 @@ def create_app(store: TagStore, token: str | None = None) -> FastAPI:
             "frames": [[f.recording, f.name, f.segment] for f in store.frames],
             "states": store.states().tolist(),
             "marks": {i: found for i in range(len(store.frames)) if (found := _marks(store, i))},
+            "suspects": {frame: list(labels) for frame, labels in (suspects or {}).items()},
         }
 
     @app.get("/changes")

@@ -283,7 +283,7 @@ class _RecordingFile:
         path = dataset / RECORDINGS / recording / FRAMES_FILE
         frames = list(read_frames(dataset, recording, classes))
         signature = _signature(path.stat())
-        lines = read_lines(path)
+        lines = list(read_lines(path))
         if not os.access(path.parent, os.W_OK):
             raise DatasetError(f"{path.parent} is not writable, but its {FRAMES_FILE} keeps the tags: make it writable")
         return cls(path, frames, lines, signature)

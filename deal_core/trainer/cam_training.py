@@ -27,6 +27,7 @@ from deal_core.models.model_file import LoadedModel, ModelInfo, Threshold
 from deal_core.models.model_info import is_segmenter, names_regions
 from deal_core.models.output import CamOutput
 from deal_core.structures import DepthKind
+from deal_core.taps.masks import TapMasks
 from deal_core.trainer.figures import (
     FIGURES_KEY,
     MAX_FRAMES,
@@ -40,7 +41,8 @@ from deal_core.trainer.objective import LossWeights, Objective, alignment_loss
 from deal_core.trainer.run_folder import TrainState, as_begun
 from deal_core.trainer.schedule import weight_at
 from deal_core.trainer.settings import TrainSettings
-from deal_core.trainer.task import ThresholdError, run_task
+from deal_core.trainer.tapped_frames import TappedFrames
+from deal_core.trainer.task import Shown, ThresholdError, run_task
 from deal_core.trainer.views import output_of, plain_batches
 
 _log = logging.getLogger(__name__)
@@ -90,7 +92,6 @@ class CamTraining:
     """The training of a CAM network, as `deal_core.trainer.task.Task` describes it."""
 
     settings: TrainSettings
-    with_mask = False
     figure = "balanced tag accuracy"
 
     def split(self, dataset: Dataset) -> tuple[Dataset, Dataset]:
@@ -125,6 +126,12 @@ class CamTraining:
             return None
         return [float(weight) for weight in rare_tag_weights(frames.tags)]
 
+    def shown(self, frames: Dataset, old: Dataset | None) -> Shown:
+        """Return the frames, with masks of what taps and boxes show if there are some; drawn masks are never read."""
+        if not self.settings.taps.weight or not len(taps := TapMasks(frames)):
+            return Shown(frames, old, with_mask=False)
+        return Shown(TappedFrames(frames, taps), None if old is None else TappedFrames(old, None), with_mask=True)
+
     def outputs(self, network: nn.Module, image: Tensor) -> list[Tensor]:
         """Return the tag logits and every map that a loss or a mask uses."""
         output: CamOutput = network(image)
@@ -141,7 +148,8 @@ class CamTraining:
         self, fabric: Fabric, objective: Any, optimizer: Optimizer, batch: TensorSample, state: TrainState
     ) -> dict[str, float]:
         """Make one optimiser step and return the losses of this process as plain numbers."""
-        added, position = (self.settings.deal, self.settings.isl, self.settings.fsl), state.step / state.total_steps
+        settings = self.settings
+        added, position = (settings.deal, settings.isl, settings.fsl, settings.taps), state.step / state.total_steps
         rate = begin_step(fabric, optimizer, state, self.settings)
         weights = LossWeights(*(weight_at(loss, position) for loss in added))
         losses: dict[str, Tensor] = objective(batch, weights, _tag_share(fabric, batch.tags))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,16 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deal_core.dataset.dataset import Dataset, evenly_spread, has_class, masks_without_class, with_masks
+from deal_core.dataset.dataset import Dataset, FrameRecord, evenly_spread, has_class, masks_without_class, with_masks
 from deal_core.dataset.transforms import TensorSample
 from deal_core.errors import ConfigError
 from deal_core.evaluation.evaluate import add_up, count_mask
 from deal_core.evaluation.metrics import MaskEvaluator, MaskScore
 from deal_core.evaluation.result import score_to_json
 from deal_core.losses.clipping import clipped_cross_entropy
+from deal_core.losses.depth_edge import DepthEdgeAlignmentLoss
 from deal_core.masks.decide import predict_mask, strongest_channel
-from deal_core.masks.mask_folder import check_masks, read_mask, write_cams
+from deal_core.masks.mask_folder import cam_paths, check_masks, read_mask, write_cams
 from deal_core.masks.refine.background import ARGMAX_THRESHOLD
 from deal_core.masks.score_dataset import CamSettings, ScoredFrame, score_frames
 from deal_core.models.backbone import InitialWeights
@@ -34,15 +35,33 @@ from deal_core.models.output import SegmenterOutput
 from deal_core.structures import UNLABELLED, ClassList, DepthKind, Sample
 from deal_core.trainer.figures import MAX_FRAMES
 from deal_core.trainer.loop import Progress, begin_step, end_step, evaluating
+from deal_core.trainer.objective import alignment_loss
 from deal_core.trainer.run_folder import TrainState, as_begun, write_whole
-from deal_core.trainer.settings import ClipSettings, DistillSettings
-from deal_core.trainer.task import run_task
+from deal_core.trainer.settings import ClipSettings, DealSettings, DistillSettings
+from deal_core.trainer.task import Shown, run_task
 from deal_core.trainer.views import output_of, plain_batches
 
 REHEARSAL_MASKS = "rehearsal_masks"
 """In the run folder: masks of the frames of `data.rehearse` by the model of `init_from`."""
 REPORT_FILE = "distill.json"
 """In the run folder: the content of `DistillResult.to_json`."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of a distillation, see `deal_core.trainer.rounds`; scores are those of `deal_core.quality`, in [0, 1].
+
+    Args:
+        number: Number of the round, from 1.
+        masks: Folder of the masks from which its student learnt.
+        taught: Score of these masks.
+        own: Score of the masks that the student makes, gated by tags and depth.
+    """
+
+    number: int
+    masks: str
+    taught: float
+    own: float
 
 
 @dataclass(frozen=True)
@@ -61,6 +80,8 @@ class DistillResult:
         drawn_without_depth: `drawn` when the network gets no depth; None if it uses no depth.
         initial_weights: Where the first weights of the encoder came from; None if it is not known.
         report: What was gained and lost since the model of `init_from`; None without one.
+        rounds: The rounds, if there may be several.
+        kept_round: Number of the round whose model this is.
     """
 
     model: Path
@@ -74,6 +95,8 @@ class DistillResult:
     drawn_without_depth: MaskScore | None = None
     initial_weights: InitialWeights | None = None
     report: FineTuneReport | None = None
+    rounds: tuple[Round, ...] = ()
+    kept_round: int = 1
 
     def scores(self) -> dict[str, MaskScore]:
         """Return the scores that are not None, by name."""
@@ -93,11 +116,14 @@ class DistillResult:
             "drawn": None,
             **{name: score_to_json(score) for name, score in self.scores().items()},
             **({"fine_tune": self.report.to_json()} if self.report else {}),
+            **({"rounds": [asdict(one) for one in self.rounds], "kept_round": self.kept_round} if self.rounds else {}),
         }
 
 
-def distill(settings: DistillSettings, report: Callable[[Progress], None] = lambda progress: None) -> DistillResult:
-    """Train the run in `settings.output`, or resume it.
+def distill_once(
+    settings: DistillSettings, report: Callable[[Progress], None] = lambda progress: None
+) -> DistillResult:
+    """Train one round in `settings.output`, or resume it.
 
     Raises:
         DatasetError: the dataset cannot be read, or masks are missing, damaged, of another size or for other classes.
@@ -129,7 +155,6 @@ class Distillation:
     """The training of a segmenter on masks, as `deal_core.trainer.task.Task` describes it."""
 
     settings: DistillSettings
-    with_mask = True
     figure = "IoU with masks"
 
     def split(self, dataset: Dataset) -> tuple[LabelledFrames, LabelledFrames]:
@@ -140,20 +165,28 @@ class Distillation:
             DatasetError: the folder of masks is incomplete or is for other classes, or no drawn mask contains a class.
         """
         _check_depth(dataset, self.settings)
-        folder = None if self.settings.masks == "drawn" else Path(self.settings.masks)
-        if folder is None:
+        sources = self.settings.mask_sources
+        if sources == (None,):
             dataset = with_masks(dataset)
-            _require_drawn_classes(dataset)
-        else:
-            check_masks(folder, dataset)
+        dataset = _with_sources(dataset, sources, may_lack=isinstance(self.settings.masks, tuple))
+        if None in sources:
+            _require_drawn_classes(with_masks(dataset))
         train, held_out = dataset.split_by_segment(self.settings.data.validation_fraction, seed=self.settings.seed)
-        return LabelledFrames(train, folder), LabelledFrames(held_out, folder)
+        return LabelledFrames(train, sources), LabelledFrames(held_out, sources)
 
     def prepare(self, network: nn.Module, frames: LabelledFrames) -> None:
         """Leave the first weights as they are."""
 
-    def frame_weights(self, frames: LabelledFrames) -> None:
-        """Show each frame once per epoch."""
+    def frame_weights(self, frames: LabelledFrames) -> list[float] | None:
+        """Return the weight of the source of each frame's mask; None, each frame once per epoch, without weights."""
+        weights = self.settings.mask_weights
+        if weights is None:
+            return None
+        return [weights[frames.source_of(frame)] for frame in frames.dataset.frames]
+
+    def shown(self, frames: LabelledFrames, old: LabelledFrames | None) -> Shown:
+        """Return the frames with their training masks."""
+        return Shown(frames, old, with_mask=True)
 
     def outputs(self, network: nn.Module, image: Tensor) -> list[Tensor]:
         """Return the logits."""
@@ -163,7 +196,9 @@ class Distillation:
 
     def objective(self, network: nn.Module, depth_kind: DepthKind) -> MaskObjective:
         """Return the network together with the mask loss."""
-        return MaskObjective(network, self.settings.clip)
+        weight = self.settings.edge_weight
+        edges = alignment_loss(DealSettings(), self.settings.data.image_size, depth_kind) if weight else None
+        return MaskObjective(network, self.settings.clip, edges, weight or 0.0)
 
     def step(
         self, fabric: Fabric, objective: Any, optimizer: Optimizer, batch: TensorSample, state: TrainState
@@ -186,7 +221,8 @@ class Distillation:
 
     def facts(self) -> Mapping[str, str]:
         """Return the source of the training masks."""
-        return {"masks": str(self.settings.masks)}
+        given = self.settings.masks
+        return {"masks": ", ".join(map(str, given)) if isinstance(given, tuple) else str(given)}
 
     def threshold(self, network: nn.Module, info: ModelInfo, frames: LabelledFrames, device: torch.device) -> Threshold:
         """Return the threshold at which a pixel goes to the stronger of class and background."""
@@ -220,8 +256,8 @@ class Distillation:
         else:
             check_masks(masks, dataset)
         train, held_out = dataset.split_by_segment(self.settings.data.validation_fraction, seed=self.settings.seed)
-        folder = None if masks == "drawn" else masks
-        return LabelledFrames(train, folder, classes), LabelledFrames(held_out, folder, classes)
+        sources = (None if masks == "drawn" else masks,)
+        return LabelledFrames(train, sources, classes), LabelledFrames(held_out, sources, classes)
 
     @property
     def _old_masks(self) -> Path:
@@ -259,15 +295,25 @@ class MaskObjective(nn.Module):
     Args:
         network: Network that returns a `SegmenterOutput`.
         clip: Clipping of large losses.
+        edges: Edge loss on the probabilities of the classes that the tags name; None for none.
+        edge_weight: Factor of the edge loss.
     """
 
-    def __init__(self, network: nn.Module, clip: ClipSettings) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        clip: ClipSettings,
+        edges: DepthEdgeAlignmentLoss | None = None,
+        edge_weight: float = 0.0,
+    ) -> None:
         super().__init__()
         self.network = network
         self.clip = clip
+        self.edges = edges
+        self.edge_weight = edge_weight
 
     def forward(self, batch: TensorSample, position: float) -> dict[str, Tensor]:
-        """Return `loss` and `clipped`, the share of labelled pixels with a clipped loss.
+        """Return `loss` and `clipped`, the share of labelled pixels with a clipped loss; with edges, `loss_edges`.
 
         Args:
             batch: Views with masks.
@@ -276,7 +322,11 @@ class MaskObjective(nn.Module):
         logits, mask = _logits_and_mask(self.network, batch)
         below = self.clip.below if position >= self.clip.start else 0.0
         loss, clipped = clipped_cross_entropy(logits, mask, below=below, cells=self.clip.cells)
-        return {"loss": loss, "clipped": clipped}
+        if self.edges is None:
+            return {"loss": loss, "clipped": clipped}
+        scores = logits.float().softmax(1)[:, 1:]
+        edges = self.edges(scores, batch.depth, batch.tags, batch.valid)
+        return {"loss": loss + self.edge_weight * edges, "clipped": clipped, "loss_edges": edges}
 
 
 @dataclass(frozen=True)
@@ -285,12 +335,12 @@ class LabelledFrames:
 
     Args:
         dataset: The frames.
-        masks: Folder of pseudo masks; None for the drawn masks of the dataset.
-        mask_classes: Classes of the masks in the folder; None for those of the dataset.
+        sources: Folders of masks, None for the drawn masks of the dataset; the first one with a mask of a frame counts.
+        mask_classes: Classes of the masks in the folders; None for those of the dataset.
     """
 
     dataset: Dataset
-    masks: Path | None
+    sources: tuple[Path | None, ...]
     mask_classes: ClassList | None = None
 
     def __len__(self) -> int:
@@ -300,12 +350,17 @@ class LabelledFrames:
         """Read one frame; raise `DatasetError` if a file is missing or damaged, or the mask does not fit."""
         return self.with_mask(self.dataset.load(frame))
 
+    def source_of(self, frame: FrameRecord) -> int:
+        """Return the index of the source of the mask of a frame."""
+        return _source_of(frame.key, frame.mask is not None, self.sources)
+
     def with_mask(self, sample: Sample) -> Sample:
         """Return a sample of the dataset with its training mask."""
-        if self.masks is None:
+        folder = self.sources[_source_of(sample.key, sample.mask is not None, self.sources)]
+        if folder is None:
             return sample
         classes = self.mask_classes or self.classes
-        mask = read_mask(self.masks, sample.key, sample.image.shape[:2], len(classes))
+        mask = read_mask(folder, sample.key, sample.image.shape[:2], len(classes))
         return replace(sample, mask=mask if classes.names == self.classes.names else classes.ids_in(self.classes)[mask])
 
     @property
@@ -316,6 +371,39 @@ class LabelledFrames:
     def with_classes(self, classes: ClassList) -> LabelledFrames:
         """Return the same frames for other classes; pixels of a class that is not among them become background."""
         return replace(self, dataset=self.dataset.with_classes(classes), mask_classes=self.mask_classes or self.classes)
+
+
+def _source_of(key: str, is_drawn: bool, sources: tuple[Path | None, ...]) -> int:
+    """Return the index of the first source with a mask of a frame, or of the last source."""
+    has_mask = (is_drawn if folder is None else cam_paths(folder, key)[1].is_file() for folder in sources)
+    return next((index for index, has in enumerate(has_mask) if has), len(sources) - 1)
+
+
+def _with_sources(dataset: Dataset, sources: tuple[Path | None, ...], *, may_lack: bool) -> Dataset:
+    """Return the frames that a source has a mask of.
+
+    Args:
+        dataset: The frames.
+        sources: Folders of masks, None for the drawn masks.
+        may_lack: Whether frames without a mask are left out, and are no error.
+
+    Raises:
+        DatasetError: a folder is no folder of masks, is for other classes, or has a mask of no frame; or frames lack
+            masks.
+    """
+    if not may_lack:
+        if sources[0] is not None:
+            check_masks(sources[0], dataset)
+        return dataset
+    found: set[str] = set()
+    for folder in sources:
+        if folder is None:
+            found |= {frame.key for frame in with_masks(dataset).frames}
+            continue
+        own = dataset.subset(predicate=lambda frame, at=folder: cam_paths(at, frame.key)[1].is_file())  # type: ignore[misc]
+        check_masks(folder, own if len(own) else dataset)
+        found |= {frame.key for frame in own.frames}
+    return dataset.subset(predicate=lambda frame: frame.key in found)
 
 
 def _number(value: float) -> float | None:
@@ -334,6 +422,8 @@ def _logits_and_mask(network: nn.Module, batch: TensorSample) -> tuple[Tensor, T
 
 
 def _check_depth(dataset: Dataset, settings: DistillSettings) -> None:
+    if settings.edge_weight and not dataset.has_depth:
+        raise ConfigError(f"edge_weight needs depth, and {settings.data.path} has none: estimate it with `deal depth`")
     if not uses_depth(settings.model.name, settings.model.arguments):
         return
     if not dataset.has_depth:

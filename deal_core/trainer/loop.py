@@ -66,7 +66,7 @@ def fit(
         report: Function to call after each step.
 
     Raises:
-        ConfigError: the run folder holds another run.
+        ConfigError: the run folder holds another run, or PyTorch cannot compile here.
         ModelFileError: the checkpoint cannot be read, or a file cannot be written.
         DatasetError: a frame cannot be read.
     """
@@ -76,6 +76,9 @@ def fit(
 
     # Convolutions over images stored channels last are much faster, on the CPU as on tensor cores.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.compile:
+        _check_compiler(fabric.device)
+        network.compile()  # in place: its state dictionary and what holds the network stay as they are
     # A checkpoint holds the plain module and optimiser: it does not depend on how the run was launched.
     plain_optimizer = create_optimizer(network, settings.optimizer, on_cpu=fabric.device.type == "cpu")
     wrapped, optimizer = fabric.setup(objective, plain_optimizer)
@@ -106,6 +109,14 @@ def fit(
                 state.save(checkpoint, network, plain_optimizer, fabric.strategy.precision)
             report(Progress(state.step, state.total_steps, epoch, losses))
     return Fitted(state.total_steps, resumed_from)
+
+
+def _check_compiler(device: torch.device) -> None:
+    try:
+        torch.compile(torch.neg)(torch.zeros(1, device=device))
+    except Exception as error:  # errors of many classes
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"torch cannot compile the network ({reason}); set compile=false") from error
 
 
 def begin_step(fabric: Fabric, optimizer: Optimizer, state: TrainState, settings: RunSettings) -> float:

@@ -11,6 +11,7 @@ from deal_core.dataset.transforms import TensorSample
 from deal_core.losses.depth_edge import DepthEdgeAlignmentLoss, DepthEdgeOptions, DepthEdges
 from deal_core.losses.feature_similarity import feature_similarity_loss
 from deal_core.losses.importance_sampling import importance_sampling_loss
+from deal_core.losses.seeds import seed_loss
 from deal_core.losses.tags import tag_loss
 from deal_core.models.output import CamOutput, ConsistentNetwork
 from deal_core.structures import DepthKind
@@ -27,6 +28,7 @@ class LossWeights:
     deal: float = 0.0
     isl: float = 0.0
     fsl: float = 0.0
+    taps: float = 0.0
 
 
 class Objective(nn.Module):
@@ -34,7 +36,8 @@ class Objective(nn.Module):
 
     The network's own losses are the sum of the tag losses of its heads and, for a `ConsistentNetwork`, its losses on
     two views; the tag losses are then the mean over the views. The added losses are DEAL and FSL, each on the map that
-    its settings name, and ISL, which replaces a share of the tag loss of the raw CAM of the first view.
+    its settings name, ISL, which replaces a share of the tag loss of the raw CAM of the first view, and, for batches
+    with masks of what a person showed, the seed loss of that CAM.
 
     Args:
         network: Network that returns a `CamOutput`.
@@ -71,6 +74,9 @@ class Objective(nn.Module):
         if weights.fsl > 0:
             parts["loss_fsl"] = self._feature_similarity(first, batch)
             loss = loss + weights.fsl * parts["loss_fsl"]
+        if batch.mask is not None:
+            parts["loss_taps"] = seed_loss(first.cams, batch.mask)
+            loss = loss + weights.taps * parts["loss_taps"]
         with torch.set_grad_enabled(torch.is_grad_enabled() and weights.deal > 0):
             cams = first.map(self.settings.deal.map, self.settings.deal.through_backbone)
             terms = self.alignment.terms(

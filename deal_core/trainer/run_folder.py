@@ -23,6 +23,7 @@ from deal_core.models.backbone import settle_weights
 from deal_core.models.earlier_model import arguments_from
 from deal_core.models.factory import OLDER_ARGUMENTS, with_older_defaults
 from deal_core.models.model_info import read_info
+from deal_core.models.pickled_file import read_pickled
 from deal_core.ownership import remove_leftovers
 from deal_core.settings_file import Settings, dump_settings
 from deal_core.text_formats import FormatError, parse_json, parse_yaml
@@ -31,7 +32,10 @@ from deal_core.trainer.settings import RunSettings
 SETTINGS_FILE = "settings.yaml"
 HISTORY_FILE = "history.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
-_MAY_CHANGE = ("device", "threshold_rule", "checkpoint_every", "log_every", "data.workers", "max_loss_on_old")
+_MAY_CHANGE = (
+    *("device", "compile", "threshold_rule", "checkpoint_every", "log_every", "data.workers", "max_loss_on_old"),
+    "rounds",
+)
 """Settings that do not affect the weights and may change when a run resumes."""
 _FORMAT_LINE = "# Settings of a run, format 2. A run of version 0.1.0 has no such line.\n"
 _OLDER: Mapping[str, Any] = {
@@ -41,6 +45,7 @@ _OLDER: Mapping[str, Any] = {
     "optimizer": {"backbone_factor": 1.0, "layer_decay": 1.0},
     "bias_from_tags": False,
     "sampling": "plain",
+    "rounds": 1,
 }
 """What version 0.1.0 did where its settings say nothing, or had another default."""
 
@@ -84,7 +89,7 @@ class TrainState:
         if not path.exists():
             return 0
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = read_pickled(path)
             step, total = int(content["step"]), int(content["total_steps"])
             if total == self.total_steps:
                 network.load_state_dict(content["network"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from deal_core.dataset.settings import DataSettings
 from deal_core.losses.depth_edge import CamEdge, CamValue, DepthEdge, DepthResize, DepthSlope, DepthValue, Holes
@@ -101,6 +101,12 @@ class FslSettings(MapLossSettings):
     """Range of the comparison, in pixels of the network's input (published with an input of 448)."""
 
 
+class TapLossSettings(LossSettings):
+    """The loss on the activation outside of what taps and boxes show; without them it has no effect."""
+
+    weight: NotNegative = 1.0
+
+
 class OptimizerSettings(Settings):
     """Optimiser and learning-rate schedule."""
 
@@ -160,6 +166,8 @@ class RunSettings(Settings):
     max_loss_on_old: Fraction | None = None
     """Largest fall, on the dataset of `data.rehearse`, of the figure of `fine_tune.json`; a larger one fails the run,
     whose model is kept."""
+    compile: bool = False
+    """Whether PyTorch compiles the network (`torch.compile`): needs a C++ compiler and a minute at the start."""
 
 
 class TrainSettings(RunSettings):
@@ -168,6 +176,7 @@ class TrainSettings(RunSettings):
     deal: DealSettings = DealSettings()
     isl: IslSettings = IslSettings()
     fsl: FslSettings = FslSettings()
+    taps: TapLossSettings = TapLossSettings()
     bias_from_tags: bool = False
     """Whether the tag logit of a class starts at the log-odds of its share of the tags, if the network has a bias."""
     sampling: Sampling = "balanced"
@@ -196,8 +205,9 @@ class SegmenterSettings(ModelSettings):
 class DistillSettings(RunSettings):
     """Settings of the training of a run-time segmenter on masks."""
 
-    masks: Literal["drawn"] | Path
-    """Folder of pseudo masks by `deal cams`, or "drawn" for the drawn masks of the dataset."""
+    masks: Literal["drawn"] | Path | tuple[Literal["drawn"] | Path, ...]
+    """Folder of masks by `deal cams` or `deal masks import`, or "drawn" for the drawn masks of the dataset. Of a list,
+    `[corrected, teacher]`, a frame takes its mask from the first source that has it, and is left out without one."""
     model: SegmenterSettings = SegmenterSettings()
     rehearse_masks: Literal["model", "drawn"] | Path = "model"
     """Masks of the frames of `data.rehearse`: those that the model of `init_from` makes, the drawn ones, or a folder of
@@ -205,3 +215,25 @@ class DistillSettings(RunSettings):
     clip: ClipSettings = ClipSettings()
     batch_size: Annotated[Whole, Field(ge=2)] = 16
     """Images per step, over all processes; at least 2, since some decoders normalise over the batch."""
+    mask_weights: tuple[Positive, ...] | None = None
+    """How often an epoch shows a frame of each source of `masks`, relative to the others; default: all equally."""
+    edge_weight: NotNegative | None = None
+    """Factor of the edge loss on the scores of the tagged classes, which guides boundaries to steps in depth; default:
+    no edge loss."""
+    rounds: PositiveWhole = 1
+    """Largest number of rounds: after each, the masks of the student teach the next one if they are judged better."""
+
+    @property
+    def mask_sources(self) -> tuple[Path | None, ...]:
+        """The folders of masks, the first one first; None stands for the drawn masks of the dataset."""
+        given = self.masks if isinstance(self.masks, tuple) else (self.masks,)
+        return tuple(None if source == "drawn" else Path(source) for source in given)
+
+    @model_validator(mode="after")
+    def _weights_of_sources(self) -> DistillSettings:
+        sources = self.mask_sources
+        if not sources or len(set(sources)) < len(sources):
+            raise ValueError("masks: expected at least one source, each once")
+        if self.mask_weights is not None and len(self.mask_weights) != len(sources):
+            raise ValueError(f"mask_weights: expected one for each of the {len(sources)} sources of masks")
+        return self

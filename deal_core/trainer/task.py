@@ -65,11 +65,17 @@ class ThresholdError(EvaluationError):
         self.instead = instead
 
 
+class Shown(NamedTuple):
+    """Training frames and rehearsed frames to read for views, and whether views have their masks."""
+
+    frames: Frames
+    old: Frames | None
+    with_mask: bool
+
+
 class Task(Protocol[F]):
     """The parts of one kind of training; the recipe calls the methods in this order."""
 
-    with_mask: bool
-    """Whether the training reads masks."""
     figure: str
     """What `class_figures` measures."""
 
@@ -85,6 +91,9 @@ class Task(Protocol[F]):
 
     def frame_weights(self, frames: F) -> Sequence[float] | None:
         """Return how often to show each training frame, relative to the others; None: each once per epoch."""
+
+    def shown(self, frames: F, old: F | None) -> Shown:
+        """Return the frames to read for views: those of training, and those of `data.rehearse` if they are given."""
 
     def outputs(self, network: nn.Module, image: Tensor) -> Iterable[Tensor]:
         """Return every output for an image (1, 3, H, W) that a loss may use."""
@@ -200,7 +209,7 @@ def _run(task: Task[F], fabric: Fabric, report: Callable[[Progress], None]) -> T
     views = Views(
         shown.frames,
         settings,
-        with_mask=task.with_mask,
+        with_mask=shown.with_mask,
         frame_weights=shown.weights,
         epoch=shown.epoch,
         frozen=frozen,
@@ -256,21 +265,25 @@ def _open_earlier(task: Task[F]) -> _Earlier[F] | None:
     return _Earlier(model, settings.init_from, *task.old_frames(dataset, model))
 
 
-class _Shown(NamedTuple):
-    """The frames of a training, how often to show each, and how many an epoch shows."""
+class _Epoch(NamedTuple):
+    """The frames of a training, how often to show each, how many an epoch shows, and whether views have masks."""
 
     frames: Frames
     weights: Sequence[float] | None
     epoch: int
+    with_mask: bool
 
 
-def _shown(task: Task[F], frames: F, earlier: _Earlier[F] | None) -> _Shown:
+def _shown(task: Task[F], frames: F, earlier: _Earlier[F] | None) -> _Epoch:
     """Return the training frames, with those that are rehearsed."""
     weights, rehearse = task.frame_weights(frames), task.settings.data.rehearse
     if not earlier or earlier.frames is None or rehearse is None or rehearse[1] == 0:
-        return _Shown(frames, weights, len(frames))
-    both = RehearsedFrames(frames, earlier.frames.with_classes(frames.classes), rehearse[1])
-    return _Shown(both, both.weights(weights), both.epoch)
+        shown = task.shown(frames, None)
+        return _Epoch(shown.frames, weights, len(frames), shown.with_mask)
+    shown = task.shown(frames, earlier.frames.with_classes(frames.classes))
+    assert shown.old is not None  # old frames were given
+    both = RehearsedFrames(shown.frames, shown.old, rehearse[1])
+    return _Epoch(both, both.weights(weights), both.epoch, shown.with_mask)
 
 
 def _report(

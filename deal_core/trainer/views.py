@@ -16,7 +16,7 @@ from deal_core.dataset.settings import DataSettings
 from deal_core.dataset.transforms import TensorSample, TrainTransform, resize_sample, to_tensors
 from deal_core.errors import DealError
 from deal_core.features.grid import crop_maps
-from deal_core.features.kept_maps import keep_maps, require_mapped
+from deal_core.features.kept_maps import MapFolder, read_maps, require_mapped
 from deal_core.structures import Int64Array, Sample
 from deal_core.trainer.frozen_views import FrozenViews
 from deal_core.trainer.settings import RunSettings
@@ -159,13 +159,14 @@ def plain_batches(
     With a `network`, they have its kept feature maps beside the images, if `data.features` is set.
     """
     data = settings.data
-    maps = keep_maps(network, frames, data.image_size, data.features, flip=False) if network and data.features else None
+    kept = MapFolder(network, data.image_size, data.features) if network and data.features else None
     for start in range(0, len(frames), settings.batch_size):
         indices = range(start, min(start + settings.batch_size, len(frames)))
         sized = [resize_sample(frames.load(index), data.image_size) for index in indices]
         views = [to_tensors(sample, with_mask=with_mask) for sample in sized]
-        if maps is not None:
-            views = [replace(view, maps=maps.read(index)) for view, index in zip(views, indices, strict=True)]
+        if kept is not None:
+            maps = [read_maps(kept.keep(sample)) for sample in sized]
+            views = [replace(view, maps=levels) for view, levels in zip(views, maps, strict=True)]
         yield _collate(views).map(lambda tensor: tensor.to(device))
 
 

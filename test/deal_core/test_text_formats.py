@@ -12,7 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deal_core.text_formats import FormatError, compose_yaml, parse_json, parse_yaml, read_json
+from deal_core import text_formats
+from deal_core.text_formats import FormatError, LargeJson, compose_yaml, parse_json, parse_yaml, read_json
 
 VALUES = st.recursive(
     st.none()
@@ -123,3 +124,108 @@ def test_a_file_in_another_encoding(tmp_path: Path) -> None:
     file.write_bytes(b'["\xff"]')
     with pytest.raises(ValueError):
         read_json(file)
+
+
+@pytest.mark.parametrize("unit", ["[],", "{},", '{"a":1},', "1,"])
+def test_json_that_would_fill_the_memory_is_refused_before_it_is_read(
+    unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEAL_LIMITS", "json_memory=100000")
+    with pytest.raises(FormatError, match=r"bytes of memory .* limit of 100000"):
+        parse_json(f"[{unit * 3000}0]")
+    assert len(parse_json(f"[{unit * 200}0]")) == 201
+
+
+def test_letters_of_texts_are_no_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run lengths of COCO are texts with brackets and colons."""
+    texts = ["[[[[" * 100, ":" * 3000, '\\"[[' * 90, "\\\\", "{" * 300]
+    monkeypatch.setenv("DEAL_LIMITS", "json_memory=100000")
+    assert parse_json(json.dumps(texts)) == texts
+    with pytest.raises(FormatError, match="over the limit of 100"):
+        parse_json(json.dumps(texts)[:-1] + "," + "[" * 101 + "]" * 101 + "]")
+
+
+# --- large files
+
+
+def large(file: Path) -> tuple[dict[str, list[Any]], set[str]]:
+    """Entries of the lists a and b, each read a second time by its place."""
+    read: dict[str, list[Any]] = {"a": [], "b": []}
+    spans = []
+    entries = {name: lambda value, span, name=name: (read[name].append(value), spans.append(span)) for name in read}
+    opened, found = LargeJson.read_lists(file, entries, "text_bytes")
+    again = [opened.value(span) for span in spans]
+    assert sorted(map(json.dumps, again)) == sorted(json.dumps(v) for values in read.values() for v in values)
+    return read, found
+
+
+@given(
+    content=st.dictionaries(st.sampled_from("abcé"), st.lists(VALUES, max_size=5) | VALUES, max_size=4),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    indent=st.sampled_from([None, 1]),
+    ascii_only=st.booleans(),
+)
+def test_lists_of_a_large_file_are_read_entry_by_entry(
+    tmp_path_factory: pytest.TempPathFactory, content: Any, encoding: str, indent: int | None, ascii_only: bool
+) -> None:
+    file = tmp_path_factory.mktemp("large") / "a.json"
+    file.write_text(json.dumps(content, indent=indent, ensure_ascii=ascii_only), encoding=encoding)
+    expected = {name: content.get(name) for name in ("a", "b")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_formats, "_PIECE", 7)
+        patch.setattr(text_formats, "_TOLD_EVERY", 50)
+        read, found = large(file)
+    assert read == {name: value if isinstance(value, list) else [] for name, value in expected.items()}
+    assert found == {name for name, value in expected.items() if isinstance(value, list)}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": [1, 2', "no JSON"),
+        ('{"a": [1 2]}', "expected ',', found '2"),
+        ('{"a": [1], "a": [2]}', "occurs once, found 'a'"),
+        ("{1: [1]}", "occurs once, found 1"),
+        ('{"a" [1]}', "expected ':'"),
+        ('{"a": [1]} x', "something follows"),
+        ("[1] x", "something follows"),
+        ('{"a": [' + "[" * 101 + "]" * 101 + "]}", "over the limit of 100"),
+        ('{"a": [' + "[" * 5000 + "]}", "no JSON|nested too deep|over the limit of 100"),
+        ('{"a": [' + "9" * 400 + "]}", "400 digits"),
+        ('{"a": [1e999]}', "finite number"),
+        ('{"a": ["\\ud800"]}', "half a character"),
+        ("", "no JSON"),
+    ],
+)
+def test_a_large_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(text)
+    with pytest.raises(FormatError, match=said):
+        large(file)
+
+
+def test_one_value_of_a_large_file_may_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.json"
+    monkeypatch.setattr(text_formats, "_PIECE", 100)
+    monkeypatch.setenv("DEAL_LIMITS", "json_memory=50000")
+    file.write_text('{"a": [' + "[0],\n" * 3000 + "0]}")
+    assert len(large(file)[0]["a"]) == 3001
+    for text in ('{"a": [[' + "{}," * 3000 + "0]]}", '{"x": [' + "{}," * 3000 + "0]}", "[" + "{}," * 3000 + "0]"):
+        file.write_text(text)
+        with pytest.raises(FormatError, match="limit of 50000"):
+            large(file)
+    monkeypatch.setenv("DEAL_LIMITS", "text_bytes=90000")
+    with pytest.raises(OSError, match="over the limit of 90000"):
+        file.write_text('{"a": ["' + "x" * 90000 + '"]}')
+        large(file)
+
+
+def test_a_large_file_that_changes_is_not_read_on(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text('{"a": [{"x": 1}]}')
+    spans: list[Any] = []
+    opened, _ = LargeJson.read_lists(file, {"a": lambda _, span: spans.append(span)}, "text_bytes")
+    assert opened.value(spans[0]) == {"x": 1}
+    file.write_text('{"b": 3, "a": [{"x": 1}]}')
+    with pytest.raises(OSError, match="has changed"):
+        opened.value(spans[0])

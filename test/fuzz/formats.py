@@ -19,6 +19,8 @@ from fuzz.engine import Target
 from helpers.layouts import make_coco, make_hope, make_voc
 from PIL import Image
 
+from deal_core.errors import DealError
+
 OLD = Path(__file__).parents[1] / "written_by_0_1_0"
 
 
@@ -215,6 +217,25 @@ def camera_json(place: Place) -> Target:
 
 
 @harness
+def poses(place: Place) -> Target:
+    from deal_core.dataset.poses import read_trajectory
+
+    file = place.folder / "poses.json"
+    pose = {"rotation": [[1.0, 0, 0], [0, 0, -1], [0, 1, 0]], "position": [0.5, 1e-3, -2]}
+    seed = json.dumps({"1700000000000000000": pose, "1700000000033000000": pose}).encode()
+    return Target(file, lambda: read_trajectory(file), [seed], text=True)
+
+
+@harness
+def trajectory(place: Place) -> Target:
+    from deal_core.dataset.poses import read_trajectory
+
+    file = place.folder / "trajectory.txt"
+    seed = b"# stamp tx ty tz qx qy qz qw\n1305031098.6659 0.5 -1.0 2.0 0.0 0.0 0.6 0.8\n1305031099,0,0,0,0,0,0,1\n"
+    return Target(file, lambda: read_trajectory(file), [seed], text=True)
+
+
+@harness
 def depth_json(place: Place) -> Target:
     from deal_core.dataset.depth_maps import DepthMaps
 
@@ -291,6 +312,70 @@ def tags_voc(place: Place) -> Target:
     return exchanged(place, "voc")
 
 
+# Masks of other tools
+
+
+@harness
+def masks_png(place: Place) -> Target:
+    file = place.folder / "masks" / "drive" / "1.png"
+    file.parent.mkdir(parents=True)
+    return foreign_masks(place, "png", file, images(), mend=png_with_checksums)
+
+
+@harness
+def masks_coco(place: Place) -> Target:
+    return foreign_masks(
+        place, "coco", place.folder / "masks.json", [exported_masks(place, "coco"), COCO_SHAPES], text=True
+    )
+
+
+@harness
+def masks_cvat(place: Place) -> Target:
+    return foreign_masks(
+        place, "cvat", place.folder / "masks.xml", [exported_masks(place, "cvat"), CVAT_SHAPES], text=True
+    )
+
+
+@harness
+def masks_label_studio(place: Place) -> Target:
+    seeds = [exported_masks(place, "label-studio").replace(b'"predictions"', b'"annotations"'), LABEL_STUDIO_SHAPES]
+    return foreign_masks(place, "label-studio", place.folder / "masks.json", seeds, text=True)
+
+
+@harness
+def masks_yolo(place: Place) -> Target:
+    (place.folder / "masks" / "labels").mkdir(parents=True)
+    (place.folder / "masks" / "data.yaml").write_text("names: [mug, drill]")
+    seeds = [b"0 0.1 0.1 0.5 0.1 0.5 0.9\n1 0.2 0.2 0.3 0.2 0.3 0.4 0.2 0.4 0.77\n", b"1 0.5 0.5 0.2 0.2\n"]
+    return foreign_masks(place, "yolo", place.folder / "masks" / "labels" / "1.txt", seeds, text=True)
+
+
+@harness
+def masks_yolo_names(place: Place) -> Target:
+    (place.folder / "masks" / "labels").mkdir(parents=True)
+    (place.folder / "masks" / "labels" / "1.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.9\n")
+    seeds = [b"names: [mug, drill]\n", b"path: x\nnc: 2\nnames:\n  0: mug\n  1: drill\n"]
+    return foreign_masks(place, "yolo", place.folder / "masks" / "data.yaml", seeds, text=True)
+
+
+@harness
+def masks_labelmap(place: Place) -> Target:
+    folder = place.folder / "masks" / "SegmentationClass"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.full((6, 8, 3), (250, 50, 83), np.uint8)).save(folder / "1.png")
+    seed = b"# label:color_rgb:parts:actions\nbackground:0,0,0::\nmug:250,50,83::\n"
+    return foreign_masks(place, "cvat-masks", place.folder / "masks" / "labelmap.txt", [seed], text=True)
+
+
+@harness
+def masks_ade_names(place: Place) -> Target:
+    folder = place.folder / "masks" / "annotations"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.ones((6, 8), np.uint8)).save(folder / "1.png")
+    seeds = [b"Idx\tRatio\tTrain\tVal\tName\n1\t0.1\t1\t2\tmug, cup\n2\t0.1\t1\t2\tdrill\n", b"mug\ndrill\n"]
+    return foreign_masks(place, "ade", place.folder / "masks" / "objectInfo150.txt", seeds, text=True)
+
+
 # Models and what is made with them
 
 
@@ -312,13 +397,18 @@ def model_file(place: Place) -> Target:
 @harness
 def onnx(place: Place) -> Target:
     from deal_core.models.model_file import load_model
-    from deal_core.runtime.backends.onnxruntime_backend import open_session
+    from deal_core.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
     from deal_core.runtime.onnx_export import export_onnx
     from deal_core.runtime.onnx_file import read_onnx
 
     file = place.folder / "model.onnx"
     seed = export_onnx(load_model(OLD / "cam_run" / "model.safetensors")).data
-    return Target(file, lambda: open_session(read_onnx(file).data), [seed], mend=onnx_with_hash)
+
+    def read() -> None:
+        model = read_onnx(file)
+        OnnxRuntimeBackend(model.data)(np.zeros((1, 3, *model.info.input_size), np.float32))
+
+    return Target(file, read, [seed], mend=onnx_with_hash)
 
 
 @harness
@@ -381,6 +471,40 @@ def pictures(place: Place) -> Target:
 
     shutil.copytree(OLD / "cam_run" / "pictures", place.folder / "pictures")
     return Target(place.folder / "pictures" / "pictures.json", lambda: read_pictures(place.folder), text=True)
+
+
+@harness
+def frame_file(place: Place) -> Target:
+    from deal_core.evaluation.decided_frames import _packed, _unpacked
+    from deal_core.evaluation.frame_file import FrameFile
+
+    path = place.folder / "1-of-1.frames"
+    file = FrameFile(path, "about")
+    for key in ("a/1", "a/2"):
+        file.append(key, 5, _packed([np.zeros((4, 6), np.uint8), np.ones(2, np.float32), *[np.zeros(3, np.uint8)] * 3]))
+    file.close()
+
+    def read() -> None:
+        opened = FrameFile(path, "about", may_write=False)
+        try:
+            for key in opened.keys:
+                _unpacked(opened.read(key))
+        finally:
+            opened.close()
+
+    return Target(path, read)
+
+
+@harness
+def feature_maps(place: Place) -> Target:
+    import torch
+    from safetensors.torch import save
+
+    from deal_core.features.kept_maps import KeptMaps
+
+    file = place.folder / "a.safetensors"
+    seed = save({"0": torch.zeros(4, 3, 2, dtype=torch.float16), "1": torch.ones(2, 2, 1, dtype=torch.float16)})
+    return Target(file, lambda: KeptMaps((file,), ()).read(0), [seed], mend=safetensors_with_length)
 
 
 @harness
@@ -604,6 +728,86 @@ def exchanged(place: Place, form: str) -> Target:
     return Target(
         file, lambda: import_tags(path, TagFormat(form), dataset.path, dataset.frames, dataset.classes), text=True
     )
+
+
+COCO_SHAPES = json.dumps(
+    {
+        "images": [{"id": 1, "file_name": "drive/1.png", "width": 8, "height": 6}],
+        "categories": [{"id": 1, "name": "mug"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 5, 1, 5, 4]]},
+            {"id": 2, "image_id": 1, "category_id": 1, "segmentation": {"size": [6, 8], "counts": "06"}},
+            {"id": 3, "image_id": 1, "category_id": 1, "bbox": [1, 1, 3, 2]},
+        ],
+    }
+).encode()
+CVAT_SHAPES = b"""<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version><image id="0" name="drive/1.png" width="8" height="6">
+<polygon label="mug" occluded="0" points="1.0,1.0;5.5,1.0;5.0,4.0" z_order="1"></polygon>
+<ellipse label="mug" cx="4.0" cy="3.0" rx="2.0" ry="1.0" rotation="30" z_order="0"></ellipse>
+<box label="mug" xtl="1.0" ytl="1.0" xbr="5.0" ybr="4.0" rotation="12.5" z_order="-1"></box>
+<mask label="mug" rle="2, 3, 1" left="1" top="1" width="3" height="2" z_order="0"></mask>
+</image></annotations>"""
+LABEL_STUDIO_SHAPES = json.dumps(
+    [
+        {
+            "data": {"image": "/data/local-files/?d=drive/1.png"},
+            "annotations": [
+                {
+                    "result": [
+                        {"type": kind, "original_width": 8, "original_height": 6, "value": {**value, kind: ["mug"]}}
+                        for kind, value in (
+                            ("polygonlabels", {"points": [[10, 10], [60, 10], [60, 80.5]]}),
+                            ("ellipselabels", {"x": 50, "y": 50, "radiusX": 20, "radiusY": 10, "rotation": 5}),
+                            ("rectanglelabels", {"x": 10, "y": 10, "width": 30, "height": 40, "rotation": 0}),
+                        )
+                    ]
+                }
+            ],
+        }
+    ]
+).encode()
+
+
+def exported_masks(place: Place, form: Any) -> bytes:
+    """The masks of four frames in the format of a tool, as the project itself writes them."""
+    from deal_core.dataset.dataset import Dataset
+    from deal_core.label_tools.exporting import export_masks
+
+    folder = place.folder / "dataset"
+    dataset = Dataset.open(folder if folder.exists() else old_dataset(place))
+    out = place.folder / f"out_of_{form}"
+    content = export_masks(
+        OLD / "masks", dataset, form, out, [f.key for f in dataset.frames], images=False
+    ).read_bytes()
+    shutil.rmtree(out)
+    return content
+
+
+def foreign_masks(place: Place, form: Any, file: Path, seeds: list[bytes], **options: Any) -> Target:
+    """Masks in the format of another tool, of which all are drawn as the first frame of a dataset."""
+    from deal_core.dataset.dataset import Dataset
+    from deal_core.label_tools.open import open_masks
+
+    folder = place.folder / "dataset"
+    dataset = Dataset.open(folder if folder.exists() else old_dataset(place))
+    frame, path = dataset.frames[0], file
+    if form in ("png", "yolo", "cvat-masks", "ade"):
+        path = place.folder / "masks"
+
+    def read() -> None:
+        source = open_masks(path, form, dataset.classes, boxes="draw")
+        failed = None
+        for image in source.images:
+            try:
+                source.labels(image)
+                source.layers(image, frame, (6, 8))
+            except DealError as error:
+                failed = error
+        if failed:
+            raise failed
+
+    return Target(file, read, seeds, **options)
 
 
 def npz_bombs() -> list[bytes]:

@@ -20,7 +20,21 @@ from deal_core.errors import DatasetError, UsageError
 from training import cli
 
 GROUP: Any = typer.main.get_command(cli.app)
-COMMANDS: dict[str, Any] = GROUP.commands
+COMMANDS: dict[str, Any] = {
+    name: command
+    for first, one in GROUP.commands.items()
+    for name, command in (
+        {f"{first} {second}": command for second, command in one.commands.items()}
+        if hasattr(one, "commands")
+        else {first: one}
+    ).items()
+}
+"""Every command by its name of one or two words."""
+
+
+def name_of(words: list[str]) -> str:
+    """The name of the command at the beginning of these words, without `deal`."""
+    return words[0] if words[0] in COMMANDS else " ".join(words[:2])
 
 
 def examples_in(text: str) -> list[str]:
@@ -46,10 +60,10 @@ EXAMPLES = all_examples()
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_has_help_with_an_example(name: str, deal: Callable[..., Any]) -> None:
-    done = deal(name, "--help")
+    done = deal(*name.split(), "--help")
     assert done.returncode == 0 and "Usage: deal" in done.stdout
     assert "Example" in done.stdout
-    own = [e for source, e in EXAMPLES if source == f"deal {name}" and shlex.split(e)[1] == name]
+    own = [e for source, e in EXAMPLES if source == f"deal {name}" and name_of(shlex.split(e)[1:]) == name]
     assert own, f"no example of deal {name} in its help"
     for parameter in COMMANDS[name].params:
         assert parameter.name == "help" or getattr(parameter, "help", None) or parameter.name in ("seed",), (
@@ -60,9 +74,10 @@ def test_every_command_has_help_with_an_example(name: str, deal: Callable[..., A
 @pytest.mark.parametrize(("source", "example"), EXAMPLES, ids=[f"{s}: {e[:60]}" for s, e in EXAMPLES])
 def test_every_example_parses(source: str, example: str) -> None:
     words = shlex.split(example, comments=True)
-    assert words[0] == "deal" and words[1] in COMMANDS, f"{source}: {example}"
-    command = COMMANDS[words[1]]
-    context = command.make_context(words[1], words[2:])  # an option that does not exist raises
+    name = name_of(words[1:])
+    assert words[0] == "deal" and name in COMMANDS, f"{source}: {example}"
+    command = COMMANDS[name]
+    context = command.make_context(name, words[1 + len(name.split()) :])  # an option that does not exist raises
     assert not context.args
     if words[1] in ("distill", "train"):
         from deal_core.settings_file import load_settings
@@ -75,9 +90,10 @@ def test_every_example_parses(source: str, example: str) -> None:
 
 def test_help_lists_all_commands(deal: Callable[..., Any]) -> None:
     done = deal("--help")
-    assert done.returncode == 0 and all(name in done.stdout for name in COMMANDS)
+    assert done.returncode == 0 and all(name.split()[0] in done.stdout for name in COMMANDS)
     assert {"train", "evaluate", "cams", "demo", "extract", "check", "synth", "report"} <= set(COMMANDS)
-    assert list(COMMANDS) == sorted(COMMANDS)
+    listed = GROUP.list_commands(typer.Context(GROUP))
+    assert listed == sorted(listed) and set(listed) == {name.split()[0] for name in COMMANDS}
     assert "Usage" in deal().stdout + deal().stderr
 
 
@@ -169,7 +185,12 @@ def completion(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[s
     script = folder / "deal"
     script.write_text(f"#!{sys.executable}\nfrom deal_ros.__main__ import main\nmain()\n")
     script.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(PROJECT)}
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(PROJECT),
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",  # bash, whatever shell started the tests
+    }
     run: dict[str, Any] = {"env": environment, "capture_output": True, "text": True, "check": True, "timeout": 120}
     offer = folder / "complete.sh"
     source = subprocess.run([script, "--show-completion", "bash"], **run).stdout

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from deal_core.masks.other_views import OtherViews
     from deal_core.masks.score_dataset import CamSettings
     from deal_core.models.model_file import LoadedModel, Threshold
-    from deal_core.taps.masks import TapMasks
     from deal_core.views.fusion import FusedScores, FusionCounts
 
 MaskSourceName = Literal["auto", "cam", "regions"]
@@ -85,6 +84,7 @@ def cams(
     from deal_core.models.model_file import load_model
     from deal_core.views.fusion import FusedScores, FusionCounts
     from training.support.console import console
+    from training.support.taps import tap_masks
 
     settings, band = scores.settings(), _parse_band(ignore_band)
     if band and threshold_rule:
@@ -101,7 +101,7 @@ def cams(
     threshold = _threshold(loaded, frames, out, settings, threshold_rule, fused) if threshold_rule else None
     if fused:
         fused.counts = FusionCounts()  # those of the masks alone
-    known = _tapped(frames) if taps else None
+    known = tap_masks(frames) if taps else None
     steps = write_cams(loaded, frames, out, settings, threshold=threshold, ignore_band=band, known=known, views=fused)
     made = _write(steps, len(frames), fused)
     console().print(f"{out}: {made} frames written, {len(frames) - made} existed already", markup=False)
@@ -136,21 +136,6 @@ def _tell(counts: FusionCounts) -> None:
         if count:
             text = f"warning: {count} frames {why}: they have their own scores alone"
             console().print(text, style="yellow", markup=False)
-
-
-def _tapped(frames: Dataset) -> TapMasks | None:
-    """Return the masks of the taps and boxes of a dataset; None without any."""
-    if not any(frame.marks for frame in frames.frames):
-        return None
-    from deal_core.taps.masks import TapMasks
-    from training.support.console import console
-
-    found = TapMasks(frames)
-    if not len(found):
-        return None
-    told = "carried to other frames by poses.json" if found.can_carry else "used in their own frames (no poses.json)"
-    console().print(f"taps and boxes in {len(found)} frames, {told}", markup=False)
-    return found
 
 
 def _chosen(

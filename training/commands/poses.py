@@ -38,7 +38,7 @@ def poses(
 ) -> None:
     """Give the frames of a recording the poses of the camera, for masks of taps (deal tag) and deal cams --views.
 
-    deal extract writes the poses by itself where a recording has TF or odometry. With --odometry, they are estimated by
+    Where a recording has TF or odometry, deal extract writes the poses itself. With --odometry, they are estimated by
     colour and depth from frame to frame; frames that cannot be registered, and pauses, begin a chain in a world of its
     own. Otherwise, each frame takes the pose with the nearest stamp. Poses are those of the colour camera's optical
     frame (x right, y down, z forward), in a world that stands still.

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from deal_core.dataset.dataset import Dataset
+    from deal_core.regions.bags import FindThings
     from deal_core.regions.figures import RegionFigures
     from deal_core.regions.settings import RegionTrainSettings
     from deal_core.regions.training import RegionResult
@@ -24,7 +26,9 @@ def regions(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a model that names regions of the depth image, from tags. Training reads no masks.
+    """Train a model that names regions of the depth image, from tags, and from taps and boxes where there are some.
+
+    Training reads no masks.
 
     The backbone stays frozen, and its features are kept in the run folder, so another run in it takes seconds. The
     model file works as that of a CAM network in deal cams, deal evaluate and deal report, but not on a robot.
@@ -54,10 +58,15 @@ def run_region_training(settings: RegionTrainSettings, *, quiet: bool = False) -
     """Train under a progress bar over the frames whose features are made."""
     from deal_core.regions.training import train_regions
     from training.support.console import progress
+    from training.support.taps import tap_masks
+
+    def find_things(dataset: Dataset) -> FindThings | None:
+        taps = tap_masks(dataset)
+        return taps.of if taps else None
 
     with progress(quiet=quiet) as bar:
         task = bar.add_task("features", total=None)
-        return train_regions(settings, lambda done, total: bar.update(task, completed=done, total=total))
+        return train_regions(settings, lambda done, total: bar.update(task, completed=done, total=total), find_things)
 
 
 def _print_figures(figures: RegionFigures) -> None:

@@ -40,6 +40,9 @@ def report(
         list[str] | None, typer.Option(help="Name of a run on the page; repeat it for each run, in their order.")
     ] = None,
     pictures: PicturesOption = 12,
+    audit: Annotated[
+        Path | None, typer.Option(help="Show this audit of the tags, a file of deal audit --out, on the page, too.")
+    ] = None,
     dataset: Annotated[
         Path | None, typer.Option(help="Evaluate all runs on this dataset instead of reading their evaluations.")
     ] = None,
@@ -58,15 +61,17 @@ def report(
     Examples:
       deal report runs/baseline runs/deal --out report.html
       deal report runs/deal kitchen_cams runs/robot --dataset kitchen --recording held_out
+      deal report runs/deal --audit kitchen_audit.json
     """
     from deal_core.errors import UsageError
     from deal_core.files import refuse_output_on_input
     from deal_core.report.page import read_run, write_report
     from training.support.console import console, print_json, track
 
+    audited = _audited(audit, source.open(dataset) if dataset and audit else None) if audit else ""
     if name and len(name) != len(runs):
         raise UsageError(f"--name: expected one for each of the {len(runs)} runs, found {len(name)}")
-    refuse_output_on_input([out], _files([*runs, *([dataset] if dataset else [])]), UsageError)
+    refuse_output_on_input([out], _files([*runs, *(path for path in (dataset, audit) if path)]), UsageError)
     if dataset is None:
         if (source, tags, device) != (SourceOptions(), "given", "auto"):
             raise UsageError(
@@ -75,7 +80,7 @@ def report(
             )
         read = [read_run(folder) for folder in track(runs, "reading", len(runs), quiet=json_)]
         read = [_renamed(run, name[i]) for i, run in enumerate(read)] if name else read
-        write_report(read, out, title=title, num_pictures=pictures)
+        write_report(read, out, title=title, num_pictures=pictures, audit=audited)
     else:
         from deal_core.masks.score_dataset import CamSettings
 
@@ -84,7 +89,7 @@ def report(
         with tempfile.TemporaryDirectory(prefix="deal_report_") as work:
             found = _compare(runs, name or [""] * len(runs), chosen, Path(work), scoring, pictures, quiet=json_)
             read = list(found.runs)
-            write_report(read, out, title=title, num_pictures=pictures, pairs=found.pairs)
+            write_report(read, out, title=title, num_pictures=pictures, pairs=found.pairs, audit=audited)
     if json_:
         print_json({"report": str(out), "runs": [_figures(run) for run in read]})
     else:
@@ -107,6 +112,23 @@ def _compare(
     candidates = [open_candidate(path, name) for path, name in zip(paths, names, strict=True)]
     with counting("comparing", num_steps(candidates, dataset), quiet=quiet) as advance:
         return compare(candidates, dataset, work, settings, num_pictures=pictures, advance=advance)
+
+
+def _audited(path: Path, dataset: Dataset | None) -> str:
+    """Return the section about an audit; without a dataset, its pictures come from that of the audit."""
+    from deal_core.audit.result import Audit
+    from deal_core.dataset.dataset import Dataset
+    from deal_core.errors import DatasetError
+    from deal_core.report.audit_page import render_audit
+    from training.support.console import console
+
+    found = Audit.read(path)
+    if dataset is None:
+        try:
+            dataset = Dataset.open(found.dataset)
+        except DatasetError as error:
+            console().print(f"{path} is shown without pictures: {error}", style="yellow", markup=False)
+    return render_audit(found, dataset)
 
 
 def _files(paths: list[Path]) -> Iterator[Path]:

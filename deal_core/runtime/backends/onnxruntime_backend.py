@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from deal_core.devices import cpu_threads
 from deal_core.errors import BackendError
+from deal_core.limits import limit, over
 from deal_core.runtime.backends.choice import RUN_HINT
 from deal_core.structures import Float32Array
+
+_TOO_MUCH = re.compile(r"Available memory of \d+ is smaller than requested bytes of (\d+)")
 
 
 class OnnxRuntimeBackend:
@@ -21,7 +26,7 @@ class OnnxRuntimeBackend:
         precision: Precision of the model, "float32" or "int8".
 
     Raises:
-        BackendError: `open_session` raises it.
+        BackendError: `open_session` raises it; a call, if the network fails or takes more memory than its limit.
     """
 
     name, device = "onnxruntime", "cpu"
@@ -35,7 +40,10 @@ class OnnxRuntimeBackend:
         inputs = {"image": np.asarray(image)}
         if depth is not None:
             inputs["depth"] = np.asarray(depth)
-        (scores,) = self._session.run(["scores"], inputs)
+        try:
+            (scores,) = self._session.run(["scores"], inputs)
+        except Exception as error:  # the classes of errors depend on the release
+            raise _cannot_run(error) from None
         return scores[0]
 
 
@@ -57,7 +65,11 @@ def import_onnxruntime() -> Any:
 
 
 def open_session(data: bytes, threads: int = 1) -> Any:
-    """Return an ONNX Runtime session on the CPU for an .onnx file; raise `BackendError` if it cannot run."""
+    """Return an ONNX Runtime session on the CPU for an .onnx file; raise `BackendError` if it cannot run.
+
+    All sessions of a process together take at most the limit `onnx_memory`, because the layers of a small file may be
+    of any size.
+    """
     try:
         onnxruntime = import_onnxruntime()
     except (ImportError, OSError) as error:
@@ -66,9 +78,29 @@ def open_session(data: bytes, threads: int = 1) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Spinning threads would block cores that a robot needs for other work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, too
+    # What depends on no input is computed here, in memory without a limit; layers of deal export do not.
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(2**16))
+    _register_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the classes of errors depend on the release
-        reason = str(error).strip().splitlines()[0]
-        raise BackendError(f"onnxruntime {onnxruntime.__version__} cannot run the model: {reason}") from None
+        raise _cannot_run(error) from None
+
+
+@lru_cache  # ONNX Runtime takes one in a process
+def _register_arena() -> None:
+    """Give the sessions of this process one pool of memory, and let it grow up to a limit."""
+    onnxruntime = import_onnxruntime()
+    kind, place = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    memory = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, place)
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg(limit("onnx_memory"), -1, -1, -1))
+
+
+def _cannot_run(error: Exception) -> BackendError:
+    version = import_onnxruntime().__version__
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
+    if found := _TOO_MUCH.search(str(error)):
+        reason = over("onnx_memory", int(found[1]) + limit("onnx_memory"), "bytes of memory") or reason
+    return BackendError(f"onnxruntime {version} cannot run the model: {reason}")

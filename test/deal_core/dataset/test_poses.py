@@ -47,6 +47,14 @@ EYE = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
         ("p.txt", "1 0 0 0 0 0 0 0\n", r"line 1: expected the numbers"),
         ("p.txt", "1 0 0 nan 0 0 0 1\n", r"line 1: expected the numbers"),
         ("p.txt", "x 0 0 0 0 0 0 1\n", r"line 1: expected the numbers"),
+        ("p.txt", "9" * 400 + " 0 0 0 0 0 0 1\n", r"line 1: expected the numbers"),
+        ("p.txt", "9999999999 0 0 0 0 0 0 1\n", r"line 1: expected the numbers"),
+        ("p.txt", "1 0 0 0 0 0 0 1e-300\n", r"line 1: expected the numbers"),
+        ("p.txt", "-1 0 0 0 0 0 0 1\n", r"line 1: expected the numbers"),
+        ("p.txt", "1 0 0 0 1e300 0 0 1\n", r"line 1: expected the numbers"),
+        ("p.json", json.dumps({"9" * 400: {"rotation": EYE, "position": [0, 0, 0]}}), r"a stamp in nanoseconds"),
+        ("p.json", '{"1": {"rotation": [[1e999, 0, 0]], "position": [0, 0, 0]}}', r"finite number"),
+        ("p.json", "[" * 5000, r"cannot be read: 5000 lists"),
         ("p.json", "[]", r"p\.json"),
         ("p.json", json.dumps({"now": {"rotation": EYE, "position": [0, 0, 0]}}), r"a stamp in nanoseconds .* 'now'"),
         ("p.json", json.dumps({"1": {"rotation": EYE, "position": [0, 0]}}), r"position"),
@@ -65,3 +73,10 @@ def test_a_broken_trajectory_is_refused_with_its_place(tmp_path: Path, name: str
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"none\.txt cannot be read: No such file"):
         read_trajectory(tmp_path / "none.txt")
+
+
+def test_a_trajectory_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEAL_LIMITS", "poses=3")
+    (tmp_path / "p.txt").write_text("".join(f"{stamp} 0 0 0 0 0 0 1\n" for stamp in range(1, 5)))
+    with pytest.raises(DatasetError, match=r"p\.txt: 4 poses are over the limit of 3"):
+        read_trajectory(tmp_path / "p.txt")

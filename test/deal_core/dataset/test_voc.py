@@ -251,3 +251,20 @@ def test_images_may_have_another_suffix(root: Path) -> None:
     (root / "JPEGImages" / "2008_000006.jpg").unlink()
     dataset = open_voc(root, "val")
     assert [dataset.load(frame).image.shape for frame in dataset.frames] == [(HEIGHT, WIDTH, 3)] * 2
+
+
+def test_a_list_that_is_too_long_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of 64 MB would fill the memory, and to look for each of its names in all of them would take hours."""
+    file = root / "ImageSets/Segmentation/train.txt"
+    file.write_text("".join(f"{number}\n" for number in range(200_000)) + "7\n")
+    with pytest.raises(DatasetError, match="names 1 images twice: 7"):
+        open_voc(root, "train")
+    monkeypatch.setenv("DEAL_LIMITS", "listed_images=199999")
+    with pytest.raises(DatasetError, match=r"train\.txt: 200000 images are over the limit of 199999"):
+        open_voc(root, "train")
+
+
+def test_an_annotation_that_is_too_large_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEAL_LIMITS", "description_bytes=20")
+    with pytest.raises(DatasetError, match=r"\.xml cannot be read .*over the limit of 20"):
+        open_voc(root, "train")

@@ -68,8 +68,20 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             return lambda *args: 0
 
     monkeypatch.setattr(frame_file.tempfile, "TemporaryFile", lambda buffering: Full())
-    with pytest.raises(EvaluationError, match=r"TMPDIR.*No space left on device"):
+    with pytest.raises(EvaluationError, match=r"TMPDIR.*: the disk is full"):
         FrameFile(None, "about")
     with pytest.raises(EvaluationError, match=r"nowhere/x cannot be opened"):
         (tmp_path / "nowhere").touch()
         FrameFile(tmp_path / "nowhere" / "x", "about")
+
+
+def test_a_record_that_unpacks_to_too_much_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.frames"
+    file = FrameFile(path, "about")
+    for key, size in (("small", 1000), ("large", 10**6), ("behind", 10)):
+        file.append(key, 1, bytes(size))
+    file.close()
+    monkeypatch.setenv("DEAL_LIMITS", "array_bytes=100000")
+    again = FrameFile(path, "about")
+    assert list(again.keys) == ["small"] and again.read("small") == bytes(1000)
+    again.close()

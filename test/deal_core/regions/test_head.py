@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from helpers.region_bags import LEARNABLE, made_up_bags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deal_core.regions.head import bag_loss, log_absence, train_heads
+from deal_core.regions.head import bag_loss, log_absence, name_loss, train_heads
 from deal_core.regions.settings import HeadSettings
 
 FEW = HeadSettings(members=3, steps=60)
@@ -128,3 +129,32 @@ def test_links_draw_probabilities_together() -> None:
 def test_the_made_up_problem_has_every_class_with_and_without(classes: int) -> None:
     tags = made_up_bags()[0].tags
     assert 0 < tags[:, classes].mean() < 1
+
+
+def test_the_loss_of_names_is_their_cross_entropy_by_frame_and_class() -> None:
+    """Two frames: in the first, class 0 has a positive and a negative; in the second, class 1 has a negative."""
+    bags = made_up_bags(frames=2, regions=2)[0]
+    bags = replace(bags, tags=bags.tags[:, :2], votes=torch.tensor([1.0, 0.5, 1.0, 0.25]))
+    probabilities = torch.tensor([[0.8, 0.1], [0.3, 0.2], [0.4, 0.4], [0.1, 0.6]])
+    nan = torch.nan
+    names = torch.tensor([[1, nan], [0, nan], [nan, nan], [nan, 0]])
+    expected = -(math.log(0.8) + 0.5 * math.log(0.7) + 0.25 * math.log(0.4)) / 2
+    found = name_loss(probabilities[None], names[None], bags)
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+    assert float(name_loss(probabilities[None], torch.full_like(names, nan)[None], bags)) == 0
+
+
+def test_names_teach_what_tags_leave_open() -> None:
+    """Every frame shows every class, so tags say nothing; the names of one segment say what is what."""
+    bags, truth = made_up_bags(frames=60, regions=8)
+    bags = replace(bags, tags=torch.ones_like(bags.tags))
+    names = torch.stack([(truth == k).float() for k in (1, 2, 3)], 1)
+    names[bags.segments[bags.frame] > 1] = torch.nan
+    alone, taught = (train_heads(replace(bags, names=given), FEW, seed=1) for given in (None, names))
+    right = [
+        float((heads.probabilities(bags.features).mean(0).argmax(-1) == truth)[truth > 0].float().mean())
+        for heads in (alone, taught)
+    ]
+    assert right[1] > 0.9 > right[0] + 0.2
+    off = train_heads(replace(bags, names=names), FEW.model_copy(update={"taps": 0.0}), seed=1)
+    assert torch.equal(off.weight, alone.weight)

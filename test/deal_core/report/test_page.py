@@ -147,6 +147,12 @@ def test_two_runs_stand_side_by_side_with_their_figures(tmp_path):
     assert len([s for s in page.sources if s.startswith("data:")]) == 3 * (4 + 2 * 2)
 
 
+def test_the_section_about_the_tags_is_on_the_page_as_it_is(tmp_path):
+    run = make_run(tmp_path / "run", "DEAL", 11)
+    section = "<section><h2>Are the tags right?</h2></section>"
+    assert section in page_of(run, audit=section) and "Are the tags right?" not in page_of(run)
+
+
 def test_the_page_asks_for_nothing_from_outside(tmp_path):
     text = page_of(make_run(tmp_path / "a", "A", 1), make_run(tmp_path / "b", "B", 2))
     page = Page(text)

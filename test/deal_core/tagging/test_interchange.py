@@ -136,7 +136,7 @@ def test_marks_of_other_tools_are_read(tmp_path: Path) -> None:
         ({"bbox": [1, 2]}, "file: expected .* of COCO"),
         ({"bbox": ["a", 1, 1, 1]}, "file: expected .* of COCO"),
         ({"keypoints": [1, 2]}, "file: expected .* of COCO"),
-        ({"bbox": [float("inf"), 1, 1, 1]}, "file is not JSON: .* expected a finite number, found Infinity"),
+        ({"bbox": [float("inf"), 1, 1, 1]}, "file cannot be read: expected a finite number, found Infinity"),
     ],
 )
 def test_a_broken_mark_of_coco_is_refused(tmp_path: Path, annotation: dict[str, Any], said: str) -> None:
@@ -226,7 +226,7 @@ def test_an_unknown_class_of_voc_is_named_by_its_file(tmp_path: Path) -> None:
             "frame,mug\nnowhere/7,1\n",
             r"no frame of this file is in kitchen: expected names like day 1/7",
         ),
-        (TagFormat.COCO, "{", r"is not JSON"),
+        (TagFormat.COCO, "{", r"cannot be read: no JSON: Expecting"),
         (TagFormat.COCO, "{}", r"of COCO: 'categories' is missing"),
         (TagFormat.COCO, "[]", r"of COCO"),
         (TagFormat.LABELSTUDIO, "{}", r"of Label Studio: found dict"),
@@ -347,3 +347,13 @@ def test_a_folder_of_lists_that_a_mac_copied_is_read(tmp_path: Path) -> None:
     (tmp_path / "mug_trainval.txt").write_bytes("day 1/7  1\r\n".encode("utf-8-sig"))
     (tmp_path / "._mug_trainval.txt").write_bytes(b"\0\x05\x16\x07" + bytes(100))
     assert table(read(tmp_path, TagFormat.VOC))[0] == [PRESENT, None, None, None]
+
+
+def test_names_of_frames_that_are_not_there_fill_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tags.csv"
+    path.write_text("frame,mug\n" + "".join(f"x/{number},1\n" for number in range(50)))
+    monkeypatch.setenv("DEAL_LIMITS", "listed_images=40")
+    with pytest.raises(
+        DatasetError, match=r"tags\.csv: 41 frames that are not in the dataset are over the limit of 40"
+    ):
+        read(path, TagFormat.CSV)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deal_core.audit.result import Audit, WrongTag, WrongTags
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.taps import Box, Mark, Tap
 from deal_core.structures import ClassList
@@ -41,8 +42,8 @@ class Page(Browser):
         self.server: subprocess.Popen[str] | None = None
         self.address = ""
 
-    def start(self, dataset: Path, port: str = "0") -> None:
-        command = [sys.executable, "-m", "training.cli", "tag", str(dataset), "--port", port]
+    def start(self, dataset: Path, port: str = "0", *options: str) -> None:
+        command = [sys.executable, "-m", "training.cli", "tag", str(dataset), "--port", port, *options]
         self.server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.server.stderr
         said = self.server.stderr.readline()
@@ -375,3 +376,17 @@ def largest_memory(pid: int) -> int:
     """Return the largest resident memory that a process has had, bytes."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def test_tags_that_look_wrong_are_shown_first(page: Page, make_dataset: MakeDataset, tmp_path: Path) -> None:
+    path = make_dataset(3)
+    second = Dataset.open(path).frames[1]
+    tag = WrongTag("jar", "present", second.recording, second.segment, (second.key,), 0.9)
+    audit = Audit(str(path), 3, 1, (), WrongTags((tag,), 9, 1.0, 0.9, 1.0), (), (), (), ())
+    audit.write(tmp_path / "audit.json")
+    page.start(path, "0", "--audit", str(tmp_path / "audit.json"))
+    page.open()
+    assert page.run("shown") == [1]
+    assert page.run("[...document.querySelectorAll('.cell .chip.suspect')].map(chip => chip.textContent)") == ["jar"]
+    page.browser.find_element(By.ID, "suspect").click()
+    assert page.run("shown") == [0, 1, 2]

@@ -13,22 +13,25 @@ import pytest
 import torch
 from helpers.training_runs import StoppedError, history, stop_after
 from safetensors.torch import load_file
+from torch import nn
 
 from deal_core.dataset.dataset import Dataset, with_masks
 from deal_core.dataset.depth_maps import DepthMaps, DepthMapsWriter
 from deal_core.dataset.settings import DataSettings
-from deal_core.dataset.transforms import TrainTransform
+from deal_core.dataset.transforms import TensorSample, TrainTransform
 from deal_core.errors import ConfigError, DatasetError, UsageError
 from deal_core.evaluation.evaluate import evaluate_model
 from deal_core.masks.mask_folder import write_cams
 from deal_core.masks.score_dataset import CamSettings, score_frames
 from deal_core.models.model_file import LoadedModel, load_model, read_info
+from deal_core.models.output import SegmenterOutput
 from deal_core.runtime.segmenter import Segmenter
 from deal_core.settings_file import load_settings
 from deal_core.structures import ClassList
 from deal_core.trainer import task
 from deal_core.trainer.cam_training import train
-from deal_core.trainer.distillation import distill
+from deal_core.trainer.distillation import Distillation
+from deal_core.trainer.rounds import distill
 from deal_core.trainer.settings import DistillSettings, TrainSettings
 
 MakeSettings = Callable[..., DistillSettings]
@@ -257,3 +260,116 @@ def test_on_the_gpu_it_learns_and_its_model_works_everywhere(
     for device in ("cuda", "cpu"):
         found = Segmenter.load(result.model, device, "float32", backend="torch").segment(sample.image).mask
         assert (found == sample.mask).mean() > 0.8
+
+
+# --- several sources of masks
+
+
+def few_masks(masks: Path, dataset: Dataset, out: Path, count: int, value: int) -> Path:
+    """A folder like `masks` with masks of the first frames only, each of one value."""
+    for frame in dataset.frames[:count]:
+        file = out / f"{frame.key}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), np.full(dataset.load(frame).image.shape[:2], value, np.uint8))
+    (out / "cams.json").write_text((masks / "cams.json").read_text())
+    return out
+
+
+def test_a_frame_takes_its_mask_from_the_first_source_that_has_it(
+    make_settings: MakeSettings, masks: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    few = few_masks(masks, dataset, tmp_path / "few", 3, 2)
+    settings = make_settings(f"masks=[{few}, {masks}]", "mask_weights=[5, 1]", "data.validation_fraction=0")
+    made = Distillation(settings)
+    shown, held_out = made.split(dataset)
+    assert len(shown) == 12 and len(held_out) == 0
+    for place, frame in enumerate(dataset.frames):
+        mask = shown.load(place).mask
+        assert mask is not None
+        if place < 3:
+            assert (mask == 2).all()
+        else:
+            stored = cv2.imread(str(masks / f"{frame.key}.png"), cv2.IMREAD_UNCHANGED)
+            np.testing.assert_array_equal(mask, stored)
+    assert made.frame_weights(shown) == [5.0] * 3 + [1.0] * 9
+    assert Distillation(make_settings(f"masks=[{few}, {masks}]")).frame_weights(shown) is None
+    drawn_first = Distillation(make_settings(f"masks=[drawn, {few}]")).split(with_masks(dataset))[0]
+    np.testing.assert_array_equal(drawn_first.load(0).mask, dataset.load(0).mask)
+    assert made.facts() == {"masks": f"{few}, {masks}"}
+
+
+def test_frames_without_any_mask_are_left_out_of_a_list_alone(
+    make_settings: MakeSettings, masks: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    few = few_masks(masks, dataset, tmp_path / "few", 3, 2)
+    shown, _ = Distillation(make_settings(f"masks=[{few}]", "data.validation_fraction=0")).split(dataset)
+    assert [frame.key for frame in shown.dataset.frames] == [frame.key for frame in dataset.frames[:3]]
+    with pytest.raises(DatasetError, match="lacks the masks of 9 of 12 frames"):
+        Distillation(make_settings(f"masks={few}")).split(dataset)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "cams.json").write_text((masks / "cams.json").read_text())
+    with pytest.raises(DatasetError, match="lacks the masks of 12 of 12 frames"):
+        Distillation(make_settings(f"masks=[{few}, {empty}]")).split(dataset)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("masks=[]",), "at least one source"),
+        (("masks=[a, a]",), "each once"),
+        (("masks=[a, b]", "mask_weights=[1]"), "one for each of the 2 sources"),
+        (("masks=a", "mask_weights=[1, 2]"), "one for each of the 1 sources"),
+        (("masks=[a, b]", "mask_weights=[1, 0]"), "greater than 0"),
+        (("edge_weight=-1",), "edge_weight"),
+    ],
+)
+def test_sources_and_weights_are_validated(make_settings: MakeSettings, overrides: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make_settings(*overrides)
+
+
+def test_the_edge_loss_pulls_scores_to_steps_in_depth(make_settings: MakeSettings, dataset: Dataset) -> None:
+    class Fixed(nn.Module):
+        uses_depth = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = nn.Parameter(torch.zeros(1, 4, 32, 64))
+
+        def forward(self, image: torch.Tensor) -> SegmenterOutput:
+            return SegmenterOutput(self.logits.expand(len(image), -1, -1, -1))
+
+    depth = torch.full((1, 1, 32, 64), 1.0)
+    depth[..., 8:24, 20:44] = 0.6
+    mask = torch.full((1, 32, 64), 255, dtype=torch.uint8)  # no pixel is labelled, so depth alone decides
+    batch = TensorSample(torch.zeros(1, 3, 32, 64), depth, depth > 0, torch.tensor([[1.0, 0.0, 0.0]]), mask)
+    made = Distillation(make_settings("edge_weight=2"))
+    plain = Distillation(make_settings()).objective(Fixed(), "metric")(batch, 0.0)
+    assert set(plain) == {"loss", "clipped"} and float(plain["loss"].detach()) == 0
+    objective = made.objective(Fixed(), "metric")
+    with torch.no_grad():
+        objective.network.logits[:, 1, 8:24, 26:50] = 3.0  # a thing beside the one that depth shows
+    beside = objective(batch, 0.0)
+    assert float(beside["loss"]) == pytest.approx(2 * float(beside["loss_edges"]))
+    with torch.no_grad():
+        objective.network.logits.zero_()
+        objective.network.logits[:, 1, 8:24, 20:44] = 3.0
+    assert float(objective(batch, 0.0)["loss_edges"]) < float(beside["loss_edges"])
+    without = Dataset(dataset.path, dataset.classes, [replace(frame, depth=None) for frame in dataset.frames])
+    with pytest.raises(ConfigError, match="edge_weight needs depth"):
+        made.split(without)
+
+
+@pytest.mark.slow
+def test_a_run_of_several_sources_is_trained_and_goes_on(
+    make_settings: MakeSettings, masks: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    few = few_masks(masks, dataset, tmp_path / "few", 3, 2)
+    given = (f"masks=[{few}, {masks}]", "mask_weights=[3, 1]", "edge_weight=0.1", "data.validation_fraction=0.5")
+    whole = distill(make_settings(*given, "epochs=2"))
+    assert whole.agreement is not None and 0 <= whole.agreement.miou <= 1
+    again = distill(make_settings(*given, "epochs=2"))
+    assert again.resumed_from == whole.steps and again.model.read_bytes()
+    with pytest.raises(ConfigError, match="mask_weights is"):
+        distill(make_settings(*given[:1], "mask_weights=[9, 1]", *given[2:], "epochs=2"))

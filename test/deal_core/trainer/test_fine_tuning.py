@@ -21,8 +21,8 @@ from deal_core.settings_file import load_settings
 from deal_core.structures import ClassList
 from deal_core.synthetic.recording import SyntheticConfig, write_recording
 from deal_core.trainer.cam_training import CamTraining, train
-from deal_core.trainer.distillation import distill
 from deal_core.trainer.fine_tune_request import FineTuneRequest, fine_tune_settings
+from deal_core.trainer.rounds import distill
 from deal_core.trainer.settings import DistillSettings, TrainSettings
 
 

@@ -268,3 +268,29 @@ def test_on_the_gpu_a_stopped_run_goes_on_and_its_model_works_everywhere(
     on_gpu, on_cpu = (list(score_frames(loaded, dataset, CamSettings(device=device))) for device in ("cuda", "cpu"))
     for one, two in zip(on_gpu, on_cpu, strict=True):
         np.testing.assert_allclose(one.scores, two.scores, atol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_a_compiled_network_learns_the_same_and_goes_on_without_the_compiler(make_settings: MakeSettings) -> None:
+    plain, compiled = make_settings("epochs=1"), make_settings("epochs=1", "compile=true", output="compiled")
+    train(plain)
+    with pytest.raises(StoppedError):
+        train(compiled, stop_after(2))
+    first = history(compiled.output)
+    train(compiled.model_copy(update={"compile": False}))
+    losses = [line["loss_tags"] for line in history(plain.output) if "loss_tags" in line]
+    assert [line["loss_tags"] for line in first] == pytest.approx(losses[:2], rel=1e-2)
+    one, two = (load_file(settings.output / "model.safetensors") for settings in (plain, compiled))
+    assert one.keys() == two.keys()
+
+
+def test_a_machine_without_a_compiler_says_so(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_nothing(*_: object) -> None:
+        raise RuntimeError("No working C++ compiler found\nsecond line")
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    with pytest.raises(
+        ConfigError, match=r"torch cannot compile .*\(No working C\+\+ compiler found\); set compile=fal"
+    ):
+        train(make_settings("compile=true"))

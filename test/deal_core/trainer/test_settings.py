@@ -38,7 +38,7 @@ def values_of(mapping: dict[str, Any], groups: set[str], prefix: str = "") -> di
     return values
 
 
-GROUPS = {"data", "model", "deal", "isl", "fsl", "optimizer", "clip"}
+GROUPS = {"data", "model", "deal", "isl", "fsl", "taps", "optimizer", "clip"}
 
 
 @pytest.mark.parametrize(

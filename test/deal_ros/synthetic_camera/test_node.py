@@ -142,6 +142,7 @@ def viewer(cameras: dict[str, tuple[Any, Viewer]]) -> Iterator[Viewer]:
 
     viewer = cameras["small"][1]
     viewer.frames()
+    viewer.wait(lambda: viewer.sent, "the first report")
     yield viewer
     defaults = {field.name: field.default for field in dataclasses.fields(SyntheticCameraParameters)}
     viewer.set(**{name: defaults[name] for name in viewer.changed})
