@@ -16,7 +16,7 @@ import torch
 from deal_core.structures import BoolArray, Float32Array, Float64Array
 
 _LARGEST_RATE = 0.45
-_PRIOR_RATE, _PRIOR_TAGS = 0.05, 20.0
+_PRIOR_RATE, _PRIOR_TAGS = 0.05, 2.0
 _PRIOR_SHIFT = 2.0
 _STEPS = 300
 
