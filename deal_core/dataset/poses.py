@@ -17,8 +17,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from deal_core.dataset.dataset import RECORDINGS
+from deal_core.dataset.image_files import refuse_outside
 from deal_core.errors import DatasetError, explain_invalid, short
-from deal_core.files import os_errors_as, read_lines, read_text, replacing
+from deal_core.files import os_errors_as, read_lines, read_text, replacing, why_not
 from deal_core.limits import refuse_over
 from deal_core.structures import Float64Array, pose_matrix
 from deal_core.text_formats import FormatError, parse_json
@@ -38,6 +39,7 @@ def read_poses(dataset: Path, recording: str) -> dict[int, Float64Array]:
         DatasetError: the file cannot be read, or has another form.
     """
     file = dataset / RECORDINGS / recording / POSES_FILE
+    refuse_outside(dataset, file)
     return read_trajectory(file) if file.exists() else {}
 
 
@@ -58,7 +60,7 @@ def read_trajectory(file: Path) -> dict[int, Float64Array]:
     except UnicodeDecodeError as error:
         raise DatasetError(f"{file} cannot be read: expected text ({error.reason})") from None
     except OSError as error:
-        raise DatasetError(f"{file} cannot be read: {error.strerror}") from None
+        raise DatasetError(f"{file} cannot be read: {why_not(error)}") from None
 
 
 def write_poses(dataset: Path, recording: str, poses: Mapping[int, Float64Array]) -> None:
@@ -68,6 +70,7 @@ def write_poses(dataset: Path, recording: str, poses: Mapping[int, Float64Array]
         DatasetError: the file cannot be written.
     """
     file = dataset / RECORDINGS / recording / POSES_FILE
+    refuse_outside(dataset, file)
     with os_errors_as(DatasetError, f"{file} cannot be written"), replacing(file) as temporary:
         temporary.write_text(json.dumps(poses_to_json(poses)) + "\n", encoding="utf-8")
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from deal_core.errors import RecordingError
 from deal_core.files import os_errors_as
-from deal_core.limits import limit
+from deal_core.limits import limit, require_file
 from deal_core.recording.mcap_reader import McapFile, open_mcap
 from deal_core.recording.mcap_salvage import scan_mcap
 from deal_core.recording.mcap_writer import zstd
@@ -320,6 +320,7 @@ def unpack(file: Path, folder: Path) -> Path:
     """
     unpacked = folder / file.stem
     try:
+        require_file(file)
         with file.open("rb") as packed, zstd().open(packed, "rb") as content, unpacked.open("wb") as out:
             shutil.copyfileobj(content, out, 2**20)
     except Exception as error:  # OSError, EOFError, ZstdError

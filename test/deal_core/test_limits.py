@@ -75,9 +75,9 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
         read_bytes(file)
     with pytest.raises(DatasetError, match="cannot be read"):
         read_color(file, "image", "draw it")
-    for name in ("bag.mcap", "bag.db3", "settings.yaml"):
+    for name in ("bag.mcap", "bag.db3", "bag.mcap.zstd", "settings.yaml"):
         (tmp_path / name).symlink_to(file)
-    for name in ("bag.mcap", "bag.db3"):
+    for name in ("bag.mcap", "bag.db3", "bag.mcap.zstd"):
         with pytest.raises(DealError):
             open_recording(tmp_path / name)
     with pytest.raises(DealError, match="cannot read"):

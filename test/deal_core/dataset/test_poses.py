@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -79,4 +80,23 @@ def test_a_trajectory_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("DEAL_LIMITS", "poses=3")
     (tmp_path / "p.txt").write_text("".join(f"{stamp} 0 0 0 0 0 0 1\n" for stamp in range(1, 5)))
     with pytest.raises(DatasetError, match=r"p\.txt: 4 poses are over the limit of 3"):
+        read_trajectory(tmp_path / "p.txt")
+
+
+def test_poses_behind_a_link_out_of_the_dataset_are_neither_read_nor_written(tmp_path: Path) -> None:
+    folder = tmp_path / "dataset" / "recordings" / "a"
+    folder.mkdir(parents=True)
+    outside = tmp_path / "poses.json"
+    outside.write_text(json.dumps({"1": {"rotation": EYE, "position": [0, 0, 0]}}))
+    (folder / "poses.json").symlink_to(outside)
+    with pytest.raises(DatasetError, match="outside_links"):
+        read_poses(tmp_path / "dataset", "a")
+    with pytest.raises(DatasetError, match="outside_links"):
+        write_poses(tmp_path / "dataset", "a", {5: np.eye(4)})
+    assert list(json.loads(outside.read_text())) == ["1"]
+
+
+def test_a_pipe_in_place_of_poses_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.txt")
+    with pytest.raises(DatasetError, match=r"p\.txt cannot be read: expected a file, found a pipe"):
         read_trajectory(tmp_path / "p.txt")
