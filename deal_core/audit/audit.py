@@ -258,9 +258,9 @@ def _advice(facts: tuple[ClassFacts, ...], shortcuts: tuple[PlaceShortcut, ...])
     said = [f"{name}: the place predicts it; record the same place without it" for name in sorted(by_place)]
     for one in facts:
         if one.with_it < FEWEST_SEGMENTS:
-            said.append(f"{one.name}: it is in {one.with_it} visits; record it in {FEWEST_VISITS} or more")
+            said.append(f"{one.name}: visits with it: {one.with_it}; record it in {FEWEST_VISITS} or more")
         elif one.without < FEWEST_SEGMENTS:
-            said.append(f"{one.name}: {one.without} visits are without it; record the same places without it")
+            said.append(f"{one.name}: visits without it: {one.without}; record the same places without it")
         elif one.ranking is not None and one.ranking < _POORLY_RANKED and one.name not in by_place:
             said.append(
                 f"{one.name}: heads that did not see a visit hardly tell whether it is there (ranking "
