@@ -208,15 +208,17 @@ def decode_segmentation(
     from pycocotools import mask as coder
 
     if isinstance(segmentation, dict) and "size" in segmentation:
-        stated = _whole_pair(segmentation["size"]) or stated
+        stated = whole_pair(segmentation["size"]) or stated
     refuse_over("image_pixels", stated[0] * stated[1], f"pixels of image {frame.name}", _refused(frame))
     turn = _turn(frame, size, stated)
     target = size if turn < 5 else size[::-1]
     try:
         if isinstance(segmentation, dict):
-            compressed = isinstance(segmentation["counts"], str)
-            coded = segmentation if compressed else coder.frPyObjects(segmentation, *stated)
-            return fitted(frame, np.asarray(coder.decode(coded), np.uint8), size).astype(np.bool_)
+            counts = segmentation["counts"]
+            if "size" not in segmentation:
+                raise ValueError("run lengths have no size")
+            runs = _unpacked(counts) if isinstance(counts, str) else counts
+            return fitted(frame, _from_runs(runs, stated), size).astype(np.bool_)
         scale = np.array([target[1] / stated[1], target[0] / stated[0]])
         scaled = [np.reshape(np.asarray(points, np.float64), (-1, 2)) * scale for points in segmentation]
         length = sum(float(np.abs(np.diff(points, axis=0, append=points[:1])).sum()) for points in scaled)
@@ -234,6 +236,42 @@ def decode_segmentation(
             f"({str(error)[:200]})"
         ) from None
     return turned(np.asarray(pixels, np.bool_), turn)
+
+
+def _unpacked(text: str) -> list[int]:
+    """Return the run lengths in the compressed form of COCO; pycocotools reads behind the end of a damaged one.
+
+    A number has 5 bits a character, lowest first; the sixth says that more follow. From the third on, a number is the
+    difference to the number before the last one.
+    """
+    runs: list[int] = []
+    value = place = 0
+    for character in text.encode("ascii"):
+        bits = character - 48
+        if not 0 <= bits < 64 or place > 30:
+            raise ValueError("a character of the run lengths is not COCO's")
+        value |= (bits & 31) << place
+        place += 5
+        if not bits & 32:
+            value -= (1 << place) if bits & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = place = 0
+    if place:
+        raise ValueError("the run lengths end within a number")
+    return runs
+
+
+def _from_runs(runs: Sequence[int], size: tuple[int, int]) -> UInt8Array:
+    """Return the mask (H, W) of run lengths of 0 and 1 in turn, column by column; what they leave out is 0."""
+    if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
+        raise ValueError("a run length is no whole number from 0")
+    height, width = size
+    covered = sum(runs)
+    if covered > height * width:
+        raise ValueError(f"the run lengths cover {short(covered)} pixels, expected {height * width}")
+    flat = np.zeros(height * width, np.uint8)
+    flat[:covered] = np.repeat(np.arange(len(runs), dtype=np.int64) % 2, runs)
+    return flat.reshape(width, height).T
 
 
 def fitted(frame: FrameRecord, pixels: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
@@ -267,7 +305,7 @@ def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(one[0] * other[1] / (one[1] * other[0]) - 1) <= 0.01
 
 
-def _whole_pair(value: Any) -> tuple[int, int] | None:
+def whole_pair(value: Any) -> tuple[int, int] | None:
     """Return two positive whole numbers (as 640 or 640.0), or None if `value` is something else."""
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         return None
@@ -438,7 +476,7 @@ def _listed_images(file: Path, folder: Path, entries: Sequence[Mapping[str, Any]
             path = inside(folder, entry["file_name"])
         except DatasetError as error:
             raise DatasetError(f"{file}: {error}") from None
-        image = _Listed(path, (number,), _whole_pair([entry.get("height"), entry.get("width")]))
+        image = _Listed(path, (number,), whole_pair([entry.get("height"), entry.get("width")]))
         if owner.setdefault(number, path) != path:
             raise DatasetError(f"{file}: two images have the id {number}: {owner[number].name}, {path.name}")
         before = images.setdefault(path, image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deal_core.dataset.coco import read_annotations
+from deal_core.dataset.coco import read_annotations, whole_pair
 from deal_core.errors import DatasetError, short
 from deal_core.label_tools.choices import BoxUse
 from deal_core.label_tools.outlines import CocoOutline, Shape, ShapeSource, box, with_boxes
@@ -34,7 +34,7 @@ def open_coco_masks(path: Path, boxes: BoxUse = "refuse") -> ShapeSource:
         name = entry["file_name"]
         if not isinstance(name, str) or entry["id"] in images:
             raise DatasetError(f"{path}: expected an id and a file_name of its own of each image, found {short(entry)}")
-        images[entry["id"]], sizes[entry["id"]] = name, _size(entry)
+        images[entry["id"]], sizes[entry["id"]] = name, whole_pair([entry.get("height"), entry.get("width")])
     shapes: dict[Any, list[Shape]] = {number: [] for number in images}
     without = 0
     for entry in content["annotations"]:
@@ -52,13 +52,6 @@ def open_coco_masks(path: Path, boxes: BoxUse = "refuse") -> ShapeSource:
         found[name] = found.get(name, ()) + with_boxes(shapes[number], boxes, path, name)
     notes = [f"{without} annotations have neither a segmentation nor a box"] if without else []
     return ShapeSource(path, found, tuple(notes), smaller_on_top=True)
-
-
-def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
-    """Return the stated (H, W) of an image; None without one."""
-    sides = entry.get("height"), entry.get("width")
-    whole = [int(n) for n in sides if isinstance(n, (int, float)) and 0 < n < 2**31]
-    return (whole[0], whole[1]) if len(whole) == 2 else None
 
 
 def _outline(entry: dict[str, Any], stated: tuple[int, int] | None) -> CocoOutline | None:

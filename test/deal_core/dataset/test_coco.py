@@ -12,13 +12,18 @@ import cv2
 import numpy as np
 import pytest
 from helpers.layouts import COCO_CATEGORIES, HEIGHT, WIDTH, make_coco
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as coder
 
 from deal_core.dataset.check import check_source
-from deal_core.dataset.coco import open_coco
+from deal_core.dataset.coco import decode_segmentation, open_coco
+from deal_core.dataset.dataset import FrameRecord
 from deal_core.dataset.open import open_dataset
 from deal_core.dataset.settings import SourceSettings
 from deal_core.errors import DatasetError, UsageError
+from deal_core.structures import TagState
 
 
 @pytest.fixture
@@ -204,6 +209,11 @@ def test_json_that_is_not_coco(root: Path, text: str, said: str) -> None:
         ({"size": [5, 7], "counts": [30, 5]}, r"has size \[5, 7\], expected the image's size \[48, 64\]"),
         ({"size": [48, 64], "counts": [30, 9000]}, "is neither polygons nor run lengths"),
         ("rubbish", "is neither polygons nor run lengths"),
+        ({"size": [48, 64], "counts": "5" * 40 + "o"}, "the run lengths end within a number"),
+        ({"size": [48, 64], "counts": "o" * 40}, "a character of the run lengths is not COCO's"),
+        ({"size": [48, 64], "counts": "\x01"}, "a character of the run lengths is not COCO's"),
+        ({"size": [48, 64], "counts": "O"}, "a run length is no whole number from 0"),
+        ({"size": [48, 64], "counts": [30, 2.5]}, "a run length is no whole number from 0"),
     ],
 )
 def test_segmentations_that_are_wrong_are_named_at_load(root: Path, segmentation: Any, said: str) -> None:
@@ -347,3 +357,12 @@ def test_an_object_that_is_only_a_box_tags_its_image_and_draws_no_mask(tmp_path:
     assert dataset.frames[0].tags.present == ("kettle", "mug")
     assert dataset.load(0).mask is None and dataset.load(1).mask is not None
     assert "1 images have an annotation without an outline, and so tags but no mask" in dataset.notes
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**16), st.floats(0, 1))
+def test_run_lengths_are_read_as_pycocotools_reads_them(height: int, width: int, seed: int, share: float) -> None:
+    mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
+    text = coder.encode(np.asfortranarray(mask))["counts"].decode()
+    frame = FrameRecord("a", 0, Path("0.png"), None, Path("a.json"), TagState(), 0)
+    found = decode_segmentation(frame, {"size": [height, width], "counts": text}, mask.shape, mask.shape)
+    np.testing.assert_array_equal(found, mask.astype(bool))
