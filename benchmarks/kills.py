@@ -130,6 +130,13 @@ def cases(inputs: Path) -> list[Case]:
         Case("poses", ("poses", "out", poses, "--recording", "a"), copied(data)),
         Case("depth", ("depth", data, "--out", "out", "--model", str(inputs / "depth_model"), "--device", "cpu")),
         Case("features", ("features", data, "--backbone", model, "--out", "out", "--device", "cpu")),
+        Case(
+            "audit",
+            (
+                *("audit", data, "--backbone", "test_resnet", "--weights", "none"),
+                *("--out", "out.json", "--page", "out.html", "--features", "out_features"),
+            ),
+        ),
         Case("train", ("train", str(PROJECT / "config/train.yaml"), *tiny, "model.arguments={backbone: test_resnet}")),
         Case(
             "regions",

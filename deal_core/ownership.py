@@ -75,11 +75,13 @@ class Owner:
 
     def release(self) -> None:
         """End the ownership; a second call does nothing."""
-        if self._handle >= 0:
-            with suppress(OSError):
-                self._file.unlink()  # while it is locked, it is no other process's
-            os.close(self._handle)
-            self._handle = -1
+        handle, self._handle = self._handle, -1  # first, so that a call after a Ctrl-C in this one closes nothing twice
+        if handle >= 0:
+            try:
+                with suppress(OSError):
+                    self._file.unlink()  # while it is locked, it is no other process's
+            finally:
+                os.close(handle)
 
 
 @contextmanager

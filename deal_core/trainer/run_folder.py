@@ -43,6 +43,7 @@ _OLDER: Mapping[str, Any] = {
     "deal": {"holes": "ignore", "cam_value": "relu_max", "depth_resize": "antialias"},
     "clip": {"below": 1.2},
     "optimizer": {"backbone_factor": 1.0, "layer_decay": 1.0},
+    "taps": {"weight": 0.0, "start": 0.0, "warmup": 0.0},
     "bias_from_tags": False,
     "sampling": "plain",
     "rounds": 1,

@@ -215,6 +215,22 @@ def test_an_owner_on_another_machine_counts_as_alive(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_an_interrupt_within_a_release_closes_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of the handle may be that of another file by then."""
+    owner, close = Owner(tmp_path / OWNER_FILE, tmp_path), os.close
+
+    def interrupted(handle: int) -> None:
+        close(handle)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            owner.release()
+    owner.release()
+    assert names(tmp_path) == []
+
+
 def test_a_lock_file_with_any_content_is_taken_over(tmp_path: Path) -> None:
     for content in (b"", b"\xff\xfe", b"99999999999999999999 here\n", b"-3 here", b"a b c"):
         (tmp_path / OWNER_FILE).write_bytes(content)

@@ -70,7 +70,7 @@ def test_weights_that_cannot_be_used(tmp_path: Path) -> None:
     broken = tmp_path / "broken.safetensors"
     for content in (b"", b"{}", b"PK garbage" * 50, data[:7], data[:100], data[: len(data) // 2], data[:-1]):
         broken.write_bytes(content)
-        with pytest.raises(ModelFileError, match="not a readable"):
+        with pytest.raises(ModelFileError, match=r"damaged or truncated|not a readable"):
             tiny_net(weights=str(broken))
 
 

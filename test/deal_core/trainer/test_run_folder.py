@@ -128,7 +128,7 @@ def older_run(make_settings: MakeSettings) -> TrainSettings:
         train(settings, stop_after(4))
     file = settings.output / "settings.yaml"
     values = yaml.safe_load(file.read_text())
-    del values["deal"]["holes"], values["bias_from_tags"], values["sampling"]
+    del values["deal"]["holes"], values["bias_from_tags"], values["sampling"], values["taps"]
     values["optimizer"]["backbone_factor"] = 1.0
     file.write_text(yaml.safe_dump(values))
     return settings

@@ -48,7 +48,7 @@ def test_a_library_that_is_too_old_is_named_with_what_is_expected(machine):
     machine.package("pydantic", "1.10.14")
     report = machine.report()
     assert report.code == 1
-    assert report.findings["pydantic"]["found"] == "1.10.14, expected >=2.6"
+    assert report.findings["pydantic"]["found"] == "1.10.14, expected >=2.8"
 
 
 def test_a_training_library_that_is_too_old_does_not_stop_the_robot(machine):
