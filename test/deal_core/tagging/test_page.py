@@ -46,7 +46,9 @@ class Page(Browser):
         command = [sys.executable, "-m", "training.cli", "tag", str(dataset), "--port", port, *options]
         self.server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.server.stderr
-        said = self.server.stderr.readline()
+        # What a killed server left is named first.
+        told = iter(self.server.stderr.readline, "")
+        said = next((line for line in told if "removed" not in line), "")
         assert "open http" in said, said
         self.address = said.partition("open ")[2].split()[0]
 
