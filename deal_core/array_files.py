@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from deal_core.errors import ConfigError
+from deal_core.files import os_errors_as, replacing
 from deal_core.limits import read_bytes, refuse_over
 
 _LONGEST_END = 2**16 + 200  # a comment of any length, and the two records before it
@@ -31,6 +33,22 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
             return [_array(file, f"{name}.npy") for name in names]
     except Exception as error:  # zipfile, zlib, lzma and numpy raise different errors, even RuntimeError
         raise ValueError(str(error)[:200] or type(error).__name__) from None
+
+
+def read_kept_arrays(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]] | None:
+    """Return arrays that `keep_arrays` wrote; None if the file is missing or damaged, so they are to be made again."""
+    try:
+        return read_arrays(path, names)
+    except (OSError, ValueError):
+        return None
+
+
+def keep_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays that can be made again to an `.npz` file; raise `ConfigError` if it cannot be written."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    with os_errors_as(ConfigError, f"{path} cannot be written"), replacing(path, synced=False) as temporary:
+        temporary.write_bytes(content.getvalue())
 
 
 def refuse_many_members(file: IO[bytes]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from deal_core.array_files import read_arrays
+from deal_core.array_files import keep_arrays, read_kept_arrays
 from deal_core.dataset.dataset import Dataset
 from deal_core.dataset.transforms import image_to_tensor, resize_sample
-from deal_core.errors import ConfigError
 from deal_core.features.digest import folder_name, pixels_name, weights_digest
-from deal_core.files import os_errors_as, replacing
 from deal_core.models.region_mil import RegionMil
 from deal_core.regions.features import pool_regions
 from deal_core.regions.proposals import Proposals, propose_regions, vote_weights
@@ -32,6 +29,7 @@ _LEAST_BACKGROUND = 0.1
 _MARGIN = 0.03
 """Width of the margin round things that is cut out with them, as a share of the longer side."""
 _FILL_AT = 96
+_KEPT = ("regions", "votes", "background")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +78,10 @@ def gather_evidence(
         sample = dataset.load(frame)
         name = pixels_name(sample.key, sample.image, sample.depth, sample.depth_valid)
         file = folder / f"{name}.npz" if folder else None
-        evidence = _read(file) if file else None
-        if evidence is None:
-            evidence = _see(network, sample, dataset.depth_kind, size)
-            if file:
-                _write(file, evidence)
+        known = read_kept_arrays(file, _KEPT) if file else None
+        evidence = FrameEvidence(*known) if known else _see(network, sample, dataset.depth_kind, size)
+        if file and not known:
+            keep_arrays(file, {key: getattr(evidence, key) for key in _KEPT})
         found.append(evidence)
         advance(done)
     return found
@@ -138,18 +135,3 @@ def _windows(size: tuple[int, int]) -> BoolArray:
                 mask[round(top) : round(top + side), round(left) : round(left + side)] = True
                 masks.append(mask)
     return np.stack(masks)
-
-
-def _read(file: Path) -> FrameEvidence | None:
-    """Return the evidence in a file; None if it is missing or damaged."""
-    try:
-        return FrameEvidence(*read_arrays(file, ("regions", "votes", "background")))
-    except (OSError, ValueError, TypeError, OverflowError):
-        return None
-
-
-def _write(file: Path, evidence: FrameEvidence) -> None:
-    content = io.BytesIO()
-    np.savez(content, regions=evidence.regions, votes=evidence.votes, background=evidence.background)
-    with os_errors_as(ConfigError, f"{file} cannot be written"), replacing(file, synced=False) as temporary:
-        temporary.write_bytes(content.getvalue())

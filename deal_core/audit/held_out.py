@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deal_core.audit.evidence import FrameEvidence
 from deal_core.audit.visits import folds_of
-from deal_core.regions.head import bag_loss, log_absence
+from deal_core.regions.head import bag_loss, log_absence, presence_log_odds
 from deal_core.structures import Float32Array, Int64Array
 
 FOLDS = 5
@@ -25,7 +25,6 @@ _HIDDEN = 32
 _STEPS, _LEARNING_RATE, _WEIGHT_DECAY = 60, 0.01, 1e-3
 _NONE_BIAS = 1.0
 _LEAST_STD = 1e-3
-_LEAST = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,5 +106,4 @@ def _train(bags: Bags, tags: Tensor, seed: int) -> Tensor:
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        missing = absence()
-        return torch.log(-torch.expm1(missing.clamp(max=-_LEAST))) - missing
+        return presence_log_odds(absence())

@@ -191,6 +191,17 @@ class MaskOrigin:
     threshold: float | None
 
 
+def frames_with_masks(folder: Path, dataset: Dataset) -> Dataset:
+    """Return the frames that a folder has a pseudo mask of.
+
+    Raises:
+        DatasetError: the folder has no cams.json, is for other classes, or has a mask of no frame.
+    """
+    frames = dataset.subset(predicate=lambda frame: cam_paths(folder, frame.key)[1].is_file())
+    check_masks(folder, frames if len(frames) else dataset)
+    return frames
+
+
 def check_masks(folder: Path, dataset: Dataset, what: Literal["masks", "CAMs"] = "masks") -> MaskOrigin:
     """Check the classes and frames of a folder by `write_cams`, and return the origin of its masks.
 

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from deal_core.dataset.dataset import Dataset, FrameRecord, evenly_spread
-from deal_core.masks.mask_folder import cam_paths, check_masks, read_mask
-from deal_core.quality.mask_figures import _CELLS, _LONGEST, LEAST_SHARE, MEASURED_FRAMES, _on_planes
+from deal_core.masks.mask_folder import frames_with_masks, read_mask
+from deal_core.quality.mask_figures import CELLS, LEAST_SHARE, LONGEST, MEASURED_FRAMES, on_planes
 from deal_core.quality.second_opinion import Recogniser, cell_grid, describe_cells, folds_of, mask_shares
 from deal_core.structures import (
     BACKGROUND,
@@ -57,15 +57,14 @@ def score_masks(
     Raises:
         DatasetError: the folder is for other classes, holds no mask of these frames, or a file is damaged.
     """
-    frames = dataset.subset(predicate=lambda frame: cam_paths(folder, frame.key)[1].is_file())
-    check_masks(folder, frames if len(frames) else dataset)
+    frames = frames_with_masks(folder, dataset)
     part = folds_of([(frame.recording, frame.segment) for frame in frames.frames])
     part_of = {frame.key: int(each) for frame, each in zip(frames.frames, part, strict=True)}
     learnt = evenly_spread(frames, MEASURED_FRAMES).frames
     grid: tuple[int, int] | None = None
     cells, shares = [], []
     for sample, mask in _masks(folder, frames, learnt):
-        grid = grid or cell_grid(mask.shape, _CELLS)
+        grid = grid or cell_grid(mask.shape, CELLS)
         cells.append(describe_cells(sample.image, grid))
         shares.append(mask_shares(mask, grid, len(dataset.classes)))
     assert grid is not None  # there is a frame with a mask
@@ -117,9 +116,9 @@ def _score(agreement: float, sample: Sample, mask: UInt8Array, dataset: Dataset)
     there = float((areas[present] >= LEAST_SHARE).mean()) if present.any() else 1.0
     if math.isnan(agreement):
         return 0.0
-    size = cell_grid(mask.shape, _LONGEST)[::-1]
+    size = cell_grid(mask.shape, LONGEST)[::-1]
     small, depth = (cv2.resize(each, size, interpolation=cv2.INTER_NEAREST_EXACT) for each in (mask, sample.depth))
     named = (small != BACKGROUND) & (small != UNLABELLED)
-    planes = _on_planes(depth, valid_depth(depth), dataset.depth_kind)
+    planes = on_planes(depth, valid_depth(depth), dataset.depth_kind)
     off = 1.0 - float(planes[named].mean()) if planes is not None and named.any() else 1.0
     return agreement * there * off

@@ -13,7 +13,7 @@ import numpy as np
 
 from deal_core.dataset.dataset import Dataset, evenly_spread
 from deal_core.errors import DatasetError
-from deal_core.masks.mask_folder import cam_paths, check_masks, read_mask
+from deal_core.masks.mask_folder import frames_with_masks, read_mask
 from deal_core.quality.second_opinion import cell_grid, describe_cells, folds_of, mask_shares, second_opinion
 from deal_core.structures import (
     UNLABELLED,
@@ -35,8 +35,8 @@ MEASURED_FRAMES = 100
 LEAST_SHARE = 0.0005
 """A class with a smaller share of the image than this is missing from its mask."""
 
-_LONGEST = 160  # pixels on the longer side at which places and outlines are measured
-_CELLS = 48  # cells on the longer side for the second opinion
+LONGEST = 160  # pixels on the longer side at which places and outlines are measured
+CELLS = 48  # cells on the longer side for the second opinion
 _STEP_WINDOW = 5
 _SEVERAL_TAGS = 0.1
 
@@ -113,9 +113,7 @@ def measure_masks(
     Raises:
         DatasetError: the folder is for other classes, holds no mask of these frames, or a file is damaged.
     """
-    frames = dataset.subset(predicate=lambda frame: cam_paths(folder, frame.key)[1].is_file())
-    check_masks(folder, frames if len(frames) else dataset)
-    frames = evenly_spread(frames, MEASURED_FRAMES)
+    frames = evenly_spread(frames_with_masks(folder, dataset), MEASURED_FRAMES)
     meter = MaskMeter(dataset.classes, dataset.depth_kind)
     for done, record in enumerate(frames.frames, 1):
         sample = frames.load(record)
@@ -145,19 +143,19 @@ class MaskMeter:
             mask: (H, W) ids 0..K or 255.
             segment: Recording and segment of the frame.
         """
-        size = cell_grid(mask.shape, _LONGEST)
+        size = cell_grid(mask.shape, LONGEST)
         small, depth = (cv2.resize(a, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for a in (mask, sample.depth))
         known = valid_depth(depth)
         ids = np.arange(1, len(self._classes) + 1)[:, None, None]
         # All frames have the cells of the first one, also in a dataset of several image sizes.
-        grid = self._frames[0].grid if self._frames else cell_grid(mask.shape, _CELLS)
+        grid = self._frames[0].grid if self._frames else cell_grid(mask.shape, CELLS)
         self._frames.append(
             _Frame(
                 segment,
                 np.asarray(sample.tags, np.float32),
                 (mask == ids).mean(axis=(1, 2)),
                 np.asarray(small, np.uint8),
-                _on_planes(depth, known, self._depth_kind),
+                on_planes(depth, known, self._depth_kind),
                 _outlines(small == ids, depth, known, self._depth_kind),
                 grid,
                 describe_cells(sample.image, grid),
@@ -290,7 +288,7 @@ def _off_planes(frames: Sequence[_Frame]) -> tuple[int, int]:
     return off, named
 
 
-def _on_planes(depth: Float32Array, known: BoolArray, kind: DepthKind) -> BoolArray | None:
+def on_planes(depth: Float32Array, known: BoolArray, kind: DepthKind) -> BoolArray | None:
     """Return the mask (H, W) of all planes that support things, not of flat sides of things; None without depth."""
     return find_planes(depth, known, kind).on_support() if known.any() else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,11 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deal_core.array_files import read_arrays
+from deal_core.array_files import keep_arrays, read_kept_arrays
 from deal_core.dataset.dataset import Dataset
-from deal_core.errors import ConfigError
 from deal_core.features.digest import folder_name, pixels_name, weights_digest
-from deal_core.files import os_errors_as, replacing
 from deal_core.models.region_mil import RegionMil
 from deal_core.regions.features import region_features
 from deal_core.regions.proposals import propose_regions, smaller, vote_weights
@@ -92,18 +89,18 @@ def _frame(network: RegionMil, sample: Sample, kind: DepthKind, size: tuple[int,
 
 def _read(file: Path) -> FrameRegions | None:
     """Return the regions in a file; None if it is missing or damaged."""
+    known = read_kept_arrays(file, ("shape", "masks", "features", "votes"))
+    if known is None:
+        return None
+    lengths, packed, features, votes = known
     try:
-        lengths, packed, features, votes = read_arrays(file, ("shape", "masks", "features", "votes"))
         shape = tuple(int(length) for length in lengths)
         masks = np.unpackbits(packed, count=math.prod(shape)).reshape(shape).astype(bool)
         return FrameRegions(features, votes, masks)
-    except (OSError, ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 
 def _write(file: Path, made: FrameRegions) -> None:
-    content = io.BytesIO()
     bits = np.packbits(made.masks)
-    np.savez(content, features=made.features, votes=made.votes, shape=made.masks.shape, masks=bits)
-    with os_errors_as(ConfigError, f"{file} cannot be written"), replacing(file, synced=False) as temporary:
-        temporary.write_bytes(content.getvalue())
+    keep_arrays(file, {"features": made.features, "votes": made.votes, "shape": made.masks.shape, "masks": bits})

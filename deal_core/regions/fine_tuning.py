@@ -18,14 +18,13 @@ from deal_core.models.domain_change import DomainChange, balanced_tag_accuracy
 from deal_core.models.earlier_model import arguments_from
 from deal_core.models.model_file import MODEL_FILE, LoadedModel, load_model
 from deal_core.regions.bags import RegionBags
-from deal_core.regions.head import Heads, log_absence
+from deal_core.regions.head import Heads, log_absence, presence_log_odds
 from deal_core.regions.settings import RegionTrainSettings
 from deal_core.structures import ClassList
 
 FIGURE = "balanced tag accuracy"
 """What `class_figures` measures."""
 _MOST_WATCHED = 500
-_LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -123,5 +122,4 @@ def _class_figures(heads: Heads, classes: ClassList, dataset: Dataset, bags: Reg
 def _presence(heads: Heads, bags: RegionBags, frames: int) -> Tensor:
     """Return (F, K) the logit of the probability, by noisy-or over the regions, that a frame has a class."""
     probabilities = heads.probabilities(bags.features).mean(0)[:, 1:]
-    absence = log_absence(probabilities, bags.votes, bags.frame, frames).clamp(max=-_LEAST)
-    return torch.log(-torch.expm1(absence)) - absence
+    return presence_log_odds(log_absence(probabilities, bags.votes, bags.frame, frames))

@@ -90,6 +90,12 @@ def log_absence(probabilities: Tensor, votes: Tensor, frame: Tensor, frames: int
     return total.index_add(-2, frame, logs)
 
 
+def presence_log_odds(absence: Tensor) -> Tensor:
+    """Return the log-odds that a class is in a frame, from the logarithm of the probability of its absence."""
+    known = absence.clamp(max=-_LEAST)
+    return torch.log(-torch.expm1(known)) - known
+
+
 def bag_loss(absence: Tensor, tags: Tensor) -> Tensor:
     """Return the mean binary cross entropy of image tags (..., F, K) and the log-probabilities of absence.
 

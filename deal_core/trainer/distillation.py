@@ -24,7 +24,7 @@ from deal_core.evaluation.result import score_to_json
 from deal_core.losses.clipping import clipped_cross_entropy
 from deal_core.losses.depth_edge import DepthEdgeAlignmentLoss
 from deal_core.masks.decide import predict_mask, strongest_channel
-from deal_core.masks.mask_folder import cam_paths, check_masks, read_mask, write_cams
+from deal_core.masks.mask_folder import cam_paths, check_masks, frames_with_masks, read_mask, write_cams
 from deal_core.masks.refine.background import ARGMAX_THRESHOLD
 from deal_core.masks.score_dataset import CamSettings, ScoredFrame, score_frames
 from deal_core.models.backbone import InitialWeights
@@ -400,9 +400,7 @@ def _with_sources(dataset: Dataset, sources: tuple[Path | None, ...], *, may_lac
         if folder is None:
             found |= {frame.key for frame in with_masks(dataset).frames}
             continue
-        own = dataset.subset(predicate=lambda frame, at=folder: cam_paths(at, frame.key)[1].is_file())  # type: ignore[misc]
-        check_masks(folder, own if len(own) else dataset)
-        found |= {frame.key for frame in own.frames}
+        found |= {frame.key for frame in frames_with_masks(folder, dataset).frames}
     return dataset.subset(predicate=lambda frame: frame.key in found)
 
 
